@@ -1,0 +1,127 @@
+"""Configurations: frozen dataclasses, read from YAML or JSON, overridden by ``--a.b=value`` on the command line.
+
+A stage declares what it can be told as a tree of frozen dataclasses; a file says only what differs from the defaults. There are
+no class paths in strings and no registry: the type annotations are the schema, and every unknown key or wrong type is an error
+that names the key and the closest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> T:
+    """Build ``cls`` from a file and ``--a.b=value`` overrides.
+
+    Args:
+        cls: a frozen dataclass whose fields are plain values, tuples or further dataclasses.
+        path: a ``.yaml``, ``.yml`` or ``.json`` file; None uses the defaults alone.
+        overrides: strings like ``--train.minutes=5`` (the leading dashes are optional). Values are read as YAML.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown key, wrong type, or a malformed override; the message names the key and the remedy.
+    """
+    tree = _read(Path(path)) if path is not None else {}
+    for override in overrides:
+        _assign(tree, *_parse_override(override))
+    return build(cls, tree)
+
+
+def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
+    """Build the dataclass ``cls`` from a nested dict; ``where`` is the dotted path used in error messages."""
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in tree:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise ValueError(f"config: unknown key {where + str(key)!r}; {hint}")
+    return cls(**{key: _coerce(hints[key], value, where + key) for key, value in tree.items()})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The nested dict of a configuration, ready for JSON or YAML (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def save(config: Any, path: str | Path) -> None:
+    """Write a configuration as YAML; ``load`` reads it back equal."""
+    import yaml
+
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"config: {path} does not exist; pass a .yaml or .json file")
+    try:
+        tree = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: {path} cannot be read: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"config: {path} holds a {type(tree).__name__}; it must be a mapping of names to values")
+    return tree
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    import yaml
+
+    name, equals, value = text.lstrip("-").partition("=")
+    if not equals or not name:
+        raise ValueError(f"config: {text!r} is not an override; write --a.b=value")
+    try:
+        return name.replace("-", "_").split("."), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"config: the value in {text!r} is not valid YAML; quote it") from None
+
+
+def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"config: {'.'.join(keys)!r} goes below {key!r}, which holds a plain value")
+    tree[keys[-1]] = value
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Check ``value`` against a type hint; ints become floats, lists become tuples, dicts become dataclasses."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"config: {where!r} is a section; give it keys, not {value!r}")
+        return build(typing.cast(type, hint), value, where + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"config: {where!r} takes a list like [a, b], not {value!r}")
+        return tuple(_coerce(args[0], v, where) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"config: {where!r} takes a mapping like {{a: 1}}, not {value!r}")
+        return {k: _coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is Any or type(value) is hint:
+        return value
+    raise ValueError(f"config: {where!r} takes a {getattr(hint, '__name__', hint)}, not {value!r}")

@@ -1,0 +1,41 @@
+"""Exponential moving average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Keeps an fp32 average of a module's trainable weights.
+
+    The decay rises as (1 + n) / (10 + n) up to ``decay``, so that the average of a short run is not dominated by its start.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.updates = module, decay, 0
+        self.average = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        live = dict(self.module.named_parameters())
+        torch._foreach_lerp_(list(self.average.values()), [live[n].detach().float() for n in self.average], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the module holds the averaged weights; afterwards its own again."""
+        live = dict(self.module.named_parameters())
+        backup: dict[str, Tensor] = {}
+        for name, average in self.average.items():
+            backup[name] = live[name].data
+            live[name].data = average.to(live[name].dtype)
+        try:
+            yield
+        finally:
+            for name, weight in backup.items():
+                live[name].data = weight

@@ -1,0 +1,96 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Optimizers:
+    """Several torch optimizers stepped as one; each remembers the base rate it was made with."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        for group in self._groups():
+            group["base_lr"] = group["lr"]
+
+    def _groups(self) -> Iterable[dict]:
+        return (group for optimizer in self.optimizers for group in optimizer.param_groups)
+
+    def step(self, scale: float) -> None:
+        """One update at ``scale`` times the base learning rates."""
+        for group in self._groups():
+            group["lr"] = group["base_lr"] * scale
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The state as flat named tensors, for safetensors."""
+        flat = {}
+        for o, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    flat[f"{o}.{index}.{key}"] = torch.as_tensor(value).contiguous()
+        return flat
+
+    def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
+        """Restore what ``state_tensors`` gave."""
+        for o, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in flat.items():
+                which, index, key = name.split(".", 2)
+                if int(which) == o:
+                    state.setdefault(int(index), {})[key] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def build(module: nn.Module, name: str, lr: float, weight_decay: float, muon_modules: Sequence[nn.Module] = ()) -> Optimizers:
+    """AdamW for everything, or Muon for the 2-D weights of ``muon_modules`` and AdamW for the rest.
+
+    Args:
+        module: what is trained.
+        name: ``adamw`` or ``muon``.
+        lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982, section 2.2),
+            so that one rate and one weight decay serve both.
+        weight_decay: decoupled; not applied to vectors (biases, norm gains).
+        muon_modules: the transformer blocks, whose matrices map hidden to hidden.
+    """
+    if name not in ("adamw", "muon"):
+        raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    hidden = {p for m in muon_modules for p in m.parameters() if p.ndim == 2 and p.requires_grad} if name == "muon" else set()
+    rest = [p for p in trainable if p not in hidden]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)]
+    if hidden:
+        matrices = [p for p in trainable if p in hidden]
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return Optimizers(optimizers)
+
+
+def schedule(step: int, progress: float, warmup_steps: int, kind: str) -> float:
+    """The factor on the learning rate, in [0, 1].
+
+    Args:
+        step: updates done.
+        progress: share of the run that is over, in [0, 1]; by steps or by the clock.
+        warmup_steps: linear rise from 0.
+        kind: ``constant``; ``cosine`` (to 0); ``trapezoid`` (constant, then linear to 0 over the last 40 %).
+    """
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
+    progress = min(1.0, max(0.0, progress))
+    if kind == "constant":
+        return warm
+    if kind == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * progress))
+    if kind == "trapezoid":
+        return warm * min(1.0, (1 - progress) / 0.4)
+    raise ValueError(f"train.schedule: {kind!r} is unknown; use constant, cosine or trapezoid")

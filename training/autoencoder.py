@@ -1,0 +1,151 @@
+"""Train the autoencoder: pixels <-> latents.
+
+    photofound train autoencoder --config training/configs/nano-autoencoder.yaml --data.folder=DIR --data.perceptual=FILE
+
+L1 plus a perceptual distance, with a little noise on the latents so that the decoder forgives what the diffusion model gets
+slightly wrong, and optionally a small patch critic for the last part of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from photofound import autoencoder, data, trainer
+from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
+from photofound.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the ``AutoencoderDC`` (arXiv:2410.10733): channels and residual blocks at 1/2, 1/4 and 1/8 of the resolution."""
+
+    latent_channels: int = 16
+    encoder_channels: tuple[int, ...] = (32, 64, 128)
+    encoder_layers: tuple[int, ...] = (1, 1, 2)
+    decoder_channels: tuple[int, ...] = (48, 96, 192)
+    decoder_layers: tuple[int, ...] = (1, 2, 2)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from and how they are cut."""
+
+    folder: str = "data/train"
+    perceptual: str | None = None  # safetensors of a SqueezeNet v1.0; None trains on L1 alone
+    size: int = 128
+    scales: tuple[float, ...] = (0.35, 1.0)  # crop side as a share of the short side
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms."""
+
+    perceptual: float = 0.2
+    latent_noise: float = 0.03  # standard deviation, in units of the latents' own
+    latent_norm: float = 0.01  # pulls each latent towards unit variance
+    adversarial: float = 0.0  # 0 = no critic
+    adversarial_from: float = 0.6  # share of the run after which the critic joins
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything ``photofound train autoencoder`` can be told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def build_model(config: ModelConfig) -> Any:
+    """A diffusers ``AutoencoderDC`` with f8 and nothing but convolutions at full resolution's edge."""
+    from diffusers import AutoencoderDC
+
+    stages = len(config.encoder_channels) + 1
+    # Zero layers at full resolution: the first step is a pixel-unshuffle, the last a pixel-shuffle.
+    return AutoencoderDC(
+        latent_channels=config.latent_channels,
+        encoder_block_out_channels=(config.encoder_channels[0], *config.encoder_channels),
+        decoder_block_out_channels=(config.decoder_channels[0], *config.decoder_channels),
+        encoder_layers_per_block=(0, *config.encoder_layers),
+        decoder_layers_per_block=(0, *config.decoder_layers),
+        encoder_qkv_multiscales=((),) * stages,
+        decoder_qkv_multiscales=((),) * stages,
+    )
+
+
+class AutoencoderStage:
+    """What the trainer needs: see ``photofound.trainer.Stage``."""
+
+    muon_modules: list[nn.Module] = []
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = trainer.resolve_device(config.train.device)
+        torch.manual_seed(config.train.seed)
+        self.vae = build_model(config.model)
+        parts: dict[str, nn.Module] = {"vae": self.vae}
+        if config.loss.adversarial:
+            parts["critic"] = PatchDiscriminator()
+        self.module = nn.ModuleDict(parts).to(self.device, memory_format=torch.channels_last)
+        path = config.data.perceptual
+        self.perceptual = PerceptualNet.from_file(path).to(self.device) if path else None
+        self.photographs = data.read(config.data.folder, limit=config.data.limit)
+        self.progress = 0.0
+
+    def batch(self, generator: torch.Generator, progress: float) -> Tensor:
+        self.progress = progress
+        size, scales = self.config.data.size, self.config.data.scales
+        picks = [self.photographs[data.random_int(len(self.photographs), generator)] for _ in range(self.config.train.batch_size)]
+        crops = torch.stack([data.random_crop(p, size, generator, (scales[0], scales[1])) for p in picks])
+        return data.to_unit(crops.to(self.device)).contiguous(memory_format=torch.channels_last)
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = self.config.loss
+        latents = self.vae.encode(batch, return_dict=False)[0].float()
+        noise = torch.randn_like(latents) * latents.detach().std() * weights.latent_noise
+        decoded = self.vae.decode(latents + noise, return_dict=False)[0].float()
+        l1 = (decoded - batch).abs().mean()
+        norm = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
+        logs = {"l1": l1, "psnr": -10 * ((decoded.clamp(-1, 1) - batch) / 2).square().mean().log10(), "latent": norm}
+        total = l1 + weights.latent_norm * norm
+        if self.perceptual is not None and weights.perceptual:
+            logs["perceptual"] = perceptual_distance(self.perceptual, decoded, batch).mean()
+            total = total + weights.perceptual * logs["perceptual"]
+        if weights.adversarial and self.progress >= weights.adversarial_from:
+            generator, critic = adversarial_losses(self.module["critic"], batch, decoded)
+            logs |= {"generator": generator, "critic": critic}
+            total = total + weights.adversarial * generator + critic
+        return total, logs
+
+    def sample(self, path: Path) -> None:
+        """Originals above reconstructions."""
+        from photofound.card import save_sheet
+
+        pictures = self.batch(torch.Generator(self.device).manual_seed(1), self.progress)[:8]
+        decoded = autoencoder.decode(self.vae, autoencoder.encode(self.vae, pictures))
+        save_sheet([list(pictures), list(decoded)], path)
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Save the diffusers folder with ``scaling_factor`` = 1 / RMS of the latents of a thousand crops."""
+        generator = torch.Generator(self.device).manual_seed(2)
+        squares = [self.vae.encode(self.batch(generator, 1.0), return_dict=False)[0].square().mean() for _ in range(8)]
+        self.vae.register_to_config(scaling_factor=round(float(torch.stack(squares).mean().rsqrt()), 4))
+        self.vae.save_pretrained(folder / "vae", safe_serialization=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    from photofound.training import launch
+
+    return launch(Config, AutoencoderStage, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
