@@ -1,0 +1,399 @@
+"""EditTransformer: the latent diffusion transformer, its edit inputs and its task heads.
+
+The trunk is weight-compatible with `diffusers.PRXTransformer2DModel` (PRX by Photoroom, Apache-2.0), a transformer in
+DiT's line (arXiv:2212.09748). With the edit inputs at their initial values both give the same output.
+
+Legend: B batch, C channels, H x W latent size, p patch, T = (H / p)(W / p) image tokens, L text tokens, D hidden size,
+P = C p^2 values of a patch, N heads, d = D / N head size, K tasks.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import apply_lora_scale
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from photofound.layers import (
+    Block,
+    Embedder,
+    OutputHeads,
+    ResolutionEmbedder,
+    ScalarEmbedder,
+    patchify,
+    rope_table,
+    unpatchify,
+)
+
+CONDITION_SPACES = ("pixels", "latents")
+PREDICTION_TYPES = ("velocity", "sample")
+
+
+class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """A diffusion transformer that edits: noisy latents, a time, a text, a condition and a task -> velocity.
+
+    The first thirteen arguments are PRX's, with PRX's meaning.
+
+    Args:
+        in_channels: channels C of the latent (3 in pixel space); the output has as many.
+        patch_size: side p of the square patches; height and width must be multiples of it.
+        context_in_dim: width of the text encoder's output.
+        hidden_size: width D of the transformer, a multiple of `num_heads`.
+        mlp_ratio: width of the gated MLP over D.
+        num_heads: attention heads N.
+        depth: number of blocks.
+        axes_dim: channels of a head that carry the row and the column (even, adding up to D / N); None halves the head.
+        theta: base of the rotary frequencies.
+        time_factor: what time in [0, 1] is multiplied by before it is embedded.
+        time_max_period: longest period of the sinusoids.
+        bottleneck_size: if set, patches enter through two linear layers with this width between (pixel space).
+        resolution_embeds: whether the latent's height and width are embedded into the conditioning vector.
+        condition_channels: channels of the folded condition map at latent resolution; 0 = no edit input.
+        condition_space: "pixels" or "latents", what the condition's canvas part is made of. Recorded for the pipeline
+            and the trainer, which build the condition; the transformer itself does not look at it.
+        tasks: names of the edits, one output head each. The first is the trunk's own head, used when no task is given.
+        guidance_embeds: whether there is an input for the guidance scale (distilled students).
+        prediction_type: "velocity" or "sample", what the output means. Recorded for samplers and losses.
+
+    Raises:
+        ValueError: for a configuration that does not fit together; it names the value and the remedy.
+    """
+
+    config_name = "config.json"
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block", "OutputHeads"]
+    _repeated_blocks: ClassVar[list[str]] = ["Block"]  # what `compile_repeated_blocks` compiles, once for all
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 16,
+        patch_size: int = 2,
+        context_in_dim: int = 2304,
+        hidden_size: int = 1792,
+        mlp_ratio: float = 3.5,
+        num_heads: int = 28,
+        depth: int = 16,
+        axes_dim: Sequence[int] | None = None,
+        theta: int = 10000,
+        time_factor: float = 1000.0,
+        time_max_period: int = 10000,
+        bottleneck_size: int | None = None,
+        resolution_embeds: bool = False,
+        condition_channels: int = 0,
+        condition_space: str = "pixels",
+        tasks: Sequence[str] = ("generate",),
+        guidance_embeds: bool = False,
+        prediction_type: str = "velocity",
+    ):
+        super().__init__()
+        head_dim = hidden_size // num_heads
+        axes_dim = tuple(axes_dim) if axes_dim is not None else (head_dim // 2, head_dim // 2)
+        _check_config(hidden_size, num_heads, axes_dim, condition_channels, condition_space, tasks, prediction_type)
+
+        self.axes_dim = axes_dim
+        patch_dim = in_channels * patch_size**2
+        self.img_in = (
+            nn.Linear(patch_dim, hidden_size)
+            if bottleneck_size is None
+            else nn.Sequential(nn.Linear(patch_dim, bottleneck_size), nn.Linear(bottleneck_size, hidden_size))
+        )
+        self.txt_in = nn.Linear(context_in_dim, hidden_size)
+        self.time_in = ScalarEmbedder(hidden_size, time_factor, time_max_period)
+        self.resolution_embedder = ResolutionEmbedder(hidden_size, time_max_period) if resolution_embeds else None
+
+        # The edit inputs. `condition_in` has no bias, so that an all-zero condition means the same as none.
+        condition_dim = condition_channels * patch_size**2
+        self.condition_in = nn.Linear(condition_dim, hidden_size, bias=False) if condition_channels else None
+        self.task_in = nn.Parameter(torch.empty(len(tasks), hidden_size))
+        self.strength_in = ScalarEmbedder(hidden_size, time_factor, time_max_period)
+        self.guidance_in = ScalarEmbedder(hidden_size, time_factor, time_max_period) if guidance_embeds else None
+
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.heads = OutputHeads(hidden_size, patch_dim, len(tasks))
+
+        self.gradient_checkpointing = False
+        self.initialize_weights()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Set every parameter for training from scratch (DiT's recipe, arXiv:2212.09748, section 3.2, adaLN-Zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)  # keeps the variance of tokens from layer to layer
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)  # no direction of the hidden space is preferred at the start
+        for block in self.blocks:
+            for fused, parts in ((block.attention.img_qkv_proj, 3), (block.attention.txt_kv_proj, 2)):
+                for part in fused.weight.chunk(parts):
+                    nn.init.xavier_uniform_(part)  # the fan-out is that of one projection, not of the fused matrix
+            nn.init.zeros_(block.modulation.lin.weight)  # gates at 0: each block starts as the identity
+        for embedder in self.modules():
+            if isinstance(embedder, Embedder):
+                nn.init.normal_(embedder.in_layer.weight, std=0.02)  # sinusoids are not unit normal: start gently
+                nn.init.normal_(embedder.out_layer.weight, std=0.02)
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)  # output 0, the best constant guess; adaLN starts as a plain LayerNorm
+        # Edit inputs start at 0 at their LAST layer: they change nothing, yet have a gradient in the first step.
+        if self.condition_in is not None:
+            nn.init.zeros_(self.condition_in.weight)
+        nn.init.zeros_(self.task_in)
+        for embedder in (self.strength_in, self.guidance_in):
+            if embedder is not None:
+                nn.init.zeros_(embedder.out_layer.weight)
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+        *,
+        condition: Tensor | None = None,
+        task: Tensor | int | None = None,
+        strength: Tensor | None = None,
+        guidance: Tensor | None = None,
+        text_kv: Tensor | None = None,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predict the velocity (or the clean sample, see `prediction_type`) of noisy latents.
+
+        Args:
+            hidden_states: noisy latents (B, C, H, W); H and W are multiples of `patch_size`, not necessarily equal.
+            timestep: (B,), or (1,) for all, in [0, 1]; 1 = noise, 0 = data.
+            encoder_hidden_states: text (B, L, context_in_dim), or of batch 1 for all. May be left out with `text_kv`.
+            attention_mask: (B, L), true where there is text, false where there is padding; None = all text.
+            attention_kwargs: {"scale": s} scales the active LoRA adapters; anything else is ignored.
+            return_dict: False returns a tuple.
+            condition: (B, condition_channels, H, W), what may be seen of the picture and what is to be painted. None
+                is the same as zeros.
+            task: (B,) indices into `tasks`, or one int for all (cheaper: no gather). None = 0.
+            strength: (B,) or (1,) in [0, 1], how much of the canvas is to be trusted. None adds nothing.
+            guidance: (B,) or (1,), the guidance scale to imitate. None adds nothing.
+            text_kv: the result of `encode_text`, of batch B or 1, in place of `encoder_hidden_states`.
+
+        Returns:
+            `.sample` (B, C, H, W).
+
+        Raises:
+            ValueError: when shapes do not fit each other or the configuration.
+        """
+        self._check_inputs(hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
+        height, width = hidden_states.shape[-2:]
+        patch = self.config.patch_size
+        grid = (height // patch, width // patch)
+        task = 0 if task is None else task
+
+        x = self.img_in(patchify(hidden_states, patch))  # (B, T, D)
+        if condition is not None:
+            x = x + self.condition_in(patchify(condition, patch))  # (B, T, D)
+        text = self.txt_in(encoder_hidden_states) if text_kv is None else None  # (B, L, D)
+        activated = F.silu(self.embed_conditions(timestep, task, strength, guidance, height, width, x.dtype))  # (B, D)
+        rope = rope_table(*grid, self.axes_dim, self.config.theta, x.device)  # (T, 1, d / 2, 2)
+        mask = None if attention_mask is None else _key_mask(attention_mask, x.shape[1])  # (B, 1, 1, L + T)
+
+        for index, block in enumerate(self.blocks):
+            block_kv = None if text_kv is None else text_kv[:, index].unbind(1)  # keys, values: (B, L, N, d)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, activated, text, rope, mask, block_kv)
+            else:
+                x = block(x, activated, text, rope, mask, block_kv)  # (B, T, D)
+
+        sample = unpatchify(self.heads(x, activated, task), patch, height, width)  # (B, C, H, W)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook  # so that model offload moves the weights to the device first, as it does for `forward`
+    def encode_text(self, encoder_hidden_states: Tensor) -> Tensor:
+        """Compute every block's keys and values of a text, once per prompt, since they do not depend on time.
+
+        Args:
+            encoder_hidden_states: (B, L, context_in_dim).
+
+        Returns:
+            (B, depth, 2, L, N, d), for `forward(text_kv=...)`. The batch comes first, so that `torch.cat`,
+            `repeat_interleave` and indexing work as on any other batch. Use it for sampling; in training pass the text
+            to `forward`, which needs less memory and lets sharded blocks gather their own weights.
+        """
+        _check_text(encoder_hidden_states, self.config.context_in_dim)
+        text = self.txt_in(encoder_hidden_states)  # (B, L, D)
+        return torch.stack([torch.stack(block.attention.encode_text(text), dim=1) for block in self.blocks], dim=1)
+
+    def embed_conditions(
+        self,
+        timestep: Tensor,
+        task: Tensor | int,
+        strength: Tensor | None,
+        guidance: Tensor | None,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Add up what modulates every block: time, resolution, task, strength, guidance -> (B, D) or (1, D)."""
+        vector = self.time_in(timestep.reshape(-1), dtype)  # (B, D)
+        if self.resolution_embedder is not None:
+            vector = vector + self.resolution_embedder(height, width, vector.device, dtype)
+        own = self.task_in[task][None] if isinstance(task, int) else self.task_in.index_select(0, task)
+        vector = vector + own.to(vector.dtype)
+        if strength is not None:
+            vector = vector + self.strength_in(strength.reshape(-1), dtype)
+        if guidance is not None:
+            vector = vector + self.guidance_in(guidance.reshape(-1), dtype)
+        return vector
+
+    def task_index(self, name: str) -> int:
+        """Which head belongs to the task `name`; ValueError names the known ones."""
+        tasks = list(self.config.tasks)
+        if name not in tasks:
+            raise ValueError(f"unknown task {name!r}: this model knows {', '.join(tasks)}; add_task({name!r}) adds it")
+        return tasks.index(name)
+
+    @torch.no_grad()
+    def add_task(self, name: str) -> int:
+        """Add a task that starts as a copy of the first one (head and embedding); returns its index.
+
+        Parameters are replaced by longer ones: build the optimizer, and wrap the model, afterwards.
+        """
+        tasks = list(self.config.tasks)
+        _check_tasks([*tasks, name])
+        self.heads.append_copy(0)
+        grown = torch.cat((self.task_in, self.task_in[:1]))
+        self.task_in = nn.Parameter(grown, requires_grad=self.task_in.requires_grad)
+        self.register_to_config(tasks=[*tasks, name])
+        return len(tasks)
+
+    @classmethod
+    def from_prx(
+        cls,
+        prx: nn.Module,
+        *,
+        condition_channels: int = 0,
+        condition_space: str = "pixels",
+        tasks: Sequence[str] = ("generate",),
+        guidance_embeds: bool = False,
+        prediction_type: str = "velocity",
+    ) -> "EditTransformer":
+        """Build an editor from a `diffusers.PRXTransformer2DModel`, weights copied, in its dtype and on its device.
+
+        Every task's head starts as PRX's final layer and the edit inputs start at zero, so the editor's output is at
+        first PRX's. The pixel-space PRX models predict the clean image: pass `prediction_type="sample"` for them.
+        """
+        names = ("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth")
+        names += ("axes_dim", "theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds")
+        trunk = {name: prx.config[name] for name in names if name in prx.config}
+        model = cls(
+            **trunk,
+            condition_channels=condition_channels,
+            condition_space=condition_space,
+            tasks=list(tasks),
+            guidance_embeds=guidance_embeds,
+            prediction_type=prediction_type,
+        )
+        nn.Module.to(model, device=prx.device, dtype=prx.dtype)  # diffusers' own `to` warns at any cast
+
+        weights = dict(prx.state_dict())
+        for ours, theirs in (
+            ("modulation_weight", "adaLN_modulation.1.weight"),
+            ("modulation_bias", "adaLN_modulation.1.bias"),
+            ("weight", "linear.weight"),
+            ("bias", "linear.bias"),
+        ):
+            head = weights.pop(f"final_layer.{theirs}")
+            weights[f"heads.{ours}"] = head.expand(len(tasks), *head.shape)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        edit_inputs = ("condition_in.", "task_in", "strength_in.", "guidance_in.")
+        if unexpected or any(not name.startswith(edit_inputs) for name in missing):
+            strays = [*unexpected, *(name for name in missing if not name.startswith(edit_inputs))]
+            raise ValueError(f"{type(prx).__name__} is not a PRX transformer: {strays[0]} does not match")
+        return model
+
+    def _check_inputs(
+        self,
+        hidden_states: Tensor,
+        text: Tensor | None,
+        mask: Tensor | None,
+        condition: Tensor | None,
+        guidance: Tensor | None,
+        text_kv: Tensor | None,
+    ) -> None:
+        """Refuse what does not fit, by shapes only, so that nothing waits for the device."""
+        config, shape = self.config, tuple(hidden_states.shape)
+        if len(shape) != 4 or shape[1] != config.in_channels:
+            raise ValueError(f"hidden_states has shape {shape}: give (batch, {config.in_channels}, height, width)")
+        if shape[2] % config.patch_size or shape[3] % config.patch_size:
+            raise ValueError(
+                f"latent of {shape[2]} x {shape[3]} does not divide into patches of {config.patch_size}: "
+                f"pad or crop to multiples of {config.patch_size}"
+            )
+        if condition is not None:
+            wanted = (shape[0], config.condition_channels, *shape[2:])
+            if self.condition_in is None:
+                raise ValueError("this model has no condition input: build it with condition_channels > 0")
+            if tuple(condition.shape) != wanted:
+                raise ValueError(f"condition has shape {tuple(condition.shape)}: give {wanted}")
+        if guidance is not None and self.guidance_in is None:
+            raise ValueError("this model has no guidance input: build it with guidance_embeds=True")
+
+        if (text is None) == (text_kv is None):
+            raise ValueError("give either encoder_hidden_states or text_kv (from encode_text), one of the two")
+        if text_kv is not None:
+            head_dim = config.hidden_size // config.num_heads
+            kv = tuple(text_kv.shape)
+            if len(kv) != 6 or (kv[1], kv[2], *kv[4:]) != (config.depth, 2, config.num_heads, head_dim):
+                wanted = f"(batch, {config.depth}, 2, tokens, {config.num_heads}, {head_dim})"
+                raise ValueError(f"text_kv has shape {kv}: give {wanted}, from this model's encode_text")
+            batch, length = kv[0], kv[3]
+        else:
+            _check_text(text, config.context_in_dim)
+            batch, length = text.shape[:2]
+        if batch not in (1, shape[0]):
+            raise ValueError(f"{batch} texts for {shape[0]} latents: give one text for all, or one for each")
+        if mask is not None and (mask.ndim != 2 or mask.shape[1] != length or mask.shape[0] not in (1, shape[0])):
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}: give ({shape[0]}, {length})")
+
+
+def _key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
+    """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
+    return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]
+
+
+def _check_text(text: Tensor, width: int) -> None:
+    if text.ndim != 3 or text.shape[-1] != width:
+        raise ValueError(f"encoder_hidden_states has shape {tuple(text.shape)}: give (batch, tokens, {width})")
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    if isinstance(tasks, str) or not tasks or not all(isinstance(name, str) and name for name in tasks):
+        raise ValueError(f"tasks={tasks!r}: give a list of at least one name")
+    if len(set(tasks)) != len(tasks):
+        raise ValueError(f"tasks={list(tasks)!r} names a task twice: each name has one head")
+
+
+def _check_config(
+    hidden_size: int,
+    num_heads: int,
+    axes_dim: tuple[int, ...],
+    condition_channels: int,
+    condition_space: str,
+    tasks: Sequence[str],
+    prediction_type: str,
+) -> None:
+    if hidden_size % num_heads:
+        raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}: change either")
+    if len(axes_dim) != 2 or sum(axes_dim) != hidden_size // num_heads or any(n < 2 or n % 2 for n in axes_dim):
+        head_dim = hidden_size // num_heads
+        raise ValueError(f"axes_dim={list(axes_dim)}: give two even numbers that add up to the head size {head_dim}")
+    if condition_channels < 0:
+        raise ValueError(f"condition_channels={condition_channels}: give 0 (no edit input) or more")
+    if condition_space not in CONDITION_SPACES:
+        raise ValueError(f"condition_space={condition_space!r}: give one of {', '.join(CONDITION_SPACES)}")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type={prediction_type!r}: give one of {', '.join(PREDICTION_TYPES)}")
+    _check_tasks(tasks)
