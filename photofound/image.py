@@ -1,0 +1,856 @@
+"""Files and arrays <-> the pixels the model sees; nothing else in photofound touches ranges, channel order or metadata.
+
+    picture = load("cup.png")                    # upright, at its own depth, in its own colour space
+    rgb = picture.rgb()                          # (H, W, 3) float32 sRGB in [0, 1], for the model to look at
+    result = picture.paste(painted, keep)        # keep == 1: the file's own integers, bit for bit
+    save(result, "out.png")                      # atomic; profile and EXIF travel along
+
+Two spaces meet here. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL values are
+float32 sRGB in [0, 1]. A kept pixel never leaves native space; that is why it comes back exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import os
+import secrets
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_PIXELS = 200_000_000
+"""Largest image that is decoded by default; `max_pixels=` or the environment variable PHOTOFOUND_MAX_PIXELS raise it."""
+
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+"""File suffix -> format, for every format that can be written."""
+
+# What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
+_READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # WebP may be either; its file says which
+_HOLDS_ALPHA = ("PNG", "TIFF", "WEBP")
+_HOLDS_16_BIT = ("PNG", "TIFF")
+_LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, as Pillow and OpenCV weigh it
+
+
+# ------------------------------------------------------------------------------------------------------- the picture
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded photograph as its file has it, upright. Immutable: every method returns a new one."""
+
+    pixels: np.ndarray = field(repr=False)  # (H, W, C) uint8 or uint16; C = 1 grey, 2 grey+alpha, 3 RGB, 4 RGBA
+    format: str | None = None  # the source file's: "PNG", "JPEG", ...; None for arrays
+    icc_profile: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)  # orientation reset to 1, since the pixels are upright
+    dpi: tuple[float, float] | None = None
+    path: Path | None = None
+    lossless: bool = True  # whether the source's encoding was; a WebP is then written so too
+
+    def __post_init__(self) -> None:
+        assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape
+        assert self.pixels.dtype in (np.uint8, np.uint16) and self.pixels.size > 0, self.pixels.dtype
+        view = self.pixels.view()
+        view.flags.writeable = False  # guards the promise of exact pixels against a careless in-place edit
+        object.__setattr__(self, "pixels", view)
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), as in Pillow."""
+        return self.width, self.height
+
+    @property
+    def depth(self) -> int:
+        """The native value of white: 255 or 65535."""
+        return int(np.iinfo(self.pixels.dtype).max)
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.pixels.shape[2] in (2, 4)
+
+    @property
+    def is_grey(self) -> bool:
+        return self.pixels.shape[2] in (1, 2)
+
+    @property
+    def colours(self) -> np.ndarray:
+        """(H, W, 1 or 3) native values without alpha."""
+        return self.pixels[..., : 1 if self.is_grey else 3]
+
+    @staticmethod
+    def from_any(image: Any, max_pixels: int | None = None) -> Picture:
+        """Picture from a Picture, PIL image, path (str or Path), encoded bytes, numpy array or torch tensor.
+
+        Arrays are (H, W) or (H, W, 1 | 2 | 3 | 4), uint8, uint16, bool (True = white) or float in [0, 1]. Floats become 8-bit when
+        every value is some k/255 (up to the rounding of their own dtype), else 16-bit, so that no precision is lost.
+        Tensors are (C, H, W) or (1, C, H, W), with the same dtypes and ranges.
+        Raises ValueError or FileNotFoundError with one line that names the value and the remedy.
+        """
+        if isinstance(image, Picture):
+            return image
+        if isinstance(image, (str, os.PathLike)):
+            return load(image, max_pixels)
+        if isinstance(image, (bytes, bytearray)):
+            return decode(bytes(image), max_pixels=max_pixels)
+        if isinstance(image, Image.Image):
+            _check_size(image.size, "image", max_pixels)
+            with _one_line_errors("image"):
+                return _from_pil(image, "image")
+        if isinstance(image, np.ndarray):
+            return Picture(_pixels_from_array(image))
+        if hasattr(image, "detach"):  # a torch tensor, told without importing torch
+            return Picture(_pixels_from_array(_channels_last(image.detach().cpu())))
+        raise ValueError(f"cannot read an image from {type(image).__name__}; pass a path, PIL image, numpy array or tensor")
+
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) float32 sRGB in [0, 1]: through the ICC profile if there is one, grey replicated, alpha ignored.
+
+        Conversion through a profile other than sRGB is done in 8 bits (Pillow's limit); all else keeps the full depth.
+        """
+        convert = _colour_transform(self.icc_profile, self.is_grey, True)
+        if convert is None:
+            colours = self.colours.astype(np.float32) / np.float32(self.depth)
+        else:
+            transform, native = convert
+            colours = _apply(transform, _expand(_to_8_bit(self.colours), native)).astype(np.float32) / np.float32(255)
+        return _expand(colours, "RGB")
+
+    def alpha(self) -> np.ndarray | None:
+        """(H, W) float32 in [0, 1], exactly 1 where opaque; None when the picture has no alpha channel."""
+        return self.pixels[..., -1].astype(np.float32) / np.float32(self.depth) if self.has_alpha else None
+
+    def to_float(self) -> np.ndarray:
+        """(H, W, C) float32 in [0, 1]: native values with alpha, no colour conversion."""
+        return self.pixels.astype(np.float32) / np.float32(self.depth)
+
+    def to_pil(self) -> Image.Image:
+        """PIL image of mode L, LA, RGB or RGBA; 16-bit grey is I;16, other 16-bit is rounded to 8 (Pillow has no more).
+
+        `info` carries the profile, EXIF and dpi, so that Pillow's own `save` keeps the colours right.
+        """
+        deep_grey = self.depth > 255 and self.pixels.shape[2] == 1
+        pixels = self.pixels if deep_grey else _to_8_bit(self.pixels)
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+        metadata = {"icc_profile": self.icc_profile, "exif": self.exif, "dpi": self.dpi}
+        image.info.update({key: value for key, value in metadata.items() if value})
+        return image
+
+    def paste(
+        self,
+        rgb: np.ndarray,
+        keep: np.ndarray,
+        at: tuple[int, int] = (0, 0),
+        *,
+        colour: bool = False,
+        flatten: bool = False,
+        opaque: bool = True,
+    ) -> Picture:
+        """This picture with generated colours where `keep` is below 1. Kept pixels are the same integers, bit for bit.
+
+        rgb: (h, w, 3) float sRGB in [0, 1]; is converted to this picture's profile, depth and mode. Values outside are clipped.
+        keep: (h, w) float in [0, 1]: 1 = untouched, 0 = generated, between = mixed in native values and rounded.
+        at: (left, top) of the patch in the picture; everything outside the patch is kept.
+        colour: promote a grey picture to RGB (kept pixels r = g = b = grey); otherwise grey stays grey, by luma.
+        flatten: drop the alpha channel; `keep` then already includes alpha, as outpainting does it.
+        opaque: generated pixels become opaque (a soft edge is composited over them); False leaves alpha as it is.
+        """
+        rgb, keep = _check_patch(rgb, keep, at, self.size)
+        base = self._without_alpha() if flatten else self
+        base = base._promoted() if colour else base
+        height, width = keep.shape[:2]
+        window = (slice(at[1], at[1] + height), slice(at[0], at[0] + width))
+        pixels = base.pixels.copy()
+        pixels[window] = _mix(base.pixels[window], base._native(rgb), keep, base.depth, base.has_alpha, opaque)
+        return dataclasses.replace(base, pixels=pixels)
+
+    def extend(self, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Picture:
+        """A canvas larger by these margins in pixels; the picture lies on it exactly, the new area is black and opaque."""
+        margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+        for name, margin in margins.items():
+            if margin < 0:
+                raise ValueError(f"{name} margin is {margin}; it must be 0 or more pixels")
+        width, height = self.width + left + right, self.height + top + bottom
+        _check_size((width, height), "the extended canvas", None)
+        pixels = np.zeros((height, width, self.pixels.shape[2]), self.pixels.dtype)
+        if self.has_alpha:
+            pixels[..., -1] = self.depth
+        pixels[top : top + self.height, left : left + self.width] = self.pixels
+        return dataclasses.replace(self, pixels=pixels)
+
+    def resize(self, size: tuple[int, int]) -> Picture:
+        """This picture at (width, height), in native values: bicubic when growing, area average when shrinking."""
+        import cv2
+
+        _check_size(size, "the resized image", None)
+        shrinks = size[0] < self.width or size[1] < self.height
+        pixels = cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1))
+
+    def _native(self, rgb: np.ndarray) -> np.ndarray:
+        """(h, w, 3) sRGB in [0, 1] -> (h, w, 1 or 3) float32 native values, not yet rounded; the inverse of `rgb`."""
+        convert = _colour_transform(self.icc_profile, self.is_grey, False)
+        if convert is not None:
+            rgb = _apply(convert[0], np.rint(rgb * 255).astype(np.uint8)).astype(np.float32) / np.float32(255)
+        if self.is_grey and rgb.shape[2] == 3:
+            rgb = (rgb @ _LUMA)[..., None].astype(np.float32)
+        return rgb * np.float32(self.depth)
+
+    def _without_alpha(self) -> Picture:
+        return dataclasses.replace(self, pixels=self.colours) if self.has_alpha else self
+
+    def _promoted(self) -> Picture:
+        """Grey as RGB with r = g = b. A grey profile cannot describe RGB and is dropped, with a warning if that shows."""
+        if not self.is_grey:
+            return self
+        convert = _colour_transform(self.icc_profile, True, True)
+        profile = self.icc_profile
+        if convert is not None and convert[1] == "L":
+            warnings.warn("the picture's grey colour profile cannot hold colour and was dropped", stacklevel=3)
+            profile = None
+        elif convert is None:
+            profile = None
+        pixels = np.concatenate([np.repeat(self.colours, 3, axis=2), self.pixels[..., 1:]], axis=2)
+        return dataclasses.replace(self, pixels=pixels, icc_profile=profile)
+
+
+def _check_patch(rgb: Any, keep: Any, at: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (h, w, 3) float32 clipped to [0, 1] and keep (h, w, 1) float32, or ValueError."""
+    rgb, keep = np.asarray(rgb, np.float32), np.asarray(keep, np.float32)
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or keep.shape != rgb.shape[:2]:
+        raise ValueError(f"paste needs rgb (h, w, 3) and keep (h, w) of one size, got {rgb.shape} and {keep.shape}")
+    if min(at) < 0 or at[0] + keep.shape[1] > size[0] or at[1] + keep.shape[0] > size[1]:
+        raise ValueError(f"a patch of {keep.shape[1]}x{keep.shape[0]} at {at} lies outside the {size[0]}x{size[1]} picture")
+    if not np.isfinite(rgb).all():
+        raise ValueError("the generated image has NaN or infinite values; try --dtype float32 or another seed")
+    if not (keep.min() >= 0 and keep.max() <= 1):  # written so that NaN fails too
+        raise ValueError(f"keep must lie in [0, 1], got values from {keep.min()} to {keep.max()}")
+    return rgb.clip(0, 1), keep[..., None]
+
+
+def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_alpha: bool, opaque: bool) -> np.ndarray:
+    """kept (h, w, C) native integers and made (h, w, C without alpha) native floats, by keep (h, w, 1), as integers."""
+    if not has_alpha:
+        mixed = keep * kept + (1 - keep) * made
+    elif opaque:  # `kept over made`: transparent pixels weigh nothing, however opaque `keep` is
+        weight = keep * kept[..., -1:] / depth
+        alpha = weight + (1 - keep)
+        colours = (weight * kept[..., :-1] + (1 - keep) * made) / np.maximum(alpha, 1e-6)
+        mixed = np.concatenate([colours, alpha * depth], axis=2)
+    else:
+        mixed = np.concatenate([keep * kept[..., :-1] + (1 - keep) * made, kept[..., -1:]], axis=2)
+    return np.where(keep == 1, kept, np.rint(mixed).clip(0, depth).astype(kept.dtype))
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
+    """Read an image file: PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF; HEIF if pillow-heif is registered.
+
+    The size is checked from the header, before anything is decoded. Of several frames the first is taken, with a warning.
+    Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise ValueError(f"{path}: is a folder, not an image file" if path.is_dir() else f"{path}: is not a regular file")
+    try:
+        with open(path, "rb") as stream:
+            return dataclasses.replace(_decode(stream, str(path), max_pixels), path=path)
+    except PermissionError:
+        raise ValueError(f"{path}: cannot be read, permission denied") from None
+
+
+def decode(data: bytes, name: str = "image", max_pixels: int | None = None) -> Picture:
+    """As `load`, from the bytes of a file; `name` is used in errors."""
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def _decode(stream: BinaryIO, name: str, max_pixels: int | None) -> Picture:
+    if stream.seek(0, io.SEEK_END) == 0:
+        raise ValueError(f"{name}: is empty (0 bytes); copy or download it again")
+    stream.seek(0)
+    with _open_header(stream, name) as image:
+        _check_size(image.size, name, max_pixels)
+        with _one_line_errors(name):
+            if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG with a preview
+                warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
+            image.load()  # also what finds a truncated file, before OpenCV would half read it
+            deep = _deep_pixels(image, stream, name)
+            picture = _from_pil(image, name, deep)
+    return dataclasses.replace(picture, lossless=_is_lossless(picture.format, stream))
+
+
+def _open_header(stream: BinaryIO, name: str) -> Image.Image:
+    Image.init()
+    formats = [kind for kind in _READABLE if kind in Image.OPEN]
+    try:
+        with _pillow_limit_lifted():
+            return Image.open(stream, formats=formats)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name}: is not an image that can be read ({', '.join(formats)}), or is damaged") from None
+    except Exception as error:  # Pillow's parsers raise nearly anything on bad bytes
+        raise ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again") from error
+
+
+_LIMIT_LOCK = threading.Lock()
+
+
+@contextmanager
+def _pillow_limit_lifted() -> Iterator[None]:
+    """Pillow's own pixel limit is a global below ours; `_check_size` takes its place, also before decoding."""
+    with _LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow or OpenCV raise on damaged data becomes one ValueError; our own pass through."""
+    try:
+        yield
+    except _ImageError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again") from error
+
+
+class _ImageError(ValueError):
+    """A ValueError whose message is already the clear line."""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+    """ValueError for a side below 1 or more pixels than the limit."""
+    limit = _pixel_limit() if max_pixels is None else max_pixels
+    if min(size) < 1:
+        raise ValueError(f"{name}: is {size[0]}x{size[1]}; both sides must be at least 1 pixel")
+    if size[0] * size[1] > limit:
+        raise ValueError(
+            f"{name}: is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.1f} megapixels, above the limit of {limit / 1e6:.1f}; "
+            f"if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to {size[0] * size[1]}"
+        )
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get("PHOTOFOUND_MAX_PIXELS", str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"PHOTOFOUND_MAX_PIXELS is {text!r}; set it to a number of pixels such as {MAX_PIXELS}")
+    return int(text)
+
+
+def _is_lossless(kind: str | None, stream: BinaryIO) -> bool:
+    if kind != "WEBP":
+        return kind in _LOSSLESS
+    stream.seek(12)  # past "RIFF", length, "WEBP": a list of chunks, of which one holds the pixels
+    while len(header := stream.read(8)) == 8:
+        if header[:4] in (b"VP8 ", b"VP8L"):
+            return header[:4] == b"VP8L"
+        length = int.from_bytes(header[4:], "little")
+        stream.seek(length + length % 2, io.SEEK_CUR)
+    return False
+
+
+def _deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray | None:
+    """(H, W, C) uint16 of a 16-bit PNG or TIFF that Pillow reduces to 8 bits, in RGB order; None for all others."""
+    grey_alpha = False
+    if image.format == "PNG":
+        stream.seek(24)  # in IHDR: bit depth, colour type
+        bits, kind = stream.read(2)
+        grey_alpha = kind == 4
+    else:
+        bits = max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    if bits != 16 or image.mode.startswith(("I", "F")):
+        return None
+
+    import cv2
+
+    stream.seek(0)
+    pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[1::-1] != image.size:
+        raise _ImageError(f"{name}: is a kind of 16-bit {image.format} that cannot be read; save it as a 16-bit PNG")
+    if grey_alpha:  # OpenCV gives grey + alpha as BGRA
+        return pixels[..., [0, 3]]
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -> Picture:
+    """Picture from a loaded PIL image; `pixels` (H, W, C), not yet upright, replaces its own where those are reduced."""
+    image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
+    profile = image.info.get("icc_profile") or None
+    if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        image, profile = _as_srgb(image, profile, name)
+    if pixels is None:
+        pixels = _pixels_from_pil(image, name)
+    exif = image.getexif()
+    return Picture(
+        pixels=_upright(pixels, exif.get(0x0112, 1)),
+        format="JPEG" if image.format == "MPO" else image.format,
+        icc_profile=profile,
+        exif=_exif_bytes(exif, name),
+        dpi=_dpi(image.info.get("dpi")),
+    )
+
+
+def _pixels_from_pil(image: Image.Image, name: str) -> np.ndarray:
+    """(H, W, C) native values of any PIL mode: palettes, bits and transparent colours become L, LA, RGB or RGBA."""
+    mode, transparent = image.mode, image.has_transparency_data
+    if mode.startswith("I;16") or mode == "I":
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise _ImageError(f"{name}: has values from {grey.min()} to {grey.max()}; 16 bits hold 0 to 65535, rescale it")
+        grey = grey.astype(np.uint16)
+        key = image.info.get("transparency")  # the one grey value that means transparent
+        return grey[..., None] if key is None else np.stack([grey, np.where(grey == key, 0, 65535).astype(np.uint16)], 2)
+    if mode == "F":
+        return _pixels_from_array(np.asarray(image), name)
+    if mode in ("1", "L", "LA", "La"):
+        image = image.convert("LA" if transparent else "L")
+    else:
+        image = image.convert("RGBA" if transparent else "RGB")
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _pixels_from_array(array: np.ndarray, name: str = "image") -> np.ndarray:
+    """(H, W, C) uint8 or uint16 from what `Picture.from_any` accepts as an array."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise _ImageError(f"{name}: array has shape {array.shape}; it must be (H, W) or (H, W, C) with C = 1, 2, 3 or 4")
+    if 0 in array.shape:
+        raise _ImageError(f"{name}: array of shape {array.shape} has no pixels")
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(array.dtype.newbyteorder("="), copy=True)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise _ImageError(f"{name}: array has dtype {array.dtype}; it must be uint8, uint16 or float in [0, 1]")
+    if not np.isfinite(array).all():
+        raise _ImageError(f"{name}: array has NaN or infinite values; replace them, for example with numpy.nan_to_num")
+    if array.min() < 0 or array.max() > 1:
+        raise _ImageError(f"{name}: float array has values from {array.min():g} to {array.max():g}; scale it to [0, 1]")
+    exact = array.astype(np.float64) * 255
+    rounding = 255 * 2 * np.finfo(array.dtype).eps
+    if np.abs(exact - np.rint(exact)).max() <= rounding:
+        return np.rint(exact).astype(np.uint8)
+    return np.rint(array.astype(np.float64) * 65535).astype(np.uint16)
+
+
+def _channels_last(tensor: Any) -> np.ndarray:
+    """(C, H, W) or (1, C, H, W) tensor -> (H, W, C) array."""
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3:
+        raise ValueError(f"image tensor has shape {tuple(tensor.shape)}; it must be (C, H, W) or (1, C, H, W)")
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    return tensor.permute(1, 2, 0).numpy()
+
+
+_TURNS = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo the EXIF orientation (1-8; anything else counts as 1)."""
+    turn = _TURNS.get(orientation)
+    return np.ascontiguousarray(turn(pixels) if turn else pixels)
+
+
+# IFD0 tags that describe the photograph; the others describe how one file lays out its bytes (TIFF) or are private.
+_EXIF_TAGS = (270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
+_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif less its pixel sizes (they change) and offsets; GPS
+
+
+def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
+    """The describing part of EXIF as bytes ("Exif" header included), orientation 1; None if there is nothing."""
+    try:
+        upright = Image.Exif()
+        for tag in _EXIF_TAGS:
+            if tag in exif:
+                upright[tag] = 1 if tag == 0x0112 else exif[tag]
+        for folder, left_out in _EXIF_FOLDERS.items():
+            entries = {tag: value for tag, value in exif.get_ifd(folder).items() if tag not in left_out}
+            if entries:
+                upright.get_ifd(folder).update(entries)
+                upright[folder] = 0  # Pillow writes a folder only if its tag is there, and fills in the offset
+        return upright.tobytes() if len(upright) else None
+    except (OSError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
+        # camera makers write anything, and a broken note must not cost the picture
+        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=5)
+        return None
+
+
+def _dpi(value: Any) -> tuple[float, float] | None:
+    try:
+        x, y = float(value[0]), float(value[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (x, y) if math.isfinite(x) and math.isfinite(y) and 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+# ----------------------------------------------------------------------------------------------------------- colours
+
+
+@lru_cache(maxsize=32)
+def _colour_transform(profile: bytes | None, grey: bool, to_srgb: bool) -> tuple[Any, str] | None:
+    """(ImageCms transform, the profile's mode "RGB" or "L"), or None when native values already are sRGB.
+
+    A damaged profile, or one for another kind of picture, is ignored with a warning.
+    """
+    if profile is None:
+        return None
+    from PIL import ImageCms
+
+    try:
+        native = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB": "RGB", "GRAY": "L"}[native.profile.xcolor_space.strip()]
+        if mode == "L" and not grey:
+            raise ValueError("a grey profile on a colour picture")
+        srgb = ImageCms.createProfile("sRGB")
+        ends = (native, srgb, mode, "RGB") if to_srgb else (srgb, native, "RGB", mode)
+        intent, black_point = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+        transform = ImageCms.buildTransform(*ends, renderingIntent=intent, flags=black_point)
+        return None if _changes_nothing(transform, ends[2], ends[3]) else (transform, mode)
+    except (ImageCms.PyCMSError, KeyError, OSError, TypeError, ValueError) as error:
+        warnings.warn(f"the picture's colour profile is ignored: {error!r}; its values are read as sRGB", stacklevel=4)
+        return None
+
+
+def _changes_nothing(transform: Any, source: str, target: str) -> bool:
+    """Whether a transform stays within 1/255 over the whole cube: the many profiles that are sRGB under some name."""
+    if source != target:  # grey <-> RGB: try it on greys
+        ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 1 if source == "L" else 3, axis=2)
+        return bool(np.abs(_apply(transform, ramp).astype(int) - ramp[..., :1]).max() <= 1)
+    steps = np.linspace(0, 255, 16).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3)
+    return bool(np.abs(_apply(transform, cube).astype(int) - cube).max() <= 1)
+
+
+def _apply(transform: Any, pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) uint8 through an ImageCms transform, (H, W, 1 or 3) uint8."""
+    from PIL import ImageCms
+
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    converted = np.asarray(ImageCms.applyTransform(image, transform))
+    return converted[..., None] if converted.ndim == 2 else converted
+
+
+def _as_srgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Image.Image, bytes | None]:
+    """An image of a mode the model cannot see (CMYK, LAB, ...) as RGB, with the profile that then applies."""
+    from PIL import ImageCms
+
+    if image.mode in ("YCbCr", "HSV"):  # other axes of the same space, so the profile stays right
+        source = image.convert("RGB")
+    else:
+        warnings.warn(f"{name}: is {image.mode}; converted to RGB", stacklevel=6)
+        native = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
+        try:
+            native = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else native
+            source = image.convert("RGB") if native is None else ImageCms.profileToProfile(
+                image, native, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            warnings.warn(f"{name}: its colour profile is damaged and was ignored", stacklevel=6)
+            source = image.convert("RGB")
+        profile = None
+    source.format = image.format
+    source.info = image.info
+    source._exif = image.getexif()  # PIL's own `convert` drops what was already parsed
+    return source, profile
+
+
+def _expand(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Grey (H, W, 1) replicated to (H, W, 3) if mode is "RGB"; otherwise as it is."""
+    return np.repeat(pixels, 3, axis=2) if mode == "RGB" and pixels.shape[2] == 1 else pixels
+
+
+def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 as it is; uint16 rounded to the nearest of 0..255 (65535 = 255 x 257)."""
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def output_format(source: Picture | None, path: str | os.PathLike[str] | None = None, format: str | None = None) -> str:
+    """The format to write: `format` if given, else the path's suffix, else the source's, else PNG.
+
+    Raises ValueError for an unknown format or suffix, and for a path whose suffix belongs to another format than `format`.
+    """
+    suffix = Path(path).suffix.lower() if path is not None else ""
+    if format is not None:
+        wanted = SUFFIXES.get("." + format.lower().lstrip("."))
+        if wanted is None:
+            raise ValueError(f"unknown format {format!r}; use one of {_names()}")
+        if SUFFIXES.get(suffix, wanted) != wanted:
+            raise ValueError(f"format is {format!r} but the output is named {path}; change one of the two")
+        return wanted
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    if suffix:
+        raise ValueError(f"{path}: cannot write {suffix!r} files; use one of {_names()} or give a format")
+    return source.format if source is not None and source.format in SUFFIXES.values() else "PNG"
+
+
+def suffix_of(format: str) -> str:
+    """The usual file suffix of a format as `output_format` names it: "JPEG" -> ".jpg"."""
+    return next(suffix for suffix, name in SUFFIXES.items() if name == format)
+
+
+def _names() -> str:
+    return ", ".join(sorted({suffix_of(name)[1:] for name in SUFFIXES.values()}))
+
+
+def save(
+    picture: Any,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    quality: int = 95,
+    overwrite: bool = False,
+) -> Path:
+    """Write anything `from_any` takes to `path` and return the path. Never leaves half a file or touches the old one.
+
+    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. JPEG is 4:4:4 at
+    `quality`; WebP is lossless if the source was, else at `quality`. JPEG and BMP hold no alpha: it is flattened onto white with a
+    warning. The profile and EXIF are kept (BMP has neither; colours are converted to sRGB).
+    Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place cannot be written.
+    """
+    path, picture = Path(path), Picture.from_any(picture)
+    format = output_format(picture, path, format)
+    check_output(path, overwrite)
+    _write_atomically(path, encode(picture, format, quality))
+    return path
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Raise what `save` would raise about the place itself, so that a caller can ask before the work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name a file for the output")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path}: exists already; choose another output or pass --overwrite (overwrite=True)")
+    if not path.parent.exists():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"{path}: {path.parent} is not a folder; choose another output")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the folder {path.parent} cannot be written to; choose another output")
+
+
+def encode(picture: Picture, format: str, quality: int = 95) -> bytes:
+    """The bytes of an image file; `format` as `output_format` returns it, the rest as in `save`."""
+    if format not in SUFFIXES.values():
+        raise ValueError(f"unknown format {format!r}; use one of {_names()}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}; it must lie between 1 and 100")
+    picture = _fit_to_format(picture, format)
+    if picture.depth > 255:
+        return _encode_png_16(picture) if format == "PNG" else _encode_tiff_16(picture)
+    metadata = {"icc_profile": picture.icc_profile, "exif": picture.exif, "dpi": picture.dpi}
+    options: dict[str, Any] = {key: value for key, value in metadata.items() if value}
+    if format == "JPEG":
+        options |= {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+    elif format == "WEBP":
+        options |= {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
+    elif format == "TIFF":
+        options |= {"compression": "tiff_adobe_deflate"}
+    stream = io.BytesIO()
+    try:
+        picture.to_pil().save(stream, format, **options)
+    except (OSError, ValueError, struct.error) as error:
+        size = f"{picture.width}x{picture.height}"
+        raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
+    return stream.getvalue()
+
+
+def _fit_to_format(picture: Picture, format: str) -> Picture:
+    """The nearest picture that the format can hold."""
+    if picture.has_alpha and format not in _HOLDS_ALPHA:
+        warnings.warn(f"{format} holds no transparency: flattened onto white; save as PNG to keep it", stacklevel=5)
+        white = np.ones((picture.height, picture.width, 3), np.float32)
+        picture = picture.paste(white, picture.alpha(), flatten=True)
+    if format == "BMP" and _colour_transform(picture.icc_profile, picture.is_grey, True) is not None:
+        warnings.warn("BMP holds no colour profile: colours converted to sRGB; save as PNG to keep them", stacklevel=5)
+        picture = dataclasses.replace(picture, pixels=np.rint(picture.rgb() * 255).astype(np.uint8), icc_profile=None)
+    if picture.depth > 255 and format not in _HOLDS_16_BIT:
+        picture = dataclasses.replace(picture, pixels=_to_8_bit(picture.pixels))
+    # WebP has no grey, and neither Pillow nor OpenCV read a 16-bit grey TIFF with alpha.
+    if picture.is_grey and (format == "WEBP" or (format == "TIFF" and picture.has_alpha and picture.depth > 255)):
+        picture = picture._promoted()
+    if format == "JPEG" and picture.exif and len(picture.exif) > 65_000:
+        warnings.warn("the EXIF data is too long for a JPEG and was left out", stacklevel=5)
+        picture = dataclasses.replace(picture, exif=None)
+    return picture
+
+
+def _encode_png_16(picture: Picture) -> bytes:
+    """A 16-bit PNG of any channel count (Pillow writes only grey, OpenCV no grey + alpha and no profile)."""
+    height, width, channels = picture.pixels.shape
+    lines = picture.pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.empty((height, 1 + lines.shape[1]), np.uint8)
+    filtered[:, 0] = 2  # every line as its difference from the line above ("Up"), modulo 256
+    filtered[0, 1:] = lines[0]
+    filtered[1:, 1:] = lines[1:] - lines[:-1]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
+    if picture.icc_profile:
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc_profile)))
+    if picture.dpi:
+        chunks.append((b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in picture.dpi), 1)))
+    if picture.exif:
+        chunks.append((b"eXIf", picture.exif.removeprefix(b"Exif\0\0")))
+    chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _encode_tiff_16(picture: Picture) -> bytes:
+    """A baseline 16-bit TIFF: one deflated strip, horizontal differences (Pillow writes only grey, OpenCV no profile)."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    height, width, channels = picture.pixels.shape
+    lines = picture.pixels.astype("<u2")
+    lines[:, 1:] -= picture.pixels[:, :-1]
+    strip = zlib.compress(lines.tobytes(), 6)
+    tags = ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
+    for tag, value in _exif_entries(picture.exif).items():
+        tags[tag] = value
+    tags[256], tags[257], tags[258], tags[339] = width, height, (16,) * channels, (1,) * channels
+    tags[259], tags[317], tags[262], tags[277] = 8, 2, 1 if channels == 1 else 2, channels
+    tags[273], tags[278], tags[279] = 0, height, len(strip)
+    if picture.has_alpha:
+        tags[338] = 2  # straight, not premultiplied
+    if picture.icc_profile:
+        tags.tagtype[34675] = 7
+        tags[34675] = picture.icc_profile
+    if picture.dpi:
+        tags[296], tags[282], tags[283] = 2, *picture.dpi
+    stream = io.BytesIO()
+    stream.write(b"II*\0\x08\0\0\0")
+    tags.save(stream)  # moves the strip's offset to just behind the directory
+    return stream.getvalue() + strip
+
+
+def _exif_entries(exif: bytes | None) -> dict[int, Any]:
+    """EXIF bytes as {tag: value}, Exif and GPS folders as dictionaries."""
+    parsed = Image.Exif()
+    parsed.load(exif or b"")
+    folders = {folder: dict(parsed.get_ifd(folder)) for folder in _EXIF_FOLDERS if folder in parsed}
+    return {tag: parsed[tag] for tag in parsed if tag not in _EXIF_FOLDERS} | folders
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """All of `data` at `path`, or an OSError and what was there before. A fresh file gets the permissions of the umask."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with open(part, "xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)  # nothing to remove after a replace
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def load_mask(source: Any, size: tuple[int, int], name: str = "mask") -> np.ndarray:
+    """(H, W) float32 in [0, 1], white = 1, for a picture of `size` (width, height); from anything `from_any` takes.
+
+    Grey is read as it is, RGB by its luma; a picture of one single colour with an alpha channel is read by its alpha. Masks from
+    lossy files have their near-blacks and near-whites (within 16/255) snapped, since JPEG's ringing is nobody's intent.
+    A mask of another size is resized with a warning if its aspect ratio is within 1 %, else refused with ValueError.
+    """
+    picture = Picture.from_any(source)
+    flat = bool((picture.colours == picture.colours[:1, :1]).all())
+    if picture.has_alpha and flat:
+        mask = picture.pixels[..., -1]
+    elif picture.is_grey:
+        mask = picture.pixels[..., 0]
+    else:
+        mask = np.rint(picture.colours @ _LUMA)  # rounded, so that white is exactly white
+    mask = mask.astype(np.float32) / np.float32(picture.depth)
+    if not picture.lossless:
+        mask = np.where(mask <= 16 / 255, 0, np.where(mask >= 239 / 255, 1, mask)).astype(np.float32)
+    return mask if picture.size == tuple(size) else _resized_mask(mask, size, name)
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    width, height = mask.shape[1], mask.shape[0]
+    sizes = f"the {name} is {width}x{height} but the image is {size[0]}x{size[1]}"
+    if abs((width * size[1]) / (height * size[0]) - 1) > 0.01:
+        raise ValueError(f"{sizes}; make the {name} the size of the image (after its EXIF rotation)")
+    warnings.warn(f"{sizes}; the {name} was resized", stacklevel=3)
+    binary = bool(np.isin(mask, (0, 1)).all())
+    resample = Image.Resampling.NEAREST if binary else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(mask).resize(size, resample)).clip(0, 1)
+
+
+def require_hole(mask: np.ndarray, name: str = "mask", white: str = "repainted") -> None:
+    """ValueError if the mask (H, W) in [0, 1] marks nothing or everything; `white` says what becomes of the white part."""
+    if mask.max() <= 0:
+        raise ValueError(f"the {name} is empty (all black); make white what is to be {white}")
+    if mask.min() >= 1:
+        raise ValueError(f"the {name} is full (all white); make black what is not to be {white}")
+
+
+# ----------------------------------------------------------------------------------------------------------- tensors
+
+
+def to_tensor(rgb: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) in [0, 1] -> (1, 3, H, W) float32 tensor in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(rgb, np.float32)).permute(2, 0, 1)[None].contiguous() * 2 - 1
+
+
+def from_tensor(tensor: torch.Tensor) -> np.ndarray:
+    """(1, 3, H, W) or (3, H, W) tensor in [-1, 1], any device and dtype -> (H, W, 3) float32 in [0, 1], clipped."""
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 3:
+        raise ValueError(f"expected a tensor of one image, (1, 3, H, W), got {tuple(tensor.shape)}")
+    rgb = tensor.detach().float().cpu().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray((rgb * 0.5 + 0.5).clip(0, 1))
