@@ -1,0 +1,44 @@
+# Everything runs in .venv, which the first target that needs it creates: make edit, make test.
+# pip takes torch from wherever this machine's pip configuration points; a CPU build is enough for everything here.
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+# Named after the contents of both files: a changed pin or dependency installs again, a fresh checkout's new dates do not.
+READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
+OFFLINE := HF_HUB_OFFLINE=1
+
+.PHONY: edit test lint types clean
+.DELETE_ON_ERROR:
+
+edit: $(READY)  ## the five edits on sample photographs, into out/
+	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
+
+test: $(READY)
+	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The wheel is built from a copy, since setuptools also packs what an earlier build left in build/lib.
+types: $(READY)
+	rm -rf build/types && mkdir -p build/types/source
+	cp -R photofound tasks training demos pyproject.toml README.md LICENSE build/types/source
+	rm -rf build/types/source/photofound/weights
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation --no-index -w build/types build/types/source
+	$(BIN)/pip install -q --no-deps --no-index --target build/types/site build/types/*.whl
+	cd build/types && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p photofound
+
+clean:
+	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that a machine's own build of it is taken before anything can ask for another.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "photofound needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch setuptools
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,dev]'
+	rm -f .venv/.ready-*
+	touch $@
