@@ -63,7 +63,9 @@ def _rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float
 
 
 @lru_cache(maxsize=32)  # 32 grids: aspect buckets of a training run, at 4,096 tokens and d = 64 one MiB each
-def _cached_rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
+def _cached_rope_table(
+    rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device
+) -> Tensor:
     # A tensor born in inference mode can never enter a graph, and the cache outlives the mode.
     with torch.inference_mode(False), torch.no_grad():
         return _rope_table(rows, columns, axes_dim, theta, device)
@@ -196,11 +198,13 @@ class Block(nn.Module):
 def sinusoidal(values: Tensor, dim: int, max_period: float, factor: float = 1.0) -> Tensor:
     """Cosines, then sines, of factor * value at dim / 2 frequencies from 1 towards 1 / max_period.
 
-    (B,) -> (B, dim) float32. The factor comes last, as in PRX: at angles near 1,000 the order of two float32 products
-    already shows in the fourth decimal of a cosine.
+    (B,) -> (B, dim) float32. The factor comes last, as in PRX: at angles near 1,000 a float32 is good to 6e-5, so that
+    another order of the same products is another cosine.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=values.device, dtype=torch.float32) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, device=values.device, dtype=torch.float32) / half
+    )
     angles = factor * (values.float()[:, None] * frequencies)  # (B, dim / 2)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 

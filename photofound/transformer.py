@@ -168,7 +168,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             hidden_states: noisy latents (B, C, H, W); H and W are multiples of `patch_size`, not necessarily equal.
-            timestep: (B,), or (1,) for all, in [0, 1]; 1 = noise, 0 = data.
+            timestep: (B,), or (1,) for all, in [0, 1]; 1 = noise, 0 = data. Times, strengths and guidance scales stay
+                float32 in a bfloat16 model, since bfloat16 would round 0.97 to 0.969 and they are multiplied by 1,000.
             encoder_hidden_states: text (B, L, context_in_dim), or of batch 1 for all. May be left out with `text_kv`.
             attention_mask: (B, L), true where there is text, false where there is padding; None = all text.
             attention_kwargs: {"scale": s} scales the active LoRA adapters; anything else is ignored.

@@ -1,0 +1,371 @@
+"""EditTransformer against diffusers' PRX transformer on the same weights, and what it adds to it."""
+
+import inspect
+
+import pytest
+import torch
+from diffusers import PRXTransformer2DModel
+from peft import LoraConfig
+from torch import nn
+
+from photofound.transformer import EditTransformer
+
+TRUNK = {"context_in_dim": 24, "hidden_size": 32, "num_heads": 2, "depth": 3, "axes_dim": [8, 8]}
+LATENT = {**TRUNK, "in_channels": 4, "patch_size": 2}
+PIXEL = {**TRUNK, "in_channels": 3, "patch_size": 4, "bottleneck_size": 16, "resolution_embeds": True}
+ODD = {**TRUNK, "in_channels": 4, "patch_size": 1, "mlp_ratio": 2.3, "axes_dim": [4, 12], "theta": 500,
+       "time_factor": 10.0, "time_max_period": 77, "resolution_embeds": True}  # fmt: skip
+TASKS = ("generate", "outpaint", "erase")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def scramble(model: nn.Module) -> nn.Module:
+    """Give every parameter, zero-initialised ones too, a random value, so that nothing is compared at zero."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.15)
+    return model.eval()
+
+
+def latents(config: dict, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noisy latents that are not square, times, text."""
+    time = torch.tensor([0.03, 0.5, 0.97])[:batch]
+    return torch.randn(batch, config["in_channels"], 8, 12), time, torch.randn(batch, 7, config["context_in_dim"])
+
+
+def edit_inputs(batch: int = 3) -> dict:
+    return {
+        "condition": torch.randn(batch, 5, 8, 12),
+        "task": torch.tensor([2, 0, 1])[:batch],
+        "strength": torch.tensor([0.0, 0.4, 1.0])[:batch],
+        "guidance": torch.tensor([1.0, 4.5, 7.0])[:batch],
+    }
+
+
+def editor(**changes) -> EditTransformer:
+    return EditTransformer(**{**LATENT, "condition_channels": 5, "tasks": TASKS, "guidance_embeds": True, **changes})
+
+
+def from_prx(config: dict) -> tuple[PRXTransformer2DModel, EditTransformer]:
+    prx = scramble(PRXTransformer2DModel(**config))
+    return prx, EditTransformer.from_prx(prx, condition_channels=5, tasks=TASKS, guidance_embeds=True).eval()
+
+
+# ------------------------------------------------------------------------------------------- agreement with diffusers
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [LATENT, PIXEL, ODD], ids=["latent", "pixel", "odd"])
+def test_agrees_with_prx(config):
+    prx, ours = from_prx(config)
+    x, time, text = latents(config)
+    mask = torch.arange(7) < torch.tensor([[7], [3], [0]])
+    calls = {
+        "plain": (x, time, text),
+        "one time for all": (x, time[:1], text),
+        "mask": (x, time, text, mask),
+        "mask of integers": (x, time, text, mask.long()),
+        "attention_kwargs": (x, time, text, mask, {}),
+        "tuple": (x, time, text, None, None, False),
+    }
+    assert prx(x, time, text).sample.std() > 0.1, "nothing to compare"
+    for name, call in calls.items():
+        torch.testing.assert_close(ours(*call)[0], prx(*call)[0], atol=1e-5, rtol=0, msg=name)
+    named = {"hidden_states": x, "timestep": time, "encoder_hidden_states": text, "attention_mask": mask}
+    torch.testing.assert_close(ours(**named).sample, prx(**named).sample, atol=1e-5, rtol=0)
+
+
+def test_every_field_of_prx_is_ours_with_the_same_default():
+    def defaults(model: type) -> dict:
+        return {name: field.default for name, field in inspect.signature(model.__init__).parameters.items()}
+
+    theirs, ours = defaults(PRXTransformer2DModel), defaults(EditTransformer)
+    assert theirs == {name: ours[name] for name in theirs}
+
+
+@torch.no_grad()
+def test_edit_inputs_change_nothing_at_first():
+    prx, ours = from_prx(LATENT)
+    x, time, text = latents(LATENT)
+    expected = prx(x, time, text).sample
+    torch.testing.assert_close(ours(x, time, text, **edit_inputs()).sample, expected, atol=1e-5, rtol=0)
+    for task in range(len(TASKS)):
+        torch.testing.assert_close(ours(x, time, text, task=task).sample, expected, atol=1e-5, rtol=0)
+
+
+def test_from_prx_keeps_dtype_and_does_not_share_memory():
+    prx = scramble(PRXTransformer2DModel(**LATENT)).bfloat16()
+    ours = EditTransformer.from_prx(prx, tasks=TASKS)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.bfloat16}
+    x, time, text = latents(LATENT)
+    x, text = x.bfloat16(), text.bfloat16()
+    before = prx(x, time, text).sample
+    torch.testing.assert_close(ours(x, time, text).sample, before, atol=0.15, rtol=0.1)
+    scramble(ours)
+    assert torch.equal(prx(x, time, text).sample, before)
+
+
+def test_from_prx_refuses_another_model():
+    prx = PRXTransformer2DModel(**LATENT)
+    prx.extra = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="extra"):
+        EditTransformer.from_prx(prx)
+
+
+def test_gradients_are_prx_gradients():
+    prx, ours = from_prx(LATENT)
+    call = latents(LATENT)
+    for model in (prx, ours):
+        model(*call).sample.square().mean().backward()
+    gradients = dict(ours.named_parameters())
+    for name, parameter in prx.named_parameters():
+        if not name.startswith("final_layer"):
+            torch.testing.assert_close(gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------------- edit inputs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["condition", "task", "strength", "guidance"])
+def test_each_edit_input_counts_once_its_weights_do(name):
+    model, call, edits = scramble(editor()), latents(LATENT), edit_inputs()
+    without = model(*call, **{**edits, name: None}).sample
+    assert (model(*call, **edits).sample - without).abs().amax((1, 2, 3))[[0, 2]].min() > 1e-3
+
+
+@torch.no_grad()
+def test_no_condition_is_a_zero_condition_and_no_task_is_the_first():
+    model, call = scramble(editor()), latents(LATENT)
+    plain = model(*call).sample
+    torch.testing.assert_close(model(*call, condition=torch.zeros(3, 5, 8, 12)).sample, plain)
+    torch.testing.assert_close(model(*call, task=torch.zeros(3, dtype=torch.long)).sample, plain)
+
+
+def test_zero_initialised_inputs_have_gradients_in_the_first_step():
+    model = scramble(editor())
+    nn.init.zeros_(model.condition_in.weight)
+    nn.init.zeros_(model.task_in)
+    nn.init.zeros_(model.strength_in.out_layer.weight)
+    model(*latents(LATENT), **edit_inputs()).sample.square().mean().backward()
+    for parameter in (model.condition_in.weight, model.task_in, model.strength_in.out_layer.weight):
+        assert parameter.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_a_mixed_batch_equals_its_samples_one_by_one():
+    model, call, edits = scramble(editor()), latents(LATENT), edit_inputs()
+    mixed = model(*call, **edits).sample
+    for index in range(3):
+        own = slice(index, index + 1)
+        alone = {name: value[own] for name, value in edits.items()}
+        alone["task"] = int(edits["task"][index])  # the path without a gather
+        torch.testing.assert_close(mixed[own], model(*(t[own] for t in call), **alone).sample, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_one_time_serves_a_batch_of_tasks():
+    model, (x, time, text), edits = scramble(editor()), latents(LATENT), edit_inputs()
+    torch.testing.assert_close(model(x, time[:1], text, **edits).sample,
+                               model(x, time[:1].expand(3), text, **edits).sample)  # fmt: skip
+
+
+def test_from_scratch_starts_at_zero_output_and_identity_blocks():
+    model = editor()
+    assert model(*latents(LATENT), **edit_inputs()).sample.abs().max() == 0
+    for block in model.blocks:
+        assert block.modulation.lin.weight.abs().max() == 0
+        assert block.attention.img_qkv_proj.weight.std() > 0
+
+
+@torch.no_grad()
+def test_add_task_copies_the_first_head_and_counts_in_the_config(tmp_path):
+    model, call = scramble(editor()), latents(LATENT)
+    assert model.add_task("relight") == 3 == model.task_index("relight")
+    first = model(*call, task=0).sample
+    assert torch.equal(model(*call, task=3).sample, first)
+    model.heads.bias[3] += 1
+    assert torch.equal(model(*call, task=0).sample, first)
+    torch.testing.assert_close(model(*call, task=torch.full((3,), 3)).sample, first + 1)
+    model.save_pretrained(tmp_path)
+    loaded = EditTransformer.from_pretrained(tmp_path)
+    assert list(loaded.config.tasks) == [*TASKS, "relight"]
+    torch.testing.assert_close(loaded(*call, task=3).sample, first + 1)
+
+
+# ------------------------------------------------------------------------------------------- text keys and values, once
+
+
+@torch.no_grad()
+def test_text_kv_replaces_the_text():
+    model, (x, time, text), edits = scramble(editor()), latents(LATENT), edit_inputs()
+    mask = torch.arange(7) < torch.tensor([[7], [3], [1]])
+    text_kv = model.encode_text(text)
+    assert text_kv.shape == (3, 3, 2, 7, 2, 16)
+    expected = model(x, time, text, mask, **edits).sample
+    torch.testing.assert_close(model(x, time, None, mask, text_kv=text_kv, **edits).sample, expected)
+
+
+@torch.no_grad()
+def test_one_prompt_serves_a_batch():
+    model, (x, time, text) = scramble(editor()), latents(LATENT)
+    expected = model(x, time, text[:1].expand(3, -1, -1)).sample
+    text_kv = model.encode_text(text[:1])
+    torch.testing.assert_close(model(x, time, text_kv=text_kv).sample, expected)
+    torch.testing.assert_close(model(x, time, text_kv=text_kv.repeat_interleave(3, 0)).sample, expected)
+    torch.testing.assert_close(model(x, time, text[:1]).sample, expected)
+
+
+@torch.no_grad()
+def test_sampling_encodes_the_text_once():
+    model, (x, time, text) = scramble(editor()), latents(LATENT)
+    calls = []
+    for block in model.blocks:
+        block.attention.txt_kv_proj.register_forward_hook(lambda *_: calls.append(1))
+    text_kv = model.encode_text(text)
+    for _ in range(4):
+        x = model(x, time, text_kv=text_kv).sample
+    assert len(calls) == len(model.blocks)
+
+
+# ----------------------------------------------------------------------------------------- diffusers' and PEFT's habits
+
+
+@torch.no_grad()
+def test_save_and_load_in_shards(tmp_path):
+    model = scramble(editor(condition_space="latents", prediction_type="sample"))
+    call, edits = latents(LATENT), edit_inputs()
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = EditTransformer.from_pretrained(tmp_path)
+    assert torch.equal(loaded(*call, **edits).sample, model(*call, **edits).sample)
+    assert (loaded.config.condition_space, loaded.config.prediction_type) == ("latents", "sample")
+    assert loaded.task_index("erase") == 2
+
+    half = EditTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    x, time, text = call  # time, strength and guidance stay float32
+    edits_half = {**edits, "condition": edits["condition"].bfloat16()}
+    out = half(x.bfloat16(), time, text.bfloat16(), **edits_half).sample
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), model(*call, **edits).sample, atol=0.15, rtol=0.1)
+
+
+@pytest.mark.filterwarnings("error:Mismatch dtype")
+def test_autocast_runs_forward_and_backward_without_mixed_kernels():
+    model, call, edits = scramble(editor()), latents(LATENT), edit_inputs()
+    with torch.no_grad():
+        expected = model(*call, **edits).sample
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(*call, **edits).sample
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.detach().float(), expected, atol=0.15, rtol=0.1)
+    out.float().square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    model, call, edits = scramble(editor()).train(), latents(LATENT), edit_inputs()
+
+    def gradients():
+        model.zero_grad()
+        model(*call, **edits).sample.square().mean().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected, runs = gradients(), []
+    model.blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    model.enable_gradient_checkpointing()
+    for got, want in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(got, want)
+    assert len(runs) == 2, "the block was not run again in the backward pass"
+
+
+@torch.no_grad()
+def test_lora_changes_the_output_scales_and_can_be_disabled():
+    model, call = scramble(editor()), latents(LATENT)
+    plain = model(*call).sample
+    names = ["img_qkv_proj", "txt_kv_proj", "to_out.0", "gate_proj", "up_proj", "down_proj"]
+    model.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names, init_lora_weights=False))
+    adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert len(adapted) == len(names) * len(model.blocks)
+    tuned = model(*call).sample
+    assert (tuned - plain).abs().max() > 1e-3
+    torch.testing.assert_close(model(*call, text_kv=None).sample, tuned)
+    torch.testing.assert_close(model(*call, attention_kwargs={"scale": 0.0}).sample, plain)
+    torch.testing.assert_close(model(call[0], call[1], text_kv=model.encode_text(call[2])).sample, tuned)
+    model.disable_adapters()
+    torch.testing.assert_close(model(*call).sample, plain)
+
+
+def test_forward_traces_as_one_graph():
+    model, call, edits = scramble(editor(depth=1)), latents(LATENT), edit_inputs()
+    with torch.no_grad():
+        expected = model(*call, **edits).sample
+        exported = torch.export.export(model, call, {**edits, "return_dict": False}).module()
+        torch.testing.assert_close(exported(*call, **edits, return_dict=False)[0], expected)
+        torch.testing.assert_close(model(*call, **edits).sample, expected)  # tracing left nothing behind
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(*call, **edits).sample, expected)
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 33}, "hidden_size=33"),
+        ({"axes_dim": [8, 4]}, r"axes_dim=\[8, 4\].*16"),
+        ({"axes_dim": [7, 9]}, r"axes_dim=\[7, 9\].*even"),
+        ({"condition_channels": -1}, "condition_channels=-1"),
+        ({"condition_space": "rgb"}, "condition_space='rgb'.*pixels, latents"),
+        ({"prediction_type": "epsilon"}, "prediction_type='epsilon'.*velocity, sample"),
+        ({"tasks": ()}, "tasks="),
+        ({"tasks": "erase"}, "tasks='erase'.*list"),
+        ({"tasks": ["erase", "erase"]}, "twice"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        editor(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_states": torch.zeros(3, 9, 8, 12)}, r"\(3, 9, 8, 12\).*\(batch, 4,"),
+        ({"hidden_states": torch.zeros(3, 4, 7, 12)}, "7 x 12.*multiples of 2"),
+        ({"hidden_states": torch.zeros(4, 8, 12)}, r"\(4, 8, 12\)"),
+        ({"encoder_hidden_states": torch.zeros(3, 7, 25)}, r"\(3, 7, 25\).*24"),
+        ({"encoder_hidden_states": torch.zeros(2, 7, 24)}, "2 texts for 3 latents"),
+        ({"encoder_hidden_states": None}, "either encoder_hidden_states or text_kv"),
+        ({"text_kv": torch.zeros(3, 3, 2, 7, 2, 16)}, "one of the two"),
+        ({"encoder_hidden_states": None, "text_kv": torch.zeros(3, 2, 2, 7, 2, 16)}, "text_kv has shape"),
+        ({"attention_mask": torch.ones(3, 6)}, r"\(3, 6\): give \(3, 7\)"),
+        ({"condition": torch.zeros(3, 5, 4, 6)}, r"\(3, 5, 4, 6\): give \(3, 5, 8, 12\)"),
+        ({"condition": torch.zeros(3, 4, 8, 12)}, r"give \(3, 5, 8, 12\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(changes, said):
+    names = ("hidden_states", "timestep", "encoder_hidden_states")
+    with pytest.raises(ValueError, match=said):
+        editor()(**{**dict(zip(names, latents(LATENT), strict=True)), **changes})
+
+
+def test_missing_inputs_are_named():
+    bare, call = EditTransformer(**LATENT), latents(LATENT)
+    with pytest.raises(ValueError, match="condition_channels > 0"):
+        bare(*call, condition=torch.zeros(3, 5, 8, 12))
+    with pytest.raises(ValueError, match="guidance_embeds=True"):
+        bare(*call, guidance=torch.ones(3))
+
+
+def test_unknown_and_double_tasks():
+    model = editor()
+    assert [model.task_index(name) for name in TASKS] == [0, 1, 2]
+    with pytest.raises(ValueError, match="'paint'.*generate, outpaint, erase"):
+        model.task_index("paint")
+    with pytest.raises(ValueError, match="twice"):
+        model.add_task("erase")
