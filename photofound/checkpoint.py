@@ -14,23 +14,41 @@ _PREFIX = "step-"
 
 
 def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
-    """Write ``folder/step-N`` in one rename, then delete all but the newest ``keep``.
+    """Write ``folder/step-N`` in one rename, then delete all but this one and the newest others, ``keep`` in all.
 
     A run that is killed while saving leaves a ``.partial`` folder, which ``latest`` never sees and the next save removes.
     """
     from safetensors.torch import save_file
 
+    if keep < 1:
+        raise ValueError(f"checkpoint: keep is {keep}; it must be at least 1")
+    for leftover in folder.glob(f"{_PREFIX}*.partial"):
+        shutil.rmtree(leftover)
     target, partial = folder / f"{_PREFIX}{step}", folder / f"{_PREFIX}{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in group.items()}, partial / f"{name}.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step, **state}))
-    shutil.rmtree(target, ignore_errors=True)
+        save_file(_separate(group), partial / f"{name}.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step, "groups": sorted(tensors), **state}))
+    if target.exists():  # a folder cannot be replaced by a rename; deleting it first would leave nothing for long
+        os.replace(target, folder / f"{_PREFIX}{step}.old.partial")
     os.replace(partial, target)
-    for old in steps(folder)[:-keep]:
+    shutil.rmtree(folder / f"{_PREFIX}{step}.old.partial", ignore_errors=True)
+    others = [old for old in steps(folder) if old != step]  # this one stays, even if an earlier run got further
+    for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(folder / f"{_PREFIX}{old}", ignore_errors=True)
     return target
+
+
+def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none sharing memory with another: safetensors refuses tied weights, such as T5's embedding."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in group.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return separate
 
 
 def steps(folder: Path) -> list[int]:
@@ -51,12 +69,13 @@ def resolve(folder: Path, resume: str) -> Path | None:
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read what ``save`` wrote. Raises ValueError for a damaged file."""
+    """Read what ``save`` wrote. Raises ValueError for a damaged or missing file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return tensors, json.loads((path / "state.json").read_text())
-    except (SafetensorError, json.JSONDecodeError) as error:
+        state = json.loads((path / "state.json").read_text())
+        names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
+        return {name: load_file(path / f"{name}.safetensors") for name in names}, state
+    except (SafetensorError, ValueError, AttributeError, OSError) as error:
         raise ValueError(f"checkpoint: {path} is damaged ({error}); resume from an earlier step") from None

@@ -45,6 +45,9 @@ def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise ValueError(f"config: unknown key {where + str(key)!r}; {hint}")
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if f.name not in tree and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ValueError(f"config: {where + f.name!r} is missing and has no default; set it")
     return cls(**{key: _coerce(hints[key], value, where + key) for key, value in tree.items()})
 
 

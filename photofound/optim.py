@@ -47,6 +47,16 @@ class Optimizers:
                     state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
+            _lay_out_like_weights(optimizer)
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the memory format of their weights. Files hold them contiguous, and the fused AdamW walks both through memory in
+    one order: with channels_last weights it would pair each weight with another one's moments, without a word."""
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def build(module: nn.Module, name: str, lr: float, weight_decay: float, muon_modules: Sequence[nn.Module] = ()) -> Optimizers:

@@ -1,0 +1,132 @@
+"""Optimizers: who is updated by what, schedules, and a restored state that goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from photofound import optim
+
+
+class Net(nn.Module):
+    """A stem and a head around one hidden block; the stem is a convolution, whose memory format matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.block(self.stem(x).mean((2, 3))))
+
+
+def step(net, optimizers, seed, scale=1.0):
+    x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    net(x).square().mean().backward()
+    optimizers.step(scale)
+
+
+def build(net, name):
+    return optim.build(net, name, lr=1e-2, weight_decay=0.1, muon_modules=[net.block])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_restored_state_gives_the_identical_next_step(name, memory_format):
+    net = Net().to(memory_format=memory_format)
+    optimizers = build(net, name)
+    for seed in range(3):
+        step(net, optimizers, seed)
+
+    resumed = copy.deepcopy(net)
+    restored = build(resumed, name)
+    restored.load_state_tensors({key: value.clone() for key, value in optimizers.state_tensors().items()})
+    for seed in (3, 4):
+        step(net, optimizers, seed, scale=0.5)
+        step(resumed, restored, seed, scale=0.5)
+    for ours, theirs in zip(net.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_state_is_flat_tensors_as_safetensors_wants_them():
+    net = Net()
+    optimizers = build(net, "muon")
+    step(net, optimizers, 0)
+    for name, value in optimizers.state_tensors().items():
+        assert isinstance(value, torch.Tensor) and value.is_contiguous(), name
+
+
+def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest():
+    net = Net()
+    adamw, muon = build(net, "muon").optimizers
+    assert isinstance(muon, torch.optim.Muon)
+    held = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert held == {id(net.block[0].weight), id(net.block[2].weight)}
+    rest = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert rest == {id(p) for p in net.parameters()} - held
+
+
+def test_adamw_takes_everything_and_spares_vectors_the_decay():
+    net = Net()
+    (adamw,) = build(net, "adamw").optimizers
+    decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert len(decay) == len(list(net.parameters()))
+    assert all(decay[id(p)] == (0.1 if p.ndim > 1 else 0.0) for p in net.parameters())
+
+
+def test_frozen_weights_are_left_alone():
+    net = Net()
+    net.block.requires_grad_(False)
+    optimizers = build(net, "muon")
+    assert len(optimizers.optimizers) == 1
+    before = net.block[0].weight.clone()
+    step(net, optimizers, 0)
+    assert torch.equal(before, net.block[0].weight)
+
+
+def test_the_scale_multiplies_the_base_rate_and_does_not_add_up():
+    net = Net()
+    optimizers = build(net, "muon")
+    for scale in (0.5, 0.5, 0.25):
+        step(net, optimizers, 0, scale)
+    assert all(g["lr"] == pytest.approx(1e-2 * 0.25) for o in optimizers.optimizers for g in o.param_groups)
+
+
+def test_a_step_at_scale_zero_moves_nothing_and_clears_the_gradients():
+    net = Net()
+    before = copy.deepcopy(net.state_dict())
+    optimizers = build(net, "muon")
+    step(net, optimizers, 0, scale=0.0)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(ValueError, match="'sgd' is unknown; use adamw or muon"):
+        build(Net(), "sgd")
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "trapezoid"])
+def test_every_schedule_rises_from_nothing_and_stays_within_one(kind):
+    first = [optim.schedule(step, 0.0, 10, kind) for step in range(12)]
+    assert first == sorted(first) and first[0] == pytest.approx(0.1) and first[-1] == 1.0
+    assert all(0 <= optim.schedule(100, p / 20, 10, kind) <= 1 for p in range(21))
+
+
+def test_what_the_schedules_do_at_their_ends():
+    assert optim.schedule(100, 1.0, 10, "constant") == 1.0
+    assert optim.schedule(100, 0.5, 10, "cosine") == pytest.approx(0.5)
+    assert optim.schedule(100, 1.0, 10, "cosine") == pytest.approx(0.0)
+    assert optim.schedule(100, 0.6, 10, "trapezoid") == 1.0
+    assert optim.schedule(100, 0.8, 10, "trapezoid") == pytest.approx(0.5)
+    assert optim.schedule(100, 1.2, 10, "trapezoid") == 0.0  # the clock may run over
+    assert optim.schedule(0, 0.0, 0, "constant") == 1.0  # no warm-up
+
+
+def test_an_unknown_schedule_is_named():
+    with pytest.raises(ValueError, match="'linear' is unknown; use constant, cosine or trapezoid"):
+        optim.schedule(0, 0.0, 1, "linear")
