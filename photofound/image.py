@@ -5,8 +5,8 @@
     result = picture.paste(painted, keep)        # keep == 1: the file's own integers, bit for bit
     save(result, "out.png")                      # atomic; profile and EXIF travel along
 
-Two spaces meet here. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL values are
-float32 sRGB in [0, 1]. A kept pixel never leaves native space; that is why it comes back exact.
+Two spaces meet here. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL
+values are float32 sRGB in [0, 1]. A kept pixel never leaves native space; that is why it comes back exact.
 """
 
 from __future__ import annotations
@@ -28,15 +28,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 200_000_000
-"""Largest image that is decoded by default; `max_pixels=` or the environment variable PHOTOFOUND_MAX_PIXELS raise it."""
+"""Largest image that is decoded by default; `max_pixels=` or the variable PHOTOFOUND_MAX_PIXELS raise it."""
 
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
 """File suffix -> format, for every format that can be written."""
 
 # What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
@@ -104,8 +112,8 @@ class Picture:
     def from_any(image: Any, max_pixels: int | None = None) -> Picture:
         """Picture from a Picture, PIL image, path (str or Path), encoded bytes, numpy array or torch tensor.
 
-        Arrays are (H, W) or (H, W, 1 | 2 | 3 | 4), uint8, uint16, bool (True = white) or float in [0, 1]. Floats become 8-bit when
-        every value is some k/255 (up to the rounding of their own dtype), else 16-bit, so that no precision is lost.
+        Arrays are (H, W) or (H, W, 1 | 2 | 3 | 4), uint8, uint16, bool (True = white) or float in [0, 1]. Floats become
+        8-bit when every value is some k/255 (up to the rounding of their own dtype), else 16-bit, so nothing is lost.
         Tensors are (C, H, W) or (1, C, H, W), with the same dtypes and ranges.
         Raises ValueError or FileNotFoundError with one line that names the value and the remedy.
         """
@@ -123,7 +131,7 @@ class Picture:
             return Picture(_pixels_from_array(image))
         if hasattr(image, "detach"):  # a torch tensor, told without importing torch
             return Picture(_pixels_from_array(_channels_last(image.detach().cpu())))
-        raise ValueError(f"cannot read an image from {type(image).__name__}; pass a path, PIL image, numpy array or tensor")
+        raise ValueError(f"cannot read an image from {type(image).__name__}; pass a path, PIL image, array or tensor")
 
     def rgb(self) -> np.ndarray:
         """(H, W, 3) float32 sRGB in [0, 1]: through the ICC profile if there is one, grey replicated, alpha ignored.
@@ -170,7 +178,7 @@ class Picture:
     ) -> Picture:
         """This picture with generated colours where `keep` is below 1. Kept pixels are the same integers, bit for bit.
 
-        rgb: (h, w, 3) float sRGB in [0, 1]; is converted to this picture's profile, depth and mode. Values outside are clipped.
+        rgb: (h, w, 3) float sRGB in [0, 1], clipped; is converted to this picture's profile, depth and mode.
         keep: (h, w) float in [0, 1]: 1 = untouched, 0 = generated, between = mixed in native values and rounded.
         at: (left, top) of the patch in the picture; everything outside the patch is kept.
         colour: promote a grey picture to RGB (kept pixels r = g = b = grey); otherwise grey stays grey, by luma.
@@ -180,14 +188,15 @@ class Picture:
         rgb, keep = _check_patch(rgb, keep, at, self.size)
         base = self._without_alpha() if flatten else self
         base = base._promoted() if colour else base
-        height, width = keep.shape[:2]
-        window = (slice(at[1], at[1] + height), slice(at[0], at[0] + width))
+        rows, columns = _bounds(keep < 1)  # no work where nothing changes: a small hole in a large photograph is cheap
+        rgb, keep = rgb[rows, columns], keep[rows, columns, None]
         pixels = base.pixels.copy()
-        pixels[window] = _mix(base.pixels[window], base._native(rgb), keep, base.depth, base.has_alpha, opaque)
+        window = pixels[at[1] :, at[0] :][rows, columns]
+        window[...] = _mix(window, base._native(rgb), keep, base.depth, base.has_alpha, opaque)
         return dataclasses.replace(base, pixels=pixels)
 
     def extend(self, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Picture:
-        """A canvas larger by these margins in pixels; the picture lies on it exactly, the new area is black and opaque."""
+        """A canvas larger by these margins in pixels; the picture lies on it exactly, the rest is black and opaque."""
         margins = {"left": left, "top": top, "right": right, "bottom": bottom}
         for name, margin in margins.items():
             if margin < 0:
@@ -210,8 +219,9 @@ class Picture:
         return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1))
 
     def _native(self, rgb: np.ndarray) -> np.ndarray:
-        """(h, w, 3) sRGB in [0, 1] -> (h, w, 1 or 3) float32 native values, not yet rounded; the inverse of `rgb`."""
-        convert = _colour_transform(self.icc_profile, self.is_grey, False)
+        """(h, w, 3) sRGB, clipped to [0, 1] -> (h, w, 1 or 3) float32 native values, unrounded; inverts `rgb`."""
+        rgb = rgb.clip(0, 1)
+        convert = _colour_transform(self.icc_profile, self.is_grey, False) if rgb.size else None
         if convert is not None:
             rgb = _apply(convert[0], np.rint(rgb * 255).astype(np.uint8)).astype(np.float32) / np.float32(255)
         if self.is_grey and rgb.shape[2] == 3:
@@ -222,7 +232,7 @@ class Picture:
         return dataclasses.replace(self, pixels=self.colours) if self.has_alpha else self
 
     def _promoted(self) -> Picture:
-        """Grey as RGB with r = g = b. A grey profile cannot describe RGB and is dropped, with a warning if that shows."""
+        """Grey as RGB with r = g = b. A grey profile cannot describe RGB and is dropped, with a warning if it shows."""
         if not self.is_grey:
             return self
         convert = _colour_transform(self.icc_profile, True, True)
@@ -237,17 +247,25 @@ class Picture:
 
 
 def _check_patch(rgb: Any, keep: Any, at: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (h, w, 3) float32 clipped to [0, 1] and keep (h, w, 1) float32, or ValueError."""
+    """rgb (h, w, 3) and keep (h, w) as float32, or ValueError."""
     rgb, keep = np.asarray(rgb, np.float32), np.asarray(keep, np.float32)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or keep.shape != rgb.shape[:2]:
         raise ValueError(f"paste needs rgb (h, w, 3) and keep (h, w) of one size, got {rgb.shape} and {keep.shape}")
     if min(at) < 0 or at[0] + keep.shape[1] > size[0] or at[1] + keep.shape[0] > size[1]:
-        raise ValueError(f"a patch of {keep.shape[1]}x{keep.shape[0]} at {at} lies outside the {size[0]}x{size[1]} picture")
+        patch = f"{keep.shape[1]}x{keep.shape[0]} patch at {at}"
+        raise ValueError(f"the {patch} lies outside the {size[0]}x{size[1]} picture")
     if not np.isfinite(rgb).all():
         raise ValueError("the generated image has NaN or infinite values; try --dtype float32 or another seed")
     if not (keep.min() >= 0 and keep.max() <= 1):  # written so that NaN fails too
         raise ValueError(f"keep must lie in [0, 1], got values from {keep.min()} to {keep.max()}")
-    return rgb.clip(0, 1), keep[..., None]
+    return rgb, keep
+
+
+def _bounds(where: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around the True of a (h, w) array; empty slices if there is none."""
+    sides = (np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0)))
+    rows, columns = (slice(side[0], side[-1] + 1) if len(side) else slice(0) for side in sides)
+    return rows, columns
 
 
 def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_alpha: bool, opaque: bool) -> np.ndarray:
@@ -270,14 +288,15 @@ def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_a
 def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
     """Read an image file: PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF; HEIF if pillow-heif is registered.
 
-    The size is checked from the header, before anything is decoded. Of several frames the first is taken, with a warning.
+    The size is checked from the header, before anything is decoded. Of several frames the first is used, and it warns.
     Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, also False for impossible names
         raise FileNotFoundError(f"{path}: no such file; check the path")
     if not path.is_file():
-        raise ValueError(f"{path}: is a folder, not an image file" if path.is_dir() else f"{path}: is not a regular file")
+        kind = "is a folder" if path.is_dir() else "is not a regular file"
+        raise ValueError(f"{path}: {kind}; name one image file")
     try:
         with open(path, "rb") as stream:
             return dataclasses.replace(_decode(stream, str(path), max_pixels), path=path)
@@ -311,10 +330,10 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
     try:
         with _pillow_limit_lifted():
             return Image.open(stream, formats=formats)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(f"{name}: is not an image that can be read ({', '.join(formats)}), or is damaged") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on bad bytes
-        raise ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again") from error
+        raise _damaged(name, error) from error
 
 
 _LIMIT_LOCK = threading.Lock()
@@ -339,11 +358,15 @@ def _one_line_errors(name: str) -> Iterator[None]:
     except _ImageError:
         raise
     except Exception as error:
-        raise ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again") from error
+        raise _damaged(name, error) from error
 
 
 class _ImageError(ValueError):
     """A ValueError whose message is already the clear line."""
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again")
 
 
 def _first_line(error: Exception) -> str:
@@ -357,8 +380,8 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> Non
         raise ValueError(f"{name}: is {size[0]}x{size[1]}; both sides must be at least 1 pixel")
     if size[0] * size[1] > limit:
         raise ValueError(
-            f"{name}: is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.1f} megapixels, above the limit of {limit / 1e6:.1f}; "
-            f"if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to {size[0] * size[1]}"
+            f"{name}: is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.1f} megapixels, above the limit of "
+            f"{limit / 1e6:.1f}; if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to {size[0] * size[1]}"
         )
 
 
@@ -405,20 +428,20 @@ def _deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray 
 
 
 def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -> Picture:
-    """Picture from a loaded PIL image; `pixels` (H, W, C), not yet upright, replaces its own where those are reduced."""
+    """Picture from a PIL image; `pixels` (H, W, C), not yet upright, replace its own where those are reduced."""
     image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
+    exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
     profile = image.info.get("icc_profile") or None
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         image, profile = _as_srgb(image, profile, name)
     if pixels is None:
         pixels = _pixels_from_pil(image, name)
-    exif = image.getexif()
     return Picture(
         pixels=_upright(pixels, exif.get(0x0112, 1)),
-        format="JPEG" if image.format == "MPO" else image.format,
+        format="JPEG" if kind == "MPO" else kind,
         icc_profile=profile,
         exif=_exif_bytes(exif, name),
-        dpi=_dpi(image.info.get("dpi")),
+        dpi=dpi,
     )
 
 
@@ -428,10 +451,11 @@ def _pixels_from_pil(image: Image.Image, name: str) -> np.ndarray:
     if mode.startswith("I;16") or mode == "I":
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise _ImageError(f"{name}: has values from {grey.min()} to {grey.max()}; 16 bits hold 0 to 65535, rescale it")
-        grey = grey.astype(np.uint16)
-        key = image.info.get("transparency")  # the one grey value that means transparent
-        return grey[..., None] if key is None else np.stack([grey, np.where(grey == key, 0, 65535).astype(np.uint16)], 2)
+            raise _ImageError(f"{name}: has values from {grey.min()} to {grey.max()}; rescale it to 0 to 65535")
+        channels = [grey]
+        if transparent:
+            channels.append(np.where(grey == image.info["transparency"], 0, 65535))  # one grey value means transparent
+        return np.stack(channels, axis=2).astype(np.uint16)
     if mode == "F":
         return _pixels_from_array(np.asarray(image), name)
     if mode in ("1", "L", "LA", "La"):
@@ -447,7 +471,7 @@ def _pixels_from_array(array: np.ndarray, name: str = "image") -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
-        raise _ImageError(f"{name}: array has shape {array.shape}; it must be (H, W) or (H, W, C) with C = 1, 2, 3 or 4")
+        raise _ImageError(f"{name}: array has shape {array.shape}; it must be (H, W) or (H, W, C) with C of 1 to 4")
     if 0 in array.shape:
         raise _ImageError(f"{name}: array of shape {array.shape} has no pixels")
     if array.dtype == np.bool_:
@@ -461,7 +485,9 @@ def _pixels_from_array(array: np.ndarray, name: str = "image") -> np.ndarray:
     if array.min() < 0 or array.max() > 1:
         raise _ImageError(f"{name}: float array has values from {array.min():g} to {array.max():g}; scale it to [0, 1]")
     exact = array.astype(np.float64) * 255
-    rounding = 255 * 2 * np.finfo(array.dtype).eps
+    rounding = max(
+        1e-3, 255 * float(np.finfo(array.dtype).eps) / 4
+    )  # the second is float16's own; 16 bits step by 1/257
     if np.abs(exact - np.rint(exact)).max() <= rounding:
         return np.rint(exact).astype(np.uint8)
     return np.rint(array.astype(np.float64) * 65535).astype(np.uint16)
@@ -497,7 +523,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 # IFD0 tags that describe the photograph; the others describe how one file lays out its bytes (TIFF) or are private.
 _EXIF_TAGS = (270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
-_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif less its pixel sizes (they change) and offsets; GPS
+_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif less pixel sizes (they change) and offsets; GPS
+_EXIF_ERRORS = (OSError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error)
 
 
 def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
@@ -513,8 +540,7 @@ def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
                 upright.get_ifd(folder).update(entries)
                 upright[folder] = 0  # Pillow writes a folder only if its tag is there, and fills in the offset
         return upright.tobytes() if len(upright) else None
-    except (OSError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
-        # camera makers write anything, and a broken note must not cost the picture
+    except _EXIF_ERRORS as error:  # camera makers write anything, and a broken note must not cost the picture
         warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=5)
         return None
 
@@ -546,23 +572,24 @@ def _colour_transform(profile: bytes | None, grey: bool, to_srgb: bool) -> tuple
         if mode == "L" and not grey:
             raise ValueError("a grey profile on a colour picture")
         srgb = ImageCms.createProfile("sRGB")
-        ends = (native, srgb, mode, "RGB") if to_srgb else (srgb, native, "RGB", mode)
         intent, black_point = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-        transform = ImageCms.buildTransform(*ends, renderingIntent=intent, flags=black_point)
-        return None if _changes_nothing(transform, ends[2], ends[3]) else (transform, mode)
+        there = ImageCms.buildTransform(native, srgb, mode, "RGB", intent, black_point)
+        if _changes_nothing(there, mode):
+            return None
+        return (there if to_srgb else ImageCms.buildTransform(srgb, native, "RGB", mode, intent, black_point)), mode
     except (ImageCms.PyCMSError, KeyError, OSError, TypeError, ValueError) as error:
         warnings.warn(f"the picture's colour profile is ignored: {error!r}; its values are read as sRGB", stacklevel=4)
         return None
 
 
-def _changes_nothing(transform: Any, source: str, target: str) -> bool:
-    """Whether a transform stays within 1/255 over the whole cube: the many profiles that are sRGB under some name."""
-    if source != target:  # grey <-> RGB: try it on greys
-        ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 1 if source == "L" else 3, axis=2)
-        return bool(np.abs(_apply(transform, ramp).astype(int) - ramp[..., :1]).max() <= 1)
-    steps = np.linspace(0, 255, 16).astype(np.uint8)
-    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3)
-    return bool(np.abs(_apply(transform, cube).astype(int) - cube).max() <= 1)
+def _changes_nothing(to_srgb: Any, mode: str) -> bool:
+    """Whether a transform stays within 1/255 everywhere: the many profiles that are sRGB under some name."""
+    if mode == "L":
+        native = np.arange(256, dtype=np.uint8)[None, :, None]
+    else:
+        steps = np.linspace(0, 255, 16).astype(np.uint8)
+        native = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(64, 64, 3)
+    return bool(np.abs(_apply(to_srgb, native).astype(int) - native).max() <= 1)
 
 
 def _apply(transform: Any, pixels: np.ndarray) -> np.ndarray:
@@ -579,22 +606,18 @@ def _as_srgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Imag
     from PIL import ImageCms
 
     if image.mode in ("YCbCr", "HSV"):  # other axes of the same space, so the profile stays right
-        source = image.convert("RGB")
-    else:
-        warnings.warn(f"{name}: is {image.mode}; converted to RGB", stacklevel=6)
-        native = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
-        try:
-            native = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else native
-            source = image.convert("RGB") if native is None else ImageCms.profileToProfile(
-                image, native, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            warnings.warn(f"{name}: its colour profile is damaged and was ignored", stacklevel=6)
-            source = image.convert("RGB")
-        profile = None
-    source.format = image.format
-    source.info = image.info
-    source._exif = image.getexif()  # PIL's own `convert` drops what was already parsed
-    return source, profile
+        return image.convert("RGB"), profile
+    warnings.warn(f"{name}: is {image.mode}; converted to RGB", stacklevel=6)
+    source: Any = io.BytesIO(profile) if profile else None
+    if image.mode == "LAB":  # absolute colours, which need no profile
+        source = ImageCms.createProfile("LAB")
+    try:
+        if source is not None:
+            srgb = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image, None
+    except (ImageCms.PyCMSError, OSError) as error:
+        warnings.warn(f"{name}: its colour profile is ignored ({_first_line(error)})", stacklevel=6)
+    return image.convert("RGB"), None
 
 
 def _expand(pixels: np.ndarray, mode: str) -> np.ndarray:
@@ -613,7 +636,7 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 def output_format(source: Picture | None, path: str | os.PathLike[str] | None = None, format: str | None = None) -> str:
     """The format to write: `format` if given, else the path's suffix, else the source's, else PNG.
 
-    Raises ValueError for an unknown format or suffix, and for a path whose suffix belongs to another format than `format`.
+    Raises ValueError for an unknown format or suffix, and for a path whose suffix belongs to another format.
     """
     suffix = Path(path).suffix.lower() if path is not None else ""
     if format is not None:
@@ -627,7 +650,8 @@ def output_format(source: Picture | None, path: str | os.PathLike[str] | None = 
         return SUFFIXES[suffix]
     if suffix:
         raise ValueError(f"{path}: cannot write {suffix!r} files; use one of {_names()} or give a format")
-    return source.format if source is not None and source.format in SUFFIXES.values() else "PNG"
+    kind = (source.format if source is not None else None) or "PNG"
+    return kind if kind in SUFFIXES.values() else "PNG"
 
 
 def suffix_of(format: str) -> str:
@@ -648,10 +672,10 @@ def save(
 ) -> Path:
     """Write anything `from_any` takes to `path` and return the path. Never leaves half a file or touches the old one.
 
-    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. JPEG is 4:4:4 at
-    `quality`; WebP is lossless if the source was, else at `quality`. JPEG and BMP hold no alpha: it is flattened onto white with a
-    warning. The profile and EXIF are kept (BMP has neither; colours are converted to sRGB).
-    Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place cannot be written.
+    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. JPEG is
+    4:4:4 at `quality`; WebP is lossless if the source was, else at `quality`. JPEG and BMP hold no alpha: it is
+    flattened onto white with a warning. The profile and EXIF are kept (BMP has neither; colours are converted to sRGB).
+    Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place is unwritable.
     """
     path, picture = Path(path), Picture.from_any(picture)
     format = output_format(picture, path, format)
@@ -682,20 +706,20 @@ def encode(picture: Picture, format: str, quality: int = 95) -> bytes:
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; it must lie between 1 and 100")
     picture = _fit_to_format(picture, format)
+    if format == "TIFF":
+        return _encode_tiff(picture)
     if picture.depth > 255:
-        return _encode_png_16(picture) if format == "PNG" else _encode_tiff_16(picture)
+        return _encode_png_16(picture)
     metadata = {"icc_profile": picture.icc_profile, "exif": picture.exif, "dpi": picture.dpi}
     options: dict[str, Any] = {key: value for key, value in metadata.items() if value}
     if format == "JPEG":
         options |= {"quality": quality, "subsampling": "4:4:4", "optimize": True}
     elif format == "WEBP":
         options |= {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
-    elif format == "TIFF":
-        options |= {"compression": "tiff_adobe_deflate"}
     stream = io.BytesIO()
     try:
         picture.to_pil().save(stream, format, **options)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
     return stream.getvalue()
@@ -703,10 +727,10 @@ def encode(picture: Picture, format: str, quality: int = 95) -> bytes:
 
 def _fit_to_format(picture: Picture, format: str) -> Picture:
     """The nearest picture that the format can hold."""
-    if picture.has_alpha and format not in _HOLDS_ALPHA:
+    if (alpha := picture.alpha()) is not None and format not in _HOLDS_ALPHA:
         warnings.warn(f"{format} holds no transparency: flattened onto white; save as PNG to keep it", stacklevel=5)
         white = np.ones((picture.height, picture.width, 3), np.float32)
-        picture = picture.paste(white, picture.alpha(), flatten=True)
+        picture = picture.paste(white, alpha, flatten=True)
     if format == "BMP" and _colour_transform(picture.icc_profile, picture.is_grey, True) is not None:
         warnings.warn("BMP holds no colour profile: colours converted to sRGB; save as PNG to keep them", stacklevel=5)
         picture = dataclasses.replace(picture, pixels=np.rint(picture.rgb() * 255).astype(np.uint8), icc_profile=None)
@@ -738,33 +762,40 @@ def _encode_png_16(picture: Picture) -> bytes:
     if picture.exif:
         chunks.append((b"eXIf", picture.exif.removeprefix(b"Exif\0\0")))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
-def _encode_tiff_16(picture: Picture) -> bytes:
-    """A baseline 16-bit TIFF: one deflated strip, horizontal differences (Pillow writes only grey, OpenCV no profile)."""
+def _encode_tiff(picture: Picture) -> bytes:
+    """A baseline TIFF, 8 or 16 bits: one deflated strip of horizontal differences.
+
+    Of the writers at hand Pillow's has no 16-bit colour and fails on EXIF folders, and OpenCV's has no profile.
+    """
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     height, width, channels = picture.pixels.shape
-    lines = picture.pixels.astype("<u2")
+    lines = picture.pixels.astype(picture.pixels.dtype.newbyteorder("<"))
     lines[:, 1:] -= picture.pixels[:, :-1]
     strip = zlib.compress(lines.tobytes(), 6)
-    tags = ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
+    start = b"II*\0\x08\0\0\0"  # little-endian, the one directory follows at byte 8
+    tags = ImageFileDirectory_v2(start)
     for tag, value in _exif_entries(picture.exif).items():
         tags[tag] = value
-    tags[256], tags[257], tags[258], tags[339] = width, height, (16,) * channels, (1,) * channels
-    tags[259], tags[317], tags[262], tags[277] = 8, 2, 1 if channels == 1 else 2, channels
+    tags[256], tags[257] = width, height
+    tags[258], tags[339] = (lines.dtype.itemsize * 8,) * channels, (1,) * channels  # bits, unsigned
+    tags[259], tags[317] = 8, 2  # deflate, horizontal differences
+    tags[262], tags[277] = 1 if picture.is_grey else 2, channels  # black is zero, or RGB
     tags[273], tags[278], tags[279] = 0, height, len(strip)
     if picture.has_alpha:
         tags[338] = 2  # straight, not premultiplied
     if picture.icc_profile:
-        tags.tagtype[34675] = 7
+        tags.tagtype[34675] = 7  # bytes as they are
         tags[34675] = picture.icc_profile
     if picture.dpi:
         tags[296], tags[282], tags[283] = 2, *picture.dpi
     stream = io.BytesIO()
-    stream.write(b"II*\0\x08\0\0\0")
+    stream.write(start)
     tags.save(stream)  # moves the strip's offset to just behind the directory
     return stream.getvalue() + strip
 
@@ -778,8 +809,8 @@ def _exif_entries(exif: bytes | None) -> dict[int, Any]:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or an OSError and what was there before. A fresh file gets the permissions of the umask."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """All of `data` at `path`, or an OSError and what was there before. Permissions follow the umask."""
+    part = path.with_name(f".photofound-{secrets.token_hex(4)}.part")
     try:
         try:
             with open(part, "xb") as stream:
@@ -799,8 +830,9 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def load_mask(source: Any, size: tuple[int, int], name: str = "mask") -> np.ndarray:
     """(H, W) float32 in [0, 1], white = 1, for a picture of `size` (width, height); from anything `from_any` takes.
 
-    Grey is read as it is, RGB by its luma; a picture of one single colour with an alpha channel is read by its alpha. Masks from
-    lossy files have their near-blacks and near-whites (within 16/255) snapped, since JPEG's ringing is nobody's intent.
+    Grey is read as it is, RGB by its luma; a picture of one single colour with an alpha channel is read by its alpha.
+    Masks from lossy files have their near-blacks and near-whites (within 16/255) snapped: JPEG's ringing is nobody's
+    intent.
     A mask of another size is resized with a warning if its aspect ratio is within 1 %, else refused with ValueError.
     """
     picture = Picture.from_any(source)
@@ -829,7 +861,7 @@ def _resized_mask(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndar
 
 
 def require_hole(mask: np.ndarray, name: str = "mask", white: str = "repainted") -> None:
-    """ValueError if the mask (H, W) in [0, 1] marks nothing or everything; `white` says what becomes of the white part."""
+    """ValueError if the mask (H, W) in [0, 1] marks nothing or everything; `white` says what becomes of white."""
     if mask.max() <= 0:
         raise ValueError(f"the {name} is empty (all black); make white what is to be {white}")
     if mask.min() >= 1:

@@ -1,0 +1,750 @@
+"""image.py: what a file holds comes back exactly, and what is not a picture is refused in one line."""
+
+import dataclasses
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from photofound import image as module
+from photofound.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
+
+DEPTHS = [np.uint8, np.uint16]
+CHANNELS = [1, 2, 3, 4]
+SIZES = [(333, 517), (1, 1), (1, 9), (9, 1)]  # (height, width)
+
+
+def noise(height, width, channels, dtype=np.uint8, seed=0):
+    top = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, top, (height, width, channels), dtype, endpoint=True)
+
+
+def write(path, pixels, **options):
+    """An 8-bit file made by Pillow, not by us."""
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path, **options)
+    return path
+
+
+def profile(space="RGB ", gamma=2.2):
+    """A minimal ICC profile: Adobe RGB's primaries (or grey), one gamma; far from sRGB."""
+    xyz = lambda *v: b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(x * 65536) for x in v))  # noqa: E731
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    tags = {b"wtpt": xyz(0.9642, 1, 0.8249)}
+    if space == "GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {b"rXYZ": xyz(0.6097, 0.3111, 0.0195), b"gXYZ": xyz(0.2053, 0.6257, 0.0609)}
+        tags |= {b"bXYZ": xyz(0.1492, 0.0632, 0.7446), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    table, body, offset = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", offset + len(body), len(data))
+        body += data
+    header = struct.pack(">I4sI4s4s4s", offset + len(body), b"lcms", 0x02100000, b"mntr", space.encode(), b"XYZ ")
+    header += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + xyz(0.9642, 1, 0.8249)[8:]
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+@pytest.fixture(autouse=True)
+def no_surprises(monkeypatch):
+    """Every warning is expected by name or is a failure; the caller's own limit does not matter."""
+    monkeypatch.delenv("PHOTOFOUND_MAX_PIXELS", raising=False)
+    module._colour_transform.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- reading and writing
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("size", SIZES)
+def test_lossless_files_return_every_value(tmp_path, suffix, dtype, channels, size):
+    pixels = noise(*size, channels, dtype)
+    again = load(save(pixels, tmp_path / f"a{suffix}"))
+    if suffix == ".tiff" and channels == 2 and dtype == np.uint16:  # no reader has 16-bit grey + alpha: RGBA holds it
+        pixels = pixels[..., [0, 0, 0, 1]]
+    assert again.pixels.dtype == dtype
+    np.testing.assert_array_equal(again.pixels, pixels)
+    assert again.format == output_format(None, f"x{suffix}") and again.lossless
+    assert again.size == (size[1], size[0]) and again.depth == np.iinfo(dtype).max
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_agrees_with_opencv(tmp_path, suffix, channels):
+    """Another program's files are read right, and reads ours right: channel order is the usual mistake."""
+    pixels = noise(20, 31, channels, np.uint16)
+    order = [2, 1, 0, 3][:channels] if channels > 1 else [0]
+    cv2.imwrite(str(tmp_path / f"theirs{suffix}"), pixels[..., order])
+    np.testing.assert_array_equal(load(tmp_path / f"theirs{suffix}").pixels, pixels)
+    save(pixels, tmp_path / f"ours{suffix}")
+    read = cv2.imread(str(tmp_path / f"ours{suffix}"), cv2.IMREAD_UNCHANGED).reshape(20, 31, channels)
+    np.testing.assert_array_equal(read[..., order], pixels)
+
+
+def test_a_large_photograph_is_exact(tmp_path):
+    pixels = np.tile(noise(200, 300, 3), (10, 10, 1))
+    pixels[1999, 2999] = 7, 8, 9
+    picture = load(write(tmp_path / "big.png", pixels, compress_level=1))
+    keep = np.ones((2000, 3000), np.float32)
+    keep[1000, 1500] = 0
+    result = picture.paste(np.zeros((2000, 3000, 3), np.float32), keep)
+    assert (result.pixels[1000, 1500] == 0).all()
+    assert ((result.pixels != pixels).any(2) <= (keep == 0)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"])
+def test_every_pil_mode(tmp_path, mode):
+    source = Image.fromarray(noise(13, 17, 3 if mode == "P" else 4))
+    if mode in ("I", "I;16"):
+        source = Image.fromarray(noise(13, 17, 1, np.uint16)[..., 0])
+    source = source.convert(mode) if mode != source.mode else source
+    expected = np.asarray(source.convert({"1": "L", "P": "RGB"}.get(mode, mode))).reshape(13, 17, -1)
+    picture = Picture.from_any(source)
+    np.testing.assert_array_equal(picture.pixels, expected)
+    assert picture.depth == (65535 if mode.startswith("I") else 255)
+    if mode == "I":
+        return  # 32 bits, which no PNG holds
+    source.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(load(tmp_path / "a.png").pixels, expected)
+
+
+def test_transparent_colours_become_alpha(tmp_path):
+    palette = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).convert("P")
+    palette.save(tmp_path / "p.png", transparency=4)
+    assert load(tmp_path / "p.png").alpha().tolist() == [[1, 1, 1], [1, 0, 1]]
+    Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(tmp_path / "l.png", transparency=2)
+    grey = load(tmp_path / "l.png")
+    assert grey.pixels.shape == (2, 3, 2) and grey.alpha().tolist() == [[1, 1, 0], [1, 1, 1]]
+    pixels = noise(2, 3, 3)
+    write(tmp_path / "rgb.png", pixels, transparency=tuple(int(v) for v in pixels[0, 1]))
+    assert load(tmp_path / "rgb.png").alpha().tolist() == [[1, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_colours_of_16_bit_files_become_alpha(channels):
+    pixels = noise(2, 3, channels, np.uint16)
+    data, key = encode(Picture(pixels), "PNG"), pixels[1, 2].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(key)) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
+    picture = decode(data.replace(data[data.index(b"IDAT") - 4 :], chunk + data[data.index(b"IDAT") - 4 :]))
+    assert picture.alpha().tolist() == [[1, 1, 1], [1, 1, 0]]
+    np.testing.assert_array_equal(picture.colours, pixels)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    with pytest.warns(UserWarning, match="CMYK; converted to RGB"):
+        picture = load(tmp_path / "a.jpg")
+    assert picture.format == "JPEG" and not picture.lossless
+    assert np.abs(picture.rgb() - [1, 0, 0]).max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB"])
+def test_other_colour_spaces_become_rgb(mode):
+    red = Image.new("RGB", (4, 4), (200, 60, 40))
+    if mode == "LAB":
+        lab = ImageCms.createProfile("LAB")
+        source = ImageCms.profileToProfile(red, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
+        with pytest.warns(UserWarning, match="LAB"):
+            picture = Picture.from_any(source)
+    else:
+        picture = Picture.from_any(red.convert(mode))
+    assert np.abs(picture.pixels.astype(int) - [200, 60, 40]).max() <= 3
+
+
+def test_jpeg_is_444_at_quality_95(tmp_path):
+    """A one-pixel red grid is grey mush after chroma subsampling; 4:4:4 keeps it."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, ::2] = 255, 0, 0
+    save(pixels, tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert all(layer[1:3] == (1, 1) for layer in image.layer)
+        assert image.quantization[0][0] == 2  # the first luma step of libjpeg's quality 95
+    assert np.abs(load(tmp_path / "a.jpg").pixels.astype(int) - pixels).max() < 30
+
+
+def test_formats_that_hold_less(tmp_path):
+    deep = noise(9, 11, 3, np.uint16)
+    for suffix in (".bmp", ".webp"):
+        again = load(save(deep, tmp_path / f"a{suffix}"))
+        np.testing.assert_array_equal(again.pixels, np.rint(deep / 257).astype(np.uint8))
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = 10, 20, 30, 255
+    for suffix in (".jpg", ".bmp"):
+        with pytest.warns(UserWarning, match="onto white"):
+            flat = load(save(clear, tmp_path / f"b{suffix}"))
+        assert flat.pixels.shape == (4, 4, 3) and (flat.pixels[3] >= 253).all()
+        assert np.abs(flat.pixels[0].astype(int) - [10, 20, 30]).max() <= 3
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_webp_is_lossless_when_the_source_was(tmp_path, channels):
+    pixels = noise(21, 34, channels)
+    pixels[0, 0, -1] = 0  # a colour under full transparency must survive as well
+    lossless = load(save(pixels, tmp_path / "a.webp"))
+    expected = pixels[..., {1: [0, 0, 0], 2: [0, 0, 0, 1]}.get(channels, slice(None))]  # WebP has no grey
+    np.testing.assert_array_equal(lossless.pixels, expected)
+    assert lossless.lossless
+    assert load(save(lossless, tmp_path / "again.webp")).lossless
+    lossy = load(write(tmp_path / "c.webp", expected, quality=80))
+    assert not lossy.lossless and not load(save(lossy, tmp_path / "d.webp")).lossless
+
+
+# -------------------------------------------------------------------------------------------------------- orientation
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path / f"a{suffix}", noise(5, 8, 3), exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(Picture.from_any(image).pixels, expected)
+    picture = load(path)
+    np.testing.assert_array_equal(picture.pixels, expected)
+    again = load(save(picture, tmp_path / "b.png"))  # a second reading must not turn it a second time
+    np.testing.assert_array_equal(again.pixels, expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_16_bit_files(tmp_path, suffix, orientation):
+    deep, exif = noise(5, 8, 3, np.uint16), Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Picture(deep, exif=exif.tobytes()), output_format(None, f"a{suffix}"))
+    small = Image.fromarray(np.arange(40, dtype=np.uint8).reshape(5, 8))
+    small.getexif()[0x0112] = orientation
+    order = np.asarray(ImageOps.exif_transpose(small))  # where each of the 40 pixels goes
+    np.testing.assert_array_equal(decode(data).pixels, deep.reshape(40, 3)[order])
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_exif_and_dpi_travel(tmp_path, suffix, dtype):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
+    exif.get_ifd(0x8825)[1] = "N"
+    exif[0x8769] = exif[0x8825] = 0
+    picture = load(write(tmp_path / "a.jpg", noise(5, 8, 3), exif=exif, dpi=(300, 300)))
+    picture = dataclasses.replace(picture, pixels=picture.pixels.astype(dtype) * (np.iinfo(dtype).max // 255))
+    path = save(picture, tmp_path / f"b{suffix}")
+    with Image.open(path) as image:
+        found = image.getexif()
+        assert found[0x010F] == "Maker" and found.get(0x0112, 1) == 1
+        assert found.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09" and found.get_ifd(0x8825)[1] == "N"
+        if suffix != ".webp":
+            assert np.allclose(image.info["dpi"], 300, atol=0.1)
+    np.testing.assert_array_equal(load(path).size, picture.size)
+
+
+def test_damaged_exif_does_not_cost_the_picture(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(noise(5, 8, 3)).save(data, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(200)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode(data.getvalue()).size == (8, 5)
+
+
+# ------------------------------------------------------------------------------------------------------------- colours
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".webp"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_the_profile_travels(tmp_path, suffix, dtype):
+    icc = profile()
+    picture = Picture(noise(5, 8, 3, dtype), icc_profile=icc)
+    assert load(save(picture, tmp_path / f"a{suffix}")).icc_profile == icc
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("space", ["RGB ", "GRAY"])
+def test_generated_colours_survive_the_profile(dtype, channels, space):
+    """sRGB in, native values, sRGB out: the same but for rounding to 8 bits; and the profile did change the values."""
+    if space == "GRAY" and channels > 2:
+        pytest.skip("a grey profile on colour is a damaged one")
+    picture = Picture(noise(16, 16, channels, dtype), icc_profile=profile(space, gamma=1.6))
+    ramp = np.linspace(0.15, 0.85, 256, dtype=np.float32).reshape(16, 16)
+    rgb = np.stack([ramp, ramp, ramp] if channels < 3 else [ramp, ramp[::-1] * 0.3 + 0.4, ramp.T], axis=2)
+    result = picture.paste(rgb, np.zeros((16, 16)))
+    assert np.abs(result.rgb() - rgb).max() < 4 / 255 and np.abs(result.rgb() - rgb).mean() < 0.6 / 255
+    assert np.abs(result.to_float()[..., 0] - rgb[..., 0]).max() > 10 / 255
+
+
+def test_a_profile_says_what_lcms_says():
+    pixels = noise(16, 16, 3)
+    wide, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile())), ImageCms.createProfile("sRGB")
+    seen = ImageCms.profileToProfile(Image.fromarray(pixels), wide, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    assert np.abs(Picture(pixels, icc_profile=profile()).rgb() * 255 - np.asarray(seen)).max() <= 1
+
+
+def test_an_srgb_profile_changes_no_value():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    deep = noise(16, 16, 3, np.uint16)
+    assert (Picture(deep, icc_profile=srgb).rgb() == Picture(deep).rgb()).all()
+
+
+@pytest.mark.parametrize("icc", [b"rubbish", profile()[:200], profile("GRAY")])
+def test_a_bad_profile_is_ignored_with_a_warning(icc):
+    picture = Picture(noise(4, 4, 3), icc_profile=icc)
+    with pytest.warns(UserWarning, match="profile is ignored"):
+        rgb = picture.rgb()
+    assert (rgb == Picture(picture.pixels).rgb()).all()
+
+
+def test_rgb_and_alpha_ranges():
+    grey = Picture(np.array([[[0, 255], [128, 0]]], np.uint8))
+    assert grey.rgb().dtype == np.float32 and grey.rgb().tolist() == [[[0] * 3, [np.float32(128 / 255)] * 3]]
+    assert grey.alpha().tolist() == [[1, 0]] and Picture(noise(2, 2, 3)).alpha() is None
+    assert Picture(np.full((1, 1, 3), 65535, np.uint16)).rgb().max() == 1
+
+
+def test_bmp_has_no_profile_so_it_gets_srgb(tmp_path):
+    picture = Picture(np.full((4, 4, 3), (40, 200, 90), np.uint8), icc_profile=profile())
+    with pytest.warns(UserWarning, match="converted to sRGB"):
+        again = load(save(picture, tmp_path / "a.bmp"))
+    assert again.icc_profile is None and np.abs(again.rgb() - picture.rgb()).max() < 1e-6
+
+
+# --------------------------------------------------------------------------------------------------------------- paste
+
+
+@pytest.mark.parametrize("icc", [None, profile()])
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("size", SIZES)
+def test_kept_pixels_are_exact(size, channels, dtype, icc):
+    """Half kept, one soft, one painted: where keep is 1 not one bit changes, through the file as well."""
+    rng = np.random.default_rng(1)
+    picture = Picture(noise(*size, channels, dtype), icc_profile=icc)
+    keep = rng.choice([0, 0.5, 0.999, 1, 1, 1], size=size).astype(np.float32)
+    result = picture.paste(rng.random((*size, 3)), keep)
+    for seen in (result, decode(encode(result, "PNG"))):
+        np.testing.assert_array_equal(seen.pixels[keep == 1], picture.pixels[keep == 1])
+    assert result.pixels.shape == picture.pixels.shape and result.pixels.dtype == dtype
+    painted = keep == 0
+    if painted.sum() > 100 and channels > 2:
+        assert (result.pixels[painted] != picture.pixels[painted]).any(1).mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_a_hole_of_one_pixel(dtype, channels):
+    picture = Picture(noise(7, 9, channels, dtype))
+    keep = np.ones((7, 9), np.float32)
+    keep[3, 4] = 0
+    result = picture.paste(np.full((7, 9, 3), 1.0), keep)
+    changed = (result.pixels != picture.pixels).any(2)
+    assert changed[3, 4] and changed.sum() == 1
+    assert (result.pixels[3, 4] == picture.depth).all()  # white, and opaque where there is alpha
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_soft_keep_is_a_mean_of_native_values(dtype):
+    top = np.iinfo(dtype).max
+    picture = Picture(np.full((1, 3, 3), top // 5, dtype))
+    result = picture.paste(np.ones((1, 3, 3)), np.array([[0, 0.25, 1]]))
+    expected = [top, round(0.25 * (top // 5) + 0.75 * top), top // 5]
+    assert np.abs(result.pixels[0, :, 0].astype(int) - expected).max() <= (0 if dtype == np.uint8 else 1)
+
+
+def test_paste_a_patch_somewhere():
+    picture = Picture(noise(20, 30, 3))
+    result = picture.paste(np.zeros((4, 5, 3)), np.zeros((4, 5)), at=(25, 16))
+    assert (result.pixels[16:20, 25:30] == 0).all()
+    outside = np.ones((20, 30), bool)
+    outside[16:20, 25:30] = False
+    np.testing.assert_array_equal(result.pixels[outside], picture.pixels[outside])
+
+
+def test_alpha_outside_the_hole_is_untouched_and_inside_opaque():
+    picture = Picture(np.array([[[10, 20, 30, 0], [10, 20, 30, 100], [10, 20, 30, 0], [10, 20, 30, 128]]], np.uint8))
+    result = picture.paste(np.ones((1, 4, 3)), np.array([[1, 0, 0.5, 0.5]]))
+    assert result.pixels[0, 0].tolist() == [10, 20, 30, 0]
+    assert result.pixels[0, 1].tolist() == [255, 255, 255, 255]
+    assert result.pixels[0, 2].tolist() == [255, 255, 255, 128]  # what is transparent lends no colour to the edge
+    assert result.pixels[0, 3, 3] == round(255 * (0.5 * 128 / 255 + 0.5)) and 150 < result.pixels[0, 3, 0] < 200
+
+
+def test_paste_can_leave_alpha_alone():
+    picture = Picture(noise(6, 6, 4))
+    result = picture.paste(np.zeros((6, 6, 3)), np.zeros((6, 6)), opaque=False)
+    np.testing.assert_array_equal(result.pixels[..., 3], picture.pixels[..., 3])
+    assert (result.pixels[..., :3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_outpaint_flattens_and_colours(dtype, channels):
+    """A product on a transparent ground: opaque pixels exact in colour (grey as r = g = b), the rest painted over."""
+    picture = Picture(noise(12, 14, channels, dtype))
+    keep = picture.alpha() if picture.has_alpha else (noise(12, 14, 1)[..., 0] > 99).astype(np.float32)
+    pixels = picture.pixels.copy()
+    if picture.has_alpha:
+        pixels[:6, :, -1] = picture.depth
+        picture = Picture(pixels)
+        keep = picture.alpha()
+    rgb = np.broadcast_to(np.float32([1, 0, 0]), (12, 14, 3))
+    result = picture.paste(rgb, keep, colour=True, flatten=True)
+    assert result.pixels.shape == (12, 14, 3) and result.pixels.dtype == dtype
+    colours = np.repeat(picture.pixels[..., :1], 3, 2) if channels < 3 else picture.pixels[..., :3]
+    np.testing.assert_array_equal(result.pixels[keep == 1], colours[keep == 1])
+    assert (result.pixels[keep == 0] == [picture.depth, 0, 0]).all() and (keep == 1).any()
+    soft = (keep > 0) & (keep < 1)
+    expected = keep[..., None] * colours + (1 - keep[..., None]) * rgb * picture.depth
+    assert np.abs(result.pixels - expected)[soft].max(initial=0) <= 0.51
+
+
+def test_grey_stays_grey_by_luma():
+    result = Picture(noise(2, 2, 1)).paste(np.broadcast_to([1.0, 0, 0], (2, 2, 3)), np.zeros((2, 2)))
+    assert (result.pixels == 76).all()  # 0.299 x 255
+
+
+def test_a_grey_profile_is_dropped_when_grey_gets_colour():
+    picture = Picture(noise(2, 2, 1), icc_profile=profile("GRAY", 1.0))
+    with pytest.warns(UserWarning, match="cannot hold colour"):
+        result = picture.paste(np.ones((2, 2, 3)), np.ones((2, 2)), colour=True)
+    assert result.icc_profile is None
+    np.testing.assert_array_equal(result.pixels, np.repeat(picture.pixels, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("rgb", "keep", "at", "message"),
+    [
+        (np.full((4, 4, 3), np.nan), np.zeros((4, 4)), (0, 0), "NaN"),
+        (np.zeros((4, 4, 3)), np.full((4, 4), 1.5), (0, 0), "keep must lie in"),
+        (np.zeros((4, 4, 3)), np.full((4, 4), np.nan), (0, 0), "keep must lie in"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 5)), (0, 0), "one size"),
+        (np.zeros((4, 4)), np.zeros((4, 4)), (0, 0), "one size"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 4)), (1, 0), "outside"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 4)), (0, -1), "outside"),
+    ],
+)
+def test_paste_refuses(rgb, keep, at, message):
+    with pytest.raises(ValueError, match=message):
+        Picture(noise(4, 4, 3)).paste(rgb, keep, at)
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_extend_places_the_picture_exactly(dtype, channels):
+    picture = Picture(noise(5, 7, channels, dtype), icc_profile=profile(), format="PNG")
+    wide = picture.extend(left=3, top=1, right=0, bottom=2)
+    assert wide.size == (10, 8) and wide.icc_profile == picture.icc_profile and wide.format == "PNG"
+    np.testing.assert_array_equal(wide.pixels[1:6, 3:], picture.pixels)
+    new = np.ones((8, 10), bool)
+    new[1:6, 3:] = False
+    assert (wide.colours[new] == 0).all()
+    if picture.has_alpha:
+        assert (wide.pixels[new][:, -1] == picture.depth).all()
+    with pytest.raises(ValueError, match="left margin is -1"):
+        picture.extend(left=-1)
+    with pytest.raises(ValueError, match="megapixels"):
+        picture.extend(right=10**9)
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_resize_keeps_the_kind(dtype, channels):
+    picture = Picture(np.full((5, 7, channels), 99, dtype))
+    for size in ((14, 10), (3, 2), (1, 1)):
+        other = picture.resize(size)
+        assert other.size == size and other.pixels.dtype == dtype and (other.pixels == 99).all()
+
+
+def test_a_picture_cannot_be_changed_in_place():
+    mine = noise(3, 3, 3)
+    picture = Picture.from_any(mine)
+    with pytest.raises(ValueError, match="read-only"):
+        picture.pixels[0] = 0
+    mine[:] = 0  # nor through the array it came from
+    assert picture.pixels.any()
+
+
+# -------------------------------------------------------------------------------------------------------------- arrays
+
+
+def test_from_any_takes_what_people_have(tmp_path):
+    import torch
+
+    pixels = noise(6, 5, 3)
+    path = write(tmp_path / "a.png", pixels)
+    floats = pixels.astype(np.float32) / 255
+    tensor = torch.from_numpy(floats).permute(2, 0, 1)
+    sources = [pixels, floats, floats.astype(np.float64), floats.astype(np.float16), tensor, tensor[None]]
+    sources += [path, str(path), path.read_bytes(), Image.fromarray(pixels), Picture(pixels)]
+    for source in sources:
+        picture = Picture.from_any(source)
+        assert picture.pixels.dtype == np.uint8
+        np.testing.assert_array_equal(picture.pixels, pixels)
+    assert load(path).path == path
+    assert Picture.from_any(pixels[..., 0]).pixels.shape == (6, 5, 1)
+    assert Picture.from_any(pixels > 99).pixels.tolist() == ((pixels > 99) * 255).tolist()
+
+
+def test_floats_between_8_bit_steps_become_16_bit():
+    picture = Picture.from_any(np.float32([[0, 0.5, 1]]))
+    assert picture.depth == 65535 and picture.pixels.ravel().tolist() == [0, 32768, 65535]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite"),
+        (np.full((4, 4, 3), np.inf), "NaN or infinite"),
+        (np.full((4, 4, 3), 255.0), r"255.*scale it to \[0, 1\]"),
+        (np.full((4, 4, 3), -1.0), r"-1.*scale it"),
+        (np.zeros((4, 4, 3), np.int64), "dtype int64"),
+        (np.zeros((4, 4, 3), complex), "dtype complex"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\)"),
+        (np.zeros((3, 64, 64), np.uint8), r"shape \(3, 64, 64\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"shape \(1, 4, 4, 3\)"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        ([1, 2], "list"),
+        (None, "NoneType"),
+        (Image.new("F", (2, 2), 7.0), "scale it"),
+        (Image.new("I", (2, 2), 70000), "70000"),
+        (Image.new("RGB", (0, 2)), "0x2"),
+    ],
+)
+def test_from_any_refuses(array, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Picture.from_any(array)
+    assert "\n" not in str(caught.value)
+
+
+def test_to_pil():
+    icc = profile()
+    for channels, mode in zip(CHANNELS, ["L", "LA", "RGB", "RGBA"], strict=True):
+        pixels = noise(4, 5, channels)
+        image = Picture(pixels, icc_profile=icc).to_pil()
+        assert image.mode == mode and image.size == (5, 4) and image.info["icc_profile"] == icc
+        np.testing.assert_array_equal(np.asarray(image).reshape(4, 5, -1), pixels)
+    assert Picture(noise(4, 5, 1, np.uint16)).to_pil().mode == "I;16"
+    deep = noise(4, 5, 3, np.uint16)
+    np.testing.assert_array_equal(np.asarray(Picture(deep).to_pil()), np.rint(deep / 257))
+
+
+def test_tensors_round_trip():
+    rgb = np.random.default_rng(0).random((5, 7, 3)).astype(np.float32)
+    tensor = module.to_tensor(rgb)
+    assert tuple(tensor.shape) == (1, 3, 5, 7) and tensor.min() >= -1 and tensor.max() <= 1
+    assert tensor[0, 2, 4, 6].item() == pytest.approx(rgb[4, 6, 2] * 2 - 1)
+    np.testing.assert_allclose(module.from_tensor(tensor), rgb, atol=1e-6)
+    assert module.from_tensor(tensor.bfloat16() * 5).max() == 1
+    with pytest.raises(ValueError, match="one image"):
+        module.from_tensor(tensor.repeat(2, 1, 1, 1))
+
+
+# -------------------------------------------------------------------------------------------------------- bad files
+
+
+def refused(match, function, *args, kind=ValueError, **options):
+    with pytest.raises(kind, match=match) as caught:
+        function(*args, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_get_one_clear_line(tmp_path):
+    refused(r"none.png: no such file", load, tmp_path / "none.png", kind=FileNotFoundError)
+    refused("no such file", Picture.from_any, "x" * 5000, kind=FileNotFoundError)
+    refused("is a folder", load, tmp_path)
+    (tmp_path / "empty.png").touch()
+    refused(r"empty.png: is empty \(0 bytes\)", load, tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("not a picture\n" * 99)
+    refused("text.png: is not an image", load, tmp_path / "text.png")
+    refused("not an image", decode, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # never reaches Ghostscript
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated_files_are_refused(kind, dtype, share):
+    data = encode(Picture(noise(64, 64, 3, dtype)), kind)
+    refused("damaged", decode, data[: int(len(data) * share)])
+
+
+def test_damaged_bytes_are_refused():
+    data = bytearray(encode(Picture(noise(64, 64, 3)), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    refused("damaged", decode, bytes(data))
+
+
+def bomb(width, height):
+    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = lambda n, d: struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))  # noqa: E731
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch):
+    refused("60000x60000, 3600.0 megapixels, above the limit of 200.0", decode, bomb(60000, 60000))
+    refused("is truncated", decode, bomb(100, 100))  # a size within the limit is decoded, and found out then
+    small = encode(Picture(noise(10, 10, 3)), "PNG")
+    refused("10x10.*PHOTOFOUND_MAX_PIXELS to 100", decode, small, max_pixels=99)
+    assert decode(small, max_pixels=100).size == (10, 10)
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "99")
+    refused("above the limit", decode, small)
+    refused("above the limit", Picture.from_any, Image.new("L", (10, 10)))
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "many")
+    refused("PHOTOFOUND_MAX_PIXELS is 'many'", decode, small)
+
+
+def test_the_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert decode(encode(Picture(noise(10, 10, 3)), "PNG")).size == (10, 10)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_of_several_frames_the_first_is_used(tmp_path):
+    frames = [Image.fromarray(noise(4, 4, 3, seed=seed)) for seed in (1, 2)]
+    frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="only the first"):
+        np.testing.assert_array_equal(load(tmp_path / "a.tiff").pixels, noise(4, 4, 3, seed=1))
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_output_format():
+    jpeg = Picture(noise(2, 2, 3), format="JPEG")
+    assert output_format(jpeg, "a.png") == "PNG"
+    assert output_format(jpeg, "a.TIF") == "TIFF"
+    assert output_format(jpeg, "a") == output_format(jpeg) == "JPEG"
+    assert output_format(None, "a") == output_format(dataclasses.replace(jpeg, format="GIF"), "a") == "PNG"
+    assert output_format(jpeg, "a.jpeg", "JPG") == "JPEG"
+    assert output_format(jpeg, "a.out", "webp") == output_format(jpeg, None, ".webp") == "WEBP"
+    refused("format is 'png' but the output is named a.jpg", output_format, jpeg, "a.jpg", "png")
+    refused("unknown format 'xcf'; use one of bmp, jpg", output_format, jpeg, "a", "xcf")
+    refused("cannot write '.gif' files", output_format, jpeg, "a.gif")
+    assert [module.suffix_of(kind) for kind in ("JPEG", "TIFF")] == [".jpg", ".tif"]
+
+
+def test_save_asks_before_it_overwrites(tmp_path):
+    path = save(noise(2, 2, 3, seed=1), tmp_path / "a.png")
+    before = path.read_bytes()
+    refused("a.png: exists already.*--overwrite", save, noise(2, 2, 3), path, kind=FileExistsError)
+    assert path.read_bytes() == before
+    save(noise(2, 2, 3, seed=2), path, overwrite=True)
+    np.testing.assert_array_equal(load(path).pixels, noise(2, 2, 3, seed=2))
+
+
+def test_bad_places_get_one_clear_line(tmp_path, monkeypatch):
+    pixels = noise(2, 2, 3)
+    refused("does not exist; create it", save, pixels, tmp_path / "no" / "a.png", kind=FileNotFoundError)
+    (tmp_path / "file").touch()
+    refused("is not a folder", save, pixels, tmp_path / "file" / "a.png", kind=OSError)
+    (tmp_path / "folder.png").mkdir()
+    refused("is a folder", save, pixels, tmp_path / "folder.png", overwrite=True, kind=OSError)
+    refused("quality is 101", save, pixels, tmp_path / "a.jpg", quality=101)
+    refused("cannot write a 20000x1 image as WEBP", save, noise(1, 20000, 3), tmp_path / "a.webp")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write anywhere
+    refused("cannot be written to", save, pixels, tmp_path / "a.png", kind=PermissionError)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("broken", ["encoder", "write", "replace"])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
+    path = save(noise(8, 8, 3, seed=1), tmp_path / "a.png")
+    before = path.read_bytes()
+
+    def half_written(image, stream, *_, **__):
+        stream.write(b"half")
+        raise OSError("encoder error -2")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    if broken == "encoder":
+        monkeypatch.setattr(PngImagePlugin, "_save", half_written)
+        monkeypatch.setitem(Image.SAVE, "PNG", half_written)
+    else:
+        monkeypatch.setattr(os, {"write": "fsync", "replace": "replace"}[broken], full)
+    message = "encoder error -2" if broken == "encoder" else "a.png: cannot be written.*No space left"
+    refused(message, save, noise(8, 8, 3), path, overwrite=True, kind=(ValueError, OSError))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_saved_file_has_the_permissions_of_the_umask(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert save(noise(2, 2, 3), tmp_path / "a.png").stat().st_mode == plain.stat().st_mode
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+def test_masks_from_anything(tmp_path):
+    drawn = np.zeros((6, 8), np.uint8)
+    drawn[2:4, 3:6] = 255
+    expected = (drawn > 0).astype(np.float32)
+    rgba = np.dstack([np.full((6, 8, 3), 77, np.uint8), drawn])
+    sources = [drawn, drawn > 0, expected, drawn.astype(np.uint16) * 257, np.dstack([drawn] * 3), rgba]
+    sources += [np.dstack([drawn, np.full_like(drawn, 255)]), Image.fromarray(drawn).convert("1")]
+    sources += [write(tmp_path / "m.png", drawn[..., None]), np.dstack([drawn] * 3 + [np.full_like(drawn, 255)])]
+    for source in sources:
+        mask = load_mask(source, (8, 6))
+        assert mask.dtype == np.float32 and mask.shape == (6, 8)
+        np.testing.assert_array_equal(mask, expected)
+    soft = load_mask(np.uint8([[0, 3, 128, 252, 255]]), (5, 1))
+    np.testing.assert_allclose(soft, np.float32([[0, 3, 128, 252, 255]]) / 255)
+    assert load_mask(np.uint8([[[255, 0, 0]]]), (1, 1)).item() == pytest.approx(76 / 255)
+
+
+def test_jpeg_noise_does_not_leak_into_a_mask(tmp_path):
+    drawn = np.zeros((32, 32, 1), np.uint8)
+    drawn[5:27, 5:27] = 255
+    path = write(tmp_path / "m.jpg", drawn, quality=90)
+    assert set(np.unique(load(path).pixels)) - {0, 255}, "this JPEG has no ringing, so the test shows nothing"
+    np.testing.assert_array_equal(load_mask(path, (32, 32)), drawn[..., 0] / 255)
+
+
+def test_a_mask_of_another_size(tmp_path):
+    drawn = np.zeros((40, 60), bool)
+    drawn[:, :30] = True
+    with pytest.warns(UserWarning, match="the mask is 60x40 but the image is 120x80; the mask was resized"):
+        mask = load_mask(drawn, (120, 80))
+    assert mask.shape == (80, 120) and set(np.unique(mask)) == {0, 1} and (mask[:, :60] == 1).all()
+    with pytest.warns(UserWarning, match="resized"):
+        soft = load_mask(np.linspace(0, 1, 60)[None].repeat(40, 0), (30, 20))
+    assert soft.shape == (20, 30) and 0 <= soft.min() < soft.max() <= 1 and len(np.unique(soft)) > 20
+    refused("the subject is 60x40 but the image is 60x60; make the subject", load_mask, drawn, (60, 60), "subject")
+    refused("60x40.*40x60", load_mask, drawn, (40, 60))
+
+
+def test_require_hole():
+    mask = np.zeros((4, 4), np.float32)
+    refused("the mask is empty.*repainted", require_hole, mask)
+    refused("the mask is full", require_hole, mask + 1)
+    refused("the subject is empty.*kept", require_hole, mask, "subject", "kept")
+    mask[1, 1] = 1
+    require_hole(mask)
+    require_hole(1 - mask)
+
+
+# ------------------------------------------------------------------------------------------------------------- package
+
+
+def test_the_import_is_cheap():
+    """Neither torch nor OpenCV is loaded before it is needed."""
+    code = "import sys, photofound.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
+    root = Path(module.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
