@@ -273,12 +273,11 @@ def test_the_profile_travels(tmp_path, suffix, dtype):
 
 
 @pytest.mark.parametrize("dtype", DEPTHS)
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("space", ["RGB ", "GRAY"])
+@pytest.mark.parametrize(
+    ("channels", "space"), [(1, "GRAY"), (2, "GRAY"), (1, "RGB "), (2, "RGB "), (3, "RGB "), (4, "RGB ")]
+)
 def test_generated_colours_survive_the_profile(dtype, channels, space):
     """sRGB in, native values, sRGB out: the same but for rounding to 8 bits; and the profile did change the values."""
-    if space == "GRAY" and channels > 2:
-        pytest.skip("a grey profile on colour is a damaged one")
     picture = Picture(noise(16, 16, channels, dtype), icc_profile=profile(space, gamma=1.6))
     ramp = np.linspace(0.15, 0.85, 256, dtype=np.float32).reshape(16, 16)
     rgb = np.stack([ramp, ramp, ramp] if channels < 3 else [ramp, ramp[::-1] * 0.3 + 0.4, ramp.T], axis=2)
