@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from photofound.edit import Sample
+from photofound.geometry import bounding_box
+from photofound.masks import grabcut
 
 _IMAGES = (".webp", ".jpg", ".jpeg", ".png")
 
@@ -124,3 +128,220 @@ def random_crop(photograph: Photograph, size: int, generator: torch.Generator, s
     if side != size:
         crop = F.interpolate(crop[None].float(), size=(size, size), mode="bilinear", antialias=True)[0].round().to(torch.uint8)
     return crop.flip(-1) if random_int(2, generator) else crop
+
+
+class PhotoStore:
+    """All photographs at a few sizes in one flat uint8 tensor on the device, so that a batch of crops is one gather.
+
+    Sizes take the place of random rescaling: a crop from the smallest size is nearly the whole picture, one from the largest is
+    texture. Pixels of all crops come from one ``torch.take``, on the CPU or a GPU alike.
+
+    Attributes:
+        flat: all pixels and mattes, uint8.
+        table: (R, 9) int64, one row per photograph and size: offset of the pixels, of the matte (-1 = none), height, width, the
+            complete object's left, top, right and bottom (zeros = none), and the photograph's index.
+        captions, sources: per photograph, the ways to caption it and where it is from.
+    """
+
+    def __init__(self, flat: Tensor, table: Tensor, captions: list[list[str]], sources: list[str]) -> None:
+        self.flat, self.table, self.captions, self.sources = flat, table, captions, sources
+        self.offset, self.matte_offset, self.height, self.width = table[:, :4].unbind(1)
+        self.box, self.photograph = table[:, 4:8], table[:, 8]
+
+    @classmethod
+    def build(cls, photographs: Sequence[Photograph], sizes: Sequence[int]) -> PhotoStore:
+        rows: list[list[int]] = []
+        chunks: list[Tensor] = []
+        offset = 0
+        for index, photograph in enumerate(photographs):
+            for size in sizes:
+                pixels, matte = _scaled(photograph, size)
+                matte_offset = -1 if matte is None else offset + pixels.numel()
+                rows.append([offset, matte_offset, *pixels.shape[-2:], *_object_box(matte), index])
+                chunks += [pixels.flatten()] if matte is None else [pixels.flatten(), matte.flatten()]
+                offset += sum(x.numel() for x in (pixels, matte) if x is not None)
+        return cls(torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], [p.source for p in photographs])
+
+    def save(self, path: Path) -> None:
+        """Write the store as one safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        words = {"captions": json.dumps(self.captions), "sources": json.dumps(self.sources)}
+        save_file({"flat": self.flat, "table": self.table.contiguous()}, partial, words)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> PhotoStore:
+        """Read what ``save`` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            words = file.metadata()
+            return cls(
+                file.get_tensor("flat"), file.get_tensor("table"), json.loads(words["captions"]), json.loads(words["sources"])
+            )
+
+    def to(self, device: torch.device | str) -> PhotoStore:
+        """The same store with its pixels on ``device``."""
+        return PhotoStore(self.flat.to(device), self.table, self.captions, self.sources)
+
+    @property
+    def device(self) -> torch.device:
+        return self.flat.device
+
+    def rows(self, crop: int, objects: bool = False) -> Tensor:
+        """Indices of the rows that a crop fits into; with ``objects``, those whose whole object fits into it."""
+        fits = (self.height >= crop) & (self.width >= crop)
+        if objects:
+            sides = torch.stack([self.box[:, 2] - self.box[:, 0], self.box[:, 3] - self.box[:, 1]]).amax(0)
+            fits &= (sides > crop // 5) & (sides <= crop - 4)
+        return fits.nonzero()[:, 0]
+
+    def sample(self, rows: Tensor, crop: int, objects: bool, generator: torch.Generator) -> Sample:
+        """Random square crops, flipped at random, of the given rows; with ``objects`` each holds the whole object.
+
+        ``generator`` is on the CPU; the pixels and mattes of the result are on the store's device.
+        """
+        count = len(rows)
+        height, width, box = self.height[rows], self.width[rows], self.box[rows]
+        top_range, left_range = torch.zeros(count, 2), torch.zeros(count, 2)
+        top_range[:, 1], left_range[:, 1] = height - crop, width - crop
+        if objects:  # the window must begin before the object and end after it
+            top_range[:, 0], left_range[:, 0] = (box[:, 3] - crop).clamp(min=0), (box[:, 2] - crop).clamp(min=0)
+            top_range[:, 1] = torch.minimum(top_range[:, 1], box[:, 1].float())
+            left_range[:, 1] = torch.minimum(left_range[:, 1], box[:, 0].float())
+        u = torch.rand(count, 2, generator=generator)
+        top = (top_range[:, 0] + u[:, 0] * (top_range[:, 1] - top_range[:, 0] + 1)).floor().long()
+        left = (left_range[:, 0] + u[:, 1] * (left_range[:, 1] - left_range[:, 0] + 1)).floor().long()
+        flip = torch.rand(count, generator=generator) < 0.5
+        pixels, matte = self._gather(rows, top, left, flip, crop)
+        picks = torch.rand(count, generator=generator)
+        prompts = [_pick(self.captions[int(c)], float(u)) for c, u in zip(self.photograph[rows], picks, strict=True)]
+        return Sample(to_unit(pixels), matte.float().div_(255), prompts)
+
+    def _gather(self, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, crop: int) -> tuple[Tensor, Tensor]:
+        height, width = self.height[rows], self.width[rows]
+        line = torch.arange(crop, device=self.device)
+        columns = torch.where(flip.to(self.device)[:, None], crop - 1 - line, line) + left.to(self.device)[:, None]
+        lines = (top.to(self.device)[:, None] + line) * width.to(self.device)[:, None]
+        plane = lines[:, :, None] + columns[:, None, :]  # (B, S, S) indices within a channel
+        area = (height * width).to(self.device)
+        channels = torch.arange(3, device=self.device)[None, :] * area[:, None]
+        start = self.offset[rows].to(self.device)
+        pixels = torch.take(self.flat, start[:, None, None, None] + channels[:, :, None, None] + plane[:, None])
+        matte_start = self.matte_offset[rows].to(self.device)
+        has = (matte_start >= 0)[:, None, None]
+        matte = torch.take(self.flat, torch.where(has, matte_start[:, None, None] + plane, 0)) * has
+        return pixels, matte[:, None]
+
+
+def _pick(choices: Sequence[str], u: float) -> str:
+    return choices[min(int(u * len(choices)), len(choices) - 1)]
+
+
+def _scaled(photograph: Photograph, size: int) -> tuple[Tensor, Tensor | None]:
+    """The photograph with a short side of ``size`` (as it is, if it is smaller)."""
+    scale = size / min(photograph.pixels.shape[-2:])
+    if scale >= 1:
+        return photograph.pixels, photograph.matte
+    shape = tuple(round(side * scale) for side in photograph.pixels.shape[-2:])
+    return _resized(photograph.pixels, shape), None if photograph.matte is None else _resized(photograph.matte, shape)
+
+
+def _resized(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(C, H, W) uint8 to (C, *shape): area average when it shrinks, linear when it grows."""
+    import cv2
+
+    method = cv2.INTER_AREA if shape[0] < pixels.shape[1] else cv2.INTER_LINEAR
+    array = cv2.resize(pixels.permute(1, 2, 0).numpy(), shape[::-1], interpolation=method)
+    return torch.from_numpy(array.reshape(*shape, -1).transpose(2, 0, 1).copy())
+
+
+def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
+    """The box of a complete object: one that covers 3 to 75 % and does not touch the frame; zeros for none."""
+    if matte is None:
+        return (0, 0, 0, 0)
+    solid = matte[0].numpy() > 127
+    frame = solid[0].any() or solid[-1].any() or solid[:, 0].any() or solid[:, -1].any()
+    if frame or not 0.03 < solid.mean() < 0.75:
+        return (0, 0, 0, 0)
+    return tuple(bounding_box(solid))  # type: ignore[return-value]
+
+
+def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> list[Photograph]:
+    """Give photographs of objects on an even ground a matte by GrabCut, where it comes out clean.
+
+    Clean means: the border is of one nameable colour, and the cut-out differs from it, is complete and covers 5 to 70 %.
+    """
+
+    def matted(photograph: Photograph) -> Photograph:
+        if photograph.matte is not None or border_colour(photograph.pixels) is None:
+            return photograph
+        pixels, _ = _scaled(photograph, 112)
+        mask = grabcut(pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255)
+        matte = torch.from_numpy((mask * 255).round().astype(np.uint8))[None]
+        if _object_box(matte) == (0, 0, 0, 0) or not 0.05 < float((mask > 0.5).mean()) < 0.7:
+            return photograph
+        return replace(photograph, matte=_resized(matte, tuple(photograph.pixels.shape[-2:])))
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(matted, photographs))
+
+
+# Names that people use for grounds, with a typical sRGB value.
+COLOURS = {
+    "white": (245, 245, 245), "light grey": (205, 205, 205), "grey": (140, 140, 140), "dark grey": (75, 75, 75), "black": (20, 20, 20),
+    "red": (200, 30, 35), "dark red": (115, 20, 25), "orange": (235, 130, 35), "brown": (115, 75, 45), "light brown": (175, 130, 90),
+    "beige": (220, 200, 170), "yellow": (235, 210, 60), "green": (60, 145, 60), "dark green": (30, 75, 40), "light green": (165, 215, 140),
+    "teal": (40, 135, 135), "blue": (45, 95, 190), "dark blue": (25, 40, 95), "light blue": (160, 200, 235), "purple": (110, 60, 150),
+    "pink": (235, 150, 175),
+}  # fmt: skip
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """(N, 3) sRGB 0..255 to CIE L*a*b*, in which distance is roughly what the eye sees."""
+    import cv2
+
+    return cv2.cvtColor((rgb.reshape(-1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+
+
+def colour_name(rgb: np.ndarray) -> str:
+    """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
+    weights = np.array([0.5, 1.0, 1.0], np.float32)
+    distance = ((_lab(np.array(list(COLOURS.values()), np.float32)) - _lab(rgb)) * weights) ** 2
+    return list(COLOURS)[int(distance.sum(1).argmin())]
+
+
+def border_colour(pixels: Tensor) -> str | None:
+    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does.
+
+    One does when at least 55 % of the border lies within a CIE distance of 18 of the border's median.
+    """
+    array = pixels.numpy()
+    edge = max(2, min(array.shape[1:]) // 16)
+    sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
+    ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
+    lab, median = _lab(ring), np.median(ring, 0)
+    near = np.linalg.norm(lab - _lab(median), axis=1) < 18
+    return colour_name(median) if near.mean() >= 0.55 else None
+
+
+_LEADS = ("A photo of ", "A product photo of ", "a photo of ")
+_TAILS = (" laid out or hanging at home", " in a grocery store", " on a plain light background", ", or its preparation")
+
+
+def captions(photograph: Photograph) -> list[str]:
+    """Ways to caption a photograph: its own words, shorter ones, and ones that name the ground's colour where one dominates."""
+    words = photograph.caption.strip().rstrip(".")
+    for lead in _LEADS:
+        words = words.removeprefix(lead)
+    subject = words
+    for tail in _TAILS:
+        subject = subject.removesuffix(tail)
+    subject = subject.split(" on a ")[0]
+    colour = border_colour(photograph.pixels)
+    if colour is None:
+        return [words, words, subject]
+    return [words, f"{subject} on a {colour} background", f"on a {colour} background", f"{colour} background"]

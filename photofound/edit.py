@@ -9,18 +9,22 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from photofound.geometry import Box
     from photofound.image import Picture
 
 
@@ -74,21 +78,20 @@ class Sample:
 
     Attributes:
         pixels: (B, 3, H, W) in [-1, 1]; the target of every task.
-        matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none.
-        whole: (B,) bool, True where the matte is a complete object that does not touch the frame.
+        matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a complete
+            object that does not touch the frame.
         prompt: one caption per sample.
     """
 
     pixels: Tensor
     matte: Tensor
-    whole: Tensor
     prompt: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: Tensor) -> Sample:
-        return Sample(self.pixels[index], self.matte[index], self.whole[index], [self.prompt[i] for i in index.tolist()])
+        return Sample(self.pixels[index], self.matte[index], [self.prompt[i] for i in index.tolist()])
 
 
 @dataclass(frozen=True)
@@ -112,49 +115,84 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """A request made ready at the photograph's own size.
+    """A request made ready at the photograph's own size (W x H).
 
     Attributes:
-        picture: the native pixels that the result is composited onto (for expand: already on the larger canvas).
-        condition: of batch 1, at the picture's size.
-        fit: what the model works on: ``hole`` = a crop around the hole; ``canvas`` = all of it, scaled; ``tiles`` = all of it at its size.
-        extras: what ``finish`` needs besides.
+        picture: the native pixels that the result is composited onto (expand: already on the larger canvas).
+        hole: (H, W) float32 in {0, 1}; 1 = the model paints here.
+        keep: (H, W) float32 in [0, 1]; 1 = this pixel of ``picture`` comes back exactly, between = soft edge.
+        prompt: may be empty.
+        strength: in [0, 1], see Condition.
     """
 
     picture: Picture
-    condition: Condition
-    fit: str = "hole"
-    extras: dict[str, Any] = field(default_factory=dict)
+    hole: np.ndarray
+    keep: np.ndarray
+    prompt: str = ""
+    strength: float = 0.0
 
 
-class Task:
+class Task(ABC):
     """One edit. Subclasses are stateless; ``get_task`` gives the one instance.
 
-    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``.
+    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are the two ends
+    of inference, ``example`` is training, and ``canvas`` is what both show to the model.
+
+    Attributes:
+        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the model's size;
+            ``tiles``: all of it at its own size, tile by tile.
+        needs_object: whether ``example`` wants samples whose matte is a complete object.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     inputs: ClassVar[tuple[Input, ...]]
     pipeline: ClassVar[type]
+    fit: ClassVar[str] = "hole"
+    needs_object: ClassVar[bool] = False
 
-    def condition(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:
-        """Turn what the user gave into a Job. Raises ValueError for what cannot be edited."""
-        raise NotImplementedError(f"task {self.name!r} does not define condition()")
+    @abstractmethod
+    def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:
+        """Check what the user gave and make a Job of it. Raises ValueError for what cannot be edited."""
 
+    @abstractmethod
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        """Make training conditions whose target is ``sample.pixels``."""
-        raise NotImplementedError(f"task {self.name!r} does not define example()")
+        """Training conditions whose target is ``sample.pixels``."""
 
-    def usable(self, sample: Sample) -> Tensor:
-        """(B,) bool: which samples this task can learn from; all, unless it says otherwise."""
-        import torch
+    def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
+        """What the model sees: (B, 3, H, W). By default the hole is filled smoothly from its border, so that the model starts from
+        the right colour and light and spends its capacity on what is missing."""
+        from photofound.composite import harmonic
 
-        return torch.ones(len(sample), dtype=torch.bool, device=sample.pixels.device)
+        return harmonic(pixels, hole == 0)
 
-    def finish(self, job: Job, generated: Tensor) -> Picture:
-        """Put ``generated`` (3, H, W) in [-1, 1], at the picture's size, into the picture; kept pixels stay exact."""
-        raise NotImplementedError(f"task {self.name!r} does not define finish()")
+    def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
+        """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay exact; by default
+        the seam is closed on the generated side."""
+        from photofound import image
+        from photofound.composite import close_seam
+
+        given = image.to_tensor(job.picture.crop(box).rgb()).to(generated)
+        hole = torch_from(job.hole[box.slices]).to(generated)
+        closed = close_seam(generated, given, hole)
+        return job.picture.paste(image.from_tensor(closed), job.keep[box.slices], (box.left, box.top))
+
+    def conditions(self, sample: Sample, hole: Tensor, canvas: Tensor | None = None, strength: Tensor | None = None) -> Condition:
+        """A training batch of this one task, with ``canvas()`` applied to the sample unless a canvas is given."""
+        return Condition(
+            canvas=self.canvas(sample.pixels, hole) if canvas is None else canvas,
+            hole=hole,
+            task=[self.name] * len(sample),
+            prompt=sample.prompt,
+            strength=hole.new_zeros(len(sample)) if strength is None else strength,
+        )
+
+
+def torch_from(mask: np.ndarray) -> Tensor:
+    """(H, W) array to (1, 1, H, W) float tensor."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None, None]
 
 
 TASK_PATH = "PHOTOFOUND_TASKS"  # folders of further task files, separated like PATH

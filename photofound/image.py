@@ -209,6 +209,11 @@ class Picture:
         pixels[top : top + self.height, left : left + self.width] = self.pixels
         return dataclasses.replace(self, pixels=pixels)
 
+    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+        """The part within (left, top, right, bottom); a view, no pixels are copied."""
+        left, top, right, bottom = box
+        return dataclasses.replace(self, pixels=self.pixels[top:bottom, left:right])
+
     def resize(self, size: tuple[int, int]) -> Picture:
         """This picture at (width, height), in native values: bicubic when growing, area average when shrinking."""
         import cv2

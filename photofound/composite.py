@@ -1,0 +1,87 @@
+"""Paste-back: generated light meets given light on the generated side of the seam; given pixels are never touched.
+
+Shapes: B batch, C channels, H and W pixels. Masks are (B, 1, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_RELAXATIONS = 4
+
+
+def harmonic(values: Tensor, known: Tensor) -> Tensor:
+    """Spread known values smoothly into the unknown: an approximate solution of Laplace's equation.
+
+    A multigrid cycle in the manner of pull-push interpolation (Gortler et al. 1996, section 3.4): known values are averaged down
+    to one pixel, then interpolated back up, with a few Jacobi relaxations of the unknown at each level.
+
+    Args:
+        values: (B, C, H, W); what stands at unknown places is ignored.
+        known: (B, 1, H, W) bool or {0, 1}.
+
+    Returns:
+        (B, C, H, W), equal to ``values`` where known; 0 in a sample where nothing is known.
+    """
+    known = known.to(values.dtype)
+    height, width = values.shape[-2:]
+    if height == 1 and width == 1:
+        return values * known
+    weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(values * known, 2, ceil_mode=True, count_include_pad=False) / weight.clamp(min=1e-6)
+    coarse = harmonic(coarse, weight > 0)
+    filled = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    filled = torch.lerp(filled, values, known)
+    for _ in range(_RELAXATIONS):
+        padded = F.pad(filled, (1, 1, 1, 1), mode="replicate")
+        around = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] + padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2]
+        filled = torch.lerp(around / 4, values, known)
+    return filled
+
+
+def close_seam(generated: Tensor, given: Tensor, hole: Tensor) -> Tensor:
+    """Shift the generated pixels so that they meet the given ones along the hole's border (Poisson editing, Perez 2003, eq. 6).
+
+    The difference between given and generated pixels outside the hole is spread harmonically into it and added there.
+
+    Args:
+        generated, given: (B, 3, H, W) in [-1, 1].
+        hole: (B, 1, H, W) in [0, 1]; only pixels with 0 are given.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1]; equal to ``given`` where the hole is 0.
+    """
+    known = hole == 0
+    return (generated + harmonic(given - generated, known)).clamp(-1, 1).where(~known, given)
+
+
+def back_project(generated: Tensor, low: Tensor, rounds: int = 8) -> Tensor:
+    """Make an enlarged picture agree with the small one that it came from (Irani and Peleg 1991, eq. 4).
+
+    Each round scales the picture down, compares, and adds the difference, scaled up.
+
+    Args:
+        generated: (B, 3, H, W) in [-1, 1].
+        low: (B, 3, h, w) in [-1, 1], h <= H and w <= W.
+    """
+    size = low.shape[-2:]
+    for _ in range(rounds):
+        difference = low - shrink(generated, size)
+        generated = generated + F.interpolate(difference, size=generated.shape[-2:], mode="bicubic", align_corners=False)
+        generated = generated.clamp(-1, 1)
+    return generated
+
+
+def shrink(pixels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Scale (B, C, H, W) down to ``size`` = (h, w) with a bicubic filter that does not alias."""
+    return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
+
+
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale (B, C, H, W) to ``size`` = (h, w), up or down, bicubic, clamped to the input's range."""
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    low, high = pixels.aminmax()
+    return shrink(pixels, size).clamp(low, high)

@@ -1,0 +1,133 @@
+"""Sizes, margins, boxes and tiles: integer geometry without pixels."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Box(NamedTuple):
+    """A half-open rectangle in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, for indexing an (H, W) array."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple that is not below ``value``."""
+    return -(-value // multiple) * multiple
+
+
+def parse_length(value: int | str, whole: int, name: str) -> int:
+    """Pixels from ``40``, ``"40"`` or ``"25%"`` (of ``whole``). Raises ValueError for anything else or a negative length."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|px)?\s*", str(value))
+    if isinstance(value, bool) or not match or ("." in match[1] and match[2] != "%"):
+        raise ValueError(f"{name}: {value!r} is not a length; give whole pixels (40) or a share of the side (25%)")
+    number = float(match[1])
+    return round(whole * number / 100) if match[2] == "%" else int(number)
+
+
+def parse_pair(value: str | tuple[float, float], separators: str, name: str, example: str) -> tuple[float, float]:
+    """Two positive numbers from ``"4:5"``, ``"800x600"`` or a tuple."""
+    parts = re.split(f"[{separators}]", value) if isinstance(value, str) else list(value)
+    try:
+        first, second = (float(p) for p in parts)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {value!r} cannot be read; write it like {example}") from None
+    if not (first > 0 and second > 0 and math.isfinite(first) and math.isfinite(second)):
+        raise ValueError(f"{name}: {value!r} must be two positive numbers, like {example}")
+    return first, second
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Pixels added on each side."""
+
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+
+    def __bool__(self) -> bool:
+        return any((self.left, self.right, self.top, self.bottom))
+
+    @classmethod
+    def to_reach(cls, width: int, height: int, target_width: int, target_height: int) -> Margins:
+        """Margins that centre a picture on a larger canvas; an odd pixel goes to the right and the bottom."""
+        x, y = target_width - width, target_height - height
+        return cls(x // 2, x - x // 2, y // 2, y - y // 2)
+
+
+def aspect_margins(width: int, height: int, aspect: str | tuple[float, float]) -> Margins:
+    """The least margins that give the canvas the aspect ratio W:H."""
+    w, h = parse_pair(aspect, ":/x", "aspect", "4:5")
+    ratio = w / h
+    target = (round(height * ratio), height) if ratio >= width / height else (width, round(width / ratio))
+    return Margins.to_reach(width, height, max(width, target[0]), max(height, target[1]))
+
+
+def size_margins(width: int, height: int, size: str | tuple[int, int]) -> Margins:
+    """Margins that centre the picture on a canvas of ``size`` (W x H). Raises ValueError if it is smaller than the picture."""
+    w, h = parse_pair(size, "x×", "size", "1200x800")
+    if w != int(w) or h != int(h):
+        raise ValueError(f"size: {size!r} must be whole pixels, like 1200x800")
+    if w < width or h < height:
+        raise ValueError(f"size: {int(w)}x{int(h)} is smaller than the picture ({width}x{height}); give a larger canvas")
+    return Margins.to_reach(width, height, int(w), int(h))
+
+
+def bounding_box(mask: np.ndarray) -> Box:
+    """The smallest box around the non-zero part of an (H, W) mask, which must not be empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert rows.size and columns.size, "an empty mask has no bounding box"
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def grow_box(box: Box, margin: int, least: int, width: int, height: int) -> Box:
+    """``box`` with ``margin`` around it and at least ``least`` long per side, moved and cut to lie within the picture."""
+
+    def span(low: int, high: int, limit: int) -> tuple[int, int]:
+        length = min(limit, max(high - low + 2 * margin, least))
+        start = min(max(0, (low + high - length) // 2), limit - length)
+        return start, start + length
+
+    left, right = span(box.left, box.right, width)
+    top, bottom = span(box.top, box.bottom, height)
+    return Box(left, top, right, bottom)
+
+
+def starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of one length begin so that they cover ``length`` evenly with at least ``overlap`` in common."""
+    if length <= tile:
+        return [0]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def tiles(width: int, height: int, tile: int, overlap: int) -> list[Box]:
+    """Boxes of at most ``tile`` x ``tile`` that cover a picture, row by row."""
+    assert 0 <= overlap < tile, (tile, overlap)
+    return [
+        Box(x, y, min(x + tile, width), min(y + tile, height))
+        for y in starts(height, tile, overlap)
+        for x in starts(width, tile, overlap)
+    ]

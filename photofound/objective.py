@@ -1,0 +1,68 @@
+"""Flow matching: the path between data and noise, when to train on it, and the masked loss.
+
+Time runs from t = 1 (noise) to t = 0 (data): x_t = (1 - t) x_0 + t eps and v = eps - x_0 (arXiv:2209.03003, eq. 1; arXiv:2403.03206).
+Shapes: x (B, C, H, W); t (B,).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAMPLE_FLOOR = 0.05  # smallest t that a sample prediction is divided by (JiT, arXiv:2511.13720, section 4)
+
+
+def expand(t: Tensor, x: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1), to multiply with x."""
+    return t.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = (1 - t) x_0 + t eps."""
+    return torch.lerp(x0, noise, expand(t, x0))
+
+
+def velocity(x0: Tensor, noise: Tensor) -> Tensor:
+    """v = eps - x_0, the derivative of the path."""
+    return noise - x0
+
+
+def to_sample(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The clean sample that a velocity points at: x_0 = x_t - t v."""
+    return x_t - expand(t, x_t) * v
+
+
+def to_velocity(x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """The velocity that a clean sample implies: v = (x_t - x_0) / max(t, 0.05)."""
+    return (x_t - x0) / expand(t, x_t).clamp(min=SAMPLE_FLOOR)
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """s t / (1 + (s - 1) t): more noise for more pixels (arXiv:2403.03206, eq. 23)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, uniform: float = 0.1) -> Tensor:
+    """(B,) times in (0, 1): logit-normal(0, 1) (arXiv:2403.03206, eq. 19), a share ``uniform`` of them uniform, then shifted."""
+    device = generator.device
+    normal = torch.randn(batch, generator=generator, device=device).sigmoid()
+    flat = torch.rand(batch, generator=generator, device=device)
+    choose = torch.rand(batch, generator=generator, device=device) < uniform
+    return shift_time(torch.where(choose, flat, normal), shift)
+
+
+def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:
+    """(B,) squared error over the hole plus ``given_weight`` times that over the given region, each by its own area.
+
+    A small hole is so not swamped by the picture around it. Where a sample has only one of the two regions, the other counts 0.
+
+    Args:
+        prediction, target: (B, C, h, w).
+        hole: (B, 1, H, W) in [0, 1]; brought to (h, w) by averaging.
+    """
+    weight = F.adaptive_avg_pool2d(hole.float(), prediction.shape[-2:])
+    error = (prediction.float() - target.float()).square().mean(1, keepdim=True)
+    inside = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)
+    outside = (error * (1 - weight)).sum((1, 2, 3)) / (1 - weight).sum((1, 2, 3)).clamp(min=1e-3)
+    return inside + given_weight * outside

@@ -1,0 +1,449 @@
+"""EditPipeline: from a request to a picture. A diffusers pipeline that every task's pipeline derives from.
+
+Shapes: B batch, H and W working pixels, f the autoencoder's factor, h = H / f and w = W / f.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from photofound import autoencoder, composite, geometry, image, text
+from photofound.edit import Condition, Job, Task, get_task, torch_from
+from photofound.geometry import Box
+from photofound.image import Picture
+from photofound.masks import reach
+from photofound.transformer import EditTransformer
+
+EMBEDDED = Path(__file__).parent / "weights" / "nano"
+ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
+
+_MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
+_DECODE_TILE = 96  # latents per side that are decoded at once
+
+
+class Settings(TypedDict, total=False):
+    """How to sample and what to return; keyword arguments of every pipeline.
+
+    Attributes:
+        num_inference_steps: sampling steps, 1 to 1000; left out or None, the checkpoint's default.
+        guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's default.
+        num_images_per_prompt: variants, >= 1.
+        generator: the seed: one generator, or a list with one per variant. With one, variant i equals what the i-th call with that
+            generator gives.
+        callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...}) -> dict``, as in diffusers.
+        output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth and profile.
+        return_dict: True for an EditOutput, False for the tuple ``(images,)``.
+    """
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    num_images_per_prompt: int
+    generator: torch.Generator | list[torch.Generator] | None
+    callback_on_step_end: Callable[..., dict[str, Tensor]] | None
+    output_type: str
+    return_dict: bool
+
+
+@dataclass
+class EditOutput(BaseOutput):
+    """``images``: a list of results, of the type that ``output_type`` names."""
+
+    images: list[Any]
+
+
+def condition_channels(vae: Any | None, space: str) -> int:
+    """Channels of the folded condition: the canvas (pixels folded f x f, or latents) and the hole, folded."""
+    area = autoencoder.factor(vae) ** 2
+    return (3 * area if space == "pixels" else autoencoder.channels(vae)) + area
+
+
+def fold_condition(condition: Condition, vae: Any | None, space: str) -> Tensor:
+    """(B, C, h, w): each latent's own f x f pixels of canvas and hole as channels, so that no mask is ever downsampled."""
+    f = autoencoder.factor(vae)
+    canvas = F.pixel_unshuffle(condition.canvas, f) if space == "pixels" else autoencoder.encode(vae, condition.canvas)
+    return torch.cat([canvas, F.pixel_unshuffle(condition.hole, f).to(canvas.dtype)], 1)
+
+
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where a GPU or the CPU computes in it (AMX, AVX512-BF16), else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    native = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return torch.bfloat16 if native else torch.float32
+
+
+class EditPipeline(DiffusionPipeline, LoraBaseMixin):
+    """What the tasks' pipelines share.
+
+    Args:
+        transformer: EditTransformer.
+        vae: a diffusers autoencoder, or None for pixel space.
+        text_encoder, tokenizer: from transformers, or None for a model without text.
+        scheduler: FlowMatchEulerDiscreteScheduler.
+        tile: working side in pixels that the model was trained at; larger pictures are worked on in tiles of it.
+        default_steps, default_guidance: what ``num_inference_steps`` and ``guidance_scale`` are when they are left out.
+    """
+
+    task_name: ClassVar[str]
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    _callback_tensor_inputs = ["latents"]
+    _lora_loadable_modules = ["transformer"]
+    transformer_name = "transformer"
+
+    def __init__(
+        self,
+        transformer: EditTransformer,
+        vae: ModelMixin | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        tile: int = 256,
+        default_steps: int = 20,
+        default_guidance: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+        )
+        self.register_to_config(tile=tile, default_steps=default_steps, default_guidance=default_guidance)
+
+    # ------------------------------------------------------------------------------------------------ load and save
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> Any:
+        """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is read.
+
+        Args:
+            pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
+            **kwargs: as in diffusers. ``torch_dtype`` defaults to bfloat16 where this machine computes in it, else float32.
+
+        Raises:
+            FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of foreign modules.
+        """
+        source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        kwargs.setdefault("torch_dtype", fast_dtype())
+        if Path(source).exists() or pretrained_model_name_or_path is None or str(source).count("/") != 1:
+            check_folder(Path(source))
+        return super().from_pretrained(str(source), use_safetensors=True, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
+        """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of them."""
+        names = ("tile", "default_steps", "default_guidance")
+        settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
+        return cls(**{**pipeline.components, **settings, **components})
+
+    def load_lora_weights(self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any) -> None:
+        """Add a LoRA to the transformer: a safetensors file, a folder or Hub id that holds one, or a state dict."""
+        kwargs["use_safetensors"] = True
+        if not isinstance(source, dict) and Path(source).is_file():
+            kwargs["weight_name"], source = Path(source).name, Path(source).parent
+        self.transformer.load_lora_adapter(
+            source if isinstance(source, dict) else str(source), adapter_name=adapter_name, prefix="transformer", **kwargs
+        )
+
+    @classmethod
+    def save_lora_weights(cls, save_directory: str | Path, transformer_lora_layers: dict[str, Tensor], **kwargs: Any) -> None:
+        """Write LoRA layers so that ``load_lora_weights`` takes the folder."""
+        cls._save_lora_weights(save_directory, {"transformer": transformer_lora_layers}, {}, **kwargs)
+
+    # -------------------------------------------------------------------------------------------------------- edit
+
+    @torch.no_grad()
+    def edit(self, source: ImageLike, settings: Settings, **inputs: Any) -> Any:
+        """Run this pipeline's task on one picture: prepare, work, finish. ``inputs`` are those that the task declares."""
+        unknown = set(settings) - set(Settings.__annotations__)
+        if unknown:
+            raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
+        task = get_task(self.task_name)
+        steps, guidance, count = self._check(settings)
+        convert = _CONVERTERS.get(settings.get("output_type", "pil"))
+        if convert is None:
+            raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
+        job = task.prepare(Picture.from_any(source), **inputs)
+        generators = _generators(settings.get("generator"), count)
+        # One after another, not as a batch: matrix products of another batch size round differently, and the same seed must give
+        # the same pixels however many variants are asked for.
+        results = [self._work(task, job, steps, guidance, g, settings.get("callback_on_step_end")) for g in generators]
+        images = [convert(result) for result in results]
+        return EditOutput(images=images) if settings.get("return_dict", True) else (images,)
+
+    def _check(self, settings: Settings) -> tuple[int, float, int]:
+        """Steps, guidance and number of variants, with the checkpoint's defaults filled in."""
+        steps, guidance = settings.get("num_inference_steps"), settings.get("guidance_scale")
+        steps = self.config.default_steps if steps is None else steps
+        guidance = self.config.default_guidance if guidance is None else guidance
+        count = settings.get("num_images_per_prompt", 1)
+        if not isinstance(steps, int) or not 1 <= steps <= 1000:
+            raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from 1 to 1000")
+        if not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100:
+            raise ValueError(f"guidance_scale: {guidance!r} must be a number from 0 to 100; 1 is no guidance")
+        if not isinstance(count, int) or not 1 <= count <= 64:
+            raise ValueError(f"num_images_per_prompt: {count!r} must be a whole number from 1 to 64")
+        return steps, float(guidance), count
+
+    def _work(self, task: Task, job: Job, steps: int, guidance: float, generator: Any, callback: Any) -> Picture:
+        """One variant: crop and scale to the working size, sample, scale back, finish."""
+        box, (height, width) = self.plan(task, job.hole)
+        pixels = composite.resize(image.to_tensor(job.picture.crop(box).rgb()), (height, width))
+        hole = _shrink_hole(torch_from(job.hole[box.slices]), (height, width))
+        multiple = autoencoder.factor(self.vae) * self.transformer.config.patch_size
+        bottom, right = -height % multiple, -width % multiple
+        pixels = F.pad(pixels, (0, right, 0, bottom), mode="replicate")
+        hole = F.pad(hole, (0, right, 0, bottom), value=1.0)  # the model paints the padding, which nobody sees
+        strength = torch.full((1,), job.strength)
+        condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
+        made = self.sample(condition, steps, guidance, [generator], callback)[..., :height, :width]
+        return task.finish(job, composite.resize(made.cpu(), (box.height, box.width)), box)
+
+    def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
+        """Which part of the picture the model works on, and at which size (height, width).
+
+        A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with what is around
+        it, so the crop is scaled until it fits the model's size, or until its middle lies within a quarter of a tile of given pixels.
+        """
+        height, width = hole.shape
+        tile = self.config.tile
+        whole = Box(0, 0, width, height)
+        if task.fit == "tiles":
+            return whole, (height, width)
+        if task.fit == "canvas":
+            return whole, _scaled_size(whole, tile / max(height, width))
+        box = geometry.bounding_box(hole)
+        box = geometry.grow_box(box, max(32, max(box.width, box.height) // 4), tile, width, height)
+        fits, near = tile / max(box.width, box.height), 0.25 * tile / max(1.0, reach(hole[box.slices]))
+        few = math.sqrt(_MOST_TILES * tile * tile / (box.width * box.height))
+        return box, _scaled_size(box, min(1.0, max(fits, min(near, few))))
+
+    # ------------------------------------------------------------------------------------------------------- sample
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator | None],
+        callback: Callable[..., dict[str, Tensor]] | None = None,
+    ) -> Tensor:
+        """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times the patch.
+
+        Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
+        (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
+        """
+        device, dtype = self._execution_device, self.transformer.dtype
+        condition = condition.to(device)
+        space = self.transformer.config.condition_space
+        folded = fold_condition(condition, self.vae, space).to(dtype)
+        shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
+        latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
+        velocity = self._velocity(condition, folded, guidance)
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
+        with self.progress_bar(total=steps) as bar:
+            for i, t in enumerate(self.scheduler.timesteps):
+                v = velocity(latents, t / self.scheduler.config.num_train_timesteps)
+                latents = self.scheduler.step(v, t, latents, return_dict=False)[0]
+                if callback is not None:
+                    latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
+                bar.update()
+        decoded = self.decode(latents)
+        self.maybe_free_model_hooks()
+        return decoded
+
+    def _velocity(self, condition: Condition, folded: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """The guided, tiled velocity field v(latents (B, C, h, w), t ()) of a condition. Text is encoded once."""
+        from photofound import objective
+
+        model, batch, guided = self.transformer, len(condition), guidance != 1
+        prompts = list(condition.prompt) + [""] * (batch * guided)
+        tokens, mask = self._encode_prompts(prompts)
+        copies = 2 if guided else 1
+        task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
+        strength = condition.strength.to(folded.dtype).repeat(copies)
+        text_kv = model.encode_text(tokens)
+        boxes, weights = self._tiles(condition.hole)
+
+        def velocity(latents: Tensor, t: Tensor) -> Tensor:
+            total = torch.zeros_like(latents)
+            times = t.to(folded).expand(batch * copies)
+            for box in boxes:
+                rows, columns = box.slices
+                x = latents[..., rows, columns].to(folded.dtype).repeat(copies, 1, 1, 1)
+                given = folded[..., rows, columns].repeat(copies, 1, 1, 1)
+                out = model(x, times, None, mask, condition=given, task=task, strength=strength, text_kv=text_kv).sample
+                if model.config.prediction_type == "sample":
+                    out = objective.to_velocity(x, out, times)
+                out = out.float()
+                if guided:
+                    with_text, without = out.chunk(2)
+                    out = without + guidance * (with_text - without)
+                total[..., rows, columns] += out * weights(box)
+            return total / self._coverage(boxes, weights, latents)
+
+        return velocity
+
+    def _tiles(self, hole: Tensor) -> tuple[list[Box], Callable[[Box], Tensor]]:
+        """Tiles in latent units, without those that lie outside the hole, and the weight of a tile's latents: low at its edges."""
+        f = autoencoder.factor(self.vae)
+        patch = self.transformer.config.patch_size
+        height, width = hole.shape[-2] // f, hole.shape[-1] // f
+        side = geometry.round_up(self.config.tile // f, patch)
+        boxes = [_snapped(box, patch) for box in geometry.tiles(width, height, side, side // 4)]
+        painted = [b for b in boxes if hole[..., b.top * f : b.bottom * f, b.left * f : b.right * f].any()]
+
+        def weights(box: Box) -> Tensor:
+            rows, columns = (_ramp(length, side // 4, hole.device) for length in (box.height, box.width))
+            return rows[:, None] * columns[None, :]
+
+        return painted or boxes, weights
+
+    @staticmethod
+    def _coverage(boxes: list[Box], weights: Callable[[Box], Tensor], like: Tensor) -> Tensor:
+        """The sum of all tiles' weights, 1 where there is none."""
+        total = torch.zeros_like(like[:1, :1])
+        for box in boxes:
+            total[(..., *box.slices)] += weights(box)
+        return torch.where(total > 0, total, 1.0)
+
+    def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
+        if self.text_encoder is None:
+            width = self.transformer.config.context_in_dim
+            return text.no_text(len(prompts), width, self._execution_device, self.transformer.dtype), None
+        tokens, mask = text.encode(self.tokenizer, self.text_encoder, prompts)
+        return tokens.to(self.transformer.dtype), mask
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) to pixels (B, 3, H, W) in [-1, 1]; large ones window by window, with enough margin around each
+        that the convolutions see no difference."""
+        height, width = latents.shape[-2:]
+        if self.vae is None or max(height, width) <= _DECODE_TILE + 16:
+            return autoencoder.decode(self.vae, latents)
+        f = autoencoder.factor(self.vae)
+        out = torch.empty(len(latents), 3, height * f, width * f)
+        for window in _windows(width, height, _DECODE_TILE):
+            seen = Box(
+                max(0, window.left - 8), max(0, window.top - 8), min(width, window.right + 8), min(height, window.bottom + 8)
+            )
+            pixels = autoencoder.decode(self.vae, latents[(..., *seen.slices)]).cpu()
+            x, y = (window.left - seen.left) * f, (window.top - seen.top) * f
+            target = (..., slice(window.top * f, window.bottom * f), slice(window.left * f, window.right * f))
+            out[target] = pixels[..., y : y + window.height * f, x : x + window.width * f]
+        return out
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _generators(given: Any, count: int) -> list[torch.Generator | None]:
+    if isinstance(given, (list, tuple)):
+        if len(given) != count:
+            raise ValueError(f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt")
+        return list(given)
+    return [given] * count  # each variant draws on from where the last one stopped
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device if generator is not None else "cpu").float()
+
+
+def _scaled_size(box: Box, scale: float) -> tuple[int, int]:
+    return max(1, round(box.height * scale)), max(1, round(box.width * scale))
+
+
+def _shrink_hole(hole: Tensor, size: tuple[int, int]) -> Tensor:
+    """A hole at another size; a pixel belongs to it as soon as any part of it does."""
+    return (F.interpolate(hole, size=size, mode="area") > 1e-4).float()
+
+
+def _snapped(box: Box, patch: int) -> Box:
+    """A tile moved up and left onto whole patches."""
+    left, top = box.left // patch * patch, box.top // patch * patch
+    return Box(left, top, left + geometry.round_up(box.width, patch), top + geometry.round_up(box.height, patch))
+
+
+def _ramp(length: int, rise: int, device: torch.device) -> Tensor:
+    """Weights that rise over ``rise`` latents from each end of a tile and never reach 0."""
+    position = torch.arange(length, device=device) + 0.5
+    return torch.minimum(position, length - position).clamp(max=max(1, rise)) / max(1, rise)
+
+
+def _windows(width: int, height: int, side: int) -> Iterator[Box]:
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield Box(x, y, min(x + side, width), min(y + side, height))
+
+
+_CONVERTERS: dict[str, Callable[[Picture], Any]] = {
+    "pil": lambda picture: picture.to_pil(),
+    "np": lambda picture: picture.to_float(),
+    "pt": lambda picture: torch.from_numpy(picture.to_float()).permute(2, 0, 1),
+    "picture": lambda picture: picture,
+}
+
+_TRUSTED = ("diffusers", "transformers", "photofound")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot or must not be loaded, with one line that says why.
+
+    Raises FileNotFoundError for a missing folder; ValueError for missing or damaged shards, weights that are not safetensors, and
+    classes from modules other than diffusers, transformers and photofound.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model: {folder} does not exist; pass a folder in diffusers layout or a Hub id (owner/name)")
+    index = _read_json(folder / "model_index.json")
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
+            continue
+        if str(entry[0]).split(".")[0] not in _TRUSTED:
+            raise ValueError(f"model: {folder} wants the class {entry[1]} from {entry[0]!r}; only {', '.join(_TRUSTED)} are trusted")
+        if (folder / name).is_dir():
+            _check_weights(folder / name)
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for index in folder.glob("*.safetensors.index.json"):
+        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+            if Path(shard).name != shard or not (folder / shard).is_file():
+                raise ValueError(f"model: {folder / shard} is missing; download or copy the checkpoint again")
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards and (pickled := [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]):
+        raise ValueError(f"model: {pickled[0]} is not safetensors and can run code when it is loaded; convert it to .safetensors")
+    config = folder / "config.json"
+    if config.is_file() and not shards and "architectures" not in _read_json(config) and "_class_name" in _read_json(config):
+        raise ValueError(f"model: {folder} has no .safetensors weights; download or copy the checkpoint again")
+    for shard in shards:
+        try:
+            with safe_open(shard, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"model: {shard} is damaged ({error}); download or copy the checkpoint again") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"model: {path} is missing; the folder is not a pipeline in diffusers layout") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"model: {path} is damaged ({error}); download or copy the checkpoint again") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"model: {path} is damaged; it must hold a JSON object")
+    return tree

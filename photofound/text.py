@@ -1,0 +1,57 @@
+"""Prompts to embeddings. Any ``transformers`` text encoder and its tokenizer will do; nano's is byte-level and tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_LENGTH = 256
+
+
+def build_byte_encoder(width: int = 192, layers: int = 3, heads: int = 4, feed_forward: int = 384) -> tuple[Any, Any]:
+    """An untrained byte-level tokenizer (no vocabulary file; arXiv:2105.13626) and a small T5 encoder for it."""
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    tokenizer = ByT5Tokenizer()
+    config = T5Config(
+        vocab_size=384,
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=feed_forward,
+        num_layers=layers,
+        num_heads=heads,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return tokenizer, T5EncoderModel(config)
+
+
+def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int = MAX_LENGTH) -> tuple[Tensor, Tensor | None]:
+    """Embed prompts.
+
+    Args:
+        tokenizer, encoder: from ``transformers``; the encoder returns ``last_hidden_state``.
+        prompts: B strings; the empty one is the unconditional prompt.
+        max_length: tokens above it are cut off.
+
+    Returns:
+        (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing is padded.
+    """
+    limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
+    tokens = tokenizer(list(prompts), padding="longest", truncation=True, max_length=limit, return_tensors="pt")
+    mask = tokens.attention_mask.bool()
+    padded = not bool(mask.all())
+    device = next(encoder.parameters()).device
+    ids = tokens.input_ids.to(device)
+    hidden = encoder(input_ids=ids, attention_mask=mask.to(device) if padded else None).last_hidden_state
+    return hidden, mask.to(device) if padded else None
+
+
+def no_text(batch: int, width: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """(B, 1, D) zeros: what a model without a text encoder is given."""
+    return torch.zeros(batch, 1, width, device=device, dtype=dtype)

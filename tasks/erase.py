@@ -1,0 +1,105 @@
+"""Erase: take an object away; the background closes over it."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from photofound import image as images
+from photofound import masks
+from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.image import Picture
+from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+
+class ErasePipeline(EditPipeline):
+    """Removes what a mask covers; everything outside the (grown) mask comes back bit for bit."""
+
+    task_name = "erase"
+
+    def __call__(
+        self, image: ImageLike, mask_image: ImageLike | None = None, grow: int | None = None, **settings: Unpack[Settings]
+    ) -> EditOutput:
+        """Edit one picture.
+
+        Args:
+            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
+            mask_image: white = the object to take away; as large as the image, or of its aspect ratio.
+            grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
+            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
+
+        Returns:
+            EditOutput with ``images``, each of the input's size.
+
+        Raises:
+            ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
+        """
+        return self.edit(image, settings, mask_image=mask_image, grow=grow)
+
+
+class Erase(Task):
+    name = "erase"
+    summary = "take away what a mask covers"
+    inputs = (
+        Input("mask_image", "mask", "white = the object to take away", required=True),
+        Input("grow", "int", "pixels to widen the mask by; left out, 1.5 %% of the short side"),
+    )
+    pipeline = ErasePipeline
+
+    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, grow: int | None = None) -> Job:
+        mask = images.load_mask(mask_image, picture.size)
+        images.require_hole(mask)
+        if grow is None:
+            grow = round(0.015 * min(picture.size))
+        if not isinstance(grow, int) or not 0 <= grow <= 1000:
+            raise ValueError(f"grow: {grow!r} must be whole pixels from 0 to 1000")
+        mask = masks.grow_user_mask(mask, grow)
+        images.require_hole(mask, "grown mask")
+        return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt)
+
+    def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
+        """The object stays visible: what casts the shadow tells where the shadow is."""
+        return pixels
+
+    def example(self, sample: Sample, generator: torch.Generator) -> Condition:
+        """A foreign object with a soft shadow is pasted onto the photograph; the target is the photograph before."""
+        batch, size = len(sample), sample.pixels.shape[-1]
+        blob = masks.boxes(batch, size, generator).where(
+            masks.uniform((batch, 1, 1, 1), 0, 1, generator) < 0.3, masks.strokes(batch, size, generator, widest=0.4)
+        )
+        matte = torch.where((sample.matte.mean((1, 2, 3), keepdim=True) > 0.01), sample.matte, blob)
+        foreign, matte = _moved(sample.pixels.roll(1, 0), matte.roll(1, 0), generator)
+        shadow = _shadow(matte, generator)
+        seen = (sample.pixels + 1) * (1 - shadow) - 1
+        seen = torch.lerp(seen, foreign, matte)
+        hole = masks.grow(((matte > 0.05) | (shadow > 0.08)).float(), max(1, size // 48))
+        return self.conditions(sample, hole, canvas=self.canvas(seen, hole))
+
+
+def _moved(pixels: Tensor, matte: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The object shrunk to 30-90 % and moved by up to a third of the picture."""
+    batch = len(pixels)
+    zoom = 1 / masks.uniform((batch,), 0.3, 0.9, generator)
+    shift = masks.uniform((batch, 2), -0.6, 0.6, generator) * zoom[:, None]
+    theta = torch.zeros(batch, 2, 3, device=pixels.device)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = zoom, zoom, shift
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    moved = F.grid_sample(torch.cat([pixels, matte], 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved[:, :3], moved[:, 3:]
+
+
+def _shadow(matte: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W) darkness in [0, 0.6]: the matte, blurred and thrown a little to one side; none for a third of the samples."""
+    batch, size = len(matte), matte.shape[-1]
+    sigma = masks.uniform((batch,), 0.01, 0.04, generator) * size
+    throw = masks.uniform((2,), -0.06, 0.06, generator) * size
+    moved = matte.roll((int(throw[0]), int(throw[1])), (2, 3))
+    darkness = masks.uniform((batch, 1, 1, 1), -0.3, 0.6, generator).clamp(min=0)
+    return masks.blur(moved, sigma) * darkness
+
+
+TASK = Erase()

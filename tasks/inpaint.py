@@ -1,0 +1,66 @@
+"""Inpaint: repaint what a mask covers, guided by a prompt."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+
+from photofound import image as images
+from photofound import masks
+from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.image import Picture
+from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+
+class InpaintPipeline(EditPipeline):
+    """Repaints the white part of a mask; everything else comes back bit for bit."""
+
+    task_name = "inpaint"
+
+    def __call__(
+        self, image: ImageLike, mask_image: ImageLike | None = None, prompt: str = "", **settings: Unpack[Settings]
+    ) -> EditOutput:
+        """Edit one picture.
+
+        Args:
+            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
+            mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
+            prompt: what to paint; empty lets the model continue what is around.
+            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
+
+        Returns:
+            EditOutput with ``images``, each of the input's size.
+
+        Raises:
+            ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
+        """
+        return self.edit(image, settings, mask_image=mask_image, prompt=prompt)
+
+
+class Inpaint(Task):
+    name = "inpaint"
+    summary = "repaint what a mask covers"
+    inputs = (
+        Input("mask_image", "mask", "white = repaint, black = keep", required=True),
+        Input("prompt", "text", "what to paint there", default=""),
+    )
+    pipeline = InpaintPipeline
+
+    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None) -> Job:
+        mask = images.load_mask(mask_image, picture.size)
+        images.require_hole(mask)
+        return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt)
+
+    def example(self, sample: Sample, generator: torch.Generator) -> Condition:
+        """Strokes, boxes or, where there is one of fair size, the object, dilated."""
+        batch, size = len(sample), sample.pixels.shape[-1]
+        kind = masks.uniform((batch, 1, 1, 1), 0, 1, generator)
+        hole = torch.where(kind < 0.55, masks.strokes(batch, size, generator), masks.boxes(batch, size, generator))
+        objects = masks.grow((sample.matte > 0.1).float(), max(1, size // 32))
+        share = objects.mean((1, 2, 3), keepdim=True)
+        return self.conditions(sample, torch.where((kind > 0.8) & (share > 0.01) & (share < 0.6), objects, hole))
+
+
+TASK = Inpaint()

@@ -1,0 +1,91 @@
+"""Outpaint: keep a product to the pixel, never extend it, and invent its background."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from photofound import image as images
+from photofound import masks
+from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.geometry import Box
+from photofound.image import Picture
+from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+
+class OutpaintPipeline(EditPipeline):
+    """Replaces the background of a product; where the subject is opaque, its pixels come back bit for bit."""
+
+    task_name = "outpaint"
+
+    def __call__(
+        self, image: ImageLike, prompt: str = "", subject: ImageLike | None = None, **settings: Unpack[Settings]
+    ) -> EditOutput:
+        """Edit one picture.
+
+        Args:
+            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
+            prompt: the new background, like ``"on a dark red cloth"``.
+            subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with no alpha,
+                the subject is cut out (``photofound.masks.cut_out``).
+            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
+
+        Returns:
+            EditOutput with ``images``, each of the input's size, without alpha.
+
+        Raises:
+            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting. FileNotFoundError: missing file.
+        """
+        return self.edit(image, settings, prompt=prompt, subject=subject)
+
+
+class Outpaint(Task):
+    name = "outpaint"
+    summary = "keep a product to the pixel and invent its background"
+    inputs = (
+        Input("subject", "mask", "white = keep; left out, the image's alpha, or else an automatic cut-out"),
+        Input("prompt", "text", "the new background", default=""),
+    )
+    pipeline = OutpaintPipeline
+    fit = "canvas"
+    needs_object = True
+
+    def prepare(self, picture: Picture, prompt: str = "", subject: Any = None) -> Job:
+        matte = subject_matte(picture, subject)
+        return Job(picture, hole=(matte < 0.5).astype(np.float32), keep=matte, prompt=prompt)
+
+    def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
+        """The subject on nothing: its colours must not run into the background, or it would seem to grow."""
+        return pixels * (1 - hole)
+
+    def example(self, sample: Sample, generator: torch.Generator) -> Condition:
+        """Complete objects by their mattes, a little eroded or dilated, since users' mattes are never quite right."""
+        radius = int(torch.randint(-2, 2, (1,), generator=generator, device=generator.device))
+        return self.conditions(sample, 1 - masks.grow((sample.matte > 0.5).float(), radius))
+
+    def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
+        """The subject over the new background, by its alpha. No seam is closed: it would pull the background towards the subject."""
+        rgb, keep = images.from_tensor(generated), job.keep[box.slices]
+        return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
+
+
+def subject_matte(picture: Picture, subject: Any = None) -> np.ndarray:
+    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else an automatic cut-out.
+
+    Raises ValueError when it marks nothing or everything.
+    """
+    alpha = picture.alpha()
+    if subject is not None:
+        matte = images.load_mask(subject, picture.size, "subject")
+    elif alpha is not None and alpha.min() < 1:
+        matte = alpha
+    else:
+        matte = masks.cut_out(picture.rgb())
+    images.require_hole(matte, "subject", white="kept")
+    return matte
+
+
+TASK = Outpaint()
