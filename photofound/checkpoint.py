@@ -16,7 +16,8 @@ _PREFIX = "step-"
 def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
     """Write ``folder/step-N`` in one rename, then delete all but this one and the newest others, ``keep`` in all.
 
-    A run that is killed while saving leaves a ``.partial`` folder, which ``latest`` never sees and the next save removes.
+    A run that is killed while saving leaves a ``.partial`` folder, which ``latest`` never sees and the next save
+    removes.
     """
     from safetensors.torch import save_file
 
@@ -40,7 +41,7 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
 
 
 def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, none sharing memory with another: safetensors refuses tied weights, such as T5's embedding."""
+    """The tensors on the CPU, none sharing memory: safetensors refuses tied weights, such as T5's embedding."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in group.items():

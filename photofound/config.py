@@ -1,8 +1,8 @@
 """Configurations: frozen dataclasses, read from YAML or JSON, overridden by ``--a.b=value`` on the command line.
 
-A stage declares what it can be told as a tree of frozen dataclasses; a file says only what differs from the defaults. There are
-no class paths in strings and no registry: the type annotations are the schema, and every unknown key or wrong type is an error
-that names the key and the closest known one.
+A stage declares what it can be told as a tree of frozen dataclasses; a file says only what differs from the defaults.
+There are no class paths in strings and no registry: the type annotations are the schema, and every unknown key or wrong
+type is an error that names the key and the closest known one.
 """
 
 from __future__ import annotations

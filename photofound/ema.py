@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class EMA:
     """Keeps an fp32 average of a module's trainable weights.
 
-    The decay rises as (1 + n) / (10 + n) up to ``decay``, so that the average of a short run is not dominated by its start.
+    The decay rises as (1 + n) / (10 + n) up to ``decay``, so that the average of a short run is not dominated by its
+    start.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

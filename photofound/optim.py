@@ -51,38 +51,46 @@ class Optimizers:
 
 
 def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give moments the memory format of their weights. Files hold them contiguous, and the fused AdamW walks both through memory in
-    one order: with channels_last weights it would pair each weight with another one's moments, without a word."""
+    """Give moments the memory format of their weights.
+
+    Files hold them contiguous, and the fused AdamW walks both through memory in one order: with channels_last weights
+    it would pair each weight with another one's moments, without a word.
+    """
     for weight, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-def build(module: nn.Module, name: str, lr: float, weight_decay: float, muon_modules: Sequence[nn.Module] = ()) -> Optimizers:
+def build(
+    module: nn.Module, name: str, lr: float, weight_decay: float, muon_modules: Sequence[nn.Module] = ()
+) -> Optimizers:
     """AdamW for everything, or Muon for the 2-D weights of ``muon_modules`` and AdamW for the rest.
 
     Args:
         module: what is trained.
         name: ``adamw`` or ``muon``.
-        lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982, section 2.2),
-            so that one rate and one weight decay serve both.
+        lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
+            section 2.2), so that one rate and one weight decay serve both.
         weight_decay: decoupled; not applied to vectors (biases, norm gains).
         muon_modules: the transformer blocks, whose matrices map hidden to hidden.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
     trainable = [p for p in module.parameters() if p.requires_grad]
-    hidden = {p for m in muon_modules for p in m.parameters() if p.ndim == 2 and p.requires_grad} if name == "muon" else set()
+    matrices = [p for m in muon_modules for p in m.parameters() if p.ndim == 2 and p.requires_grad]
+    hidden = set(matrices) if name == "muon" else set()
     rest = [p for p in trainable if p not in hidden]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)
+    ]
     if hidden:
-        matrices = [p for p in trainable if p in hidden]
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        inside = [p for p in trainable if p in hidden]
+        optimizers.append(torch.optim.Muon(inside, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return Optimizers(optimizers)
 
 

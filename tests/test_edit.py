@@ -112,7 +112,11 @@ def test_a_condition_has_one_task_prompt_and_strength_for_each_sample():
 
 def test_conditions_are_joined_in_order():
     joined = Condition.cat([condition(1, task=["erase"]), condition(2, task=["expand", "inpaint"], prompt=["a", "b"])])
-    assert len(joined) == 3 and list(joined.task) == ["erase", "expand", "inpaint"] and list(joined.prompt) == ["", "a", "b"]
+    assert (
+        len(joined) == 3
+        and list(joined.task) == ["erase", "expand", "inpaint"]
+        and list(joined.prompt) == ["", "a", "b"]
+    )
     assert joined.canvas.shape == (3, 3, 8, 8)
 
 

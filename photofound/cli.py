@@ -1,0 +1,539 @@
+"""The command line: one command per task, built from the inputs that the task declares.
+
+    photofound outpaint cup.png --prompt "on a marble table"
+    photofound erase photos/ masks/ -o clean/
+
+Results go beside the photograph as ``cup-outpaint.png``, those of a folder into ``photos-erase/`` beside it, unless
+``-o`` says otherwise. Nothing heavy is imported before it is needed: ``--help`` and a mistyped command answer at once.
+Bad input is one line on stderr and status 2, never a traceback; in a folder a bad file is reported, the others are
+done, and the status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import math
+import os
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from photofound.edit import Input, Task
+    from photofound.image import Picture
+
+# What bad input, a full disk, too little memory or a missing package raise. Anything else is a bug and shows as one.
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+COMMON = ("image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format")
+COMMON += ("overwrite", "quiet", "max_pixels", "save_subject", "help")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+FILE_KINDS = ("image", "mask")  # inputs that are files: for a folder of photographs they may be folders too
+# Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
+ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0 done, 1 some files of a folder failed, 2 refused, 130 interrupted."""
+    with _plain_warnings():
+        try:
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return 130
+        except EXPECTED as error:
+            _say(_one_line(error))
+            return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        return _help()
+    if name == "--version":
+        from photofound import __version__
+
+        print(f"photofound {__version__}")
+        return 0
+    if name in COMMANDS:
+        return COMMANDS[name][0](rest)
+
+    from photofound.edit import task_names
+
+    if name in task_names():
+        return _edit(name, rest)
+    if name.startswith("-"):
+        raise ValueError(f"option {name!r} needs a command before it; see 'photofound --help'")
+    raise ValueError(_unknown("command", name, [*task_names(), *COMMANDS]))
+
+
+# ----------------------------------------------------------------------------------------------- commands besides tasks
+
+
+def _help() -> int:
+    """Names only: what a task does is told by importing it, which takes seconds."""
+    from photofound.edit import task_names
+
+    print("usage: photofound COMMAND ...\n\nEdit photographs with one latent diffusion transformer.\n\nedits:")
+    print(f"  {', '.join(task_names())}\n\nother commands:")
+    for name, (_, text) in COMMANDS.items():
+        print(f"  {name:<10}{text}")
+    print("\n'photofound COMMAND --help' explains one command; --version prints the version.")
+    return 0
+
+
+def _tasks(argv: list[str]) -> int:
+    """List every task with its inputs; one that cannot be imported does not hide the others."""
+    from photofound.edit import get_task, task_names
+
+    _Parser(prog="photofound tasks", description=COMMANDS["tasks"][1]).parse_args(argv)
+    status = 0
+    for name in task_names():
+        try:
+            task = get_task(name)
+        except Exception as error:  # anything can be wrong with a file that somebody dropped in
+            _say(f"task {name!r} cannot be loaded: {_one_line(error)}")
+            status = 1
+            continue
+        print(f"{name}: {task.summary}")
+        for each in _options(task):
+            print(f"  {_spelling(each):<22}{each.help.replace('%%', '%')}")
+    return status
+
+
+def _train(argv: list[str]) -> int:
+    """Hand everything behind the stage's name to the stage."""
+    import photofound.training
+
+    stages = sorted(module.name for module in pkgutil.iter_modules(photofound.training.__path__))
+    if not argv:
+        raise ValueError(f"train: which stage? name one of {', '.join(stages)}")
+    if argv[0] in ("-h", "--help"):
+        print(
+            f"usage: photofound train {'|'.join(stages)} --config FILE [--run_dir DIR] [--resume latest] [--a.b=c ...]"
+        )
+        return 0
+    if argv[0] not in stages:
+        raise ValueError(_unknown("training stage", argv[0], stages))
+    return importlib.import_module(f"photofound.training.{argv[0]}").main(argv[1:]) or 0
+
+
+def _convert(argv: list[str]) -> int:
+    parser = _Parser(prog="photofound convert", description=COMMANDS["convert"][1])
+    parser.add_argument("--from-prx", required=True, metavar="DIR_OR_ID", help="a PRX pipeline as diffusers saves it")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="new folder for the editing model")
+    args = parser.parse_args(argv)
+    from photofound.convert import convert_prx
+
+    convert_prx(args.from_prx, args.output)
+    print(args.output)
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "tasks": (_tasks, "list the edits with their inputs"),
+    "train": (_train, "train a model: photofound train STAGE --config FILE"),
+    "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------- parsing a task
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but an error is a ValueError of one line, like every other error here."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see '{self.prog} --help'")
+
+
+def _parser(task: Task) -> _Parser:
+    """``photofound TASK IMAGE [required inputs] [other inputs] [common options]``."""
+    parser = _Parser(prog=f"photofound {task.name}", description=task.summary)
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a photograph, or a folder of them")
+    for each in _options(task):
+        if each.name in COMMON:
+            raise ValueError(f"task {task.name!r}: its input {each.name!r} clashes with a common option; rename it")
+        flags = [each.name] if each.required else ["--" + each.name.replace("_", "-")]
+        parser.add_argument(*flags, metavar=_metavar(each), type=_type(task, each), help=_help_text(each))
+    _add_common(parser, saves_subject=any(each.name == "subject" for each in _options(task)))
+    return parser
+
+
+def _add_common(parser: _Parser, saves_subject: bool) -> None:
+    add = parser.add_argument_group("common options").add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="file or folder; a folder is created. Default: beside IMAGE, named after the edit",
+    )
+    add("--model", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
+    add("--steps", type=_count, metavar="N", help="sampling steps; default: the model's")
+    add("--guidance", type=_finite, metavar="X", help="how strongly to follow the prompt; default: the model's")
+    add("--seed", type=_seed, default=0, metavar="N", help="same seed, same result; default: 0")
+    add("--num-images", type=_count, default=1, metavar="N", help="variants, numbered -1, -2, ...; default: 1")
+    add("--format", metavar="NAME", help="png, jpg, webp, tif or bmp; default: as IMAGE")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--quiet", action="store_true", help="print errors and warnings only")
+    add("--max-pixels", type=_count, metavar="N", help="largest image to open, in pixels; default: 200 million")
+    if saves_subject:
+        add("--save-subject", action="store_true", help="also write what was kept, as a mask, to NAME-subject.png")
+
+
+def _options(task: Task) -> list[Input]:
+    """The declared inputs but the photograph itself, required ones first."""
+    inputs = [each for each in task.inputs if each.name != "image"]
+    return sorted(inputs, key=lambda each: not each.required)
+
+
+def _metavar(each: Input) -> str:
+    kinds = {"mask": "MASK", "text": "TEXT", "int": "N", "length": "PX|N%", "aspect": "W:H", "size": "WxH"}
+    if each.required:
+        return each.name.removesuffix("_image").upper()
+    return kinds.get(each.kind, each.name.upper())
+
+
+def _spelling(each: Input) -> str:
+    return _metavar(each) if each.required else f"--{each.name.replace('_', '-')} {_metavar(each)}"
+
+
+def _help_text(each: Input) -> str:
+    """Per cent signs doubled, as argparse wants them, whether or not they are already."""
+    return each.help.replace("%%", "%").replace("%", "%%")
+
+
+def _type(task: Task, each: Input) -> Callable[[str], Any]:
+    """How to read an input of this kind from the command line."""
+    readers: dict[str, Callable[[str], Any]] = {"text": str, "int": _whole, "image": Path, "mask": Path}
+    readers |= {"length": _length, "aspect": _aspect, "size": _size}
+    if each.kind not in readers:
+        raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {', '.join(readers)}")
+    return readers[each.kind]
+
+
+def _reader(pattern: str, wanted: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """A type for argparse: text that matches, converted; the error says what is wanted."""
+
+    def read(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return convert(text)
+
+    return read
+
+
+_whole = _reader(r"-?\d{1,9}", "a whole number", int)
+_count = _reader(r"0*[1-9]\d{0,11}", "a whole number above 0", int)
+_seed = _reader(r"\d{1,18}", "a whole number from 0 on", int)
+_length = _reader(
+    r"\d{1,9}|\d+(\.\d+)?%", "pixels like 200 or a share like 25%", lambda t: t if t.endswith("%") else int(t)
+)
+_aspect = _reader(r"\d+(\.\d+)?:\d+(\.\d+)?", "an aspect ratio like 4:5")
+_size = _reader(r"\d+x\d+", "a size like 1200x800")
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- planning the work
+
+
+@dataclass(frozen=True)
+class Work:
+    """One photograph and where its results go."""
+
+    image: Path
+    outputs: list[Path]
+    subject: Path | None  # where to write the subject's mask
+
+
+def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
+    """What is to be done. All that is wrong about the outputs is found here, before the model is even loaded."""
+    from photofound import image
+
+    if args.format is not None:
+        image.output_format(None, None, args.format)
+    folder = args.image.is_dir()
+    photographs = _photographs(args.image)
+    for name in _given_files(task, args):
+        _require(getattr(args, name))
+    work = [_work(task, args, photograph, folder) for photograph in photographs]
+    taken: dict[Path, Path] = {}
+    for each in work:
+        for path in [*each.outputs, *filter(None, [each.subject])]:
+            if (other := taken.setdefault(path, each.image)) != each.image:
+                raise ValueError(f"{path}: both {other.name} and {each.image.name} would be written to it; rename one")
+            image.check_output(path, args.overwrite)
+        image.output_format(None, each.outputs[0], args.format)
+    return work
+
+
+def _photographs(path: Path) -> list[Path]:
+    """The photograph, or those in the folder."""
+    _require(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and not p.name.startswith("."))
+    if not found:
+        raise ValueError(f"{path}: the folder holds no image ({', '.join(_suffixes())}); name another")
+    return found
+
+
+def _suffixes() -> tuple[str, ...]:
+    from photofound.image import SUFFIXES
+
+    return (*SUFFIXES, *ALSO_READ)
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+
+
+def _given_files(task: Task, args: argparse.Namespace) -> list[str]:
+    """Names of the inputs that are files and were given."""
+    return [each.name for each in _options(task) if each.kind in FILE_KINDS and getattr(args, each.name) is not None]
+
+
+def _work(task: Task, args: argparse.Namespace, photograph: Path, folder: bool) -> Work:
+    """Name the outputs of one photograph: PATH, or NAME-TASK.SUFFIX in a folder; numbered where there are several."""
+    target = Path(args.output) if args.output else None
+    if target is None or folder or target.is_dir() or args.output.endswith(("/", os.sep)):
+        target = target or _default_folder(task, args.image, folder)
+        target.mkdir(parents=True, exist_ok=True)
+        target = target / f"{photograph.stem}-{task.name}{_suffix(photograph, args.format)}"
+    numbers = [""] if args.num_images == 1 else [f"-{n + 1}" for n in range(args.num_images)]
+    outputs = [target.with_name(f"{target.stem}{number}{target.suffix}") for number in numbers]
+    saves_subject = getattr(args, "save_subject", False)
+    return Work(photograph, outputs, target.with_name(f"{target.stem}-subject.png") if saves_subject else None)
+
+
+def _default_folder(task: Task, path: Path, folder: bool) -> Path:
+    """Beside a photograph; for a folder not inside it, where a second run would edit the results of the first."""
+    if not folder:
+        return path.parent
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path.parent / f"{path.name}-{task.name}"
+
+
+_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"RIFF": "WEBP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP"}
+
+
+def _suffix(photograph: Path, format: str | None) -> str:
+    """The output's suffix: of the format asked for, else of what the photograph is (whatever its name), else .png."""
+    from photofound.image import SUFFIXES, output_format, suffix_of
+
+    if format is not None:
+        return suffix_of(output_format(None, None, format))
+    try:
+        with photograph.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        start = b""  # reading it will say what is wrong with it
+    kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    named = SUFFIXES.get(photograph.suffix.lower())
+    return photograph.suffix if named is not None and named == (kind or named) else suffix_of(kind or "PNG")
+
+
+# ------------------------------------------------------------------------------------------------------- doing the work
+
+
+def _edit(name: str, argv: list[str]) -> int:
+    from photofound.edit import get_task
+
+    task = get_task(name)
+    args = _parser(task).parse_args(argv)
+    if args.max_pixels is not None:
+        os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
+    work = _plan(task, args)
+    model = cache(lambda: _load_model(task, args))
+    if not args.image.is_dir():
+        _edit_one(task, args, work[0], model)
+        return 0
+    model()  # a bad model is one error, not one for every file
+    failed = sum(not _try_one(task, args, each, model) for each in _bar(work, args.quiet))
+    if failed:
+        _say(f"{failed} of {len(work)} files failed")
+    return 1 if failed else 0
+
+
+def _try_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> bool:
+    try:
+        _edit_one(task, args, work, model)
+        return True
+    except EXPECTED as error:
+        line = _one_line(error)
+        _say(line if str(work.image) in line else f"{work.image}: {line}")
+        return False
+
+
+def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
+    """Read, edit, write. The files are read before the model is loaded, so that a bad one is told at once."""
+    from photofound import image
+
+    picture = image.load(work.image)
+    inputs = _inputs(task, args, work.image)
+    subject = None
+    if work.subject is not None:
+        subject = inputs["subject"] = task.prepare(picture, **inputs).keep
+    images = model()(picture, **inputs, **_settings(args)).images
+    for path, result in zip(work.outputs, images, strict=True):
+        image.save(result, path, image.output_format(picture, path, args.format), overwrite=args.overwrite)
+    if subject is not None and work.subject is not None:
+        image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=args.overwrite)
+    if not args.quiet:
+        for path in [*work.outputs, *filter(None, [work.subject])]:
+            _print(str(path))
+
+
+def _inputs(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str, Any]:
+    """The task's inputs for one photograph; what was left out and has no default is left to the pipeline."""
+    inputs = {}
+    for each in _options(task):
+        value = getattr(args, each.name)
+        value = each.default if value is None else value
+        if isinstance(value, Path):
+            value = _read(value, photograph, each.name)
+        if value is None and each.name == "prompt":
+            value = ""
+        if value is not None:
+            inputs[each.name] = value
+    return inputs
+
+
+def _read(path: Path, photograph: Path, name: str) -> Picture:
+    """The picture at ``path`` or, where that is a folder, the one in it with the photograph's stem."""
+    from photofound import image
+
+    if path.is_dir():
+        matches = sorted(p for p in path.iterdir() if p.stem == photograph.stem and p.suffix.lower() in _suffixes())
+        if len(matches) != 1:
+            found = " and ".join(p.name for p in matches[:2]) or "nothing"
+            what = name.removesuffix("_image")
+            raise ValueError(f"{photograph}: {path} must hold one {what} called {photograph.stem}.*, it holds {found}")
+        path = matches[0]
+    return image.load(path)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    return {
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "num_images_per_prompt": args.num_images,
+        "generator": torch.Generator().manual_seed(args.seed),  # on the CPU: the same numbers on every device
+        "output_type": "picture",
+    }
+
+
+def _load_model(task: Task, args: argparse.Namespace) -> Any:
+    """The task's pipeline, on its device."""
+    import torch
+
+    device = _device(args.device)
+    _hush_libraries()
+    source = [] if args.model is None else [args.model]
+    dtype = (
+        {} if args.dtype == "auto" else {"torch_dtype": getattr(torch, args.dtype)}
+    )  # the pipeline knows what is fast here
+    pipeline: Any = task.pipeline
+    pipe = pipeline.from_pretrained(*source, **dtype)
+    pipe.to(device)
+    one = not args.image.is_dir()
+    pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
+    return pipe
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave --device out") from None
+    return name
+
+
+def _hush_libraries() -> None:
+    """Their chatter and loading bars; what goes wrong is raised anyway."""
+    for name in ("diffusers.utils.logging", "transformers.utils.logging"):
+        if name.partition(".")[0] in sys.modules:
+            logging = importlib.import_module(name)
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+
+
+# ---------------------------------------------------------------------------------------------------- talking to people
+
+
+def _bar(work: Iterable[Work], quiet: bool) -> Iterable[Work]:
+    from tqdm import tqdm
+
+    return tqdm(work, unit="file", disable=quiet or not sys.stderr.isatty())
+
+
+def _say(line: str) -> None:
+    """One line on stderr."""
+    _print(f"photofound: {line}", sys.stderr)
+
+
+def _print(line: str, file: Any = None) -> None:
+    """Print without tearing a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=file)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message without line breaks; the system's own errors as "path: reason"."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"{what} {name!r} is unknown; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line for people, without the line of code; those for developers stay silent."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        _say(f"warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = show
+        yield
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,520 @@
+"""The command line, with a pretend task: what it parses, where it writes, one clear line for all that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+import types
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from photofound import cli, edit, image
+from photofound.edit import Input, Job, Task
+
+SIZE = (12, 9)
+
+
+class FakePipeline:
+    """Inverts the picture; remembers how it was made and called."""
+
+    made: list = []
+    calls: list = []
+    fails_on: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, *source, **settings):
+        if source == ("nowhere",):
+            raise OSError("nowhere is neither a folder\nnor a model on the Hub")
+        cls.made.append((source, settings))
+        return cls()
+
+    def to(self, device):
+        return self
+
+    def set_progress_bar_config(self, **settings):
+        pass
+
+    def __call__(self, picture, **inputs):
+        self.calls.append((picture, inputs))
+        if self.fails_on and self.fails_on in str(picture.path):
+            raise ValueError("the mask is empty (all black);\nmake white what is to be repainted")
+        inverted = dataclasses.replace(picture, pixels=picture.depth - picture.pixels)
+        return types.SimpleNamespace(images=[inverted] * inputs["num_images_per_prompt"])
+
+
+class Retouch(Task):
+    """Every kind of input there is."""
+
+    name = "retouch"
+    summary = "smooth 100 % of the skin"
+    inputs = (
+        Input("prompt", "text", "what to paint"),
+        Input("mask_image", "mask", "white = retouch", required=True),
+        Input("subject", "mask", "white = keep, 50 % or more"),
+        Input("style_image", "image", "a picture to imitate"),
+        Input("grow", "int", "pixels", default=3),
+        Input("left", "length", "pixels or 25%% of the width", default=0),
+        Input("aspect", "aspect", "W:H"),
+        Input("size", "size", "WxH"),
+    )
+    pipeline = FakePipeline
+
+    def prepare(self, picture, prompt="", subject=None, **inputs):
+        keep = np.zeros((picture.height, picture.width), np.float32)
+        keep[:, :4] = 1
+        keep = keep if subject is None else image.load_mask(subject, picture.size)
+        return Job(picture, 1 - keep, keep)
+
+    def example(self, sample, generator):
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def task(monkeypatch):
+    """``retouch`` is a task, and the only one that is imported."""
+    fake, known, get = Retouch(), edit.task_names(), edit.get_task
+    monkeypatch.setattr(edit, "task_names", lambda: [*known, "retouch"])
+    monkeypatch.setattr(edit, "get_task", lambda name: fake if name == "retouch" else get(name))
+    monkeypatch.setattr(FakePipeline, "made", [])
+    monkeypatch.setattr(FakePipeline, "calls", [])
+    return fake
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A function that writes a photograph."""
+
+    def write(name="cup.png", size=SIZE, mode="RGB"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        gradient = np.linspace(0, 255, size[0] * size[1]).reshape(size[1], size[0]).astype(np.uint8)
+        Image.fromarray(gradient).convert(mode).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(capfd):
+    """A function that runs a command and returns its status, stdout and stderr."""
+
+    def call(*argv):
+        status = cli.main([str(a) for a in argv])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+def refused(result, *texts):
+    """Status 2 and one line on stderr that holds the texts."""
+    status, out, err = result
+    assert status == 2 and out == "", result
+    assert err.count("\n") == 1 and err.startswith("photofound: "), err
+    for text in texts:
+        assert str(text) in err, err
+    assert "Traceback" not in err
+
+
+# ----------------------------------------------------------------------------------------------------- where results go
+
+
+def test_one_photograph_is_edited_beside_itself(run, photo):
+    cup, mask = photo("cup.png"), photo("mask.png", mode="L")
+    status, out, err = run("retouch", cup, mask)
+    assert (status, err) == (0, "")
+    assert out == f"{cup.parent / 'cup-retouch.png'}\n"
+    assert np.array_equal(255 - np.asarray(Image.open(cup)), np.asarray(Image.open(cup.parent / "cup-retouch.png")))
+
+
+def test_the_inputs_arrive_as_declared(run, photo):
+    cup, mask, style = photo("cup.png"), photo("mask.png"), photo("style.png", (5, 5))
+    argv = [
+        "--grow=7",
+        "--left",
+        "25%",
+        "--aspect",
+        "4:5",
+        "--size",
+        "30x20",
+        "--style-image",
+        style,
+        "--prompt",
+        "a b",
+    ]
+    argv += [
+        "--steps=4",
+        "--guidance=2.5",
+        "--seed=9",
+        "--num-images=2",
+        "--dtype=float16",
+        "--model=m",
+        "--device=cpu",
+    ]
+    assert run("retouch", *argv, cup, mask)[0] == 0
+    (source, loaded), (picture, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
+    assert source == ("m",) and str(loaded["torch_dtype"]) == "torch.float16"
+    assert picture.path == cup and inputs["mask_image"].path == mask and inputs["style_image"].size == (5, 5)
+    assert {k: inputs[k] for k in ("grow", "left", "aspect", "size", "prompt")} == {
+        "grow": 7, "left": "25%", "aspect": "4:5", "size": "30x20", "prompt": "a b"
+    }  # fmt: skip
+    assert (inputs["num_inference_steps"], inputs["guidance_scale"], inputs["num_images_per_prompt"]) == (4, 2.5, 2)
+    assert inputs["generator"].initial_seed() == 9 and inputs["output_type"] == "picture"
+
+
+def test_what_is_left_out_is_the_default_or_left_to_the_pipeline(run, photo):
+    assert run("retouch", photo(), photo("mask.png"))[0] == 0
+    (source, loaded), (_, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
+    assert source == () and loaded == {}
+    assert inputs["prompt"] == "" and inputs["grow"] == 3 and inputs["left"] == 0
+    assert not {"subject", "style_image", "aspect", "size"} & set(inputs)
+    assert inputs["num_inference_steps"] is None and inputs["guidance_scale"] is None
+    assert inputs["generator"].initial_seed() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected", "format"),
+    [
+        ("cup.JPG", [], "cup-retouch.JPG", "JPEG"),
+        ("cup.webp", [], "cup-retouch.webp", "WEBP"),
+        ("cup.tiff", [], "cup-retouch.tiff", "TIFF"),
+        ("cup.gif", [], "cup-retouch.png", "PNG"),
+        ("cup.png", ["--format=jpg"], "cup-retouch.jpg", "JPEG"),
+        ("cup.png", ["-o", "{}/done.webp"], "done.webp", "WEBP"),
+        ("cup.jpg", ["-o", "{}/done"], "done", "JPEG"),
+        ("cup.jpg", ["-o", "{}/new/"], "new/cup-retouch.jpg", "JPEG"),
+        ("cup.jpg", ["-o", "{}"], "cup-retouch.jpg", "JPEG"),
+        ("cup.jpg", ["-o", "{}/done", "--format", "png"], "done", "PNG"),
+    ],
+)
+def test_the_output_keeps_the_format_unless_told_otherwise(run, photo, tmp_path, name, options, expected, format):
+    assert run("retouch", photo(name), photo("mask.bmp"), *[o.replace("{}", str(tmp_path)) for o in options])[0] == 0
+    assert Image.open(tmp_path / expected).format == format
+
+
+def test_the_content_counts_not_the_name(run, photo, tmp_path):
+    photo("cup.png").rename(tmp_path / "cup.jpg")  # a PNG, so the result must not become a lossy JPEG
+    assert run("retouch", tmp_path / "cup.jpg", photo("mask.bmp"))[0] == 0
+    assert Image.open(tmp_path / "cup-retouch.png").format == "PNG"
+
+
+def test_a_jpeg_is_written_at_quality_95_without_subsampling(run, photo, tmp_path):
+    assert run("retouch", photo("cup.jpg"), photo("mask.png"))[0] == 0
+    written = Image.open(tmp_path / "cup-retouch.jpg")
+    assert written.layer[1][1:3] == (1, 1)  # chroma sampled as often as luma
+    assert max(written.quantization[0]) <= 12  # libjpeg's luma table at quality 95
+
+
+def test_several_images_are_numbered(run, photo, tmp_path):
+    status, out, _ = run("retouch", photo(), photo("mask.png"), "--num-images", "2", "-o", tmp_path / "v.png")
+    assert status == 0 and out.split() == [str(tmp_path / "v-1.png"), str(tmp_path / "v-2.png")]
+    assert not (tmp_path / "v.png").exists()
+
+
+def test_the_subject_is_saved_as_a_mask_and_used(run, photo, tmp_path):
+    status, out, _ = run("retouch", photo(), photo("mask.png"), "--save-subject")
+    assert status == 0 and str(tmp_path / "cup-retouch-subject.png") in out
+    saved = np.asarray(Image.open(tmp_path / "cup-retouch-subject.png"))
+    assert saved.shape == (SIZE[1], SIZE[0]) and (saved[:, :4] == 255).all() and (saved[:, 4:] == 0).all()
+    assert FakePipeline.calls[0][1]["subject"].shape == saved.shape
+
+
+def test_quiet_says_nothing(run, photo):
+    assert run("retouch", photo(), photo("mask.png"), "--quiet") == (0, "", "")
+
+
+def test_overwrite_replaces(run, photo, tmp_path):
+    (tmp_path / "cup-retouch.png").write_bytes(b"old")
+    assert run("retouch", photo(), photo("mask.png"), "--overwrite")[0] == 0
+    assert Image.open(tmp_path / "cup-retouch.png").size == SIZE
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture
+def folders(photo, tmp_path):
+    """Three photographs with a mask each, and a file that is neither."""
+    for name in ("a", "b", "c"):
+        photo(f"photos/{name}.jpg")
+        photo(f"masks/{name}.png")
+    (tmp_path / "photos" / "notes.txt").write_text("not a photograph")
+    return tmp_path / "photos", tmp_path / "masks"
+
+
+def test_a_folder_is_edited_into_a_folder_beside_it_with_one_model(run, folders, tmp_path):
+    status, out, err = run("retouch", *folders)
+    assert (status, err) == (0, "")
+    written = [tmp_path / "photos-retouch" / f"{name}-retouch.jpg" for name in "abc"]
+    assert out.split() == [str(p) for p in written] and all(p.is_file() for p in written)
+    assert len(FakePipeline.made) == 1
+    assert [inputs["mask_image"].path.name for _, inputs in FakePipeline.calls] == ["a.png", "b.png", "c.png"]
+
+
+def test_the_folder_may_be_here_and_the_output_named(run, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders[0])
+    assert run("retouch", ".", "../masks")[0] == 0 and (tmp_path / "photos-retouch").is_dir()
+    assert run("retouch", ".", "../masks", "-o", tmp_path / "deep" / "out")[0] == 0
+    assert len(list((tmp_path / "deep" / "out").iterdir())) == 3
+
+
+def test_one_mask_file_serves_all(run, folders):
+    assert run("retouch", folders[0], folders[1] / "a.png")[0] == 0
+    assert {inputs["mask_image"].path.name for _, inputs in FakePipeline.calls} == {"a.png"}
+
+
+def test_every_file_of_a_folder_starts_from_the_seed(run, folders):
+    assert run("retouch", *folders, "--seed=4")[0] == 0
+    draws = [float(inputs["generator"].initial_seed()) for _, inputs in FakePipeline.calls]
+    assert draws == [4, 4, 4] and len({id(inputs["generator"]) for _, inputs in FakePipeline.calls}) == 3
+
+
+def test_a_bad_file_is_reported_and_the_rest_is_done(run, folders, tmp_path):
+    (folders[0] / "b.jpg").write_bytes(b"not an image")
+    (folders[1] / "c.png").unlink()
+    status, out, err = run("retouch", *folders)
+    assert status == 1 and out.split() == [str(tmp_path / "photos-retouch" / "a-retouch.jpg")]
+    lines = err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("photofound: ") for line in lines), err
+    assert str(folders[0] / "b.jpg") in lines[0] and "c.jpg" in lines[1] and lines[2].endswith("2 of 3 files failed")
+
+
+def test_what_the_edit_refuses_names_the_file(run, folders, monkeypatch):
+    monkeypatch.setattr(FakePipeline, "fails_on", "b.jpg")
+    status, _, err = run("retouch", *folders)
+    assert status == 1 and err.splitlines()[0].startswith(f"photofound: {folders[0] / 'b.jpg'}: the mask is empty")
+
+
+def test_two_masks_of_one_name_are_not_guessed_between(run, folders, photo):
+    photo("masks/a.bmp")
+    status, _, err = run("retouch", *folders)
+    assert status == 1 and "a.bmp and a.png" in err
+
+
+def test_a_folder_of_nothing_and_a_clash_of_names_are_refused(run, folders, photo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(run("retouch", tmp_path / "empty", folders[1]), "holds no image")
+    photo("photos/a.png")
+    refused(run("retouch", *folders, "--format=png"), "a.jpg and a.png would be written")
+
+
+def test_a_bad_model_is_one_error_not_one_for_each_file(run, folders):
+    refused(run("retouch", *folders, "--model", "nowhere"), "nowhere is neither a folder nor a model")
+
+
+# ------------------------------------------------------------------------------------------- one line for what is wrong
+
+
+def test_files_that_cannot_be_read(run, photo, tmp_path):
+    mask = photo("mask.png")
+    whole = photo("whole.png", (64, 64)).read_bytes()
+    for name, content in {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello there"}.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
+        refused(run("retouch", tmp_path / f"{name}.png", mask), f"{name}.png")
+    refused(run("retouch", tmp_path / "missing.png", mask), "missing.png", "no such file")
+    refused(run("retouch", photo(), tmp_path / "missing.png"), "missing.png", "no such file")
+    refused(run("retouch", photo(), tmp_path / "text.png"), "text.png")
+    assert FakePipeline.made == []  # told before the model is loaded
+
+
+def test_a_decompression_bomb_is_refused_with_the_option_that_allows_it(run, photo, monkeypatch):
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # restored after the test
+    refused(run("retouch", photo(), photo("mask.png"), "--max-pixels=100"), "12x9")
+    assert run("retouch", photo(), photo("mask.png"), "--max-pixels=108")[0] == 0
+
+
+def test_outputs_are_checked_before_the_work(run, photo, tmp_path):
+    cup, mask = photo(), photo("mask.png")
+    (tmp_path / "there.png").write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "there.png"), "there.png", "exists", "--overwrite")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "no" / "x.png"), "does not exist")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "file" / "x.png"), "file")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "x.xyz"), "x.xyz")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "x.png", "--format=jpg"), "x.png")
+    refused(run("retouch", cup, mask, "--format=psd"), "'psd'")
+    (tmp_path / "v-2.png").write_bytes(b"old")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "v.png", "--num-images=2"), "v-2.png")
+    (tmp_path / "s-subject.png").write_bytes(b"old")
+    refused(run("retouch", cup, mask, "-o", tmp_path / "s.png", "--save-subject"), "s-subject.png")
+    assert (tmp_path / "there.png").read_bytes() == b"old" and FakePipeline.made == []
+
+
+def test_existing_outputs_of_a_folder_are_refused_before_the_work(run, folders):
+    assert run("retouch", *folders)[0] == 0
+    calls = len(FakePipeline.calls)
+    refused(run("retouch", *folders), "a-retouch.jpg", "--overwrite")
+    assert len(FakePipeline.calls) == calls
+
+
+def test_an_edit_that_fails_leaves_no_half_file(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(FakePipeline, "fails_on", "cup")
+    cup, mask = photo(), photo("mask.png")
+    before = sorted(tmp_path.iterdir())
+    refused(run("retouch", cup, mask), "the mask is empty (all black); make white what is to be repainted")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "texts"),
+    [
+        (["eraze"], ["'eraze' is unknown", "did you mean 'erase'?"]),
+        (["xyzzy"], ["'xyzzy' is unknown", "known: "]),
+        (["--steps"], ["'--steps'", "photofound --help"]),
+        (["retouch"], ["IMAGE, MASK", "photofound retouch --help"]),
+        (["retouch", "{cup}"], ["MASK"]),
+        (["retouch", "{cup}", "{mask}", "{mask}"], ["unrecognized"]),
+        (["retouch", "{cup}", "{mask}", "--step=3"], ["--step"]),
+        (["retouch", "{cup}", "{mask}", "--steps=0"], ["--steps", "'0'"]),
+        (["retouch", "{cup}", "{mask}", "--steps=many"], ["--steps", "'many'"]),
+        (["retouch", "{cup}", "{mask}", "--num-images=0"], ["--num-images"]),
+        (["retouch", "{cup}", "{mask}", "--guidance=nan"], ["--guidance", "'nan'"]),
+        (["retouch", "{cup}", "{mask}", "--seed=-1"], ["--seed", "'-1'"]),
+        (["retouch", "{cup}", "{mask}", "--dtype=int8"], ["--dtype", "bfloat16"]),
+        (["retouch", "{cup}", "{mask}", "--device=gpu"], ["'gpu'", "pass cpu"]),
+        (["retouch", "{cup}", "{mask}", "--device=cuda:99"], ["'cuda:99'", "pass cpu"]),
+        (["retouch", "{cup}", "{mask}", "--model=nowhere"], ["nowhere"]),
+        (["retouch", "{cup}", "{mask}", "--grow=1.5"], ["--grow", "'1.5'"]),
+        (["retouch", "{cup}", "{mask}", "--left=-5"], ["--left", "'-5'", "25%"]),
+        (["retouch", "{cup}", "{mask}", "--aspect=wide"], ["--aspect", "4:5"]),
+        (["retouch", "{cup}", "{mask}", "--size=12"], ["--size", "1200x800"]),
+        (["train"], ["autoencoder"]),
+        (["train", "autoencoders"], ["did you mean 'autoencoder'?"]),
+        (["train", "autoencoder", "--config", "{cup}/no.yaml"], ["no.yaml"]),
+        (["convert"], ["--from-prx", "photofound convert --help"]),
+        (["tasks", "please"], ["please"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(run, photo, argv, texts):
+    cup, mask = photo(), photo("mask.png")
+    refused(run(*[a.replace("{cup}", str(cup)).replace("{mask}", str(mask)) for a in argv]), *texts)
+
+
+def test_warnings_are_one_line_and_those_for_developers_silent(run, photo, monkeypatch):
+    def warn(self, picture, **inputs):
+        warnings.warn("the mask is 6x4 but the image is 12x9;\nthe mask was resized", stacklevel=1)
+        warnings.warn("old", FutureWarning, stacklevel=1)
+        return types.SimpleNamespace(images=[picture])
+
+    monkeypatch.setattr(FakePipeline, "__call__", warn)
+    status, _, err = run("retouch", photo(), photo("mask.png"))
+    assert status == 0
+    assert err == "photofound: warning: the mask is 6x4 but the image is 12x9; the mask was resized\n"
+
+
+def test_running_out_of_memory_is_one_line_too(run, photo, monkeypatch):
+    def fail(self, picture, **inputs):
+        raise RuntimeError("CUDA out of memory.\nTried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(FakePipeline, "__call__", fail)
+    refused(run("retouch", photo(), photo("mask.png")), "CUDA out of memory. Tried")
+
+
+def test_an_interrupt_ends_with_130(run, photo, monkeypatch):
+    def interrupt(self, picture, **inputs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakePipeline, "__call__", interrupt)
+    assert run("retouch", photo(), photo("mask.png")) == (130, "", "photofound: interrupted\n")
+
+
+def test_an_input_that_clashes_or_is_of_no_kind_is_refused(run, task, monkeypatch):
+    monkeypatch.setattr(Retouch, "inputs", (Input("seed", "int", "mine"),))
+    refused(run("retouch", "x.png"), "'seed'", "rename")
+    monkeypatch.setattr(Retouch, "inputs", (Input("mood", "emotion", "how it feels"),))
+    refused(run("retouch", "x.png"), "'mood'", "'emotion'")
+
+
+# ------------------------------------------------------------------------------------------------------- other commands
+
+
+def test_help_and_version(run, capfd):
+    for argv in ([], ["--help"], ["-h"]):
+        status, out, err = run(*argv)
+        assert status == 0 and err == "" and "retouch" in out and "convert" in out
+    assert run("--version")[1].startswith("photofound ")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["retouch", "--help"])
+    out = capfd.readouterr().out
+    assert done.value.code == 0 and "IMAGE MASK" in out and "25% of the width" in out and "--style-image" in out
+
+
+def test_tasks_lists_the_inputs(run, monkeypatch):
+    monkeypatch.setattr(edit, "task_names", lambda: ["retouch"])
+    status, out, err = run("tasks")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[:2] == ["retouch: smooth 100 % of the skin", "  MASK                  white = retouch"]
+    assert "  --left PX|N%          pixels or 25% of the width" in out
+
+
+def test_a_task_that_cannot_be_imported_does_not_hide_the_others(run, task, monkeypatch):
+    def get(name):
+        if name == "broken":
+            raise SyntaxError("invalid syntax")
+        return task
+
+    monkeypatch.setattr(edit, "task_names", lambda: ["broken", "retouch"])
+    monkeypatch.setattr(edit, "get_task", get)
+    status, out, err = run("tasks")
+    assert (
+        status == 1
+        and out.startswith("retouch: ")
+        and err == "photofound: task 'broken' cannot be loaded: invalid syntax\n"
+    )
+
+
+def test_train_hands_everything_on(run, monkeypatch):
+    seen = []
+    module = types.SimpleNamespace(main=lambda argv: seen.append(argv))
+    monkeypatch.setitem(sys.modules, "photofound.training.autoencoder", module)
+    assert run("train", "autoencoder", "--config", "c.yaml", "--train.minutes=1")[0] == 0
+    assert seen == [["--config", "c.yaml", "--train.minutes=1"]]
+
+
+def test_convert_is_handed_the_source_and_the_folder(run, monkeypatch):
+    seen = []
+    monkeypatch.setitem(sys.modules, "photofound.convert", types.SimpleNamespace(convert_prx=lambda *a: seen.append(a)))
+    assert run("convert", "--from-prx", "a/b", "-o", "out") == (0, "out\n", "")
+    assert seen == [("a/b", "out")]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["eraze"], ["--version"], ["train"]])
+def test_nothing_heavy_is_imported_before_it_is_needed(argv):
+    code = """
+        import sys
+        from photofound.cli import main
+        main(sys.argv[1:])
+        heavy = {"torch", "diffusers", "transformers", "cv2"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- the five tasks
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "outpaint IMAGE --prompt TEXT --subject MASK --save-subject",
+        "outpaint IMAGE --prompt TEXT",
+        "inpaint IMAGE MASK --prompt TEXT",
+        "inpaint IMAGE MASK",
+        "expand IMAGE --left 20 --right 25% --top 0 --bottom 5%",
+        "expand IMAGE --aspect 4:5 --prompt TEXT",
+        "expand IMAGE --size 1200x800",
+        "erase IMAGE MASK --grow 4",
+        "upscale IMAGE --scale 4",
+        "upscale IMAGE -o PATH --model DIR --device cpu --dtype auto --steps 4 --guidance 3 --seed 1 --num-images 2"
+        " --format png --overwrite --quiet",
+    ],
+)
+def test_every_promised_line_is_understood(line):
+    name, *argv = line.split()
+    cli._parser(edit.get_task(name)).parse_args(argv)

@@ -1,0 +1,99 @@
+"""What is installed is what is in the tree: every package, module and data file, and it runs from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = {"photofound": "photofound", "tasks": "photofound/tasks"}
+FOLDERS |= {"training": "photofound/training", "demos": "photofound/demos"}
+JUNK = ("__pycache__", ".DS_Store")
+
+
+def contents(pattern: str) -> set[str]:
+    """Files of the four folders, by the names that they have once installed."""
+    found = set()
+    for folder, installed in FOLDERS.items():
+        for path in (ROOT / folder).rglob(pattern):
+            if path.is_file() and not set(path.parts) & set(JUNK):
+                found.add(f"{installed}/{path.relative_to(ROOT / folder).as_posix()}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel, built offline from a copy of the tree."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns(*JUNK))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    done = subprocess.run([*command, "-w", str(built), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = built.glob("*.whl")
+    return path
+
+
+def test_every_package_folder_is_listed():
+    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
+    there = {name.removesuffix("/__init__.py").replace("/", ".") for name in contents("__init__.py")}
+    assert there == listed
+
+
+def test_the_wheel_holds_every_file_and_nothing_else(wheel):
+    wanted = contents("*.py") | contents("py.typed")
+    wanted |= {
+        name for name in contents("*") if name.startswith(("photofound/weights/", "photofound/training/configs/"))
+    }
+    wanted |= {name for name in contents("*") if name.startswith("photofound/training/slurm/")}
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == wanted
+
+
+def test_the_wheel_runs_from_elsewhere(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import photofound, photofound.tasks, photofound.training, photofound.demos
+        from photofound import cli
+        assert all(p.startswith({str(tmp_path)!r}) for p in [*photofound.__path__, *photofound.tasks.__path__])
+        raise SystemExit(cli.main(["--version"]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("photofound "), done.stderr
+
+
+def test_the_wheel_says_what_it_is(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+    entry_points = archive.read(f"{folder}/entry_points.txt").decode()
+    metadata = archive.read(f"{folder}/METADATA").decode()
+    assert "photofound = photofound.cli:main" in entry_points
+    assert "License-Expression: Apache-2.0" in metadata and "Requires-Python: >=3.11" in metadata
+    assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    assert "torchvision" not in metadata
+
+
+def test_constraints_are_plain_pins():
+    """No local version: torch==2.13.0 takes the build that a machine offers, torch==2.13.0+cpu only that one."""
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), line
+
+
+def test_every_dependency_is_pinned():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]
+    pinned = {re.split("==", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    missing = {re.split(r"[<>=\[ ]", each)[0].lower() for each in wanted} - pinned
+    assert not missing
