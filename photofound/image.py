@@ -840,6 +840,8 @@ def load_mask(source: Any, size: tuple[int, int], name: str = "mask") -> np.ndar
     intent.
     A mask of another size is resized with a warning if its aspect ratio is within 1 %, else refused with ValueError.
     """
+    if source is None:
+        raise ValueError(f"the {name} is missing; pass a picture of the image's size in which white marks the place")
     picture = Picture.from_any(source)
     flat = bool((picture.colours == picture.colours[:1, :1]).all())
     if picture.has_alpha and flat:

@@ -130,13 +130,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
         Args:
             pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
-            **kwargs: as in diffusers. ``torch_dtype`` defaults to bfloat16 where this machine computes in it, else float32.
+            **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes in it, else float32.
 
         Raises:
             FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of foreign modules.
         """
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
-        kwargs.setdefault("torch_dtype", fast_dtype())
+        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
         if Path(source).exists() or pretrained_model_name_or_path is None or str(source).count("/") != 1:
             check_folder(Path(source))
         return super().from_pretrained(str(source), use_safetensors=True, **kwargs)

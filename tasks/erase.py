@@ -75,8 +75,8 @@ class Erase(Task):
         foreign, matte = _moved(sample.pixels.roll(1, 0), matte.roll(1, 0), generator)
         shadow = _shadow(matte, generator)
         seen = (sample.pixels + 1) * (1 - shadow) - 1
-        seen = torch.lerp(seen, foreign, matte)
         hole = masks.grow(((matte > 0.05) | (shadow > 0.08)).float(), max(1, size // 48))
+        seen = torch.where(hole > 0, torch.lerp(seen, foreign, matte), sample.pixels)  # what is given is the truth
         return self.conditions(sample, hole, canvas=self.canvas(seen, hole))
 
 

@@ -20,3 +20,54 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A whole pipeline with untrained weights and every task, saved to disk: fast, and wrong on purpose."""
+    import torch
+    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler
+
+    from photofound import text
+    from photofound.pipeline import EditPipeline, condition_channels
+    from photofound.transformer import EditTransformer
+
+    torch.manual_seed(0)
+    vae = AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        encoder_layers_per_block=(0, 1, 1, 1),
+        decoder_layers_per_block=(0, 1, 1, 1),
+        encoder_qkv_multiscales=((), (), (), ()),
+        decoder_qkv_multiscales=((), (), (), ()),
+    )
+    tokenizer, encoder = text.build_byte_encoder(width=16, layers=1, heads=2, feed_forward=16)
+    transformer = EditTransformer(
+        in_channels=4,
+        context_in_dim=16,
+        hidden_size=32,
+        num_heads=2,
+        depth=2,
+        condition_channels=condition_channels(vae, "pixels"),
+        tasks=("generate", "inpaint", "expand", "outpaint", "erase", "upscale"),
+    )
+    for parameter in transformer.parameters():  # zero-initialised layers would hide what flows through them
+        torch.nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path_factory.mktemp("tiny")
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    EditPipeline(transformer, vae, encoder, tokenizer, scheduler, tile=64, default_steps=2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder):
+    """Loads a task's pipeline from ``tiny_folder``: ``tiny(InpaintPipeline)``."""
+    import torch
+
+    def load(pipeline, **kwargs):
+        pipe = pipeline.from_pretrained(tiny_folder, **{"torch_dtype": torch.float32, **kwargs})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return load

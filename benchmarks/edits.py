@@ -1,0 +1,230 @@
+"""Our edits against what everybody has, on photographs with a known truth: one table.
+
+    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE] [--sheet FILE.png]
+
+DIR holds photographs, or an ``eval.json`` that lists ``file`` and ``task`` (the ``photo`` ones are used). Holes come from a fixed
+seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every side; x2 and x4 start from a bicubic
+reduction. Results are composited hard: PSNR, SSIM and perceptual distance are of the whole picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, UpscalePipeline, metrics
+from photofound.regularizers import PerceptualNet
+
+Edit = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) in, uint8 out
+
+
+def strokes(height: int, width: int, seed: int, share: float = 0.2) -> np.ndarray:
+    """Brush strokes until they cover ``share`` of the picture: (H, W) bool."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    side = min(height, width)
+    while mask.mean() < share:
+        point = rng.uniform((0, 0), (width, height))
+        angle, thickness = rng.uniform(0, 2 * np.pi), max(2, round(side * rng.uniform(0.02, 0.08)))
+        for _ in range(rng.integers(2, 6)):
+            angle += rng.uniform(-1, 1)
+            end = point + side * rng.uniform(0.05, 0.3) * np.array([np.cos(angle), np.sin(angle)])
+            a, b = (tuple(int(v) for v in p) for p in (point, end))
+            cv2.line(mask, a, b, 1, thickness)
+            point = end
+    return mask.astype(bool)
+
+
+def centre_box(height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = True
+    return mask
+
+
+def border(height: int, width: int, share: float = 0.125) -> np.ndarray:
+    mask = np.ones((height, width), bool)
+    y, x = round(height * share), round(width * share)
+    mask[y : height - y, x : width - x] = False
+    return mask
+
+
+def opencv_fill(method: int, mask: np.ndarray) -> Edit:
+    return lambda rgb: cv2.inpaint(rgb, mask.astype(np.uint8), 4, method)
+
+
+def resample(method: Image.Resampling, scale: int) -> Edit:
+    def enlarge(rgb: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(rgb)
+        return np.asarray(image.resize((image.width * scale, image.height * scale), method))
+
+    return enlarge
+
+
+class Ours:
+    """The pipelines of one checkpoint, with the options of the command line."""
+
+    def __init__(self, model: str | None, options: dict) -> None:
+        self.inpaint = InpaintPipeline.from_pretrained(model)
+        self.inpaint.set_progress_bar_config(disable=True)
+        self.options = options
+
+    def run(self, pipeline: type, rgb: np.ndarray, **inputs: object) -> np.ndarray:
+        pipe = pipeline.from_pipe(self.inpaint)
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        return np.asarray(pipe(rgb, generator=generator, output_type="pil", **self.options, **inputs).images[0])
+
+    def fill(self, mask: np.ndarray) -> Edit:
+        return lambda rgb: self.run(InpaintPipeline, rgb, mask_image=mask.astype(np.float32))
+
+    def expand(self, mask: np.ndarray) -> Edit:
+        rows, columns = np.flatnonzero(~mask.all(1)), np.flatnonzero(~mask.all(0))
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        margins = {"left": left, "top": top, "right": mask.shape[1] - right, "bottom": mask.shape[0] - bottom}
+        margins = {side: int(value) for side, value in margins.items()}
+        return lambda rgb: self.run(ExpandPipeline, rgb[top:bottom, left:right], **margins)
+
+    def erase(self, mask: np.ndarray) -> Edit:
+        return lambda rgb: self.run(ErasePipeline, rgb, mask_image=mask.astype(np.float32), grow=0)
+
+    def upscale(self, scale: int) -> Edit:
+        return lambda rgb: self.run(UpscalePipeline, rgb, scale=scale)
+
+
+def problems(rgb: np.ndarray, seed: int, ours: Ours | None) -> dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]]:
+    """name -> (input, hole or None, methods)."""
+    height, width = rgb.shape[:2]
+    found: dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]] = {}
+    holes = {"strokes 20 %": strokes(height, width, seed), "centre box 1/9": centre_box(height, width), "border 12.5 %": border(height, width)}
+    for name, mask in holes.items():
+        masked = np.where(mask[..., None], np.uint8(127), rgb)  # nobody sees the truth
+        methods = {"Telea": opencv_fill(cv2.INPAINT_TELEA, mask), "Navier-Stokes": opencv_fill(cv2.INPAINT_NS, mask)}
+        if ours:
+            methods["ours"] = (ours.expand if name.startswith("border") else ours.fill)(mask)
+        found[name] = (masked, mask, methods)
+    for scale in (2, 4):
+        small = np.asarray(Image.fromarray(rgb).resize((width // scale, height // scale), Image.Resampling.BICUBIC))
+        methods = {"bicubic": resample(Image.Resampling.BICUBIC, scale), "Lanczos": resample(Image.Resampling.LANCZOS, scale)}
+        if ours:
+            methods["ours"] = ours.upscale(scale)
+        found[f"upscale x{scale}"] = (small, None, methods)
+    return found
+
+
+def measure(truth: np.ndarray, result: np.ndarray, hole: np.ndarray | None, net: PerceptualNet | None) -> dict[str, float]:
+    a, b = truth.astype(np.float32) / 255, result.astype(np.float32) / 255
+    row = {"PSNR": metrics.psnr(a, b), "SSIM": metrics.ssim(a, b)}
+    if net is not None:
+        row["perceptual"] = metrics.perceptual(net, a, b)
+    row["altered"] = metrics.altered(result, truth, ~hole) if hole is not None else float("nan")
+    return row
+
+
+def photographs(folder: Path, limit: int | None) -> list[Path]:
+    listing = folder / "eval.json"
+    if listing.is_file():
+        files = [folder / entry["file"] for entry in json.loads(listing.read_text()) if entry["task"] == "photo"]
+    else:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if not files:
+        raise SystemExit(f"{folder} holds no photographs")
+    return files if limit is None else files[:: max(1, len(files) // limit)][:limit]
+
+
+def table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
+    names = ["PSNR", "SSIM", "perceptual", "altered", "seconds"]
+    lines = ["| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds |", "|---|---|---|---|---|---|---|"]
+    for (task, method), values in rows.items():
+        means = {n: float(np.mean([v[n] for v in values])) for n in names if n in values[0]}
+        cells = [f"{means['PSNR']:.2f}", f"{means['SSIM']:.3f}", f"{means.get('perceptual', float('nan')):.4f}"]
+        cells += ["-" if np.isnan(means["altered"]) else f"{means['altered']:.2%}", f"{means['seconds']:.2f}"]
+        lines.append(f"| {task} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seconds_at_512(ours: Ours) -> str:
+    """Median of three edits of a 512x512 photograph per task, PIL in to PIL out."""
+    from skimage import data
+
+    from photofound import OutpaintPipeline
+
+    photo = data.astronaut()
+    box = centre_box(512, 512).astype(np.float32)
+    cases = {
+        "outpaint": (OutpaintPipeline, photo, {"subject": box, "prompt": "on a dark red cloth"}),
+        "inpaint": (InpaintPipeline, photo, {"mask_image": box}),
+        "expand": (ExpandPipeline, photo[64:-64, 64:-64], {side: 64 for side in ("left", "right", "top", "bottom")}),
+        "erase": (ErasePipeline, photo, {"mask_image": box}),
+        "upscale": (UpscalePipeline, photo[128:384, 128:384], {"scale": 2}),
+    }
+    lines = ["| task at 512x512 | seconds |", "|---|---|"]
+    for name, (pipeline, rgb, inputs) in cases.items():
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            ours.run(pipeline, rgb, **inputs)
+            times.append(time.perf_counter() - start)
+        lines.append(f"| {name} | {sorted(times)[1]:.2f} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return f"torch {torch.__version__}, {device}, {platform.machine()}, commit {commit.stdout.strip() or 'unknown'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--perceptual", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--tasks", help="only those whose name holds this word")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--sheet", type=Path, help="PNG: one row per photograph and task: input, methods, truth")
+    args = parser.parse_args()
+
+    ours = Ours(args.model, {"num_inference_steps": args.steps, "guidance_scale": args.guidance})
+    net = PerceptualNet.from_file(args.perceptual) if args.perceptual else None
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    strips: list[np.ndarray] = []
+    files = photographs(args.data, args.limit)
+    for seed, file in enumerate(files):
+        rgb = np.asarray(Image.open(file).convert("RGB"))
+        rgb = np.ascontiguousarray(rgb[: rgb.shape[0] // 4 * 4, : rgb.shape[1] // 4 * 4])
+        for task, (given, hole, methods) in problems(rgb, seed, ours).items():
+            if args.tasks and args.tasks not in task:
+                continue
+            shown = [given]
+            for method, edit in methods.items():
+                start = time.perf_counter()
+                result = edit(given)
+                seconds = time.perf_counter() - start
+                rows.setdefault((task, method), []).append(measure(rgb, result, hole, net) | {"seconds": seconds})
+                shown.append(result)
+            strips.append(np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in [*shown, rgb]]))
+        print(f"{seed + 1}/{len(files)} {file.name}", flush=True)
+    text = table(rows) + "\n\n" + seconds_at_512(ours) + f"\n\n{len(files)} photographs; {machine()}\n"
+    print("\n" + text)
+    if args.markdown:
+        args.markdown.write_text("# Edits, measured\n\n" + " ".join((__doc__ or "").split("\n\n")[2].split()) + "\n\n" + text)
+    if args.sheet:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.vstack(strips)).save(args.sheet)
+
+
+if __name__ == "__main__":
+    main()
