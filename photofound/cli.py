@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 # What bad input, a full disk, too little memory or a missing package raise. Anything else is a bug and shows as one.
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
-COMMON = ("image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format")
-COMMON += ("overwrite", "quiet", "max_pixels", "save_subject", "help")
+# Names that a task's inputs must not have.
+COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
+COMMON |= {"overwrite", "quiet", "max_pixels", "save_subject", "help"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILE_KINDS = ("image", "mask")  # inputs that are files: for a folder of photographs they may be folders too
 # Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
@@ -525,7 +526,7 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> str:
 def _plain_warnings() -> Iterator[None]:
     """Warnings as one line for people, without the line of code; those for developers stay silent."""
 
-    def show(message: Warning | str, *_: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         _say(f"warning: {' '.join(str(message).split())}")
 
     with warnings.catch_warnings():
