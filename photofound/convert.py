@@ -156,7 +156,7 @@ def _load(name: str, cls: Any, folder: Path, **options: Any) -> Any:
         ) from error
 
 
-def _load_model(folder: Path, name: str, cls: Any, **options: Any) -> nn.Module:
+def _load_model(folder: Path, name: str, cls: Any, **options: Any) -> Any:
     """A component with weights, in the dtype of its file, complete."""
     dtype = _stored_dtype(folder / name)
     model, info = _load(
@@ -218,9 +218,7 @@ def _load_text_encoder(folder: Path, index: dict[str, Any]) -> nn.Module:
     return public.eval()
 
 
-def _condition_of(
-    index: dict[str, Any], prx: PRXTransformer2DModel, vae: nn.Module | None
-) -> tuple[int, dict[str, str]]:
+def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -> tuple[int, dict[str, str]]:
     """Condition channels, and in which space the transformer works and what it predicts."""
     channels = prx.config.in_channels
     # PRX's pixel model predicts the clean image, its latent models the velocity.

@@ -54,11 +54,11 @@ def _rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float
         torch.arange(rows, device=device, dtype=dtype).repeat_interleave(columns),
         torch.arange(columns, device=device, dtype=dtype).repeat(rows),
     )
-    angles = [
+    per_axis = [
         position[:, None] / theta ** (torch.arange(0, n, 2, device=device, dtype=dtype) / n)
         for position, n in zip(positions, axes_dim, strict=True)
     ]
-    angles = torch.cat(angles, dim=-1)[:, None]  # (T, 1, d / 2)
+    angles = torch.cat(per_axis, dim=-1)[:, None]  # (T, 1, d / 2)
     return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
 
 
@@ -187,6 +187,7 @@ class Block(nn.Module):
         """x (B, T, D), activated (B, D), and either text (B, L, D) or its `text_kv` -> (B, T, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(activated)
         if text_kv is None:
+            assert text is not None, "a block needs a text or its keys and values"
             text_kv = self.attention.encode_text(text)
         attended = self.attention(modulated_norm(x, shift_a, scale_a), text_kv, rope, mask)
         x = torch.addcmul(x, gate_a, attended)
@@ -232,8 +233,8 @@ class ScalarEmbedder(Embedder):
         self.factor = factor
         self.max_period = max_period
 
-    def forward(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        return super().forward(sinusoidal(values, self.SINUSOIDS, self.max_period, self.factor).to(dtype))
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return super().forward(sinusoidal(x, self.SINUSOIDS, self.max_period, self.factor).to(dtype))
 
 
 class ResolutionEmbedder(nn.Module):

@@ -8,10 +8,11 @@ P = C p^2 values of a patch, N heads, d = D / N head size, K tasks.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from diffusers import PRXTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -33,6 +34,10 @@ from photofound.layers import (
 
 CONDITION_SPACES = ("pixels", "latents")
 PREDICTION_TYPES = ("velocity", "sample")
+PRX_FIELDS = (
+    *("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "axes_dim"),
+    *("theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds"),
+)
 
 
 class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -129,7 +134,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 nn.init.xavier_uniform_(module.weight)  # keeps the variance of tokens from layer to layer
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)  # no direction of the hidden space is preferred at the start
-        for block in self.blocks:
+        for block in self._typed_blocks():
             for fused, parts in ((block.attention.img_qkv_proj, 3), (block.attention.txt_kv_proj, 2)):
                 for part in fused.weight.chunk(parts):
                     nn.init.xavier_uniform_(part)  # the fan-out is that of one projection, not of the fused matrix
@@ -195,6 +200,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         x = self.img_in(patchify(hidden_states, patch))  # (B, T, D)
         if condition is not None:
+            assert self.condition_in is not None
             x = x + self.condition_in(patchify(condition, patch))  # (B, T, D)
         text = self.txt_in(encoder_hidden_states) if text_kv is None else None  # (B, L, D)
         activated = F.silu(self.embed_conditions(timestep, task, strength, guidance, height, width, x.dtype))  # (B, D)
@@ -225,7 +231,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         _check_text(encoder_hidden_states, self.config.context_in_dim)
         text = self.txt_in(encoder_hidden_states)  # (B, L, D)
-        return torch.stack([torch.stack(block.attention.encode_text(text), dim=1) for block in self.blocks], dim=1)
+        per_block = [torch.stack(block.attention.encode_text(text), dim=1) for block in self._typed_blocks()]
+        return torch.stack(per_block, dim=1)  # (B, depth, 2, L, N, d)
 
     def embed_conditions(
         self,
@@ -246,6 +253,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if strength is not None:
             vector = vector + self.strength_in(strength.reshape(-1), dtype)
         if guidance is not None:
+            assert self.guidance_in is not None
             vector = vector + self.guidance_in(guidance.reshape(-1), dtype)
         return vector
 
@@ -273,7 +281,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     @classmethod
     def from_prx(
         cls,
-        prx: nn.Module,
+        prx: PRXTransformer2DModel,
         *,
         condition_channels: int = 0,
         condition_space: str = "pixels",
@@ -286,9 +294,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Every task's head starts as PRX's final layer and the edit inputs start at zero, so the editor's output is at
         first PRX's. The pixel-space PRX models predict the clean image: pass `prediction_type="sample"` for them.
         """
-        names = ("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth")
-        names += ("axes_dim", "theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds")
-        trunk = {name: prx.config[name] for name in names if name in prx.config}
+        trunk = {name: prx.config[name] for name in PRX_FIELDS if name in prx.config}
         model = cls(
             **trunk,
             condition_channels=condition_channels,
@@ -314,6 +320,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             strays = [*unexpected, *(name for name in missing if not name.startswith(edit_inputs))]
             raise ValueError(f"{type(prx).__name__} is not a PRX transformer: {strays[0]} does not match")
         return model
+
+    def _typed_blocks(self) -> Sequence[Block]:
+        return cast("Sequence[Block]", self.blocks)  # a ModuleList does not tell type checkers what it holds
 
     def _check_inputs(
         self,
@@ -342,18 +351,17 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if guidance is not None and self.guidance_in is None:
             raise ValueError("this model has no guidance input: build it with guidance_embeds=True")
 
-        if (text is None) == (text_kv is None):
-            raise ValueError("give either encoder_hidden_states or text_kv (from encode_text), one of the two")
-        if text_kv is not None:
-            head_dim = config.hidden_size // config.num_heads
-            kv = tuple(text_kv.shape)
-            if len(kv) != 6 or (kv[1], kv[2], *kv[4:]) != (config.depth, 2, config.num_heads, head_dim):
-                wanted = f"(batch, {config.depth}, 2, tokens, {config.num_heads}, {head_dim})"
-                raise ValueError(f"text_kv has shape {kv}: give {wanted}, from this model's encode_text")
-            batch, length = kv[0], kv[3]
-        else:
+        if text is not None and text_kv is None:
             _check_text(text, config.context_in_dim)
             batch, length = text.shape[:2]
+        elif text_kv is not None and text is None:
+            kv, form = tuple(text_kv.shape), (config.depth, 2, config.num_heads, config.hidden_size // config.num_heads)
+            if len(kv) != 6 or (*kv[1:3], *kv[4:]) != form:
+                hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_text".format(*form)
+                raise ValueError(f"text_kv has shape {kv}: {hint}")
+            batch, length = kv[0], kv[3]
+        else:
+            raise ValueError("give either encoder_hidden_states or text_kv (from encode_text), one of the two")
         if batch not in (1, shape[0]):
             raise ValueError(f"{batch} texts for {shape[0]} latents: give one text for all, or one for each")
         if mask is not None and (mask.ndim != 2 or mask.shape[1] != length or mask.shape[0] not in (1, shape[0])):
