@@ -456,11 +456,16 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
     device = _device(args.device)
     _hush_libraries()
     source = [] if args.model is None else [args.model]
-    dtype = (
-        {} if args.dtype == "auto" else {"torch_dtype": getattr(torch, args.dtype)}
-    )  # the pipeline knows what is fast here
+    # Left out, the precision is the pipeline's choice: it knows what is fast on this machine.
+    dtype = {} if args.dtype == "auto" else {"torch_dtype": getattr(torch, args.dtype)}
     pipeline: Any = task.pipeline
-    pipe = pipeline.from_pretrained(*source, **dtype)
+    try:
+        pipe = pipeline.from_pretrained(*source, **dtype)
+    except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
+        if str(error).startswith("model:"):
+            raise  # ours, and already clear
+        advice = "--model takes a folder, or the id of a model that is cached or on the Hub"
+        raise ValueError(f"{_first_sentence(error)}; {advice}") from error
     pipe.to(device)
     one = not args.image.is_dir()
     pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
@@ -475,7 +480,7 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = _first_sentence(error)
         raise ValueError(f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave --device out") from None
     return name
 
@@ -515,6 +520,11 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What torch and the Hub have to say, without their advice for programmers."""
+    return re.split(r"\.\s|\n|\.$|\s\(", str(error))[0]
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ class FakePipeline:
     @classmethod
     def from_pretrained(cls, *source, **settings):
         if source == ("nowhere",):
-            raise OSError("nowhere is neither a folder\nnor a model on the Hub")
+            raise OSError("Cannot load model nowhere: it is not cached (no snapshot). Check the stacktrace\nabove.")
         cls.made.append((source, settings))
         return cls()
 
@@ -304,7 +304,9 @@ def test_a_folder_of_nothing_and_a_clash_of_names_are_refused(run, folders, phot
 
 
 def test_a_bad_model_is_one_error_not_one_for_each_file(run, folders):
-    refused(run("retouch", *folders, "--model", "nowhere"), "nowhere is neither a folder nor a model")
+    refused(
+        run("retouch", *folders, "--model", "nowhere"), "Cannot load model nowhere: it is not cached", "--model takes"
+    )
 
 
 # ------------------------------------------------------------------------------------------- one line for what is wrong
