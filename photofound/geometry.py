@@ -48,8 +48,8 @@ def parse_length(value: int | str, whole: int, name: str) -> int:
 
 def parse_pair(value: str | tuple[float, float], separators: str, name: str, example: str) -> tuple[float, float]:
     """Two positive numbers from ``"4:5"``, ``"800x600"`` or a tuple."""
-    parts = re.split(f"[{separators}]", value) if isinstance(value, str) else list(value)
     try:
+        parts = re.split(f"[{separators}]", value) if isinstance(value, str) else list(value)
         first, second = (float(p) for p in parts)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: {value!r} cannot be read; write it like {example}") from None
@@ -81,6 +81,8 @@ def aspect_margins(width: int, height: int, aspect: str | tuple[float, float]) -
     """The least margins that give the canvas the aspect ratio W:H."""
     w, h = parse_pair(aspect, ":/x", "aspect", "4:5")
     ratio = w / h
+    if not 1e-3 <= ratio <= 1e3:
+        raise ValueError(f"aspect: {aspect!r} is more than a thousand times as long as wide; write it like 4:5")
     target = (round(height * ratio), height) if ratio >= width / height else (width, round(width / ratio))
     return Margins.to_reach(width, height, max(width, target[0]), max(height, target[1]))
 

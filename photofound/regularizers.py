@@ -50,15 +50,21 @@ class PerceptualNet(nn.Module):
     @classmethod
     def from_file(cls, path: str | Path) -> PerceptualNet:
         """Read the weights from a safetensors file. Raises FileNotFoundError or ValueError."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not Path(path).is_file():
             raise FileNotFoundError(f"perceptual network: {path} does not exist; name a SqueezeNet v1.0 safetensors file")
-        state = {k: v.float() for k, v in load_file(path).items() if not k.startswith("conv_final")}
+        try:
+            state = {k: v.float() for k, v in load_file(path).items() if not k.startswith("conv_final")}
+        except SafetensorError as error:
+            raise ValueError(f"perceptual network: {path} is no safetensors file ({error}); fetch it again") from None
         net = cls()
-        missing = set(net.state_dict()) ^ set(state)
-        if missing:
-            raise ValueError(f"perceptual network: {path} is not a SqueezeNet v1.0; keys differ at {sorted(missing)[:3]}")
+        wanted = {name: value.shape for name, value in net.state_dict().items()}
+        found = {name: value.shape for name, value in state.items()}
+        if wanted != found:
+            differing = sorted({name for name, _ in wanted.items() ^ found.items()})[:3]
+            raise ValueError(f"perceptual network: {path} is not a SqueezeNet v1.0; it differs at {differing}")
         net.load_state_dict(state)
         return net
 

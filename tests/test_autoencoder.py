@@ -1,0 +1,126 @@
+"""Every kind of autoencoder behind the same four functions, with the scaling done by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+
+from photofound import autoencoder
+
+
+def tiny_dc(**config):
+    torch.manual_seed(0)
+    widths = (8, 8, 8, 16)
+    return AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(0, 1, 1, 1),
+        decoder_layers_per_block=(0, 1, 1, 1),
+        encoder_qkv_multiscales=((),) * 4,
+        decoder_qkv_multiscales=((),) * 4,
+        **config,
+    ).eval()
+
+
+def tiny_kl(**config):
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        latent_channels=5,
+        norm_num_groups=2,
+        **config,
+    ).eval()
+
+
+def tiny_taesd(**config):
+    torch.manual_seed(0)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(4, 4, 4),
+        decoder_block_out_channels=(4, 4, 4),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=7,
+        **config,
+    ).eval()
+
+
+def pixels():
+    return torch.rand(2, 3, 32, 40) * 2 - 1
+
+
+KINDS = {"dc": (tiny_dc, 8, 4), "kl": (tiny_kl, 4, 5), "tiny": (tiny_taesd, 4, 7)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_factor_and_channels_are_those_of_the_latents(kind):
+    make, f, c = KINDS[kind]
+    vae = make()
+    assert (autoencoder.factor(vae), autoencoder.channels(vae)) == (f, c)
+    with torch.no_grad():
+        latents = autoencoder.encode(vae, pixels())
+        assert latents.shape == (2, c, 32 // f, 40 // f)
+        decoded = autoencoder.decode(vae, latents)
+    assert decoded.shape == (2, 3, 32, 40) and decoded.dtype == torch.float32
+
+
+def raw_latents(vae, x):
+    """What the encoder itself says, each class in its own way."""
+    if isinstance(vae, AutoencoderKL):
+        return vae.encode(x).latent_dist.mean
+    return vae.encode(x, return_dict=False)[0]
+
+
+@pytest.mark.parametrize(
+    "kind, config, scale, shift",
+    [
+        ("dc", {"scaling_factor": 0.4}, 0.4, 0.0),
+        ("kl", {"scaling_factor": 0.3, "shift_factor": 0.12}, 0.3, 0.12),
+        ("kl", {"scaling_factor": 0.3, "shift_factor": None}, 0.3, 0.0),
+        ("tiny", {"scaling_factor": 2.0}, 2.0, 0.0),
+        ("tiny", {"scaling_factor": 0.5, "shift_factor": -0.2}, 0.5, -0.2),
+    ],
+)
+@torch.no_grad()
+def test_latents_are_shifted_then_scaled_and_back(kind, config, scale, shift):
+    vae = KINDS[kind][0](**config)
+    x = pixels()
+    raw = raw_latents(vae, x)
+    latents = autoencoder.encode(vae, x)
+    assert torch.allclose(latents, (raw - shift) * scale, atol=1e-6)
+    expected = vae.decode(raw, return_dict=False)[0].clamp(-1, 1)
+    assert torch.allclose(autoencoder.decode(vae, latents), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_encoding_is_a_function():
+    vae, x = tiny_kl(), pixels()
+    assert torch.equal(autoencoder.encode(vae, x), autoencoder.encode(vae, x))
+
+
+@torch.no_grad()
+def test_decoded_pixels_are_clamped_and_float32():
+    vae = tiny_kl().to(torch.bfloat16)
+    vae.decoder.conv_out.weight.mul_(1e3)
+    latents = autoencoder.encode(vae, pixels())
+    assert latents.dtype == torch.bfloat16  # given float32 pixels
+    decoded = autoencoder.decode(vae, latents.float())
+    assert decoded.dtype == torch.float32 and decoded.min() == -1 and decoded.max() == 1
+
+
+def test_gradients_reach_the_pixels():
+    x = pixels().requires_grad_()
+    autoencoder.encode(tiny_dc(), x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_without_an_autoencoder_pixels_are_latents():
+    x = pixels() * 2
+    assert (autoencoder.factor(None), autoencoder.channels(None)) == (1, 3)
+    assert autoencoder.encode(None, x) is x
+    assert torch.equal(autoencoder.decode(None, x), x.clamp(-1, 1))
+    assert autoencoder.decode(None, x.bfloat16()).dtype == torch.float32

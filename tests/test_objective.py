@@ -1,0 +1,142 @@
+"""The path between data and noise, its times and its loss, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from photofound import objective
+
+
+def pair(*shape):
+    return torch.randn(shape or (4, 3, 5, 6)), torch.randn(shape or (4, 3, 5, 6))
+
+
+def test_the_path_runs_from_data_to_noise():
+    x0, noise = pair()
+    assert torch.equal(objective.add_noise(x0, noise, torch.zeros(4)), x0)
+    assert torch.equal(objective.add_noise(x0, noise, torch.ones(4)), noise)
+    t = torch.tensor([0.1, 0.4, 0.7, 0.9])
+    x_t = objective.add_noise(x0, noise, t)
+    for i in range(4):
+        assert torch.allclose(x_t[i], (1 - t[i]) * x0[i] + t[i] * noise[i], atol=1e-6)
+
+
+def test_velocity_is_the_paths_derivative():
+    x0, noise = (x.double() for x in pair())
+    t = torch.rand(4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(x0)
+    (slope,) = torch.autograd.grad((objective.add_noise(x0, noise, t) * weights).sum(), t)
+    assert torch.allclose(slope, (objective.velocity(x0, noise) * weights).sum((1, 2, 3)))
+
+
+def test_sample_and_velocity_imply_each_other():
+    x0, noise = (x.double() for x in pair())
+    t = torch.tensor([0.05, 0.3, 0.8, 1.0], dtype=torch.float64)
+    x_t, v = objective.add_noise(x0, noise, t), objective.velocity(x0, noise)
+    assert torch.allclose(objective.to_sample(x_t, v, t), x0)
+    assert torch.allclose(objective.to_velocity(x_t, x0, t), v)
+    guess = torch.randn_like(v)
+    assert torch.allclose(objective.to_velocity(x_t, objective.to_sample(x_t, guess, t), t), guess)
+
+
+def test_below_the_floor_a_sample_is_divided_by_the_floor():
+    x0, noise = pair(2, 3, 4, 4)
+    t = torch.tensor([0.0, 0.02])
+    x_t = objective.add_noise(x0, noise, t)
+    assert torch.allclose(objective.to_velocity(x_t, x0, t), (x_t - x0) / 0.05)
+
+
+def test_times_fit_any_number_of_axes_and_any_dtype():
+    x = torch.zeros(2, 7, 3, dtype=torch.bfloat16)
+    assert objective.expand(torch.rand(2), x).shape == (2, 1, 1)
+    assert objective.expand(torch.rand(2), x).dtype == torch.bfloat16
+    assert objective.add_noise(x, torch.ones_like(x), torch.tensor([0.0, 1.0]))[1].eq(1).all()
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shift(shift):
+    t = torch.linspace(0, 1, 11)
+    shifted = objective.shift_time(t, shift)
+    for before, after in zip(t.tolist(), shifted.tolist(), strict=True):
+        assert after == pytest.approx(shift * before / (1 + (shift - 1) * before))
+    assert shifted[0] == 0 and shifted[-1] == 1 and (shifted.diff() > 0).all()
+    odds = shifted[1:-1] / (1 - shifted[1:-1])  # the shift multiplies the odds
+    assert torch.allclose(odds, shift * t[1:-1] / (1 - t[1:-1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.5])
+def test_times_are_logit_normal(shift):
+    t = objective.sample_time(40_000, torch.Generator().manual_seed(0), shift, uniform=0.0)
+    levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    expected = objective.shift_time(Normal(0.0, 1.0).icdf(levels).sigmoid(), shift)
+    assert torch.allclose(torch.quantile(t, levels), expected, atol=0.01)
+    assert t.min() > 0 and t.max() < 1
+
+
+def test_a_share_of_the_times_is_uniform():
+    generator = torch.Generator().manual_seed(0)
+    flat = objective.sample_time(40_000, generator, uniform=1.0)
+    assert torch.allclose(torch.quantile(flat, torch.tensor([0.1, 0.5, 0.9])), torch.tensor([0.1, 0.5, 0.9]), atol=0.01)
+    mixed = objective.sample_time(40_000, generator, uniform=0.1)
+    for low in (0.02, 0.05, 0.1):  # the mixture's distribution function is the mixture of the two
+        expected = 0.9 * float(Normal(0.0, 1.0).cdf(torch.tensor(low).logit())) + 0.1 * low
+        assert float((mixed < low).float().mean()) == pytest.approx(expected, abs=0.004)
+
+
+def test_times_follow_their_generator():
+    draw = [objective.sample_time(8, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+
+
+def test_the_loss_by_hand():
+    prediction, target = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    prediction[0, :, 0, 0] = torch.tensor([1.0, 3.0])  # in the hole: mean square 5
+    prediction[0, :, 1, 1] = torch.tensor([2.0, 0.0])  # given: mean square 2, with two more at 0
+    hole = torch.tensor([[1.0, 0.0], [0.0, 0.0]])[None, None]
+    assert objective.masked_loss(prediction, target, hole).item() == pytest.approx(5 + 0.1 * 2 / 3)
+    assert objective.masked_loss(prediction, target, hole, given_weight=1.0).item() == pytest.approx(5 + 2 / 3)
+
+
+def test_the_hole_is_brought_to_the_latents_by_its_share():
+    prediction, target = pair(2, 4, 2, 2)
+    hole = torch.zeros(2, 1, 16, 16)
+    hole[:, :, :8, :4] = 1  # half of the first latent
+    error = (prediction - target).square().mean(1)
+    outside = (error.sum((1, 2)) - 0.5 * error[:, 0, 0]) / 3.5
+    assert torch.allclose(objective.masked_loss(prediction, target, hole), error[:, 0, 0] + 0.1 * outside)
+
+
+def test_only_hole_and_no_hole():
+    prediction, target = pair(3, 4, 6, 6)
+    mean = (prediction - target).square().mean((1, 2, 3))
+    full, empty = torch.ones(3, 1, 48, 48), torch.zeros(3, 1, 48, 48)
+    assert torch.allclose(objective.masked_loss(prediction, target, full), mean)
+    assert torch.allclose(objective.masked_loss(prediction, target, empty), 0.1 * mean)
+
+
+def test_a_small_hole_is_not_swamped():
+    hole = torch.zeros(1, 1, 128, 128)
+    hole[..., 40:48, 40:48] = 1  # one latent of 256
+    right, wrong_inside, wrong_outside = torch.zeros(3, 1, 4, 16, 16)
+    wrong_inside[..., 5, 5] = 1
+    wrong_outside[..., 9, 9] = 1
+    assert objective.masked_loss(right, right, hole) == 0
+    assert objective.masked_loss(wrong_inside, right, hole).item() == pytest.approx(1.0)
+    assert objective.masked_loss(wrong_outside, right, hole).item() == pytest.approx(0.1 / 255)
+
+
+def test_a_single_pixels_hole_counts_in_full():
+    hole = torch.zeros(1, 1, 128, 128)
+    hole[..., 40, 40] = 1
+    prediction = torch.zeros(1, 4, 16, 16)
+    prediction[..., 5, 5] = 1
+    assert objective.masked_loss(prediction, torch.zeros_like(prediction), hole, 0.0).item() == pytest.approx(1.0)
+
+
+def test_the_loss_is_in_float32():
+    prediction, target = pair(2, 4, 8, 8)
+    low = objective.masked_loss(prediction.bfloat16(), target.bfloat16(), torch.ones(2, 1, 8, 8, dtype=torch.bool))
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, (prediction.bfloat16().float() - target.bfloat16().float()).square().mean((1, 2, 3)))

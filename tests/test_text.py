@@ -1,0 +1,84 @@
+"""Prompts: how long, what is padding, what is cut off, and the empty one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from photofound import text
+
+
+@pytest.fixture(scope="module")
+def byte_encoder():
+    torch.manual_seed(0)
+    tokenizer, encoder = text.build_byte_encoder(width=16, layers=2, heads=2, feed_forward=24)
+    return tokenizer, encoder.eval()
+
+
+def test_the_encoder_has_the_shape_that_was_asked_for():
+    _, encoder = text.build_byte_encoder(width=16, layers=2, heads=4, feed_forward=24)
+    config = encoder.config
+    assert (config.d_model, config.num_layers, config.num_heads, config.d_kv, config.d_ff) == (16, 2, 4, 4, 24)
+    assert len(encoder.encoder.block) == 2 and config.dropout_rate == 0
+
+
+def test_one_byte_is_one_token(byte_encoder):
+    for prompt in ("a cup", "café", "杯"):
+        hidden, mask = text.encode(*byte_encoder, [prompt])
+        assert hidden.shape == (1, len(prompt.encode()) + 1, 16)  # and one that ends it
+        assert mask is None
+
+
+def test_the_encoder_reads_the_bytes(byte_encoder):
+    tokenizer, encoder = byte_encoder
+    ids = torch.tensor([[*(byte + 3 for byte in b"red"), 1]])  # three special tokens come first; 1 ends a text
+    expected = encoder(input_ids=ids).last_hidden_state
+    assert torch.allclose(text.encode(tokenizer, encoder, ["red"])[0], expected, atol=1e-6)
+
+
+def test_the_mask_marks_padding_which_changes_nothing(byte_encoder):
+    hidden, mask = text.encode(*byte_encoder, ["a long prompt", "short", ""])
+    assert hidden.shape == (3, 14, 16) and mask.dtype == torch.bool
+    assert mask.sum(1).tolist() == [14, 6, 1]
+    assert torch.equal(mask, torch.arange(14) < mask.sum(1, keepdim=True))  # tokens first
+    for i, prompt in enumerate(["a long prompt", "short", ""]):
+        alone, _ = text.encode(*byte_encoder, [prompt])
+        assert torch.allclose(hidden[i, mask[i]], alone[0], atol=1e-5)
+
+
+def test_prompts_of_one_length_need_no_mask(byte_encoder):
+    hidden, mask = text.encode(*byte_encoder, ["red", "tan"])
+    assert mask is None and hidden.shape == (2, 4, 16)
+    assert not torch.allclose(hidden[0], hidden[1])
+
+
+def test_the_empty_prompt_is_one_token(byte_encoder):
+    hidden, mask = text.encode(*byte_encoder, ["", ""])
+    assert hidden.shape == (2, 1, 16) and mask is None
+    assert torch.equal(hidden[0], hidden[1])
+
+
+def test_long_prompts_are_cut_off(byte_encoder):
+    long = "a red cup " * 100
+    assert text.encode(*byte_encoder, [long])[0].shape[1] == text.MAX_LENGTH
+    cut, mask = text.encode(*byte_encoder, [long, "a"], max_length=10)
+    assert cut.shape[1] == 10 and mask.sum(1).tolist() == [10, 2]
+    assert torch.allclose(cut[0], text.encode(*byte_encoder, [long[:9]])[0], atol=1e-5)
+
+
+def test_the_tokenizers_own_limit_holds_too(byte_encoder, monkeypatch):
+    tokenizer, encoder = byte_encoder
+    monkeypatch.setattr(tokenizer, "model_max_length", 6)
+    assert text.encode(tokenizer, encoder, ["a red cup"])[0].shape[1] == 6
+
+
+def test_the_encoder_can_be_trained_along(byte_encoder):
+    hidden, mask = text.encode(*byte_encoder, ["red", "a cup"])
+    hidden[mask].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in byte_encoder[1].parameters())
+    byte_encoder[1].zero_grad()
+
+
+def test_no_text():
+    nothing = text.no_text(3, 5, "cpu", torch.bfloat16)
+    assert nothing.shape == (3, 1, 5) and nothing.dtype == torch.bfloat16 and not nothing.any()
