@@ -41,7 +41,7 @@ class Photograph:
 def read(folder: str | Path, short_side: int = 288, limit: int | None = None) -> list[Photograph]:
     """All photographs below ``folder``, scaled down so that the short side is ``short_side`` (never up).
 
-    Raises FileNotFoundError when there is no tar, ValueError when a tar holds no picture with a caption.
+    Raises FileNotFoundError when there is no tar, ValueError when none holds a picture with a caption, or is damaged.
     """
     tars = sorted(Path(folder).glob("*.tar"))
     if not tars:
@@ -62,21 +62,25 @@ def _take(samples: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[di
 
 
 def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
-    """Group a tar's members by key; members of a sample lie together."""
+    """Group a tar's members by folder and key; members of a sample lie together. ``name`` is for messages."""
     current: str | None = None
     sample: dict[str, bytes] = {}
-    with tarfile.open(tar) as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            key, _, extension = Path(member.name).name.partition(".")
-            if key != current:
-                if _whole(sample):
-                    yield sample
-                current, sample = key, {}
-            file = archive.extractfile(member)
-            assert file is not None
-            sample["." + extension] = file.read()
+    try:
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                key, _, extension = Path(member.name).name.partition(".")
+                key = f"{Path(member.name).parent}/{key}"
+                if key != current:
+                    if _whole(sample):
+                        yield sample
+                    current, sample = key, {"name": f"{tar} ({member.name})".encode()}
+                file = archive.extractfile(member)
+                assert file is not None
+                sample["." + extension.lower()] = file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"data: {tar} cannot be read ({error}); replace it") from None
     if _whole(sample):
         yield sample
 
@@ -86,17 +90,22 @@ def _whole(sample: dict[str, bytes]) -> bool:
 
 
 def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
-    meta: dict[str, Any] = json.loads(sample[".json"])
-    data = next(sample[e] for e in _IMAGES if e in sample)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    matte = Image.open(io.BytesIO(sample[".mask.png"])).convert("L") if ".mask.png" in sample else None
+    try:
+        meta: dict[str, Any] = json.loads(sample[".json"])
+        caption = str(meta["text"])
+        data = next(sample[e] for e in _IMAGES if e in sample)
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        matte = Image.open(io.BytesIO(sample[".mask.png"])).convert("L") if ".mask.png" in sample else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = 'its .json has no "text"' if isinstance(error, KeyError) else error
+        raise ValueError(f"data: {sample['name'].decode()} is damaged ({reason}); remove the sample") from None
     scale = min(1.0, short_side / min(image.size))
     size = (round(image.width * scale), round(image.height * scale))
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     if matte is not None and matte.size != size:
         matte = matte.resize(size, Image.Resampling.BOX)
-    return Photograph(_tensor(image), _tensor(matte) if matte else None, meta["text"], meta.get("source", ""))
+    return Photograph(_tensor(image), _tensor(matte) if matte else None, caption, meta.get("source", ""))
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -131,10 +140,10 @@ def random_crop(photograph: Photograph, size: int, generator: torch.Generator, s
 
 
 class PhotoStore:
-    """All photographs at a few sizes in one flat uint8 tensor on the device, so that a batch of crops is one gather.
+    """All photographs at a few sizes in one flat uint8 tensor on the device.
 
     Sizes take the place of random rescaling: a crop from the smallest size is nearly the whole picture, one from the largest is
-    texture. Pixels of all crops come from one ``torch.take``, on the CPU or a GPU alike.
+    texture. Crops are views; a batch of them is one copy, on the CPU or a GPU alike.
 
     Attributes:
         flat: all pixels and mattes, uint8.
@@ -174,14 +183,16 @@ class PhotoStore:
 
     @classmethod
     def load(cls, path: Path) -> PhotoStore:
-        """Read what ``save`` wrote."""
-        from safetensors import safe_open
+        """Read what ``save`` wrote. Raises ValueError for any other file."""
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, "pt") as file:
-            words = file.metadata()
-            return cls(
-                file.get_tensor("flat"), file.get_tensor("table"), json.loads(words["captions"]), json.loads(words["sources"])
-            )
+        try:
+            with safe_open(path, "pt") as file:
+                words = file.metadata() or {}
+                captions, sources = json.loads(words["captions"]), json.loads(words["sources"])
+                return cls(file.get_tensor("flat"), file.get_tensor("table"), captions, sources)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"data.cache: {path} is no photo store ({error}); delete it, it is made again") from None
 
     def to(self, device: torch.device | str) -> PhotoStore:
         """The same store with its pixels on ``device``."""
@@ -212,29 +223,25 @@ class PhotoStore:
             top_range[:, 0], left_range[:, 0] = (box[:, 3] - crop).clamp(min=0), (box[:, 2] - crop).clamp(min=0)
             top_range[:, 1] = torch.minimum(top_range[:, 1], box[:, 1].float())
             left_range[:, 1] = torch.minimum(left_range[:, 1], box[:, 0].float())
-        u = torch.rand(count, 2, generator=generator)
+        u = torch.rand(count, 2, generator=generator).clamp(max=1 - 1e-6)  # else rounding can step over the end
         top = (top_range[:, 0] + u[:, 0] * (top_range[:, 1] - top_range[:, 0] + 1)).floor().long()
         left = (left_range[:, 0] + u[:, 1] * (left_range[:, 1] - left_range[:, 0] + 1)).floor().long()
         flip = torch.rand(count, generator=generator) < 0.5
-        pixels, matte = self._gather(rows, top, left, flip, crop)
+        places = list(zip(rows.tolist(), top.tolist(), left.tolist(), flip.tolist(), strict=True))
+        pixels = torch.stack([self._window(int(self.offset[r]), 3, r, y, x, crop, f) for r, y, x, f in places])
+        empty = torch.zeros(1, crop, crop, dtype=torch.uint8, device=self.device)
+        mattes = [(int(self.matte_offset[r]), r, y, x, f) for r, y, x, f in places]
+        matte = torch.stack([self._window(o, 1, r, y, x, crop, f) if o >= 0 else empty for o, r, y, x, f in mattes])
         picks = torch.rand(count, generator=generator)
         prompts = [_pick(self.captions[int(c)], float(u)) for c, u in zip(self.photograph[rows], picks, strict=True)]
         return Sample(to_unit(pixels), matte.float().div_(255), prompts)
 
-    def _gather(self, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, crop: int) -> tuple[Tensor, Tensor]:
-        height, width = self.height[rows], self.width[rows]
-        line = torch.arange(crop, device=self.device)
-        columns = torch.where(flip.to(self.device)[:, None], crop - 1 - line, line) + left.to(self.device)[:, None]
-        lines = (top.to(self.device)[:, None] + line) * width.to(self.device)[:, None]
-        plane = lines[:, :, None] + columns[:, None, :]  # (B, S, S) indices within a channel
-        area = (height * width).to(self.device)
-        channels = torch.arange(3, device=self.device)[None, :] * area[:, None]
-        start = self.offset[rows].to(self.device)
-        pixels = torch.take(self.flat, start[:, None, None, None] + channels[:, :, None, None] + plane[:, None])
-        matte_start = self.matte_offset[rows].to(self.device)
-        has = (matte_start >= 0)[:, None, None]
-        matte = torch.take(self.flat, torch.where(has, matte_start[:, None, None] + plane, 0)) * has
-        return pixels, matte[:, None]
+    def _window(self, offset: int, channels: int, row: int, top: int, left: int, crop: int, flip: bool) -> Tensor:
+        """A (channels, crop, crop) view of the store."""
+        height, width = int(self.height[row]), int(self.width[row])
+        planes = self.flat[offset : offset + channels * height * width].view(channels, height, width)
+        window = planes[:, top : top + crop, left : left + crop]
+        return window.flip(-1) if flip else window
 
 
 def _pick(choices: Sequence[str], u: float) -> str:

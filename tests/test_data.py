@@ -1,0 +1,410 @@
+"""Photographs from tars to crops: what is read, what is kept of it, and that a crop is the picture's own pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from photofound import data
+from photofound.data import COLOURS, Photograph, PhotoStore
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(array, format="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format, **({"lossless": True} if format == "WEBP" else {}))
+    return file.getvalue()
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            content = json.dumps(content).encode() if isinstance(content, dict) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def photograph(height=40, width=52, matte=None, caption="a cup", seed=0, source="here"):
+    pixels = torch.from_numpy(picture(height, width, seed).transpose(2, 0, 1).copy())
+    return Photograph(pixels, matte, caption, source)
+
+
+def boxed(height, width, top, bottom, left, right):
+    """The matte of an object that fills a box."""
+    matte = torch.zeros(1, height, width, dtype=torch.uint8)
+    matte[:, top:bottom, left:right] = 255
+    return matte
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def test_samples_are_read_from_all_tars_in_order(tmp_path):
+    first, second, third = (picture(20, 30, seed) for seed in range(3))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:9, 5:9] = 255
+    write_tar(
+        tmp_path / "b.tar",
+        {"2.webp": encoded(third, "WEBP"), "2.json": {"text": "third", "licence": "CC0"}, "2.mask.png": encoded(mask)},
+    )
+    write_tar(
+        tmp_path / "a.tar",
+        {
+            "0.png": encoded(first),
+            "0.json": {"text": "first", "source": "somebody"},
+            "1.json": {"text": "second"},
+            "1.PNG": encoded(second),
+            "lonely.png": encoded(first),
+            "wordless.json": {"text": "no picture"},
+        },
+    )
+    read = data.read(tmp_path, short_side=20)
+    assert [p.caption for p in read] == ["first", "second", "third"]
+    assert [p.source for p in read] == ["somebody", "", ""]
+    for photo, original in zip(read, (first, second, third), strict=True):
+        assert photo.pixels.dtype == torch.uint8
+        assert np.array_equal(photo.pixels.permute(1, 2, 0).numpy(), original)
+    assert read[0].matte is None and np.array_equal(read[2].matte[0].numpy(), mask)
+    assert [p.caption for p in data.read(tmp_path, limit=2)] == ["first", "second"]
+
+
+def test_samples_of_one_name_in_two_folders_are_two(tmp_path):
+    write_tar(
+        tmp_path / "x.tar",
+        {
+            f"{folder}/0.{extension}": content
+            for i, folder in enumerate("ab")
+            for extension, content in (("png", encoded(picture(8, 8, i))), ("json", {"text": folder}))
+        },
+    )
+    read = data.read(tmp_path)
+    assert [p.caption for p in read] == ["a", "b"]
+    assert np.array_equal(read[1].pixels.permute(1, 2, 0).numpy(), picture(8, 8, 1))
+
+
+def test_photographs_are_scaled_down_never_up_and_mattes_with_them(tmp_path):
+    smooth = np.repeat(np.repeat(picture(4, 6), 10, 0), 10, 1)
+    mask = np.zeros((20, 30), np.uint8)  # half the picture's size
+    mask[10:] = 255
+    write_tar(tmp_path / "x.tar", {"0.png": encoded(smooth), "0.json": {"text": ""}, "0.mask.png": encoded(mask)})
+    (small,) = data.read(tmp_path, short_side=10)
+    assert small.pixels.shape == (3, 10, 15) and small.matte.shape == (1, 10, 15)
+    assert small.matte[0, :5].max() == 0 and small.matte[0, 5:].min() == 255
+    assert np.abs(small.pixels.float().mean((1, 2)).numpy() - smooth.mean((0, 1))).max() < 3
+    (same,) = data.read(tmp_path, short_side=100)
+    assert same.pixels.shape == (3, 40, 60) and same.matte.shape == (1, 40, 60)
+
+
+def test_grey_pictures_become_rgb(tmp_path):
+    grey = picture(8, 9)[..., 0]
+    write_tar(tmp_path / "x.tar", {"0.png": encoded(grey), "0.json": {"text": ""}})
+    (photo,) = data.read(tmp_path)
+    assert np.array_equal(photo.pixels.numpy(), np.stack([grey] * 3))
+
+
+def test_an_empty_folder_and_empty_tars_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"data: {tmp_path} holds no .tar; point data.folder at"):
+        data.read(tmp_path)
+    write_tar(tmp_path / "x.tar", {"a.txt": b"hello", "b.png": encoded(picture(4, 4))})
+    with pytest.raises(ValueError, match="has both a picture and a .json"):
+        data.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "broken, reason",
+    [
+        ({"7.png": b"no picture"}, "cannot identify image file"),
+        ({"7.png": encoded(picture(64, 64))[:2000]}, "truncated|broken"),
+        ({"7.json": b"{"}, "Expecting property name"),
+        ({"7.json": {"caption": "a cup"}}, 'its .json has no "text"'),
+        ({"7.json": b"[1]"}, "must be"),
+        ({"7.mask.png": b""}, "cannot identify image file"),
+    ],
+)
+def test_a_damaged_sample_is_named(tmp_path, broken, reason):
+    whole = {"7.png": encoded(picture(8, 8)), "7.json": {"text": "a cup"}}
+    write_tar(tmp_path / "x.tar", whole | broken)
+    with pytest.raises(ValueError, match=rf"data: .*x.tar \(7..*\) is damaged \(.*({reason})"):
+        data.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no tar"])
+def test_a_file_that_is_no_tar_is_named(tmp_path, content):
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(ValueError, match="data: .*x.tar cannot be read"):
+        data.read(tmp_path)
+
+
+def test_a_tar_that_was_cut_off_is_named(tmp_path):
+    write_tar(tmp_path / "x.tar", {"0.png": encoded(picture(64, 64)), "0.json": {"text": ""}})
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:3000])
+    with pytest.raises(ValueError, match="data: .*x.tar cannot be read"):
+        data.read(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- single crops
+
+
+def test_bytes_to_unit_range():
+    unit = data.to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    assert unit.dtype == torch.float32 and torch.allclose(unit, torch.tensor([-1.0, -0.6, 1.0]))
+
+
+def test_random_integers_reach_both_ends():
+    generator = torch.Generator().manual_seed(0)
+    assert {data.random_int(3, generator) for _ in range(60)} == {0, 1, 2}
+
+
+def test_a_crop_at_scale_one_is_a_slice_flipped_or_not():
+    photo = photograph(16, 21)
+    windows = photo.pixels.unfold(2, 16, 1).permute(2, 0, 1, 3)
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(60):
+        crop = data.random_crop(photo, 16, generator, (1.0, 1.0))
+        assert crop.dtype == torch.uint8 and crop.shape == (3, 16, 16)
+        seen |= {(i, f) for i in range(6) for f in (0, 1) if torch.equal(crop.flip(-1) if f else crop, windows[i])}
+    assert seen == {(i, f) for i in range(6) for f in (0, 1)}
+
+
+def test_crops_of_any_scale_have_the_size_and_follow_the_generator():
+    photo = photograph(50, 40)
+    for size in (8, 32, 64):  # 64: larger than the picture
+        crops = [data.random_crop(photo, size, torch.Generator().manual_seed(s), (0.35, 1.0)) for s in (1, 1, 2)]
+        assert all(crop.shape == (3, size, size) for crop in crops)
+        assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
+
+
+# ------------------------------------------------------------------------------------------------------- the store
+
+
+@pytest.fixture
+def store():
+    object_matte = boxed(40, 52, 8, 30, 10, 32)
+    touching = boxed(40, 52, 0, 30, 10, 32)
+    photographs = [
+        photograph(40, 52, object_matte, "a red cup", 0, "one"),
+        photograph(24, 64, None, "a plate", 1, "two"),
+        photograph(40, 52, touching, "a fork", 2, "one"),
+    ]
+    return PhotoStore.build(photographs, (20, 40)), photographs
+
+
+def test_the_table_has_a_row_per_photograph_and_size(store):
+    store, photographs = store
+    assert store.table.shape == (6, 9)
+    assert store.photograph.tolist() == [0, 0, 1, 1, 2, 2]
+    sizes = list(zip(store.height.tolist(), store.width.tolist(), strict=True))
+    assert sizes == [(20, 26), (40, 52), (20, 53), (24, 64), (20, 26), (40, 52)]  # the second is smaller than 40
+    assert store.sources == ["one", "two", "one"]
+    for row in (1, 3, 5):  # unscaled: the photograph's own pixels
+        start, pixels = int(store.offset[row]), photographs[row // 2].pixels
+        assert torch.equal(store.flat[start : start + pixels.numel()], pixels.flatten())
+    assert (store.matte_offset[2:4] == -1).all()
+
+
+def test_boxes_are_those_of_complete_objects(store):
+    store, _ = store
+    assert store.box[1].tolist() == [10, 8, 32, 30] and store.box[0].tolist() == [5, 4, 16, 15]
+    assert not store.box[2:].any()  # none, and one that touches the frame
+
+
+@pytest.mark.parametrize(
+    "box, whole",
+    [
+        ((8, 30, 10, 32), True),
+        ((1, 39, 1, 51), False),  # nearly everything
+        ((8, 12, 10, 14), False),  # 16 of 2,080 pixels
+        ((0, 30, 10, 32), False),
+        ((8, 40, 10, 32), False),
+        ((8, 30, 0, 32), False),
+        ((8, 30, 10, 52), False),
+    ],
+)
+def test_which_object_is_complete(box, whole):
+    found = data._object_box(boxed(40, 52, *box))
+    assert found == ((box[2], box[0], box[3], box[1]) if whole else (0, 0, 0, 0))
+
+
+def test_rows_that_a_crop_fits_into(store):
+    store, _ = store
+    assert store.rows(20).tolist() == [0, 1, 2, 3, 4, 5]
+    assert store.rows(24).tolist() == [1, 3, 5]
+    assert store.rows(41).tolist() == []
+    assert store.rows(20, objects=True).tolist() == [0]  # the larger object is 22 long
+    assert store.rows(26, objects=True).tolist() == [1]
+    assert store.rows(25, objects=True).tolist() == []  # 22 > 25 - 4
+
+
+def find(crop, pixels):
+    """Where a crop lies in a picture, and whether it is flipped."""
+    size = crop.shape[-1]
+    windows = pixels.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)
+    for flipped in (False, True):
+        hits = (windows == (crop.flip(-1) if flipped else crop)).flatten(2).all(-1).nonzero()
+        if len(hits):
+            return (*hits[0].tolist(), flipped)
+    return None
+
+
+def bytes_of(pixels):
+    return ((pixels + 1) * 127.5).round().byte()
+
+
+def test_crops_are_slices_of_the_photographs_bit_for_bit(store):
+    store, photographs = store
+    rows = torch.tensor([1, 3, 5] * 40)
+    sample = store.sample(rows, 24, False, torch.Generator().manual_seed(0))
+    assert sample.pixels.shape == (120, 3, 24, 24) and sample.matte.shape == (120, 1, 24, 24)
+    places = {1: set(), 3: set(), 5: set()}
+    for row, pixels, matte in zip(rows.tolist(), sample.pixels, sample.matte, strict=True):
+        photo = photographs[row // 2]
+        place = find(bytes_of(pixels), photo.pixels)
+        assert place is not None
+        places[row].add(place)
+        top, left, flipped = place
+        expected = torch.zeros(1, 24, 24)
+        if photo.matte is not None:
+            expected = photo.matte[:, top : top + 24, left : left + 24].float() / 255
+        assert torch.equal(matte, expected.flip(-1) if flipped else expected)
+    for row, found in places.items():
+        tops, lefts, flips = (set(values) for values in zip(*found, strict=True))
+        height, width = photographs[row // 2].pixels.shape[1:]
+        assert tops <= set(range(height - 23)) and len(tops) > (height - 23) * 0.6
+        assert lefts <= set(range(width - 23)) and len(lefts) > (width - 23) * 0.4
+        assert flips == {False, True}
+
+
+def test_a_crop_as_large_as_the_picture_is_the_picture():
+    photo = photograph(16, 16)
+    store = PhotoStore.build([photo], (16,))
+    sample = store.sample(torch.zeros(20, dtype=torch.long), 16, False, torch.Generator().manual_seed(0))
+    assert {find(bytes_of(p), photo.pixels) for p in sample.pixels} == {(0, 0, False), (0, 0, True)}
+
+
+def test_objects_lie_wholly_inside_the_crop(store):
+    store, photographs = store
+    rows = torch.full((200,), 1)
+    sample = store.sample(rows, 26, True, torch.Generator().manual_seed(0))
+    assert (sample.matte.sum((1, 2, 3)) == 22 * 22).all()
+    places = {find(bytes_of(p), photographs[0].pixels)[:2] for p in sample.pixels}
+    assert {top for top, _ in places} == set(range(4, 9)) and {left for _, left in places} == set(range(6, 11))
+
+
+def test_samples_follow_their_generator(store):
+    store, _ = store
+
+    def draw(seed):
+        return store.sample(torch.tensor([1, 3, 5, 1]), 24, False, torch.Generator().manual_seed(seed))
+
+    one, again, other = draw(1), draw(1), draw(2)
+    assert torch.equal(one.pixels, again.pixels) and one.prompt == again.prompt
+    assert not torch.equal(one.pixels, other.pixels)
+
+
+def test_a_draw_at_the_very_end_stays_inside(store, monkeypatch):
+    store, photographs = store
+    largest = 1 - 2**-24  # the largest float32 that torch.rand can give
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, largest))
+    sample = store.sample(torch.tensor([5]), 24, False, torch.Generator())
+    assert find(bytes_of(sample.pixels[0]), photographs[2].pixels)[:2] == (16, 28)
+
+
+def test_prompts_are_the_photographs_own(store):
+    store, _ = store
+    sample = store.sample(torch.tensor([1, 3, 5]), 24, False, torch.Generator().manual_seed(0))
+    assert [prompt in store.captions[i] for i, prompt in enumerate(sample.prompt)] == [True] * 3
+    assert [data._pick(["a", "b", "c"], u) for u in (0.0, 0.34, 0.99, 1.0)] == ["a", "b", "c", "c"]
+
+
+def test_a_store_is_saved_whole_and_loaded_equal(store, tmp_path):
+    store, _ = store
+    path = tmp_path / "cache" / "store.safetensors"
+    store.save(path)
+    assert [p.name for p in path.parent.iterdir()] == ["store.safetensors"]
+    loaded = PhotoStore.load(path)
+    assert torch.equal(loaded.flat, store.flat) and torch.equal(loaded.table, store.table)
+    assert loaded.captions == store.captions and loaded.sources == store.sources
+    moved = loaded.to("cpu")
+    assert moved.device == torch.device("cpu")
+    rows = torch.tensor([0, 3])
+    one, two = (s.sample(rows, 20, False, torch.Generator().manual_seed(0)) for s in (store, moved))
+    assert torch.equal(one.pixels, two.pixels) and one.prompt == two.prompt
+
+
+def test_another_file_is_no_store(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "store.safetensors"
+    for write in (lambda: path.write_bytes(b"something else"), lambda: save_file({"flat": torch.zeros(1)}, path)):
+        write()
+        with pytest.raises(ValueError, match="data.cache: .*store.safetensors is no photo store .*delete it"):
+            PhotoStore.load(path)
+
+
+# ------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_a_colour_has_its_own_name(name):
+    assert data.colour_name(np.array(COLOURS[name], np.float32)) == name
+    even = torch.tensor(COLOURS[name], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
+    assert data.border_colour(even) == name
+
+
+@pytest.mark.parametrize(
+    "rgb, name", [((255, 255, 255), "white"), ((0, 0, 0), "black"), ((255, 0, 0), "red"), ((65, 105, 225), "blue")]
+)
+def test_near_colours_have_the_name_people_use(rgb, name):
+    assert data.colour_name(np.array(rgb, np.float32)) == name
+
+
+def test_only_the_border_counts_and_only_one_colour():
+    blue = torch.tensor(COLOURS["blue"], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
+    blue[:, 8:-8, 8:-8] = torch.randint(0, 256, (3, 48, 48)).byte()  # what stands in the middle is not the ground
+    assert data.border_colour(blue) == "blue"
+    half = blue.clone()
+    half[:, :, 32:] = torch.tensor(COLOURS["yellow"], dtype=torch.uint8)[:, None, None]
+    assert data.border_colour(half) is None
+    assert data.border_colour(torch.randint(0, 256, (3, 64, 64)).byte()) is None
+    noisy = (blue.float() + torch.randn(3, 64, 64) * 4).clamp(0, 255).byte()
+    assert data.border_colour(noisy) == "blue"
+
+
+def test_captions_name_the_ground_where_it_has_one_colour():
+    even = torch.tensor(COLOURS["teal"], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
+    photo = Photograph(even, None, " A photo of a cup on a table. ", "")
+    assert data.captions(photo) == [
+        "a cup on a table",
+        "a cup on a teal background",
+        "on a teal background",
+        "teal background",
+    ]
+    mixed = photograph(caption="A product photo of apples in a grocery store")
+    assert data.captions(mixed) == ["apples in a grocery store", "apples in a grocery store", "apples"]
+
+
+def test_objects_on_plain_grounds_get_a_matte():
+    y, x = np.mgrid[:90, :120]
+    inside = np.hypot(y - 45, x - 60) < 25
+    array = np.where(inside[..., None], (200, 30, 35), (205, 205, 205)) + np.random.default_rng(0).normal(
+        0, 3, (90, 120, 3)
+    )
+    plain = Photograph(torch.from_numpy(array.clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy()), None, "", "")
+    busy, has = photograph(90, 120), photograph(40, 52, boxed(40, 52, 8, 30, 10, 32))
+    empty = Photograph(torch.full((3, 60, 60), 205, dtype=torch.uint8), None, "", "")
+    matted = data.matte_plain_grounds([plain, busy, has, empty])
+    found = matted[0].matte[0].numpy() > 127
+    assert matted[0].matte.shape == (1, 90, 120)
+    assert (found & inside).sum() / (found | inside).sum() > 0.9
+    assert matted[1] is busy and matted[2] is has and matted[3] is empty
