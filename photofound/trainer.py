@@ -45,6 +45,20 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"train.minutes: {self.minutes} is no time; give a positive number, or null")
+        for name, known in (
+            ("precision", ("bf16", "fp32")),
+            ("optimizer", ("adamw", "muon")),
+            ("schedule", ("constant", "cosine", "trapezoid")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
+
 
 class Stage(Protocol):
     """What a training script supplies. ``module`` holds everything that is trained."""
@@ -59,8 +73,17 @@ class Stage(Protocol):
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    """``auto`` is the GPU where there is one. Raises ValueError for a device that is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"train.device: {name!r} is unknown; use auto, cpu or cuda") from None
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ValueError(f"train.device: {name!r} is not here, torch sees {found} of them; use auto or cpu")
+    return device
 
 
 class Trainer:
@@ -89,9 +112,9 @@ class Trainer:
         try:
             while not self.stopping and self.progress() < 1:
                 self._one_step()
+            self._save()  # with the handler in place: launchers send the signal more than once
         finally:
             signal.signal(signal.SIGTERM, previous)
-        self._save()
         with self.ema.applied():
             self.stage.export(self.run_dir / "model")
             self._sample()
@@ -127,6 +150,7 @@ class Trainer:
                 self._sample()
         if self.step % config.save_every == 0:
             self._save()
+        self.seconds += time.perf_counter() - start - duration  # samples and checkpoints take time, too
 
     def _autocast(self) -> AbstractContextManager:
         if self.config.precision == "fp32":
@@ -160,15 +184,30 @@ class Trainer:
 
     def _save(self) -> None:
         tensors = {"model": dict(self.stage.module.state_dict()), "ema": self.ema.average}
-        tensors |= {"optimizer": self.optimizers.state_tensors(), "rng": {"data": self.generator.get_state()}}
-        state = {"seconds": self.seconds, "ema_updates": self.ema.updates}
+        tensors |= {"optimizer": self.optimizers.state_tensors(), "rng": self._rng()}
+        state = {"seconds": self.seconds, "ema_updates": self.ema.updates, "optimizer": self.config.optimizer}
         checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+
+    def _rng(self) -> dict[str, Tensor]:
+        """The state of the data's generator and of torch's own, which losses draw noise and dropout from."""
+        states = {"data": self.generator.get_state(), "torch": torch.get_rng_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
 
     def _load(self, path: Path) -> None:
         tensors, state = checkpoint.load(path)
-        self.stage.module.load_state_dict(tensors["model"])
+        if (before := state.get("optimizer", self.config.optimizer)) != self.config.optimizer:
+            raise ValueError(f"resume: {path} was trained with {before}; set train.optimizer={before}")
+        try:
+            self.stage.module.load_state_dict(tensors["model"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"resume: {path} is of another model ({reason}); use the config it has") from None
         for name, average in self.ema.average.items():
             average.copy_(tensors["ema"][name])
         self.optimizers.load_state_tensors(tensors["optimizer"])
-        self.generator.set_state(tensors["rng"]["data"].cpu())
+        self.generator.set_state(tensors["rng"]["data"])
+        if "torch" in tensors["rng"]:  # not in checkpoints of before it was kept
+            torch.set_rng_state(tensors["rng"]["torch"])
+        if "cuda" in tensors["rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng"]["cuda"], self.device)
         self.step, self.seconds, self.ema.updates = state["step"], state["seconds"], state["ema_updates"]

@@ -1,0 +1,392 @@
+"""The training loop on a toy: it learns, logs, stops when told, and a killed run goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from photofound import checkpoint, trainer
+from photofound.trainer import TrainConfig, Trainer, resolve_device
+
+TOY = TrainConfig(
+    steps=6,
+    batch_size=16,
+    lr=0.05,
+    warmup_steps=2,
+    schedule="trapezoid",
+    ema=0.9,
+    precision="fp32",
+    device="cpu",
+    save_every=1000,
+)
+
+
+class Regression:
+    """y = W x learned from noisy examples. The examples come from the data's generator, the noise from torch's own."""
+
+    def __init__(self, kill_at=None, bad=(), width=3, pause=0.0):
+        torch.manual_seed(0)
+        self.module = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+        self.muon_modules = [self.module[0]]
+        self.target = torch.linspace(-1, 1, 8).view(2, 4)
+        self.kill_at, self.bad, self.pause = kill_at, bad, pause
+        self.batches, self.progresses, self.exported, self.sampled = 0, [], [], []
+
+    def batch(self, generator, progress):
+        self.batches += 1
+        self.progresses.append(progress)
+        if self.batches == self.kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.pause)
+        return torch.randn(16, 4, generator=generator)
+
+    def loss(self, x):
+        noise = 0.01 * torch.randn(16, 2)
+        error = (self.module(x) - (x @ self.target.T + noise)).square().mean()
+        if self.batches in self.bad:
+            error = error * float("nan")
+        return error, {"error": error, "nothing": torch.tensor(float("nan"))}
+
+    def sample(self, path):
+        assert not torch.is_grad_enabled()
+        self.sampled.append((path.name, self.module[0].weight.clone()))
+        path.write_text("a picture")
+
+    def export(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: value.clone() for name, value in self.module.state_dict().items()}, folder / "model.safetensors"
+        )
+        self.exported.append(folder)
+
+
+def train(run_dir, stage=None, resume=None, **changes):
+    made = Trainer(replace(TOY, **changes), stage or Regression(), run_dir, resume)
+    made.run()
+    return made
+
+
+def metrics(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(made):
+    return {name: value.clone() for name, value in made.stage.module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls(tmp_path, optimizer, precision):
+    made = train(tmp_path, steps=150, optimizer=optimizer, precision=precision)
+    losses = [row["loss"] for row in metrics(tmp_path)]
+    assert sum(losses[-10:]) < 0.05 * sum(losses[:10])
+    assert all(p.dtype == torch.float32 for p in made.stage.module.parameters())
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_loss_and_of_the_samples(tmp_path, precision, dtype):
+    seen = []
+
+    class Watching(Regression):
+        def loss(self, x):
+            seen.append(self.module(x).dtype)
+            return super().loss(x)
+
+        def sample(self, path):
+            seen.append(self.module(torch.zeros(1, 4)).dtype)
+
+    train(tmp_path, Watching(), steps=1, precision=precision)
+    assert seen == [dtype, dtype]
+
+
+def test_one_step_is_the_optimizers_on_clipped_gradients(tmp_path):
+    made = train(tmp_path, steps=1, warmup_steps=1, clip=0.1, weight_decay=0.0)
+    stage = Regression()
+    stage.batches = 1
+    loss, _ = stage.loss(torch.randn(16, 4, generator=torch.Generator().manual_seed(TOY.seed)))
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(stage.module.parameters(), 0.1)
+    torch.optim.AdamW(stage.module.parameters(), lr=TOY.lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0).step()
+    for name, value in stage.module.state_dict().items():
+        assert torch.allclose(weights(made)[name], value, atol=1e-6)
+    assert metrics(tmp_path)[0]["norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_every_step_is_a_line_of_numbers(tmp_path):
+    train(tmp_path, steps=8)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    for row in rows:
+        assert {"step", "loss", "norm", "lr", "images_per_s", "minutes", "error"} == set(row)  # what is NaN is left out
+        assert row["loss"] == row["error"] > 0 and row["images_per_s"] > 0
+    rates = [row["lr"] / TOY.lr for row in rows]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.9375, 0.625, 0.3125])  # warm-up, plateau, fall over the last 40 %
+    assert all(a["minutes"] < b["minutes"] for a, b in zip(rows, rows[1:], strict=False))
+
+
+def test_progress_is_printed_now_and_then(tmp_path, capsys):
+    train(tmp_path, steps=7, log_every=3)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in printed] == ["step 3", "step 6"]
+
+
+def test_the_stage_is_told_how_far_the_run_is(tmp_path):
+    stage = Regression()
+    train(tmp_path, stage, steps=4)
+    assert stage.progresses == [0, 0.25, 0.5, 0.75]
+
+
+def test_samples_and_the_model_are_of_averaged_weights(tmp_path):
+    stage = Regression()
+    made = train(tmp_path, stage, steps=4, sample_every=3)
+    assert [name for name, _ in stage.sampled] == ["step-3.png", "step-4.png"]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step-3.png", "step-4.png"]
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert same(exported, made.ema.average)
+    assert torch.equal(stage.sampled[-1][1], made.ema.average["0.weight"])
+    assert not torch.equal(exported["0.weight"], made.stage.module[0].weight)  # the run's own are back in place
+
+
+def test_checkpoints_are_kept_as_told(tmp_path):
+    train(tmp_path, steps=9, save_every=2, keep=3)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [6, 8, 9]
+
+
+# ------------------------------------------------------------------------------------------------- stopping, resuming
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_as_if_it_had_not_been(tmp_path, optimizer):
+    whole = train(tmp_path / "whole", optimizer=optimizer)
+    end_of_random = torch.get_rng_state()
+    killed = train(tmp_path / "killed", Regression(kill_at=3), optimizer=optimizer)
+    assert killed.step == 3 and checkpoint.steps(tmp_path / "killed" / "checkpoints") == [3]
+    torch.manual_seed(12345)  # another process
+    resumed = train(tmp_path / "killed", resume="latest", optimizer=optimizer)
+    assert resumed.step == 6 and resumed.stage.batches == 3
+    assert same(weights(resumed), weights(whole))
+    assert same(resumed.ema.average, whole.ema.average) and resumed.ema.updates == whole.ema.updates
+    assert torch.equal(resumed.generator.get_state(), whole.generator.get_state())
+    assert torch.equal(torch.get_rng_state(), end_of_random)
+    one, two = metrics(tmp_path / "whole"), metrics(tmp_path / "killed")
+    assert [row["step"] for row in two] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in one] == [row["loss"] for row in two]
+    assert [row["lr"] for row in one] == [row["lr"] for row in two]
+
+
+def test_steps_that_are_done_again_are_logged_once(tmp_path):
+    """A run that dies without a word continues from its last checkpoint, which lies before its last line."""
+    train(tmp_path, steps=6, save_every=4, keep=9)
+    (tmp_path / "checkpoints" / "step-6" / "state.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # cut off while it was written
+    resumed = train(tmp_path, resume="latest", steps=8)
+    assert resumed.stage.batches == 4
+    assert [row["step"] for row in metrics(tmp_path)] == list(range(1, 9))
+
+
+def test_a_new_run_in_an_old_folder_starts_its_own_log(tmp_path):
+    train(tmp_path, steps=5)
+    train(tmp_path, steps=2)
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2]
+
+
+def test_resume_latest_starts_anew_where_there_is_nothing(tmp_path):
+    assert train(tmp_path, resume="latest", steps=2).stage.batches == 2
+
+
+def test_resume_from_a_named_checkpoint(tmp_path):
+    train(tmp_path / "first", steps=4, save_every=2, keep=5)
+    made = Trainer(TOY, Regression(), tmp_path / "second", str(tmp_path / "first" / "checkpoints" / "step-2"))
+    assert made.step == 2
+    with pytest.raises(FileNotFoundError, match="resume: nowhere is not a checkpoint"):
+        Trainer(TOY, Regression(), tmp_path / "second", "nowhere")
+
+
+def test_a_finished_run_trains_no_more(tmp_path):
+    before = weights(train(tmp_path))
+    again = train(tmp_path, resume="latest")
+    assert again.stage.batches == 0 and same(weights(again), before)
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    train(tmp_path, steps=1)
+    with pytest.raises(ValueError, match="resume: .*step-1 is of another model .*size mismatch.*use the config it has"):
+        Trainer(TOY, Regression(width=5), tmp_path, "latest")
+    with pytest.raises(ValueError, match="step-1 was trained with adamw; set train.optimizer=adamw"):
+        Trainer(replace(TOY, optimizer="muon"), Regression(), tmp_path, "latest")
+
+
+def test_checkpoints_of_before_random_states_were_kept_can_be_resumed(tmp_path):
+    train(tmp_path, steps=2)
+    path = tmp_path / "checkpoints" / "step-2" / "rng.safetensors"
+    save_file({"data": load_file(path)["data"]}, path)
+    assert train(tmp_path, resume="latest", steps=3).step == 3
+
+
+def test_sigterm_saves_writes_the_model_and_returns(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    made = train(tmp_path, Regression(kill_at=2), steps=1000)
+    assert made.step == 2  # the step under way is finished
+    assert checkpoint.steps(tmp_path / "checkpoints") == [2]
+    assert (tmp_path / "model" / "model.safetensors").is_file() and (tmp_path / "samples" / "step-2.png").is_file()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_does_not_interrupt_the_checkpoint(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(*args)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    train(tmp_path, Regression(kill_at=2), steps=1000)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [2]
+
+
+def test_the_handler_is_given_back_when_training_fails(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Failing(Regression):
+        def loss(self, x):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, Failing())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "model").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ the clock
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when a test says so."""
+
+    class Clock:
+        now = 100.0
+
+        def perf_counter(self):
+            return self.now
+
+        def sleep(self, seconds):
+            self.now += seconds
+
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(sys.modules[__name__], "time", clock)  # the stage's pause
+    return clock
+
+
+def test_minutes_end_the_run_and_shape_its_schedule(tmp_path, clock):
+    stage = Regression(pause=6.0)
+    made = train(tmp_path, stage, steps=1000, minutes=1.0, warmup_steps=0)
+    assert made.step == 10  # of 6 seconds each
+    assert stage.progresses == pytest.approx([i / 10 for i in range(10)])
+    assert metrics(tmp_path)[-1]["lr"] == pytest.approx(TOY.lr * 0.1 / 0.4)
+    assert metrics(tmp_path)[-1]["minutes"] == pytest.approx(1.0)
+
+
+def test_steps_end_the_run_when_they_are_used_up_first(tmp_path, clock):
+    assert train(tmp_path, Regression(pause=6.0), steps=4, minutes=1.0).step == 4
+
+
+def test_samples_count_as_time(tmp_path, clock):
+    class Slow(Regression):
+        def sample(self, path):
+            clock.sleep(20.0)
+
+    assert (
+        train(tmp_path, Slow(pause=5.0), steps=1000, minutes=1.0, sample_every=2).step == 4
+    )  # 2 x (5 + 5 + 20) seconds
+
+
+def test_time_goes_on_after_resuming(tmp_path, clock):
+    killed = train(tmp_path, Regression(pause=6.0, kill_at=4), steps=1000, minutes=1.0)
+    clock.now += 10_000  # the time between does not count
+    resumed = train(tmp_path, Regression(pause=6.0), "latest", steps=1000, minutes=1.0)
+    assert (killed.step, resumed.step) == (4, 10)
+
+
+# ------------------------------------------------------------------------------------------------------ bad gradients
+
+
+def test_a_bad_batch_is_skipped(tmp_path):
+    before = []
+
+    class Remembering(Regression):
+        def batch(self, generator, progress):
+            before.append({n: v.clone() for n, v in self.module.state_dict().items()})
+            return super().batch(generator, progress)
+
+    made = train(tmp_path, Remembering(bad=(3,)), steps=5)
+    assert same(before[2], before[3])  # the third step changed nothing
+    assert not same(before[3], before[4])
+    assert made.ema.updates == 4 and made.skipped == 0
+    assert all(value.isfinite().all() for value in weights(made).values())
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [math.isnan(row["loss"]) for row in rows] == [False, False, True, False, False]
+
+
+def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
+    stage = Regression(bad=range(3, 100))
+    with pytest.raises(
+        RuntimeError, match=r"training: 20 steps in a row had no finite gradient \(step 21\); lower train.lr"
+    ):
+        train(tmp_path, stage, steps=100)
+    assert stage.batches == 22
+    spread = Regression(bad=[i for i in range(1, 60) if i % 20])  # never more than 19 at once
+    assert train(tmp_path / "spread", spread, steps=60).step == 60
+
+
+# -------------------------------------------------------------------------------------------------------- bad settings
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"precision": "fp16"}, "train.precision: 'fp16' is unknown; use bf16 or fp32"),
+        ({"optimizer": "sgd"}, "train.optimizer: 'sgd' is unknown; use adamw or muon"),
+        ({"schedule": "linear"}, "train.schedule: 'linear' is unknown; use constant or cosine or trapezoid"),
+        ({"steps": 0}, "train.steps: 0 is too small"),
+        ({"batch_size": 0}, "train.batch_size: 0 is too small"),
+        ({"log_every": 0}, "train.log_every: 0 is too small"),
+        ({"save_every": 0}, "train.save_every: 0 is too small"),
+        ({"keep": 0}, "train.keep: 0 is too small"),
+        ({"minutes": 0.0}, "train.minutes: 0.0 is no time"),
+        ({"minutes": -5.0}, "train.minutes: -5.0 is no time"),
+        ({"minutes": float("nan")}, "train.minutes: nan is no time"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(setting, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**setting)
+
+
+def test_devices():
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto") == torch.device(found) and resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="train.device: 'gpu' is unknown; use auto, cpu or cuda"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match="train.device: 'cuda:99' is not here, torch sees .* of them; use auto or cpu"):
+        resolve_device("cuda:99")
