@@ -1,9 +1,12 @@
 """Our edits against what everybody has, on photographs with a known truth: one table.
 
-    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE] [--sheet FILE.png]
+    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE] [--sheet
+    FILE.png]
 
-DIR holds photographs, or an ``eval.json`` that lists ``file`` and ``task`` (the ``photo`` ones are used). Holes come from a fixed
-seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every side; x2 and x4 start from a bicubic
+DIR holds photographs, or an ``eval.json`` that lists ``file`` and ``task`` (the ``photo`` ones are used). Holes come
+from a fixed
+seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every side; x2 and x4 start from
+    a bicubic
 reduction. Results are composited hard: PSNR, SSIM and perceptual distance are of the whole picture.
 """
 
@@ -101,11 +104,17 @@ class Ours:
         return lambda rgb: self.run(UpscalePipeline, rgb, scale=scale)
 
 
-def problems(rgb: np.ndarray, seed: int, ours: Ours | None) -> dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]]:
+def problems(
+    rgb: np.ndarray, seed: int, ours: Ours | None
+) -> dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]]:
     """name -> (input, hole or None, methods)."""
     height, width = rgb.shape[:2]
     found: dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]] = {}
-    holes = {"strokes 20 %": strokes(height, width, seed), "centre box 1/9": centre_box(height, width), "border 12.5 %": border(height, width)}
+    holes = {
+        "strokes 20 %": strokes(height, width, seed),
+        "centre box 1/9": centre_box(height, width),
+        "border 12.5 %": border(height, width),
+    }
     for name, mask in holes.items():
         masked = np.where(mask[..., None], np.uint8(127), rgb)  # nobody sees the truth
         methods = {"Telea": opencv_fill(cv2.INPAINT_TELEA, mask), "Navier-Stokes": opencv_fill(cv2.INPAINT_NS, mask)}
@@ -114,14 +123,19 @@ def problems(rgb: np.ndarray, seed: int, ours: Ours | None) -> dict[str, tuple[n
         found[name] = (masked, mask, methods)
     for scale in (2, 4):
         small = np.asarray(Image.fromarray(rgb).resize((width // scale, height // scale), Image.Resampling.BICUBIC))
-        methods = {"bicubic": resample(Image.Resampling.BICUBIC, scale), "Lanczos": resample(Image.Resampling.LANCZOS, scale)}
+        methods = {
+            "bicubic": resample(Image.Resampling.BICUBIC, scale),
+            "Lanczos": resample(Image.Resampling.LANCZOS, scale),
+        }
         if ours:
             methods["ours"] = ours.upscale(scale)
         found[f"upscale x{scale}"] = (small, None, methods)
     return found
 
 
-def measure(truth: np.ndarray, result: np.ndarray, hole: np.ndarray | None, net: PerceptualNet | None) -> dict[str, float]:
+def measure(
+    truth: np.ndarray, result: np.ndarray, hole: np.ndarray | None, net: PerceptualNet | None
+) -> dict[str, float]:
     a, b = truth.astype(np.float32) / 255, result.astype(np.float32) / 255
     row = {"PSNR": metrics.psnr(a, b), "SSIM": metrics.ssim(a, b)}
     if net is not None:
@@ -143,7 +157,10 @@ def photographs(folder: Path, limit: int | None) -> list[Path]:
 
 def table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
     names = ["PSNR", "SSIM", "perceptual", "altered", "seconds"]
-    lines = ["| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for (task, method), values in rows.items():
         means = {n: float(np.mean([v[n] for v in values])) for n in names if n in values[0]}
         cells = [f"{means['PSNR']:.2f}", f"{means['SSIM']:.3f}", f"{means.get('perceptual', float('nan')):.4f}"]
@@ -163,7 +180,7 @@ def seconds_at_512(ours: Ours) -> str:
     cases = {
         "outpaint": (OutpaintPipeline, photo, {"subject": box, "prompt": "on a dark red cloth"}),
         "inpaint": (InpaintPipeline, photo, {"mask_image": box}),
-        "expand": (ExpandPipeline, photo[64:-64, 64:-64], {side: 64 for side in ("left", "right", "top", "bottom")}),
+        "expand": (ExpandPipeline, photo[64:-64, 64:-64], dict.fromkeys(("left", "right", "top", "bottom"), 64)),
         "erase": (ErasePipeline, photo, {"mask_image": box}),
         "upscale": (UpscalePipeline, photo[128:384, 128:384], {"scale": 2}),
     }
@@ -179,7 +196,9 @@ def seconds_at_512(ours: Ours) -> str:
 
 
 def machine() -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     return f"torch {torch.__version__}, {device}, {platform.machine()}, commit {commit.stdout.strip() or 'unknown'}"
 
@@ -220,7 +239,9 @@ def main() -> None:
     text = table(rows) + "\n\n" + seconds_at_512(ours) + f"\n\n{len(files)} photographs; {machine()}\n"
     print("\n" + text)
     if args.markdown:
-        args.markdown.write_text("# Edits, measured\n\n" + " ".join((__doc__ or "").split("\n\n")[2].split()) + "\n\n" + text)
+        args.markdown.write_text(
+            "# Edits, measured\n\n" + " ".join((__doc__ or "").split("\n\n")[2].split()) + "\n\n" + text
+        )
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.vstack(strips)).save(args.sheet)

@@ -5,9 +5,12 @@ Shapes: pictures RGB (B, 3, H, W) in [-1, 1]; latents (B, C, H/f, W/f), scaled t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+_WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
 
 
 def factor(vae: Any | None) -> int:
@@ -30,13 +33,23 @@ def _scale_shift(vae: nn.Module) -> tuple[float, float]:
 
 
 def encode(vae: Any | None, pixels: Tensor) -> Tensor:
-    """Pixels to scaled latents: ``(z - shift) * scale``. A variational encoder gives its mode, so that encoding is a function."""
+    """Pixels to scaled latents: ``(z - shift) * scale``. A variational encoder gives its mode, so that encoding is a
+    function."""
     if vae is None:
         return pixels
-    out = vae.encode(pixels.to(vae.dtype))
-    latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else getattr(out, "latents", getattr(out, "latent", None))
     scale, shift = _scale_shift(vae)
-    return (latents - shift) * scale
+    f = factor(vae)
+
+    def one(window: Tensor) -> Tensor:
+        out = vae.encode(window.to(vae.dtype))
+        if hasattr(out, "latent_dist"):
+            latents = out.latent_dist.mode()
+        else:
+            latents = out.latents if hasattr(out, "latents") else out.latent
+        scaled: Tensor = (latents - shift) * scale
+        return scaled
+
+    return _windowed(one, pixels, f, (1, f), channels(vae)) if _is_local(vae) else one(pixels)
 
 
 def decode(vae: Any | None, latents: Tensor) -> Tensor:
@@ -44,4 +57,53 @@ def decode(vae: Any | None, latents: Tensor) -> Tensor:
     if vae is None:
         return latents.float().clamp(-1, 1)
     scale, shift = _scale_shift(vae)
-    return vae.decode(latents.to(vae.dtype) / scale + shift, return_dict=False)[0].float().clamp(-1, 1)
+    f = factor(vae)
+
+    def one(window: Tensor) -> Tensor:
+        return vae.decode(window.to(vae.dtype) / scale + shift, return_dict=False)[0].float().clamp(-1, 1)
+
+    return _windowed(one, latents, 1, (f, 1), 3) if _is_local(vae) else one(latents)
+
+
+def _is_local(vae: Any) -> bool:
+    """Whether each output depends on a small neighbourhood only: convolutions and per-position norms, no attention, no
+    group norm. Large pictures can then be coded window by window without a trace; other autoencoders have
+    ``enable_tiling`` for that."""
+    if type(vae).__name__ == "AutoencoderTiny":
+        return True
+    kinds = [getattr(vae.config, name, None) for name in ("encoder_block_types", "decoder_block_types")]
+    return all(set([kind] if isinstance(kind, str) else kind or [None]) == {"ResBlock"} for kind in kinds)
+
+
+def _windowed(
+    code: Callable[[Tensor], Tensor], x: Tensor, unit: int, ratio: tuple[int, int], out_channels: int
+) -> Tensor:
+    """Apply ``code`` to windows of (B, C, H, W), each with a margin that it forgets; small inputs go through in one
+    piece.
+
+    Args:
+        unit: input pixels per latent.
+        ratio: output pixels over input pixels, as a fraction (numerator, denominator).
+    """
+    height, width = x.shape[-2:]
+    window, margin = _WINDOW * unit, _MARGIN * unit
+    if max(height, width) <= window + 2 * margin:
+        return code(x)
+
+    def to_out(value: int) -> int:
+        return value * ratio[0] // ratio[1]
+
+    out: Tensor | None = None
+    for y in range(0, height, window):
+        for x0 in range(0, width, window):
+            top, left = max(0, y - margin), max(0, x0 - margin)
+            bottom, right = min(height, y + window), min(width, x0 + window)
+            coded = code(x[..., top : min(height, bottom + margin), left : min(width, right + margin)])
+            if out is None:
+                out = coded.new_empty(len(x), out_channels, to_out(height), to_out(width))
+            rows, columns = slice(to_out(y), to_out(bottom)), slice(to_out(x0), to_out(right))
+            out[..., rows, columns] = coded[
+                ..., to_out(y - top) : to_out(bottom - top), to_out(x0 - left) : to_out(right - left)
+            ]
+    assert out is not None
+    return out

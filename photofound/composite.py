@@ -15,8 +15,8 @@ _RELAXATIONS = 4
 def harmonic(values: Tensor, known: Tensor) -> Tensor:
     """Spread known values smoothly into the unknown: an approximate solution of Laplace's equation.
 
-    A multigrid cycle in the manner of pull-push interpolation (Gortler et al. 1996, section 3.4): known values are averaged down
-    to one pixel, then interpolated back up, with a few Jacobi relaxations of the unknown at each level.
+    A multigrid cycle in the manner of pull-push interpolation (Gortler et al. 1996, section 3.4): known values are
+    averaged down to one pixel, then interpolated back up, with a few Jacobi relaxations of the unknown at each level.
 
     Args:
         values: (B, C, H, W); what stands at unknown places is ignored.
@@ -42,7 +42,8 @@ def harmonic(values: Tensor, known: Tensor) -> Tensor:
 
 
 def close_seam(generated: Tensor, given: Tensor, hole: Tensor) -> Tensor:
-    """Shift the generated pixels so that they meet the given ones along the hole's border (Poisson editing, Perez 2003, eq. 6).
+    """Shift the generated pixels so that they meet the given ones along the hole's border (Poisson editing, Perez 2003,
+    eq. 6).
 
     The difference between given and generated pixels outside the hole is spread harmonically into it and added there.
 
@@ -69,7 +70,9 @@ def back_project(generated: Tensor, low: Tensor, rounds: int = 8) -> Tensor:
     size = low.shape[-2:]
     for _ in range(rounds):
         difference = low - shrink(generated, size)
-        generated = generated + F.interpolate(difference, size=generated.shape[-2:], mode="bicubic", align_corners=False)
+        generated = generated + F.interpolate(
+            difference, size=generated.shape[-2:], mode="bicubic", align_corners=False
+        )
         generated = generated.clamp(-1, 1)
     return generated
 

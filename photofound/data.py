@@ -1,7 +1,7 @@
 """Photographs for training: read once, kept in memory as uint8, cropped and batched on the device.
 
-The source is a folder of WebDataset tars, each sample ``KEY.webp|jpg|png`` with ``KEY.json`` (``text``) and, where there is one, a
-foreground mask ``KEY.mask.png`` (white = object).
+The source is a folder of WebDataset tars, each sample ``KEY.webp|jpg|png`` with ``KEY.json`` (``text``) and, where
+there is one, a foreground mask ``KEY.mask.png`` (white = object).
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def random_int(high: int, generator: torch.Generator) -> int:
 def random_crop(photograph: Photograph, size: int, generator: torch.Generator, scales: tuple[float, float]) -> Tensor:
     """A square crop, resized to ``size`` and flipped at random: (3, size, size) uint8.
 
-    ``scales`` bounds the crop's side as a share of the short side (log-uniform), so that the model sees both texture and layout.
+    ``scales`` bounds the crop's side as a share of the short side (log-uniform), so that the model sees both texture
+    and layout.
     """
     _, height, width = photograph.pixels.shape
     low, high = (torch.tensor(s).log().item() for s in scales)
@@ -135,20 +136,25 @@ def random_crop(photograph: Photograph, size: int, generator: torch.Generator, s
     top, left = random_int(height - side + 1, generator), random_int(width - side + 1, generator)
     crop = photograph.pixels[:, top : top + side, left : left + side]
     if side != size:
-        crop = F.interpolate(crop[None].float(), size=(size, size), mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+        crop = (
+            F.interpolate(crop[None].float(), size=(size, size), mode="bilinear", antialias=True)[0]
+            .round()
+            .to(torch.uint8)
+        )
     return crop.flip(-1) if random_int(2, generator) else crop
 
 
 class PhotoStore:
     """All photographs at a few sizes in one flat uint8 tensor on the device.
 
-    Sizes take the place of random rescaling: a crop from the smallest size is nearly the whole picture, one from the largest is
+    Sizes take the place of random rescaling: a crop from the smallest size is nearly the whole picture, one from the
+        largest is
     texture. Crops are views; a batch of them is one copy, on the CPU or a GPU alike.
 
     Attributes:
         flat: all pixels and mattes, uint8.
-        table: (R, 9) int64, one row per photograph and size: offset of the pixels, of the matte (-1 = none), height, width, the
-            complete object's left, top, right and bottom (zeros = none), and the photograph's index.
+        table: (R, 9) int64, one row per photograph and size: offset of the pixels, of the matte (-1 = none), height,
+            width, the complete object's left, top, right and bottom (zeros = none), and the photograph's index.
         captions, sources: per photograph, the ways to caption it and where it is from.
     """
 
@@ -169,7 +175,9 @@ class PhotoStore:
                 rows.append([offset, matte_offset, *pixels.shape[-2:], *_object_box(matte), index])
                 chunks += [pixels.flatten()] if matte is None else [pixels.flatten(), matte.flatten()]
                 offset += sum(x.numel() for x in (pixels, matte) if x is not None)
-        return cls(torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], [p.source for p in photographs])
+        return cls(
+            torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], [p.source for p in photographs]
+        )
 
     def save(self, path: Path) -> None:
         """Write the store as one safetensors file, whole or not at all."""
@@ -280,7 +288,8 @@ def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
 def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> list[Photograph]:
     """Give photographs of objects on an even ground a matte by GrabCut, where it comes out clean.
 
-    Clean means: the border is of one nameable colour, and the cut-out differs from it, is complete and covers 5 to 70 %.
+    Clean means: the border is of one nameable colour, and the cut-out differs from it, is complete and covers 5 to 70
+        %.
     """
 
     def matted(photograph: Photograph) -> Photograph:
@@ -299,11 +308,13 @@ def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> 
 
 # Names that people use for grounds, with a typical sRGB value.
 COLOURS = {
-    "white": (245, 245, 245), "light grey": (205, 205, 205), "grey": (140, 140, 140), "dark grey": (75, 75, 75), "black": (20, 20, 20),
-    "red": (200, 30, 35), "dark red": (115, 20, 25), "orange": (235, 130, 35), "brown": (115, 75, 45), "light brown": (175, 130, 90),
-    "beige": (220, 200, 170), "yellow": (235, 210, 60), "green": (60, 145, 60), "dark green": (30, 75, 40), "light green": (165, 215, 140),
-    "teal": (40, 135, 135), "blue": (45, 95, 190), "dark blue": (25, 40, 95), "light blue": (160, 200, 235), "purple": (110, 60, 150),
-    "pink": (235, 150, 175),
+    "white": (245, 245, 245), "light grey": (205, 205, 205), "grey": (140, 140, 140),
+    "dark grey": (75, 75, 75), "black": (20, 20, 20), "red": (200, 30, 35),
+    "dark red": (115, 20, 25), "orange": (235, 130, 35), "brown": (115, 75, 45),
+    "light brown": (175, 130, 90), "beige": (220, 200, 170), "yellow": (235, 210, 60),
+    "green": (60, 145, 60), "dark green": (30, 75, 40), "light green": (165, 215, 140),
+    "teal": (40, 135, 135), "blue": (45, 95, 190), "dark blue": (25, 40, 95),
+    "light blue": (160, 200, 235), "purple": (110, 60, 150), "pink": (235, 150, 175),
 }  # fmt: skip
 
 
@@ -340,7 +351,8 @@ _TAILS = (" laid out or hanging at home", " in a grocery store", " on a plain li
 
 
 def captions(photograph: Photograph) -> list[str]:
-    """Ways to caption a photograph: its own words, shorter ones, and ones that name the ground's colour where one dominates."""
+    """Ways to caption a photograph: its own words, shorter ones, and ones that name the ground's colour where one
+    dominates."""
     words = photograph.caption.strip().rstrip(".")
     for lead in _LEADS:
         words = words.removeprefix(lead)

@@ -1,4 +1,5 @@
-"""The two things that every edit is made of: the ``Condition`` that flows through the house, and the ``Task`` that makes it.
+"""The two things that every edit is made of: the ``Condition`` that flows through the house, and the ``Task`` that
+makes it.
 
 Shapes: B batch, H and W pixels. Pictures are RGB in [-1, 1]; holes are in [0, 1], 1 = the model paints here.
 """
@@ -9,10 +10,11 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +58,9 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""
-        return replace(self, canvas=self.canvas.to(device), hole=self.hole.to(device), strength=self.strength.to(device))
+        return replace(
+            self, canvas=self.canvas.to(device), hole=self.hole.to(device), strength=self.strength.to(device)
+        )
 
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
@@ -78,8 +82,8 @@ class Sample:
 
     Attributes:
         pixels: (B, 3, H, W) in [-1, 1]; the target of every task.
-        matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a complete
-            object that does not touch the frame.
+        matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a
+            complete object that does not touch the frame.
         prompt: one caption per sample.
     """
 
@@ -100,7 +104,8 @@ class Input:
 
     Attributes:
         name: the pipeline's argument.
-        kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size`` (``"800x600"``).
+        kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
+            (``"800x600"``).
         help: one line for people.
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
@@ -135,12 +140,12 @@ class Job:
 class Task(ABC):
     """One edit. Subclasses are stateless; ``get_task`` gives the one instance.
 
-    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are the two ends
-    of inference, ``example`` is training, and ``canvas`` is what both show to the model.
+    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are
+    the two ends of inference, ``example`` is training, and ``canvas`` is what both show to the model.
 
     Attributes:
-        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the model's size;
-            ``tiles``: all of it at its own size, tile by tile.
+        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
+            model's size; ``tiles``: all of it at its own size, tile by tile.
         needs_object: whether ``example`` wants samples whose matte is a complete object.
     """
 
@@ -160,15 +165,15 @@ class Task(ABC):
         """Training conditions whose target is ``sample.pixels``."""
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
-        """What the model sees: (B, 3, H, W). By default the hole is filled smoothly from its border, so that the model starts from
-        the right colour and light and spends its capacity on what is missing."""
+        """What the model sees: (B, 3, H, W). By default the hole is filled smoothly from its border, so that the model
+        starts from the right colour and light and spends its capacity on what is missing."""
         from photofound.composite import harmonic
 
         return harmonic(pixels, hole == 0)
 
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
-        """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay exact; by default
-        the seam is closed on the generated side."""
+        """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay
+        exact; by default the seam is closed on the generated side."""
         from photofound import image
         from photofound.composite import close_seam
 
@@ -177,7 +182,9 @@ class Task(ABC):
         closed = close_seam(generated, given, hole)
         return job.picture.paste(image.from_tensor(closed), job.keep[box.slices], (box.left, box.top))
 
-    def conditions(self, sample: Sample, hole: Tensor, canvas: Tensor | None = None, strength: Tensor | None = None) -> Condition:
+    def conditions(
+        self, sample: Sample, hole: Tensor, canvas: Tensor | None = None, strength: Tensor | None = None
+    ) -> Condition:
         """A training batch of this one task, with ``canvas()`` applied to the sample unless a canvas is given."""
         return Condition(
             canvas=self.canvas(sample.pixels, hole) if canvas is None else canvas,
@@ -207,24 +214,29 @@ def _finders() -> dict[str, Callable[[], ModuleType]]:
         spec = importlib.util.spec_from_file_location(f"photofound_task_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module  # dataclasses look their module up by name
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
         return module
 
     package = importlib.import_module("photofound.tasks")
     found: dict[str, Callable[[], ModuleType]] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        found[info.name] = lambda name=info.name: importlib.import_module(f"photofound.tasks.{name}")
+        found[info.name] = partial(importlib.import_module, f"photofound.tasks.{info.name}")
     for entry in entry_points(group=ENTRY_POINTS):
         found[entry.name] = entry.load
     for folder in filter(None, os.environ.get(TASK_PATH, "").split(os.pathsep)):
         for path in sorted(Path(folder).glob("[!_]*.py")):
-            found[path.stem] = lambda path=path: from_file(path)
+            found[path.stem] = partial(from_file, path)
     return found
 
 
 def task_names() -> list[str]:
-    """All tasks that can be had: the built-in ones, those of entry points (group ``photofound.tasks``, each naming a module) and
-    the files in the folders of the environment variable ``PHOTOFOUND_TASKS``."""
+    """All tasks that can be had: the built-in ones, those of entry points (group ``photofound.tasks``, each naming a
+    module) and the files in the folders of the environment variable ``PHOTOFOUND_TASKS``."""
     return sorted(_finders())
 
 

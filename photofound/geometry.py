@@ -38,7 +38,8 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def parse_length(value: int | str, whole: int, name: str) -> int:
-    """Pixels from ``40``, ``"40"`` or ``"25%"`` (of ``whole``). Raises ValueError for anything else or a negative length."""
+    """Pixels from ``40``, ``"40"`` or ``"25%"`` (of ``whole``). Raises ValueError for anything else or a negative
+    length."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|px)?\s*", str(value))
     if isinstance(value, bool) or not match or ("." in match[1] and match[2] != "%"):
         raise ValueError(f"{name}: {value!r} is not a length; give whole pixels (40) or a share of the side (25%)")
@@ -88,12 +89,15 @@ def aspect_margins(width: int, height: int, aspect: str | tuple[float, float]) -
 
 
 def size_margins(width: int, height: int, size: str | tuple[int, int]) -> Margins:
-    """Margins that centre the picture on a canvas of ``size`` (W x H). Raises ValueError if it is smaller than the picture."""
+    """Margins that centre the picture on a canvas of ``size`` (W x H). Raises ValueError if it is smaller than the
+    picture."""
     w, h = parse_pair(size, "x×", "size", "1200x800")
     if w != int(w) or h != int(h):
         raise ValueError(f"size: {size!r} must be whole pixels, like 1200x800")
     if w < width or h < height:
-        raise ValueError(f"size: {int(w)}x{int(h)} is smaller than the picture ({width}x{height}); give a larger canvas")
+        raise ValueError(
+            f"size: {int(w)}x{int(h)} is smaller than the picture ({width}x{height}); give a larger canvas"
+        )
     return Margins.to_reach(width, height, int(w), int(h))
 
 
@@ -105,7 +109,8 @@ def bounding_box(mask: np.ndarray) -> Box:
 
 
 def grow_box(box: Box, margin: int, least: int, width: int, height: int) -> Box:
-    """``box`` with ``margin`` around it and at least ``least`` long per side, moved and cut to lie within the picture."""
+    """``box`` with ``margin`` around it and at least ``least`` long per side, moved and cut to lie within the
+    picture."""
 
     def span(low: int, high: int, limit: int) -> tuple[int, int]:
         length = min(limit, max(high - low + 2 * margin, least))

@@ -27,7 +27,8 @@ def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def strokes(batch: int, size: int, generator: torch.Generator, widest: float = 0.25, vertices: int = 5) -> Tensor:
     """1 to 5 brush strokes with bends, after LaMa's generator (arXiv:2109.07161, section 2.3).
 
-    ``widest`` is the largest brush width as a share of the side; widths are drawn per stroke, thin ones as often as wide ones.
+    ``widest`` is the largest brush width as a share of the side; widths are drawn per stroke, thin ones as often as
+    wide ones.
     """
     y, x = _grid(size, generator.device)
     mask = torch.zeros(batch, size, size, dtype=torch.bool, device=generator.device)
@@ -86,10 +87,13 @@ def borders(batch: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def patches(batch: int, size: int, generator: torch.Generator, patch: int = 16) -> Tensor:
-    """25 to 90 % of the patches hidden, scattered (MAE, arXiv:2111.06377) or in blobs (as BEiT's blocks, arXiv:2106.08254)."""
+    """25 to 90 % of the patches hidden, scattered (MAE, arXiv:2111.06377) or in blobs (as BEiT's blocks,
+    arXiv:2106.08254)."""
     cells = max(1, size // patch)
     noise = torch.rand(batch, 1, cells, cells, generator=generator, device=generator.device)
-    coarse = torch.rand(batch, 1, max(1, cells // 4 + 1), max(1, cells // 4 + 1), generator=generator, device=generator.device)
+    coarse = torch.rand(
+        batch, 1, max(1, cells // 4 + 1), max(1, cells // 4 + 1), generator=generator, device=generator.device
+    )
     blobs = F.interpolate(coarse, size=(cells, cells), mode="bilinear", align_corners=True)
     scattered = torch.rand(batch, 1, 1, 1, generator=generator, device=generator.device) < 0.5
     score = torch.where(scattered, noise, blobs)
@@ -145,7 +149,15 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     edge = max(1, round(0.03 * min(small_size)))
     label[:edge], label[-edge:], label[:, :edge], label[:, -edge:] = (cv2.GC_BGD,) * 4
     cv2.setRNGSeed(0)
-    cv2.grabCut(np.ascontiguousarray(small[..., ::-1]), label, None, np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        np.ascontiguousarray(small[..., ::-1]),
+        label,
+        None,
+        np.zeros((1, 65)),
+        np.zeros((1, 65)),
+        4,
+        cv2.GC_INIT_WITH_MASK,
+    )
     mask = _largest(np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)).astype(np.float32)
     mask = cv2.GaussianBlur(mask, (0, 0), 0.7)
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -170,7 +182,9 @@ def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
     mask = segmenter(rgb)
     share = float((mask > 0.5).mean())
     if not 0.002 < share < 0.98:
-        raise ValueError(f"subject: the automatic cut-out covers {share:.1%} of the picture, which is no subject; pass subject=MASK")
+        raise ValueError(
+            f"subject: the automatic cut-out covers {share:.1%} of the picture, which is no subject; pass subject=MASK"
+        )
     return mask.astype(np.float32)
 
 
@@ -182,7 +196,9 @@ def blur(pixels: Tensor, sigma: Tensor) -> Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     batch, channels, height, width = pixels.shape
     kernel = kernel.repeat_interleave(channels, 0)[:, None]
-    flat = F.pad(pixels, (radius,) * 4, mode="replicate").reshape(1, batch * channels, height + 2 * radius, width + 2 * radius)
+    flat = F.pad(pixels, (radius,) * 4, mode="replicate").reshape(
+        1, batch * channels, height + 2 * radius, width + 2 * radius
+    )
     flat = F.conv2d(flat, kernel[:, :, :, None], groups=batch * channels)
     flat = F.conv2d(flat, kernel[:, :, None, :], groups=batch * channels)
     return flat.reshape(pixels.shape)

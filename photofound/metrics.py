@@ -11,7 +11,8 @@ from photofound.regularizers import PerceptualNet, perceptual_distance
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, infinite for equal pictures; within the boolean mask ``where`` (H, W), if given."""
+    """Peak signal-to-noise ratio in dB, infinite for equal pictures; within the boolean mask ``where`` (H, W), if
+    given."""
     error = np.square(a.astype(np.float64) - b.astype(np.float64))
     mean = error.mean() if where is None else error[where].mean()
     return float("inf") if mean == 0 else float(-10 * np.log10(mean))
@@ -48,7 +49,8 @@ def altered(result: np.ndarray, original: np.ndarray, keep: np.ndarray) -> float
 def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:
     """Mean absolute step in colour across the border of ``hole`` (H, W, > 0 = hole), in [0, 1].
 
-    Averages over all pairs of horizontal or vertical neighbours of which exactly one lies in the hole. Compare it with the same
+    Averages over all pairs of horizontal or vertical neighbours of which exactly one lies in the hole. Compare it with
+    the same
     figure of an untouched photograph: what exceeds that is a visible seam.
     """
     inside = hole > 0

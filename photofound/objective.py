@@ -1,6 +1,7 @@
 """Flow matching: the path between data and noise, when to train on it, and the masked loss.
 
-Time runs from t = 1 (noise) to t = 0 (data): x_t = (1 - t) x_0 + t eps and v = eps - x_0 (arXiv:2209.03003, eq. 1; arXiv:2403.03206).
+Time runs from t = 1 (noise) to t = 0 (data): x_t = (1 - t) x_0 + t eps and v = eps - x_0 (arXiv:2209.03003, eq. 1;
+arXiv:2403.03206).
 Shapes: x (B, C, H, W); t (B,).
 """
 
@@ -44,7 +45,8 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 
 
 def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, uniform: float = 0.1) -> Tensor:
-    """(B,) times in (0, 1): logit-normal(0, 1) (arXiv:2403.03206, eq. 19), a share ``uniform`` of them uniform, then shifted."""
+    """(B,) times in (0, 1): logit-normal(0, 1) (arXiv:2403.03206, eq. 19), a share ``uniform`` of them uniform, then
+    shifted."""
     device = generator.device
     normal = torch.randn(batch, generator=generator, device=device).sigmoid()
     flat = torch.rand(batch, generator=generator, device=device)
@@ -55,7 +57,8 @@ def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, unif
 def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:
     """(B,) squared error over the hole plus ``given_weight`` times that over the given region, each by its own area.
 
-    A small hole is so not swamped by the picture around it. Where a sample has only one of the two regions, the other counts 0.
+    A small hole is so not swamped by the picture around it. Where a sample has only one of the two regions, the other
+    counts 0.
 
     Args:
         prediction, target: (B, C, h, w).

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -32,7 +32,6 @@ EMBEDDED = Path(__file__).parent / "weights" / "nano"
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
-_DECODE_TILE = 96  # latents per side that are decoded at once
 
 
 class Settings(TypedDict, total=False):
@@ -40,12 +39,14 @@ class Settings(TypedDict, total=False):
 
     Attributes:
         num_inference_steps: sampling steps, 1 to 1000; left out or None, the checkpoint's default.
-        guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's default.
+        guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's
+            default.
         num_images_per_prompt: variants, >= 1.
-        generator: the seed: one generator, or a list with one per variant. With one, variant i equals what the i-th call with that
-            generator gives.
+        generator: the seed: one generator, or a list with one per variant. With one, variant i equals what the i-th
+            call with that generator gives.
         callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...}) -> dict``, as in diffusers.
-        output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth and profile.
+        output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
+            and profile.
         return_dict: True for an EditOutput, False for the tuple ``(images,)``.
     """
 
@@ -72,7 +73,8 @@ def condition_channels(vae: Any | None, space: str) -> int:
 
 
 def fold_condition(condition: Condition, vae: Any | None, space: str) -> Tensor:
-    """(B, C, h, w): each latent's own f x f pixels of canvas and hole as channels, so that no mask is ever downsampled."""
+    """(B, C, h, w): each latent's own f x f pixels of canvas and hole as channels, so that no mask is ever
+    downsampled."""
     f = autoencoder.factor(vae)
     canvas = F.pixel_unshuffle(condition.canvas, f) if space == "pixels" else autoencoder.encode(vae, condition.canvas)
     return torch.cat([canvas, F.pixel_unshuffle(condition.hole, f).to(canvas.dtype)], 1)
@@ -126,14 +128,17 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> Any:
-        """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is read.
+        """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is
+        read.
 
         Args:
             pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
-            **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes in it, else float32.
+            **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes
+                in it, else float32.
 
         Raises:
-            FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of foreign modules.
+            FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of
+                foreign modules.
         """
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
@@ -143,22 +148,30 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
-        """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of them."""
+        """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
+        them."""
         names = ("tile", "default_steps", "default_guidance")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         return cls(**{**pipeline.components, **settings, **components})
 
-    def load_lora_weights(self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any) -> None:
+    def load_lora_weights(
+        self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
         """Add a LoRA to the transformer: a safetensors file, a folder or Hub id that holds one, or a state dict."""
         kwargs["use_safetensors"] = True
         if not isinstance(source, dict) and Path(source).is_file():
             kwargs["weight_name"], source = Path(source).name, Path(source).parent
         self.transformer.load_lora_adapter(
-            source if isinstance(source, dict) else str(source), adapter_name=adapter_name, prefix="transformer", **kwargs
+            source if isinstance(source, dict) else str(source),
+            adapter_name=adapter_name,
+            prefix="transformer",
+            **kwargs,
         )
 
     @classmethod
-    def save_lora_weights(cls, save_directory: str | Path, transformer_lora_layers: dict[str, Tensor], **kwargs: Any) -> None:
+    def save_lora_weights(
+        cls, save_directory: str | Path, transformer_lora_layers: dict[str, Tensor], **kwargs: Any
+    ) -> None:
         """Write LoRA layers so that ``load_lora_weights`` takes the folder."""
         cls._save_lora_weights(save_directory, {"transformer": transformer_lora_layers}, {}, **kwargs)
 
@@ -166,7 +179,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @torch.no_grad()
     def edit(self, source: ImageLike, settings: Settings, **inputs: Any) -> Any:
-        """Run this pipeline's task on one picture: prepare, work, finish. ``inputs`` are those that the task declares."""
+        """Run this pipeline's task on one picture: prepare, work, finish. ``inputs`` are those that the task
+        declares."""
         unknown = set(settings) - set(Settings.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
@@ -177,8 +191,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
         job = task.prepare(Picture.from_any(source), **inputs)
         generators = _generators(settings.get("generator"), count)
-        # One after another, not as a batch: matrix products of another batch size round differently, and the same seed must give
-        # the same pixels however many variants are asked for.
+        # One after another, not as a batch: matrix products of another batch size round differently, and the same seed
+        # must give the same pixels however many variants are asked for.
         results = [self._work(task, job, steps, guidance, g, settings.get("callback_on_step_end")) for g in generators]
         images = [convert(result) for result in results]
         return EditOutput(images=images) if settings.get("return_dict", True) else (images,)
@@ -214,8 +228,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
         """Which part of the picture the model works on, and at which size (height, width).
 
-        A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with what is around
-        it, so the crop is scaled until it fits the model's size, or until its middle lies within a quarter of a tile of given pixels.
+        A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with
+        what is around it, so the crop is scaled until it fits the model's size, or until its middle lies within a
+        quarter of a tile of given pixels.
         """
         height, width = hole.shape
         tile = self.config.tile
@@ -241,7 +256,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         generators: Sequence[torch.Generator | None],
         callback: Callable[..., dict[str, Tensor]] | None = None,
     ) -> Tensor:
-        """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times the patch.
+        """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times
+        the patch.
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
@@ -261,7 +277,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                 if callback is not None:
                     latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
                 bar.update()
-        decoded = self.decode(latents)
+        decoded = autoencoder.decode(self.vae, latents)
         self.maybe_free_model_hooks()
         return decoded
 
@@ -274,13 +290,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         tokens, mask = self._encode_prompts(prompts)
         copies = 2 if guided else 1
         task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
-        strength = condition.strength.to(folded.dtype).repeat(copies)
+        strength = condition.strength.float().repeat(copies)
         text_kv = model.encode_text(tokens)
         boxes, weights = self._tiles(condition.hole)
 
         def velocity(latents: Tensor, t: Tensor) -> Tensor:
             total = torch.zeros_like(latents)
-            times = t.to(folded).expand(batch * copies)
+            times = t.float().expand(batch * copies)  # the model multiplies time by 1,000: bf16 would round it visibly
             for box in boxes:
                 rows, columns = box.slices
                 x = latents[..., rows, columns].to(folded.dtype).repeat(copies, 1, 1, 1)
@@ -298,7 +314,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return velocity
 
     def _tiles(self, hole: Tensor) -> tuple[list[Box], Callable[[Box], Tensor]]:
-        """Tiles in latent units, without those that lie outside the hole, and the weight of a tile's latents: low at its edges."""
+        """Tiles in latent units, without those that lie outside the hole, and the weight of a tile's latents: low at
+        its edges."""
         f = autoencoder.factor(self.vae)
         patch = self.transformer.config.patch_size
         height, width = hole.shape[-2] // f, hole.shape[-1] // f
@@ -327,24 +344,6 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         tokens, mask = text.encode(self.tokenizer, self.text_encoder, prompts)
         return tokens.to(self.transformer.dtype), mask
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) to pixels (B, 3, H, W) in [-1, 1]; large ones window by window, with enough margin around each
-        that the convolutions see no difference."""
-        height, width = latents.shape[-2:]
-        if self.vae is None or max(height, width) <= _DECODE_TILE + 16:
-            return autoencoder.decode(self.vae, latents)
-        f = autoencoder.factor(self.vae)
-        out = torch.empty(len(latents), 3, height * f, width * f)
-        for window in _windows(width, height, _DECODE_TILE):
-            seen = Box(
-                max(0, window.left - 8), max(0, window.top - 8), min(width, window.right + 8), min(height, window.bottom + 8)
-            )
-            pixels = autoencoder.decode(self.vae, latents[(..., *seen.slices)]).cpu()
-            x, y = (window.left - seen.left) * f, (window.top - seen.top) * f
-            target = (..., slice(window.top * f, window.bottom * f), slice(window.left * f, window.right * f))
-            out[target] = pixels[..., y : y + window.height * f, x : x + window.width * f]
-        return out
-
 
 # ------------------------------------------------------------------------------------------------------------- helpers
 
@@ -352,7 +351,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 def _generators(given: Any, count: int) -> list[torch.Generator | None]:
     if isinstance(given, (list, tuple)):
         if len(given) != count:
-            raise ValueError(f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt")
+            raise ValueError(
+                f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt"
+            )
         return list(given)
     return [given] * count  # each variant draws on from where the last one stopped
 
@@ -382,12 +383,6 @@ def _ramp(length: int, rise: int, device: torch.device) -> Tensor:
     return torch.minimum(position, length - position).clamp(max=max(1, rise)) / max(1, rise)
 
 
-def _windows(width: int, height: int, side: int) -> Iterator[Box]:
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            yield Box(x, y, min(x + side, width), min(y + side, height))
-
-
 _CONVERTERS: dict[str, Callable[[Picture], Any]] = {
     "pil": lambda picture: picture.to_pil(),
     "np": lambda picture: picture.to_float(),
@@ -401,17 +396,21 @@ _TRUSTED = ("diffusers", "transformers", "photofound")
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot or must not be loaded, with one line that says why.
 
-    Raises FileNotFoundError for a missing folder; ValueError for missing or damaged shards, weights that are not safetensors, and
-    classes from modules other than diffusers, transformers and photofound.
+    Raises FileNotFoundError for a missing folder; ValueError for missing or damaged shards, weights that are not
+    safetensors, and classes from modules other than diffusers, transformers and photofound.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"model: {folder} does not exist; pass a folder in diffusers layout or a Hub id (owner/name)")
+        raise FileNotFoundError(
+            f"model: {folder} does not exist; pass a folder in diffusers layout or a Hub id (owner/name)"
+        )
     index = _read_json(folder / "model_index.json")
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
             continue
         if str(entry[0]).split(".")[0] not in _TRUSTED:
-            raise ValueError(f"model: {folder} wants the class {entry[1]} from {entry[0]!r}; only {', '.join(_TRUSTED)} are trusted")
+            raise ValueError(
+                f"model: {folder} wants the class {entry[1]} from {entry[0]!r}; only {', '.join(_TRUSTED)} are trusted"
+            )
         if (folder / name).is_dir():
             _check_weights(folder / name)
 
@@ -424,10 +423,19 @@ def _check_weights(folder: Path) -> None:
             if Path(shard).name != shard or not (folder / shard).is_file():
                 raise ValueError(f"model: {folder / shard} is missing; download or copy the checkpoint again")
     shards = sorted(folder.glob("*.safetensors"))
-    if not shards and (pickled := [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]):
-        raise ValueError(f"model: {pickled[0]} is not safetensors and can run code when it is loaded; convert it to .safetensors")
+    if not shards and (
+        pickled := [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    ):
+        raise ValueError(
+            f"model: {pickled[0]} is not safetensors and can run code when it is loaded; convert it to .safetensors"
+        )
     config = folder / "config.json"
-    if config.is_file() and not shards and "architectures" not in _read_json(config) and "_class_name" in _read_json(config):
+    if (
+        config.is_file()
+        and not shards
+        and "architectures" not in _read_json(config)
+        and "_class_name" in _read_json(config)
+    ):
         raise ValueError(f"model: {folder} has no .safetensors weights; download or copy the checkpoint again")
     for shard in shards:
         try:

@@ -33,15 +33,18 @@ class _Fire(nn.Module):
 class PerceptualNet(nn.Module):
     """SqueezeNet v1.0 (arXiv:1602.07360) as a frozen feature extractor.
 
-    ``forward`` takes RGB (B, 3, H, W) in [-1, 1], H and W >= 32, and returns the feature maps after conv1 and each fire module.
-    Weights come from a safetensors file with keys ``conv1``, ``fire2`` .. ``fire9`` (``squeeze``, ``expand1x1``, ``expand3x3``).
+    ``forward`` takes RGB (B, 3, H, W) in [-1, 1], H and W >= 32, and returns the feature maps after conv1 and each fire
+    module. Weights come from a safetensors file with keys ``conv1``, ``fire2`` .. ``fire9`` (``squeeze``,
+    ``expand1x1``, ``expand3x3``).
     """
+
+    mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 96, 7, stride=2)
-        plan = ((96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128))
-        plan += ((256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256))
+        plan = [(96, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)]
+        plan += [(256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)]
         for i, shape in zip(_FIRES, plan, strict=True):
             self.add_module(f"fire{i}", _Fire(*shape))
         self.register_buffer("mean", torch.tensor(_BGR_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -54,7 +57,9 @@ class PerceptualNet(nn.Module):
         from safetensors.torch import load_file
 
         if not Path(path).is_file():
-            raise FileNotFoundError(f"perceptual network: {path} does not exist; name a SqueezeNet v1.0 safetensors file")
+            raise FileNotFoundError(
+                f"perceptual network: {path} does not exist; name a SqueezeNet v1.0 safetensors file"
+            )
         try:
             state = {k: v.float() for k, v in load_file(path).items() if not k.startswith("conv_final")}
         except SafetensorError as error:
@@ -84,8 +89,8 @@ class PerceptualNet(nn.Module):
 def perceptual_distance(net: PerceptualNet, a: Tensor, b: Tensor) -> Tensor:
     """LPIPS's distance with uniform channel weights (arXiv:1801.03924, eq. 1): (B,), 0 = same features.
 
-    Each tap is normalised to unit length over its channels; the squared difference is summed over channels, averaged over
-    positions, and averaged over taps. ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1].
+    Each tap is normalised to unit length over its channels; the squared difference is summed over channels, averaged
+    over positions, and averaged over taps. ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1].
     """
     taps_a, taps_b = net(a), net(b)
     total = torch.zeros(a.shape[0], device=a.device)
@@ -115,8 +120,8 @@ class PatchDiscriminator(nn.Module):
 def adversarial_losses(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """(generator loss, critic loss), hinge form (arXiv:1705.02894, eq. 3-4), to be added and differentiated together.
 
-    The generator's term sees the critic's weights as constants and the critic's term sees the picture as a constant, so that one
-    backward pass through the sum is the simultaneous update of both players.
+    The generator's term sees the critic's weights as constants and the critic's term sees the picture as a constant, so
+    that one backward pass through the sum is the simultaneous update of both players.
     """
     frozen = {name: p.detach() for name, p in critic.named_parameters()}
     generator = -torch.func.functional_call(critic, frozen, (fake,)).mean()

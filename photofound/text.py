@@ -31,19 +31,23 @@ def build_byte_encoder(width: int = 192, layers: int = 3, heads: int = 4, feed_f
     return tokenizer, T5EncoderModel(config)
 
 
-def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int = MAX_LENGTH) -> tuple[Tensor, Tensor | None]:
+def encode(
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int = MAX_LENGTH, pad: str = "longest"
+) -> tuple[Tensor, Tensor | None]:
     """Embed prompts.
 
     Args:
         tokenizer, encoder: from ``transformers``; the encoder returns ``last_hidden_state``.
         prompts: B strings; the empty one is the unconditional prompt.
         max_length: tokens above it are cut off.
+        pad: ``longest``, or ``max_length`` for one shape whatever the prompts (compiled models).
 
     Returns:
-        (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing is padded.
+        (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing
+        is padded.
     """
     limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
-    tokens = tokenizer(list(prompts), padding="longest", truncation=True, max_length=limit, return_tensors="pt")
+    tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=limit, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
     device = next(encoder.parameters()).device

@@ -1,7 +1,7 @@
 """One training loop for every stage.
 
-A stage supplies what is trained, batches, and ``loss(batch)``; the trainer owns time: the schedule, the clock, precision, the
-moving average, logs, samples, checkpoints and resuming.
+A stage supplies what is trained, batches, and ``loss(batch)``; the trainer owns time: the schedule, the clock,
+precision, the moving average, logs, samples, checkpoints and resuming.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ def resolve_device(name: str) -> torch.device:
 class Trainer:
     """Runs a stage until its steps or its minutes are used up, in ``run_dir``.
 
-    The folder holds ``config.yaml`` (written by the script), ``metrics.jsonl`` (one line per step), ``checkpoints/step-N/``,
-    ``samples/`` and, at the end, ``model/`` with the averaged weights as a user loads them.
+    The folder holds ``config.yaml`` (written by the script), ``metrics.jsonl`` (one line per step),
+    ``checkpoints/step-N/``, ``samples/`` and, at the end, ``model/`` with the averaged weights as a user loads them.
     """
 
     def __init__(self, config: TrainConfig, stage: Stage, run_dir: Path, resume: str | None = None) -> None:
         self.config, self.stage, self.run_dir = config, stage, run_dir
         self.device = next(stage.module.parameters()).device
-        self.optimizers = optim.build(stage.module, config.optimizer, config.lr, config.weight_decay, stage.muon_modules)
+        self.optimizers = optim.build(
+            stage.module, config.optimizer, config.lr, config.weight_decay, stage.muon_modules
+        )
         self.ema = EMA(stage.module, config.ema)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
@@ -140,7 +142,9 @@ class Trainer:
             self.stage.module.zero_grad(set_to_none=True)
             self.skipped += 1
             if self.skipped >= 20:
-                raise RuntimeError(f"training: 20 steps in a row had no finite gradient (step {self.step}); lower train.lr")
+                raise RuntimeError(
+                    f"training: 20 steps in a row had no finite gradient (step {self.step}); lower train.lr"
+                )
         self.step += 1
         duration = time.perf_counter() - start
         self.seconds += duration

@@ -22,7 +22,11 @@ class ErasePipeline(EditPipeline):
     task_name = "erase"
 
     def __call__(
-        self, image: ImageLike, mask_image: ImageLike | None = None, grow: int | None = None, **settings: Unpack[Settings]
+        self,
+        image: ImageLike,
+        mask_image: ImageLike | None = None,
+        grow: int | None = None,
+        **settings: Unpack[Settings],
     ) -> EditOutput:
         """Edit one picture.
 
@@ -46,7 +50,7 @@ class Erase(Task):
     summary = "take away what a mask covers"
     inputs = (
         Input("mask_image", "mask", "white = the object to take away", required=True),
-        Input("grow", "int", "pixels to widen the mask by; left out, 1.5 %% of the short side"),
+        Input("grow", "int", "pixels to widen the mask by; left out, 1.5 % of the short side"),
     )
     pipeline = ErasePipeline
 
@@ -88,12 +92,15 @@ def _moved(pixels: Tensor, matte: Tensor, generator: torch.Generator) -> tuple[T
     theta = torch.zeros(batch, 2, 3, device=pixels.device)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = zoom, zoom, shift
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(torch.cat([pixels, matte], 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = F.grid_sample(
+        torch.cat([pixels, matte], 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return moved[:, :3], moved[:, 3:]
 
 
 def _shadow(matte: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) darkness in [0, 0.6]: the matte, blurred and thrown a little to one side; none for a third of the samples."""
+    """(B, 1, H, W) darkness in [0, 0.6]: the matte, blurred and thrown a little to one side; none for a third of the
+    samples."""
     batch, size = len(matte), matte.shape[-1]
     sigma = masks.uniform((batch,), 0.01, 0.04, generator) * size
     throw = masks.uniform((2,), -0.06, 0.06, generator) * size

@@ -47,7 +47,8 @@ class ExpandPipeline(EditPipeline):
             EditOutput with ``images``, each of the input's size plus the margins.
 
         Raises:
-            ValueError: no margin at all, two ways to say it at once, unreadable image, bad setting. FileNotFoundError: missing file.
+            ValueError: no margin at all, two ways to say it at once, unreadable image, bad setting. FileNotFoundError:
+                missing file.
         """
         margins = {"left": left, "right": right, "top": top, "bottom": bottom}
         return self.edit(image, settings, prompt=prompt, aspect=aspect, size=size, **margins)
@@ -57,14 +58,16 @@ class Expand(Task):
     name = "expand"
     summary = "continue a photograph beyond its frame"
     inputs = (
-        *(Input(side, "length", f"pixels or share (25%%) to add on the {side}", default=0) for side in SIDES),
+        *(Input(side, "length", f"pixels or share (25%) to add on the {side}", default=0) for side in SIDES),
         Input("aspect", "aspect", "aspect ratio of the result, W:H"),
         Input("size", "size", "size of the result, WxH"),
         Input("prompt", "text", "what lies beyond the frame", default=""),
     )
     pipeline = ExpandPipeline
 
-    def prepare(self, picture: Picture, prompt: str = "", aspect: Any = None, size: Any = None, **sides: int | str) -> Job:
+    def prepare(
+        self, picture: Picture, prompt: str = "", aspect: Any = None, size: Any = None, **sides: int | str
+    ) -> Job:
         m = _margins(picture, sides, aspect, size)
         canvas = picture.extend(m.left, m.top, m.right, m.bottom)
         hole = np.ones((canvas.height, canvas.width), np.float32)
@@ -86,7 +89,9 @@ def _margins(picture: Picture, sides: dict[str, int | str], aspect: Any, size: A
     if size is not None:
         margins = size_margins(*picture.size, size)
     if not margins:
-        raise ValueError(f"expand: nothing to add to {picture.width}x{picture.height}; give a margin, another aspect or a larger size")
+        raise ValueError(
+            f"expand: nothing to add to {picture.width}x{picture.height}; give a margin, another aspect or a size"
+        )
     return margins
 
 

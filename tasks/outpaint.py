@@ -29,15 +29,16 @@ class OutpaintPipeline(EditPipeline):
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             prompt: the new background, like ``"on a dark red cloth"``.
-            subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with no alpha,
-                the subject is cut out (``photofound.masks.cut_out``).
+            subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with
+                no alpha, the subject is cut out (``photofound.masks.cut_out``).
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
         Returns:
             EditOutput with ``images``, each of the input's size, without alpha.
 
         Raises:
-            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting. FileNotFoundError: missing file.
+            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting. FileNotFoundError: missing
+                file.
         """
         return self.edit(image, settings, prompt=prompt, subject=subject)
 
@@ -67,7 +68,8 @@ class Outpaint(Task):
         return self.conditions(sample, 1 - masks.grow((sample.matte > 0.5).float(), radius))
 
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
-        """The subject over the new background, by its alpha. No seam is closed: it would pull the background towards the subject."""
+        """The subject over the new background, by its alpha. No seam is closed: it would pull the background towards
+        the subject."""
         rgb, keep = images.from_tensor(generated), job.keep[box.slices]
         return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
 

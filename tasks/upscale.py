@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -71,7 +71,8 @@ class Upscale(Task):
         return pixels
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        """A third of the batch each at x2, x3 and x4, degraded in random order (Real-ESRGAN, arXiv:2107.10833, section 3.1)."""
+        """A third of the batch each at x2, x3 and x4, degraded in random order (Real-ESRGAN, arXiv:2107.10833, section
+        3.1)."""
         factors = torch.arange(len(sample), device=sample.pixels.device) % 3 + 2
         canvas = torch.empty_like(sample.pixels)
         for factor in (2, 3, 4):
@@ -94,7 +95,8 @@ def level(scale: float) -> float:
 
 
 def degrade(pixels: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """Shrink by ``factor``, blurred, noised and JPEG-coded each for a part of the batch, and enlarge again: (B, 3, H, W) in [-1, 1].
+    """Shrink by ``factor``, blurred, noised and JPEG-coded each for a part of the batch, and enlarge again: (B, 3, H,
+    W) in [-1, 1].
 
     Half of the batch is only shrunk, since many photographs that people enlarge are clean.
     """
@@ -105,7 +107,10 @@ def degrade(pixels: Tensor, factor: int, generator: torch.Generator) -> Tensor:
     sigma = masks.uniform((batch,), 0.3, 0.5 * factor, generator)
     low = torch.where(on[0], masks.blur(pixels, sigma), pixels)
     low = composite.shrink(low, (math.ceil(height / factor), math.ceil(width / factor))).clamp(-1, 1)
-    steps = [lambda x: torch.where(on[1], _noised(x, generator), x), lambda x: torch.where(on[2], _jpeg(x, generator), x)]
+    steps = [
+        lambda x: torch.where(on[1], _noised(x, generator), x),
+        lambda x: torch.where(on[2], _jpeg(x, generator), x),
+    ]
     for i in torch.randperm(2, generator=generator, device=generator.device).tolist():
         low = steps[i](low)
     return F.interpolate(low, size=(height, width), mode="bicubic", align_corners=False).clamp(-1, 1)

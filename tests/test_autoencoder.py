@@ -124,3 +124,28 @@ def test_without_an_autoencoder_pixels_are_latents():
     assert autoencoder.encode(None, x) is x
     assert torch.equal(autoencoder.decode(None, x), x.clamp(-1, 1))
     assert autoencoder.decode(None, x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [tiny_dc, tiny_taesd])
+@pytest.mark.parametrize("size", [(88, 40), (64, 96)])
+@torch.no_grad()
+def test_windows_leave_no_trace(make, size, monkeypatch):
+    """Coded window by window or in one piece: the same numbers, whether or not windows divide the size."""
+    vae = make()
+    f = autoencoder.factor(vae)
+    x = torch.rand(1, 3, size[0] * f // 4, size[1] * f // 4) * 2 - 1
+    latents = autoencoder.encode(vae, x)
+    whole = autoencoder.decode(vae, latents)
+    monkeypatch.setattr(autoencoder, "_WINDOW", 5)
+    assert torch.allclose(autoencoder.encode(vae, x), latents, atol=1e-5)
+    assert torch.allclose(autoencoder.decode(vae, latents), whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_autoencoders_that_look_far_are_never_cut(monkeypatch):
+    """Group norms see the whole picture: windows would show."""
+    vae, x = tiny_kl(), torch.rand(1, 3, 64, 64) * 2 - 1
+    whole = autoencoder.encode(vae, x)
+    monkeypatch.setattr(autoencoder, "_WINDOW", 2)
+    monkeypatch.setattr(autoencoder, "_MARGIN", 1)
+    assert torch.equal(autoencoder.encode(vae, x), whole)

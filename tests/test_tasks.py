@@ -134,7 +134,8 @@ def test_outpaint_takes_alpha_for_the_subject_and_mixes_only_soft_edges(tiny):
 
 
 def test_the_subject_never_grows(tiny):
-    """Nothing of the subject's colour appears outside it: the model sees only the subject, and no seam pulls its colour outwards."""
+    """Nothing of the subject's colour appears outside it: the model sees only the subject, and no seam pulls its colour
+    outwards."""
     photo = np.full((64, 64, 3), 250, np.uint8)
     photo[20:44, 20:44] = (255, 0, 0)
     subject = hole_in(64, 64, np.s_[20:44, 20:44])
@@ -282,9 +283,9 @@ def test_erase_shows_a_foreign_object_and_its_hole_covers_it():
 
 
 def test_upscale_degrades_more_with_the_factor():
-    from photofound.tasks.upscale import degrade, level
-
     from skimage import data
+
+    from photofound.tasks.upscale import degrade, level
 
     photo = torch.from_numpy(data.astronaut()[:96, 180:276]).permute(2, 0, 1)[None].float() / 127.5 - 1
     errors = []
@@ -297,12 +298,13 @@ def test_upscale_degrades_more_with_the_factor():
 
 
 def test_jpeg_simulation_is_close_to_the_real_thing():
-    """Our batched coder against Pillow's at the same quality and without chroma subsampling: errors of the same size."""
+    """Our batched coder against Pillow's at the same quality and without chroma subsampling: errors of the same
+    size."""
     import io
 
-    from photofound.tasks import upscale
-
     from skimage import data
+
+    from photofound.tasks import upscale
 
     photo = np.ascontiguousarray(data.astronaut()[:128, 128:256])
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 127.5 - 1

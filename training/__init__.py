@@ -3,27 +3,50 @@
 if __name__ == "training":
     raise ImportError("import photofound.training, not training: the folder is a part of the photofound package")
 
+import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
 def launch(config_class: type, stage_class: Callable[[Any], Any], argv: Sequence[str] | None, doc: str | None) -> int:
-    """Parse ``--config FILE [--run_dir DIR] [--resume latest|PATH] [--a.b=c ...]``, build the stage and run the trainer."""
-    import argparse
+    """Run a stage from ``--config FILE [--run_dir DIR] [--resume latest|PATH] [--a.b=c ...]``; the exit status.
 
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    A user's mistake is one line on stderr and status 2.
+    """
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML or JSON file; what it leaves out has its default")
     parser.add_argument("--run_dir", default="runs/latest", help="where checkpoints, metrics, samples and the model go")
     parser.add_argument("--resume", help="'latest' or a checkpoint folder")
-    args, overrides = parser.parse_known_args(argv)
+    try:
+        args, overrides = parser.parse_known_args(argv)
+        _run(config_class, stage_class, args.config, overrides, Path(args.run_dir), args.resume)
+    except (ValueError, OSError) as error:
+        print(f"photofound: {error}", file=sys.stderr)
+        return 2
+    return 0
 
-    from photofound import config
+
+def _run(
+    config_class: type,
+    stage_class: Callable[[Any], Any],
+    path: str | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    resume: str | None,
+) -> None:
+    from photofound import checkpoint, config
     from photofound.trainer import Trainer
 
-    settings = config.load(config_class, args.config, overrides)
-    run_dir = Path(args.run_dir)
+    settings: Any = config.load(config_class, path, list(overrides))
+    if resume is None and checkpoint.steps(run_dir / "checkpoints"):
+        raise ValueError(f"run_dir: {run_dir} holds a run; pass --resume latest to go on with it, or another --run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     config.save(settings, run_dir / "config.yaml")
-    Trainer(settings.train, stage_class(settings), run_dir, args.resume).run()
-    return 0
+    Trainer(settings.train, stage_class(settings), run_dir, resume).run()

@@ -1,9 +1,10 @@
 """Train the autoencoder: pixels <-> latents.
 
-    photofound train autoencoder --config training/configs/nano-autoencoder.yaml --data.folder=DIR --data.perceptual=FILE
+    photofound train autoencoder --config training/configs/nano-autoencoder.yaml --data.folder=DIR
+    --data.perceptual=FILE
 
-L1 plus a perceptual distance, with a little noise on the latents so that the decoder forgives what the diffusion model gets
-slightly wrong, and optionally a small patch critic for the last part of the run.
+L1 plus a perceptual distance, with a little noise on the latents so that the decoder forgives what the diffusion model
+gets slightly wrong, and optionally a small patch critic for the last part of the run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from photofound.trainer import TrainConfig
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the ``AutoencoderDC`` (arXiv:2410.10733): channels and residual blocks at 1/2, 1/4 and 1/8 of the resolution."""
+    """Shape of the ``AutoencoderDC`` (arXiv:2410.10733): channels and residual blocks at 1/2, 1/4 and 1/8 of the
+    resolution."""
 
     latent_channels: int = 16
     encoder_channels: tuple[int, ...] = (32, 64, 128)
@@ -93,7 +95,8 @@ class AutoencoderStage:
         parts: dict[str, nn.Module] = {"vae": self.vae}
         if config.loss.adversarial:
             parts["critic"] = PatchDiscriminator()
-        self.module = nn.ModuleDict(parts).to(self.device, memory_format=torch.channels_last)
+        self.module = nn.ModuleDict(parts).to(self.device)
+        self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         path = config.data.perceptual
         self.perceptual = PerceptualNet.from_file(path).to(self.device) if path else None
         self.photographs = data.read(config.data.folder, limit=config.data.limit)
@@ -102,7 +105,10 @@ class AutoencoderStage:
     def batch(self, generator: torch.Generator, progress: float) -> Tensor:
         self.progress = progress
         size, scales = self.config.data.size, self.config.data.scales
-        picks = [self.photographs[data.random_int(len(self.photographs), generator)] for _ in range(self.config.train.batch_size)]
+        picks = [
+            self.photographs[data.random_int(len(self.photographs), generator)]
+            for _ in range(self.config.train.batch_size)
+        ]
         crops = torch.stack([data.random_crop(p, size, generator, (scales[0], scales[1])) for p in picks])
         return data.to_unit(crops.to(self.device)).contiguous(memory_format=torch.channels_last)
 

@@ -2,13 +2,13 @@
 
     photofound train pretrain --config training/configs/nano-cpu.yaml --data.folder=DIR --model.vae=DIR
 
-Every batch mixes tasks. Photographs lie in memory as uint8; crops, masks, conditions and target latents are made in batches on
-the device.
+Every batch mixes tasks. Photographs lie in memory as uint8; crops, masks, conditions and target latents are made in
+batches on the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class ModelConfig:
     hidden_size: int = 256
     depth: int = 12
     num_heads: int = 4
-    mlp_ratio: float = 3.5
+    mlp_ratio: float = 3.0
     patch_size: int = 2
     condition_space: str = "pixels"  # pixels | latents
     text_width: int = 192
@@ -161,8 +161,11 @@ class PretrainStage:
         self.objects = {name: name in edits and get_task(name).needs_object for name in self.shares}
         self.pipeline = build_pipeline(config.model, edits)
         self.pipeline.to(self.device)
+        self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae.requires_grad_(False).eval() if self.pipeline.vae is not None else None
-        self.module = nn.ModuleDict({"transformer": self.pipeline.transformer, "text_encoder": self.pipeline.text_encoder})
+        self.module = nn.ModuleDict(
+            {"transformer": self.pipeline.transformer, "text_encoder": self.pipeline.text_encoder}
+        )
         self.module.requires_grad_(True).train()
         self.muon_modules: list[nn.Module] = list(self.pipeline.transformer.blocks)
         self.store = load_store(config.data, self.device)
@@ -188,7 +191,8 @@ class PretrainStage:
         return Condition.cat(conditions), torch.cat(targets)
 
     def _counts(self, size: int, cpu: torch.Generator) -> dict[str, int]:
-        """How many samples of each task: the shares in whole numbers, the rest drawn at random so that the mean is right."""
+        """How many samples of each task: the shares in whole numbers, the rest drawn at random so that the mean is
+        right."""
         total = sum(self.shares.values())
         exact = {name: size * share / total for name, share in self.shares.items()}
         counts = {name: int(value) for name, value in exact.items()}
@@ -216,27 +220,32 @@ class PretrainStage:
         condition, pixels = batch
         mix, model = self.config.mix, self.pipeline.transformer
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
-        with torch.no_grad():
-            x0 = autoencoder.encode(self.vae, pixels).float()
-            folded = fold_condition(condition, self.vae, model.config.condition_space).float()
         count = len(condition)
         drop = torch.rand(count, generator=generator, device=self.device)
         no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
-        no_image = (drop > 1 - mix.drop_both - mix.drop_condition)[:, None, None, None]
-        hole = torch.where(no_image, 1.0, condition.hole)
-        folded = torch.where(no_image, fold_condition(blank(condition), self.vae, model.config.condition_space).float(), folded)
+        condition = blank(condition, drop > 1 - mix.drop_both - mix.drop_condition)
+        with torch.no_grad():
+            x0 = autoencoder.encode(self.vae, pixels).float()
+            folded = fold_condition(condition, self.vae, model.config.condition_space).float()
         t = objective.sample_time(count, generator, mix.shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device)
         x_t = objective.add_noise(x0, noise, t)
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
-        tokens, mask = text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, self.config.model.text_length)
+        pad = "max_length" if self.config.train.compile else "longest"
+        length = self.config.model.text_length
+        tokens, mask = text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
-        out = self.forward(x_t, t, tokens, mask, condition=folded, task=task, strength=condition.strength).sample.float()
+        out = self.forward(
+            x_t, t, tokens, mask, condition=folded, task=task, strength=condition.strength
+        ).sample.float()
         if model.config.prediction_type == "sample":
             out = objective.to_velocity(x_t, out, t)
-        losses = objective.masked_loss(out, objective.velocity(x0, noise), hole, mix.given_weight)
+        losses = objective.masked_loss(out, objective.velocity(x0, noise), condition.hole, mix.given_weight)
         names = set(condition.task)
-        logs = {name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in sorted(names)}
+        logs = {
+            name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean()
+            for name in sorted(names)
+        }
         return losses.mean(), logs
 
     # ------------------------------------------------------------------------------------------------------ results
@@ -254,7 +263,9 @@ class PretrainStage:
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu)
             condition = self.examples[name](sample, torch.Generator(self.device).manual_seed(7))
-            made = self.pipeline.sample(condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)])
+            made = self.pipeline.sample(
+                condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
+            )
             shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
             rows.append([picture for i in range(3) for picture in (shown[i], made[i], sample.pixels[i])])
         save_sheet(rows, path)
@@ -265,11 +276,12 @@ class PretrainStage:
         self.pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def blank(condition: Condition) -> Condition:
-    """The same batch with nothing given."""
-    from dataclasses import replace
-
-    return replace(condition, canvas=torch.zeros_like(condition.canvas), hole=torch.ones_like(condition.hole))
+def blank(condition: Condition, gone: Tensor) -> Condition:
+    """The same batch with nothing given in the samples where ``gone`` (B,) is True."""
+    gone = gone[:, None, None, None]
+    return replace(
+        condition, canvas=condition.canvas.masked_fill(gone, 0.0), hole=condition.hole.masked_fill(gone, 1.0)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
