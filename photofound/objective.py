@@ -64,7 +64,7 @@ def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: 
         prediction, target: (B, C, h, w).
         hole: (B, 1, H, W) in [0, 1]; brought to (h, w) by averaging.
     """
-    weight = F.adaptive_avg_pool2d(hole.float(), prediction.shape[-2:])
+    weight = F.adaptive_avg_pool2d(hole.float(), (prediction.shape[-2], prediction.shape[-1]))
     error = (prediction.float() - target.float()).square().mean(1, keepdim=True)
     inside = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)
     outside = (error * (1 - weight)).sum((1, 2, 3)) / (1 - weight).sum((1, 2, 3)).clamp(min=1e-3)

@@ -196,9 +196,11 @@ class PretrainStage:
         total = sum(self.shares.values())
         exact = {name: size * share / total for name, share in self.shares.items()}
         counts = {name: int(value) for name, value in exact.items()}
-        rest = torch.tensor([exact[name] - counts[name] for name in counts]) + 1e-6
-        for index in torch.multinomial(rest, size - sum(counts.values()), replacement=True, generator=cpu).tolist():
-            counts[list(counts)[index]] += 1
+        missing = size - sum(counts.values())
+        if missing:
+            rest = torch.tensor([exact[name] - counts[name] for name in counts])
+            for index in torch.multinomial(rest, missing, replacement=True, generator=cpu).tolist():
+                counts[list(counts)[index]] += 1
         return {name: count for name, count in counts.items() if count}
 
     def _choices(self, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
