@@ -195,6 +195,11 @@ class Task(ABC):
         )
 
 
+def enlargement_strength(scale: float) -> float:
+    """The strength that stands for an enlargement: 0 for x1, 1 for x4 and more."""
+    return min(1.0, max(0.0, (scale - 1) / 3))
+
+
 def torch_from(mask: np.ndarray) -> Tensor:
     """(H, W) array to (1, 1, H, W) float tensor."""
     import torch

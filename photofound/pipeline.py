@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from photofound import autoencoder, composite, geometry, image, text
-from photofound.edit import Condition, Job, Task, get_task, torch_from
+from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import reach
@@ -32,6 +32,7 @@ EMBEDDED = Path(__file__).parent / "weights" / "nano"
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
+_DETAIL_STEPS = 4  # of the upscale task, when what was made smaller is brought to the picture's size
 
 
 class Settings(TypedDict, total=False):
@@ -212,18 +213,36 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return steps, float(guidance), count
 
     def _work(self, task: Task, job: Job, steps: int, guidance: float, generator: Any, callback: Any) -> Picture:
-        """One variant: crop and scale to the working size, sample, scale back, finish."""
+        """One variant: crop and scale to the working size, sample, bring back to the picture's size, finish."""
         box, (height, width) = self.plan(task, job.hole)
         pixels = composite.resize(image.to_tensor(job.picture.crop(box).rgb()), (height, width))
-        hole = _shrink_hole(torch_from(job.hole[box.slices]), (height, width))
-        multiple = autoencoder.factor(self.vae) * self.transformer.config.patch_size
-        bottom, right = -height % multiple, -width % multiple
-        pixels = F.pad(pixels, (0, right, 0, bottom), mode="replicate")
-        hole = F.pad(hole, (0, right, 0, bottom), value=1.0)  # the model paints the padding, which nobody sees
+        native_hole = torch_from(job.hole[box.slices])
+        pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, (height, width)), hole=True)
         strength = torch.full((1,), job.strength)
         condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
         made = self.sample(condition, steps, guidance, [generator], callback)[..., :height, :width]
-        return task.finish(job, composite.resize(made.cpu(), (box.height, box.width)), box)
+        return task.finish(job, self._enlarged(made.cpu(), native_hole, generator), box)
+
+    def _padded(self, x: Tensor, hole: bool = False) -> Tensor:
+        """(B, C, H, W) up to whole patches, to the right and below. The model paints the padding, which nobody sees."""
+        multiple = autoencoder.factor(self.vae) * self.transformer.config.patch_size
+        padding = (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple)
+        return F.pad(x, padding, value=1.0) if hole else F.pad(x, padding, mode="replicate")
+
+    def _enlarged(self, made: Tensor, hole: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscale task, where the
+        checkpoint has it and the enlargement is worth it and not too large; by bicubic interpolation otherwise."""
+        height, width = hole.shape[-2:]
+        scale = max(height / made.shape[-2], width / made.shape[-1])
+        pixels = composite.resize(made, (height, width))
+        tiles = height * width / self.config.tile**2
+        if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks:
+            return pixels
+        canvas = self._padded(pixels)
+        strength = torch.tensor([enlargement_strength(scale)])
+        condition = Condition(canvas, torch.ones_like(canvas[:, :1]), ["upscale"], [""], strength)
+        detailed = self.sample(condition, _DETAIL_STEPS, 1.0, [generator], where=self._padded(hole, hole=True))
+        return composite.back_project(detailed.cpu()[..., :height, :width], made)
 
     def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
         """Which part of the picture the model works on, and at which size (height, width).
@@ -255,9 +274,10 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         guidance: float,
         generators: Sequence[torch.Generator | None],
         callback: Callable[..., dict[str, Tensor]] | None = None,
+        where: Tensor | None = None,
     ) -> Tensor:
         """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times
-        the patch.
+        the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole.
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
@@ -268,7 +288,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         folded = fold_condition(condition, self.vae, space).to(dtype)
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
         latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
-        velocity = self._velocity(condition, folded, guidance)
+        velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
         with self.progress_bar(total=steps) as bar:
             for i, t in enumerate(self.scheduler.timesteps):
@@ -281,7 +301,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         self.maybe_free_model_hooks()
         return decoded
 
-    def _velocity(self, condition: Condition, folded: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def _velocity(
+        self, condition: Condition, folded: Tensor, guidance: float, where: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The guided, tiled velocity field v(latents (B, C, h, w), t ()) of a condition. Text is encoded once."""
         from photofound import objective
 
@@ -292,7 +314,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
         strength = condition.strength.float().repeat(copies)
         text_kv = model.encode_text(tokens)
-        boxes, weights = self._tiles(condition.hole)
+        boxes, weights = self._tiles(where)
 
         def velocity(latents: Tensor, t: Tensor) -> Tensor:
             total = torch.zeros_like(latents)

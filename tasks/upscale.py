@@ -14,7 +14,7 @@ from torch import Tensor
 
 from photofound import composite, masks
 from photofound import image as images
-from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.edit import Condition, Input, Job, Sample, Task, enlargement_strength
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
@@ -64,7 +64,7 @@ class Upscale(Task):
         canvas = picture.resize((picture.width * scale, picture.height * scale))
         shape = (canvas.height, canvas.width)
         hole, keep = np.ones(shape, np.float32), np.zeros(shape, np.float32)
-        return UpscaleJob(canvas, hole, keep, prompt, strength=level(scale), source=picture)
+        return UpscaleJob(canvas, hole, keep, prompt, strength=enlargement_strength(scale), source=picture)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The enlarged picture, as it is."""
@@ -78,8 +78,9 @@ class Upscale(Task):
         for factor in (2, 3, 4):
             if (chosen := factors == factor).any():
                 canvas[chosen] = degrade(sample.pixels[chosen], factor, generator)
+        strength = torch.tensor([enlargement_strength(f) for f in factors.tolist()], device=sample.pixels.device)
         hole = torch.ones_like(sample.pixels[:, :1])
-        return self.conditions(sample, hole, canvas=canvas, strength=(factors - 1) / (LARGEST - 1))
+        return self.conditions(sample, hole, canvas=canvas, strength=strength)
 
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """Back-projected, so that the enlarged picture scaled down is the one that was given."""
@@ -87,11 +88,6 @@ class Upscale(Task):
         low = images.to_tensor(job.source.rgb()).to(generated)
         rgb = images.from_tensor(composite.back_project(generated, low))
         return job.picture.paste(rgb, job.keep, opaque=False)
-
-
-def level(scale: float) -> float:
-    """The strength that stands for an enlargement: 0 for x1, 1 for x4."""
-    return (scale - 1) / (LARGEST - 1)
 
 
 def degrade(pixels: Tensor, factor: int, generator: torch.Generator) -> Tensor:

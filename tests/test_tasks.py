@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline, image
-from photofound.edit import Sample, get_task, task_names
+from photofound.edit import Sample, enlargement_strength, get_task, task_names
 from photofound.image import Picture
 
 TASKS = ("erase", "expand", "inpaint", "outpaint", "upscale")
@@ -285,7 +285,7 @@ def test_erase_shows_a_foreign_object_and_its_hole_covers_it():
 def test_upscale_degrades_more_with_the_factor():
     from skimage import data
 
-    from photofound.tasks.upscale import degrade, level
+    from photofound.tasks.upscale import degrade
 
     photo = torch.from_numpy(data.astronaut()[:96, 180:276]).permute(2, 0, 1)[None].float() / 127.5 - 1
     errors = []
@@ -294,7 +294,7 @@ def test_upscale_degrades_more_with_the_factor():
         assert low.shape == (8, 3, 96, 96)
         errors.append(float((low - photo).abs().mean()))
     assert errors == sorted(errors) and errors[0] > 0.01
-    assert [level(s) for s in (1, 4)] == [0, 1]
+    assert [enlargement_strength(s) for s in (1, 4, 9)] == [0, 1, 1]
 
 
 def test_jpeg_simulation_is_close_to_the_real_thing():
