@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -123,27 +122,6 @@ def random_int(high: int, generator: torch.Generator) -> int:
     return int(torch.randint(high, (1,), generator=generator, device=generator.device))
 
 
-def random_crop(photograph: Photograph, size: int, generator: torch.Generator, scales: tuple[float, float]) -> Tensor:
-    """A square crop, resized to ``size`` and flipped at random: (3, size, size) uint8.
-
-    ``scales`` bounds the crop's side as a share of the short side (log-uniform), so that the model sees both texture
-    and layout.
-    """
-    _, height, width = photograph.pixels.shape
-    low, high = (torch.tensor(s).log().item() for s in scales)
-    share = float(torch.rand(1, generator=generator, device=generator.device)) * (high - low) + low
-    side = max(min(size, height, width), round(min(height, width) * float(np.exp(share))))
-    top, left = random_int(height - side + 1, generator), random_int(width - side + 1, generator)
-    crop = photograph.pixels[:, top : top + side, left : left + side]
-    if side != size:
-        crop = (
-            F.interpolate(crop[None].float(), size=(size, size), mode="bilinear", antialias=True)[0]
-            .round()
-            .to(torch.uint8)
-        )
-    return crop.flip(-1) if random_int(2, generator) else crop
-
-
 class PhotoStore:
     """All photographs at a few sizes in one flat uint8 tensor on the device.
 
@@ -209,6 +187,21 @@ class PhotoStore:
     @property
     def device(self) -> torch.device:
         return self.flat.device
+
+    @classmethod
+    def open(
+        cls, folder: str, sizes: Sequence[int], cache: str | None = None, limit: int | None = None, mattes: bool = False
+    ) -> PhotoStore:
+        """The store of a folder of tars: from its cache file where that exists, else built, and cached if a file is
+        named. ``mattes`` adds those of ``matte_plain_grounds``."""
+        path = Path(cache) if cache else None
+        if path and path.is_file():
+            return cls.load(path)
+        photographs = read(folder, max(sizes), limit)
+        store = cls.build(matte_plain_grounds(photographs) if mattes else photographs, sizes)
+        if path:
+            store.save(path)
+        return store
 
     def rows(self, crop: int, objects: bool = False) -> Tensor:
         """Indices of the rows that a crop fits into; with ``objects``, those whose whole object fits into it."""

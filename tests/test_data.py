@@ -166,25 +166,6 @@ def test_random_integers_reach_both_ends():
     assert {data.random_int(3, generator) for _ in range(60)} == {0, 1, 2}
 
 
-def test_a_crop_at_scale_one_is_a_slice_flipped_or_not():
-    photo = photograph(16, 21)
-    windows = photo.pixels.unfold(2, 16, 1).permute(2, 0, 1, 3)
-    generator, seen = torch.Generator().manual_seed(0), set()
-    for _ in range(60):
-        crop = data.random_crop(photo, 16, generator, (1.0, 1.0))
-        assert crop.dtype == torch.uint8 and crop.shape == (3, 16, 16)
-        seen |= {(i, f) for i in range(6) for f in (0, 1) if torch.equal(crop.flip(-1) if f else crop, windows[i])}
-    assert seen == {(i, f) for i in range(6) for f in (0, 1)}
-
-
-def test_crops_of_any_scale_have_the_size_and_follow_the_generator():
-    photo = photograph(50, 40)
-    for size in (8, 32, 64):  # 64: larger than the picture
-        crops = [data.random_crop(photo, size, torch.Generator().manual_seed(s), (0.35, 1.0)) for s in (1, 1, 2)]
-        assert all(crop.shape == (3, size, size) for crop in crops)
-        assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])
-
-
 # ------------------------------------------------------------------------------------------------------- the store
 
 

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderDC
 from PIL import Image
 
 from photofound import cli, config, edit
@@ -123,6 +124,23 @@ def test_the_store_is_kept_between_runs(tiny_folder, shards, tmp_path):
     assert cache.is_file()
     again = PretrainStage(config.load(Config, None, [a for a in arguments if "folder" not in a]))
     assert torch.equal(first.store.flat, again.store.flat) and first.store.captions == again.store.captions
+
+
+def test_the_autoencoder_trains_and_its_decoder_alone_too(shards, tmp_path):
+    """The stage from the command line, with a critic; then again from its result with the encoder kept."""
+    small = ["--model.encoder_channels=[8, 8, 16]", "--model.decoder_channels=[8, 8, 16]", "--data.sizes=[72, 96]"]
+    common = [f"--data.folder={shards}", "--data.crop=64", "--train.batch_size=4", "--train.steps=2", "--train.ema=0"]
+    critic = ["--loss.adversarial=0.1", "--loss.adversarial_from=0.5"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.main(["train", "autoencoder", "--run_dir", str(first), *small, *common, *critic]) == 0
+    rows = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert "critic" not in rows[0] and "critic" in rows[1] and all(row["psnr"] > 0 for row in rows)
+    again = [f"--model.start={first / 'model' / 'vae'}", "--model.train_encoder=false", "--data.sizes=[72, 96]"]
+    assert cli.main(["train", "autoencoder", "--run_dir", str(second), *again, *common]) == 0
+    a, b = (AutoencoderDC.from_pretrained(run / "model" / "vae") for run in (first, second))
+    assert all(torch.equal(x, y) for x, y in zip(a.encoder.parameters(), b.encoder.parameters(), strict=True))
+    assert any(not torch.equal(x, y) for x, y in zip(a.decoder.parameters(), b.decoder.parameters(), strict=True))
+    assert a.config.scaling_factor == b.config.scaling_factor != 1
 
 
 def test_a_new_model_from_an_autoencoder(tiny_folder, shards, tmp_path):

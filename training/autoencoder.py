@@ -26,6 +26,8 @@ class ModelConfig:
     """Shape of the ``AutoencoderDC`` (arXiv:2410.10733): channels and residual blocks at 1/2, 1/4 and 1/8 of the
     resolution."""
 
+    start: str | None = None  # an AutoencoderDC folder to go on from; its shape replaces the one below
+    train_encoder: bool = True  # False keeps the latents as they are and improves the decoder alone
     latent_channels: int = 16
     encoder_channels: tuple[int, ...] = (32, 64, 128)
     encoder_layers: tuple[int, ...] = (1, 1, 2)
@@ -39,8 +41,9 @@ class DataConfig:
 
     folder: str = "data/train"
     perceptual: str | None = None  # safetensors of a SqueezeNet v1.0; None trains on L1 alone
-    size: int = 128
-    scales: tuple[float, ...] = (0.35, 1.0)  # crop side as a share of the short side
+    cache: str | None = None  # a file that keeps the decoded store between runs
+    sizes: tuple[int, ...] = (136, 208, 272)  # short sides
+    crop: int = 128
     limit: int | None = None
 
 
@@ -69,6 +72,10 @@ def build_model(config: ModelConfig) -> Any:
     """A diffusers ``AutoencoderDC`` with f8 and nothing but convolutions at full resolution's edge."""
     from diffusers import AutoencoderDC
 
+    if config.start:
+        vae = AutoencoderDC.from_pretrained(config.start)
+        vae.encoder.requires_grad_(config.train_encoder)
+        return vae
     stages = len(config.encoder_channels) + 1
     # Zero layers at full resolution: the first step is a pixel-unshuffle, the last a pixel-shuffle.
     return AutoencoderDC(
@@ -99,18 +106,19 @@ class AutoencoderStage:
         self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         path = config.data.perceptual
         self.perceptual = PerceptualNet.from_file(path).to(self.device) if path else None
-        self.photographs = data.read(config.data.folder, limit=config.data.limit)
+        files = config.data
+        self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit).to(self.device)
+        self.rows = self.store.rows(files.crop)
+        if not len(self.rows):
+            raise ValueError(f"data: no photograph is as large as data.crop ({files.crop}) at any of data.sizes")
         self.progress = 0.0
 
     def batch(self, generator: torch.Generator, progress: float) -> Tensor:
         self.progress = progress
-        size, scales = self.config.data.size, self.config.data.scales
-        picks = [
-            self.photographs[data.random_int(len(self.photographs), generator)]
-            for _ in range(self.config.train.batch_size)
-        ]
-        crops = torch.stack([data.random_crop(p, size, generator, (scales[0], scales[1])) for p in picks])
-        return data.to_unit(crops.to(self.device)).contiguous(memory_format=torch.channels_last)
+        cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
+        picks = self.rows[torch.randint(len(self.rows), (self.config.train.batch_size,), generator=cpu)]
+        pixels = self.store.sample(picks, self.config.data.crop, False, cpu).pixels
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.config.loss
@@ -140,8 +148,11 @@ class AutoencoderStage:
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Save the diffusers folder with ``scaling_factor`` = 1 / RMS of the latents of a thousand crops."""
+        """Save the diffusers folder with ``scaling_factor`` = 1 / RMS of the latents of eight batches."""
         generator = torch.Generator(self.device).manual_seed(2)
+        if not self.config.model.train_encoder:
+            self.vae.save_pretrained(folder / "vae", safe_serialization=True)  # the factor belongs to the latents
+            return
         squares = [self.vae.encode(self.batch(generator, 1.0), return_dict=False)[0].square().mean() for _ in range(8)]
         self.vae.register_to_config(scaling_factor=round(float(torch.stack(squares).mean().rsqrt()), 4))
         self.vae.save_pretrained(folder / "vae", safe_serialization=True)

@@ -106,18 +106,6 @@ def _trunk(sample: Sample, canvas: Tensor, hole: Tensor) -> Condition:
 PRETEXT = {"generate": generate, "complete": complete}
 
 
-def load_store(config: DataConfig, device: torch.device) -> data.PhotoStore:
-    """The photographs of ``config``, from its cache file where that exists."""
-    path = Path(config.cache) if config.cache else None
-    if path and path.is_file():
-        return data.PhotoStore.load(path).to(device)
-    photographs = data.matte_plain_grounds(data.read(config.folder, limit=config.limit))
-    store = data.PhotoStore.build(photographs, config.sizes)
-    if path:
-        store.save(path)
-    return store.to(device)
-
-
 def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
     """An EditPipeline to train: from ``config.start``, or new around the autoencoder."""
     from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler
@@ -168,7 +156,10 @@ class PretrainStage:
         )
         self.module.requires_grad_(True).train()
         self.muon_modules: list[nn.Module] = list(self.pipeline.transformer.blocks)
-        self.store = load_store(config.data, self.device)
+        files = config.data
+        self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True).to(
+            self.device
+        )
         self.forward = torch.compile(self.pipeline.transformer) if config.train.compile else self.pipeline.transformer
         self._rows: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
 
