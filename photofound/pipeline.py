@@ -307,7 +307,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """The guided, tiled velocity field v(latents (B, C, h, w), t ()) of a condition. Text is encoded once."""
         from photofound import objective
 
-        model, batch, guided = self.transformer, len(condition), guidance != 1
+        model, batch = self.transformer, len(condition)
+        guided = guidance != 1 and any(condition.prompt)  # without a prompt both branches would be the same
         prompts = list(condition.prompt) + [""] * (batch * guided)
         tokens, mask = self._encode_prompts(prompts)
         copies = 2 if guided else 1
