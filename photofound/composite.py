@@ -82,6 +82,24 @@ def shrink(pixels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
 
 
+def resize_given(pixels: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale (B, 3, H, W) down to ``size`` so that nothing from inside the hole (B, 1, H, W) bleeds into what is given.
+
+    Given pixels are averaged among themselves (normalised convolution, Knutsson and Westin 1993); where no given pixel
+    is near, the hole's own content is scaled as it is.
+    """
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+
+    def smooth(x: Tensor) -> Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    given = (hole == 0).to(pixels)
+    weight = smooth(given)
+    averaged = smooth(pixels * given) / weight.clamp(min=1e-6)
+    return torch.where(weight > 1e-3, averaged, resize(pixels, size))
+
+
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale (B, C, H, W) to ``size`` = (h, w), up or down, bicubic, clamped to the input's range."""
     if tuple(pixels.shape[-2:]) == tuple(size):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ EMBEDDED = Path(__file__).parent / "weights" / "nano"
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
+_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
 _DETAIL_STEPS = 4  # of the upscale task, when what was made smaller is brought to the picture's size
 
 
@@ -99,6 +101,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         scheduler: FlowMatchEulerDiscreteScheduler.
         tile: working side in pixels that the model was trained at; larger pictures are worked on in tiles of it.
         default_steps, default_guidance: what ``num_inference_steps`` and ``guidance_scale`` are when they are left out.
+        noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
     """
 
     task_name: ClassVar[str]
@@ -118,12 +121,15 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         tile: int = 256,
         default_steps: int = 20,
         default_guidance: float = 2.0,
+        noise_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
-        self.register_to_config(tile=tile, default_steps=default_steps, default_guidance=default_guidance)
+        self.register_to_config(
+            tile=tile, default_steps=default_steps, default_guidance=default_guidance, noise_scale=noise_scale
+        )
 
     # ------------------------------------------------------------------------------------------------ load and save
 
@@ -143,15 +149,17 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
-        if Path(source).exists() or pretrained_model_name_or_path is None or str(source).count("/") != 1:
-            check_folder(Path(source))
+        if not Path(source).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            source = cls.download(str(source), use_safetensors=True, **hub)
+        check_folder(Path(source))
         return super().from_pretrained(str(source), use_safetensors=True, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = ("tile", "default_steps", "default_guidance")
+        names = ("tile", "default_steps", "default_guidance", "noise_scale")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         return cls(**{**pipeline.components, **settings, **components})
 
@@ -215,8 +223,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def _work(self, task: Task, job: Job, steps: int, guidance: float, generator: Any, callback: Any) -> Picture:
         """One variant: crop and scale to the working size, sample, bring back to the picture's size, finish."""
         box, (height, width) = self.plan(task, job.hole)
-        pixels = composite.resize(image.to_tensor(job.picture.crop(box).rgb()), (height, width))
         native_hole = torch_from(job.hole[box.slices])
+        pixels = composite.resize_given(image.to_tensor(job.picture.crop(box).rgb()), native_hole, (height, width))
         pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, (height, width)), hole=True)
         strength = torch.full((1,), job.strength)
         condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
@@ -288,6 +296,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         folded = fold_condition(condition, self.vae, space).to(dtype)
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
         latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
+        latents = latents * self.config.noise_scale
         velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
         with self.progress_bar(total=steps) as bar:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from photofound.composite import back_project, close_seam, harmonic, resize, shrink
+from photofound.composite import back_project, close_seam, harmonic, resize, resize_given, shrink
 
 
 def laplace(values, known):
@@ -201,3 +201,21 @@ def test_resize_keeps_range_and_size(size):
     back = F.interpolate(resized, size=(96, 129), mode="bilinear", antialias=True)
     assert (back - photo).abs().mean() < 0.08
     assert resize(photo, (96, 129)) is photo
+
+
+def test_scaling_down_keeps_the_hole_out_of_what_is_given():
+    """A bright hole in a dark picture: plain scaling greys the given pixels beside it, this does not."""
+    hole = torch.zeros(1, 1, 40, 40)
+    hole[..., 13:29, 13:29] = 1
+    pixels = torch.where(hole > 0, 1.0, -1.0).repeat(1, 3, 1, 1)
+    small = resize_given(pixels, hole, (17, 17))
+    assert small[..., 5, :5].max() == -1 and small[..., 2, :].max() == -1  # given, up to the hole's edge
+    assert small[..., 8, 8].min() == 1  # the middle of the hole still shows what was there
+    assert resize(pixels, (17, 17))[..., 4:6, 8].max() > -0.9
+    assert torch.equal(resize_given(pixels, hole, (40, 40)), pixels)
+
+
+def test_scaling_down_without_a_hole_averages():
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    small = resize_given(pixels, torch.zeros(1, 1, 32, 32), (8, 8))
+    assert torch.allclose(small.mean(), pixels.mean(), atol=0.02)

@@ -277,6 +277,17 @@ def test_classes_of_foreign_modules(copy):
     assert "subprocess" in refused(copy)
 
 
+def test_what_the_hub_sends_is_checked_too(copy, monkeypatch):
+    """A Hub id is downloaded first, then looked at like a folder, before anything of it is loaded."""
+    index = json.loads((copy / "model_index.json").read_text())
+    index["scheduler"] = ["subprocess", "Popen"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    asked = []
+    monkeypatch.setattr(InpaintPipeline, "download", lambda name, **options: asked.append((name, options)) or str(copy))
+    assert "subprocess" in refused("somebody/model")
+    assert asked == [("somebody/model", {"use_safetensors": True})]
+
+
 def test_a_good_folder_passes(tiny_folder):
     check_folder(tiny_folder)
 
