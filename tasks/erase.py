@@ -65,48 +65,32 @@ class Erase(Task):
         images.require_hole(mask, "grown mask")
         return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt)
 
-    def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
-        """The object stays visible: what casts the shadow tells where the shadow is."""
-        return pixels
-
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        """A foreign object with a soft shadow is pasted onto the photograph; the target is the photograph before."""
+        """Another picture's object, shrunk and moved, is cut out of the photograph; the target is the photograph.
+
+        Unlike an inpainting hole, it never fits what was there: what comes out of it is background. The model does not
+        see what is taken away: kept pixels are exact, so a shadow outside the hole cannot be repainted anyway, and
+        without the object the hole starts from the right colour.
+        """
         batch, size = len(sample), sample.pixels.shape[-1]
-        blob = masks.boxes(batch, size, generator).where(
-            masks.uniform((batch, 1, 1, 1), 0, 1, generator) < 0.3, masks.strokes(batch, size, generator, widest=0.4)
+        strokes = masks.strokes(batch, size, generator, widest=0.4)
+        blob = torch.where(
+            masks.uniform((batch, 1, 1, 1), 0, 1, generator) < 0.3, masks.boxes(batch, size, generator), strokes
         )
-        matte = torch.where((sample.matte.mean((1, 2, 3), keepdim=True) > 0.01), sample.matte, blob)
-        foreign, matte = _moved(sample.pixels.roll(1, 0), matte.roll(1, 0), generator)
-        shadow = _shadow(matte, generator)
-        seen = (sample.pixels + 1) * (1 - shadow) - 1
-        hole = masks.grow(((matte > 0.05) | (shadow > 0.08)).float(), max(1, size // 48))
-        seen = torch.where(hole > 0, torch.lerp(seen, foreign, matte), sample.pixels)  # what is given is the truth
-        return self.conditions(sample, hole, canvas=self.canvas(seen, hole))
+        matte = torch.where(sample.matte.mean((1, 2, 3), keepdim=True) > 0.01, sample.matte, blob)
+        hole = _moved((matte.roll(1, 0) > 0.5).float(), generator)
+        return self.conditions(sample, masks.grow((hole > 0.5).float(), max(1, size // 48)))
 
 
-def _moved(pixels: Tensor, matte: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The object shrunk to 30-90 % and moved by up to a third of the picture."""
-    batch = len(pixels)
+def _moved(matte: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 1, H, W): each shrunk to 30-90 % and moved by up to 30 % of the picture."""
+    batch = len(matte)
     zoom = 1 / masks.uniform((batch,), 0.3, 0.9, generator)
     shift = masks.uniform((batch, 2), -0.6, 0.6, generator) * zoom[:, None]
-    theta = torch.zeros(batch, 2, 3, device=pixels.device)
+    theta = torch.zeros(batch, 2, 3, device=matte.device)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = zoom, zoom, shift
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(
-        torch.cat([pixels, matte], 1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return moved[:, :3], moved[:, 3:]
-
-
-def _shadow(matte: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 1, H, W) darkness in [0, 0.6]: the matte, blurred and thrown a little to one side; none for a third of the
-    samples."""
-    batch, size = len(matte), matte.shape[-1]
-    sigma = masks.uniform((batch,), 0.01, 0.04, generator) * size
-    throw = masks.uniform((2,), -0.06, 0.06, generator) * size
-    moved = matte.roll((int(throw[0]), int(throw[1])), (2, 3))
-    darkness = masks.uniform((batch, 1, 1, 1), -0.3, 0.6, generator).clamp(min=0)
-    return masks.blur(moved, sigma) * darkness
+    grid = F.affine_grid(theta, list(matte.shape), align_corners=False)
+    return F.grid_sample(matte, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 TASK = Erase()
