@@ -188,6 +188,33 @@ def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
     return mask.astype(np.float32)
 
 
+def foreground_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """The subject's own colours where the matte is soft.
+
+    A soft edge in a photograph shows the subject mixed with its old background; composited onto a new one it would
+    glow. There each pixel takes the colour of the nearest fully opaque one.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+        matte: (H, W) float32 in [0, 1].
+
+    Returns:
+        (H, W, 3), changed only where 0 < matte < 1; ``rgb`` itself where nothing is opaque.
+    """
+    import cv2
+
+    opaque = matte >= 1
+    if not opaque.any():
+        return rgb
+    _, labels = cv2.distanceTransformWithLabels(
+        (~opaque).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colours = np.zeros((labels.max() + 1, 3), rgb.dtype)
+    colours[labels[opaque]] = rgb[opaque]
+    soft = (matte > 0) & (matte < 1)
+    return np.where(soft[..., None], colours[labels], rgb)
+
+
 def blur(pixels: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of (B, C, H, W), one ``sigma`` in pixels per sample (B,); edges are replicated."""
     radius = max(1, int(3 * float(sigma.max()) + 0.5))

@@ -56,6 +56,10 @@ class Outpaint(Task):
 
     def prepare(self, picture: Picture, prompt: str = "", subject: Any = None) -> Job:
         matte = subject_matte(picture, subject)
+        soft = (matte > 0) & (matte < 1)
+        if soft.any() and not _has_own(picture, subject):
+            rgb = masks.foreground_colours(picture.rgb(), matte)
+            picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
         return Job(picture, hole=(matte < 0.5).astype(np.float32), keep=matte, prompt=prompt)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
@@ -82,12 +86,18 @@ def subject_matte(picture: Picture, subject: Any = None) -> np.ndarray:
     alpha = picture.alpha()
     if subject is not None:
         matte = images.load_mask(subject, picture.size, "subject")
-    elif alpha is not None and alpha.min() < 1:
+    elif alpha is not None and _has_own(picture, subject):
         matte = alpha
     else:
         matte = masks.cut_out(picture.rgb())
     images.require_hole(matte, "subject", white="kept")
     return matte
+
+
+def _has_own(picture: Picture, subject: Any) -> bool:
+    """Whether the picture's own alpha is the matte: its colours are then the subject's alone already."""
+    alpha = picture.alpha()
+    return subject is None and alpha is not None and bool(alpha.min() < 1)
 
 
 TASK = Outpaint()

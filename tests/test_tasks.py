@@ -145,6 +145,24 @@ def test_the_subject_never_grows(tiny):
     assert (a == b).all()  # the old background is never looked at
 
 
+def test_soft_edges_do_not_carry_the_old_background_along(tiny):
+    """A red disc photographed on white: no pixel of its soft edge may be paler than red over the new background."""
+    import cv2
+
+    disc = np.zeros((96, 96), np.float32)
+    cv2.circle(disc, (48, 48), 28, 1.0, -1)
+    matte = cv2.GaussianBlur(disc, (0, 0), 1.5)
+    photo = np.rint(matte[..., None] * np.array([200, 0, 0]) + (1 - matte[..., None]) * 255).astype(np.uint8)
+    matte = np.where(matte > 0.98, 1, matte)
+    job = get_task("outpaint").prepare(Picture.from_any(photo), subject=matte)
+    soft = (matte > 0.02) & (matte < 0.98)
+    assert job.picture.pixels[soft][:, 1:].max() <= 8 < photo[soft][:, 1:].max()
+    assert (job.picture.pixels[matte >= 1] == photo[matte >= 1]).all()
+    with_alpha = np.dstack([photo, np.rint(matte * 255).astype(np.uint8)])
+    kept = get_task("outpaint").prepare(Picture.from_any(with_alpha)).picture.pixels
+    assert (kept == with_alpha).all()  # the file's own alpha comes with the file's own colours
+
+
 def test_grey_product_gets_a_coloured_background(tiny):
     photo = noise(64, 64, 1)
     subject = hole_in(64, 64, np.s_[20:44, 20:44])
