@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import skimage.color
 import torch
 from PIL import Image
 
@@ -299,6 +300,8 @@ def test_a_draw_at_the_very_end_stays_inside(store, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, largest))
     sample = store.sample(torch.tensor([5]), 24, False, torch.Generator())
     assert find(bytes_of(sample.pixels[0]), photographs[2].pixels)[:2] == (16, 28)
+    sample = store.sample(torch.tensor([1]), 26, True, torch.Generator())
+    assert find(bytes_of(sample.pixels[0]), photographs[0].pixels)[:2] == (8, 10)  # where the object begins
 
 
 def test_prompts_are_the_photographs_own(store):
@@ -334,6 +337,11 @@ def test_another_file_is_no_store(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- words
+
+
+def test_colours_are_compared_as_the_eye_sees_them():
+    rgb = np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.float32)
+    assert np.abs(data._lab(rgb) - skimage.color.rgb2lab(rgb / 255)).max() < 0.2
 
 
 @pytest.mark.parametrize("name", COLOURS)
