@@ -1,13 +1,13 @@
 """Our edits against what everybody has, on photographs with a known truth: one table.
 
-    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE] [--sheet
-    FILE.png]
+    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE]
+                               [--sheet FILE.png]
 
-DIR holds photographs, or an ``eval.json`` that lists ``file`` and ``task`` (the ``photo`` ones are used). Holes come
-from a fixed
-seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every side; x2 and x4 start from
-    a bicubic
-reduction. Results are composited hard: PSNR, SSIM and perceptual distance are of the whole picture.
+DIR holds photographs, or an ``eval.json`` that lists ``file``, ``task`` (the ``photo`` ones are used) and, for
+products, ``mask``. Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of
+12.5 % on every side. To erase, a product is pasted onto the photograph, whose own pixels are the truth. x2 and x4 start
+from a bicubic reduction. PSNR, SSIM and perceptual distance are of the whole picture. Outpainting has no truth: only
+what happened to the product's pixels is counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, UpscalePipeline, metrics
+from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline, metrics
 from photofound.regularizers import PerceptualNet
 
 Edit = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) in, uint8 out
@@ -61,8 +62,10 @@ def border(height: int, width: int, share: float = 0.125) -> np.ndarray:
     return mask
 
 
-def opencv_fill(method: int, mask: np.ndarray) -> Edit:
-    return lambda rgb: cv2.inpaint(rgb, mask.astype(np.uint8), 4, method)
+def opencv(mask: np.ndarray) -> dict[str, Edit]:
+    methods = {"Telea": cv2.INPAINT_TELEA, "Navier-Stokes": cv2.INPAINT_NS}
+    hole = mask.astype(np.uint8)
+    return {name: lambda rgb, flag=flag: cv2.inpaint(rgb, hole, 4, flag) for name, flag in methods.items()}
 
 
 def resample(method: Image.Resampling, scale: int) -> Edit:
@@ -103,13 +106,44 @@ class Ours:
     def upscale(self, scale: int) -> Edit:
         return lambda rgb: self.run(UpscalePipeline, rgb, scale=scale)
 
+    def outpaint(self, mask: np.ndarray) -> Edit:
+        subject = (~mask).astype(np.float32)
+        return lambda rgb: self.run(OutpaintPipeline, rgb, subject=subject, prompt="on a wooden table")
 
-def problems(
-    rgb: np.ndarray, seed: int, ours: Ours | None
-) -> dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]]:
-    """name -> (input, hole or None, methods)."""
+
+@dataclass(frozen=True)
+class Problem:
+    """What every method is given, the hole (None for upscaling), the truth (None where nobody knows it)."""
+
+    name: str
+    given: np.ndarray
+    hole: np.ndarray | None
+    truth: np.ndarray | None
+    methods: dict[str, Edit]
+
+
+Product = tuple[np.ndarray, np.ndarray]  # uint8 (H, W, 3), bool (H, W)
+
+
+def pasted(rgb: np.ndarray, product: Product, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph with a product a third as large upon it, and the product's mask, grown by 4 pixels."""
+    pixels, mask = product
     height, width = rgb.shape[:2]
-    found: dict[str, tuple[np.ndarray, np.ndarray | None, dict[str, Edit]]] = {}
+    scale = min(height, width) / 3 / max(mask.shape)
+    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
+    rng = np.random.default_rng(seed)
+    top, left = rng.integers(0, height - size[1]), rng.integers(0, width - size[0])
+    given, hole = rgb.copy(), np.zeros((height, width), np.uint8)
+    given[top : top + size[1], left : left + size[0]][small] = pixels[small]
+    hole[top : top + size[1], left : left + size[0]] = small
+    return given, cv2.dilate(hole, np.ones((9, 9), np.uint8)).astype(bool)
+
+
+def problems(rgb: np.ndarray, seed: int, ours: Ours, product: Product | None) -> Iterator[Problem]:
+    """Everything that is asked of one photograph."""
+    height, width = rgb.shape[:2]
     holes = {
         "strokes 20 %": strokes(height, width, seed),
         "centre box 1/9": centre_box(height, width),
@@ -117,54 +151,69 @@ def problems(
     }
     for name, mask in holes.items():
         masked = np.where(mask[..., None], np.uint8(127), rgb)  # nobody sees the truth
-        methods = {"Telea": opencv_fill(cv2.INPAINT_TELEA, mask), "Navier-Stokes": opencv_fill(cv2.INPAINT_NS, mask)}
-        if ours:
-            methods["ours"] = (ours.expand if name.startswith("border") else ours.fill)(mask)
-        found[name] = (masked, mask, methods)
+        mine = (ours.expand if name.startswith("border") else ours.fill)(mask)
+        yield Problem(name, masked, mask, rgb, opencv(mask) | {"ours": mine})
+    if product is not None:
+        given, mask = pasted(rgb, product, seed)
+        yield Problem("erase a pasted object", given, mask, rgb, opencv(mask) | {"ours": ours.erase(mask)})
     for scale in (2, 4):
         small = np.asarray(Image.fromarray(rgb).resize((width // scale, height // scale), Image.Resampling.BICUBIC))
-        methods = {
-            "bicubic": resample(Image.Resampling.BICUBIC, scale),
-            "Lanczos": resample(Image.Resampling.LANCZOS, scale),
-        }
-        if ours:
-            methods["ours"] = ours.upscale(scale)
-        found[f"upscale x{scale}"] = (small, None, methods)
-    return found
+        methods = {name: resample(Image.Resampling[name.upper()], scale) for name in ("bicubic", "Lanczos")}
+        yield Problem(f"upscale x{scale}", small, None, rgb, methods | {"ours": ours.upscale(scale)})
+    if product is not None:
+        pixels, mask = product
+        yield Problem("outpaint a product", pixels, ~mask, None, {"ours": ours.outpaint(~mask)})
 
 
-def measure(
-    truth: np.ndarray, result: np.ndarray, hole: np.ndarray | None, net: PerceptualNet | None
-) -> dict[str, float]:
-    a, b = truth.astype(np.float32) / 255, result.astype(np.float32) / 255
-    row = {"PSNR": metrics.psnr(a, b), "SSIM": metrics.ssim(a, b)}
-    if net is not None:
-        row["perceptual"] = metrics.perceptual(net, a, b)
-    row["altered"] = metrics.altered(result, truth, ~hole) if hole is not None else float("nan")
+def measure(problem: Problem, result: np.ndarray, net: PerceptualNet | None) -> dict[str, float]:
+    row = {}
+    if problem.truth is not None:
+        a, b = problem.truth.astype(np.float32) / 255, result.astype(np.float32) / 255
+        row = {"PSNR": metrics.psnr(a, b), "SSIM": metrics.ssim(a, b)}
+        if net is not None:
+            row["perceptual"] = metrics.perceptual(net, a, b)
+    if problem.hole is not None:
+        kept = problem.given if problem.truth is None else problem.truth
+        row["altered"] = metrics.altered(result, kept, ~problem.hole)
     return row
 
 
-def photographs(folder: Path, limit: int | None) -> list[Path]:
+def listed(folder: Path, task: str) -> list[dict[str, str]]:
     listing = folder / "eval.json"
-    if listing.is_file():
-        files = [folder / entry["file"] for entry in json.loads(listing.read_text()) if entry["task"] == "photo"]
-    else:
+    entries = json.loads(listing.read_text()) if listing.is_file() else []
+    return [entry for entry in entries if entry["task"] == task]
+
+
+def photographs(folder: Path, limit: int | None) -> list[Path]:
+    files = [folder / entry["file"] for entry in listed(folder, "photo")]
+    if not files:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not files:
         raise SystemExit(f"{folder} holds no photographs")
     return files if limit is None else files[:: max(1, len(files) // limit)][:limit]
 
 
+def products(folder: Path) -> list[Product]:
+    """Products with their mattes, not larger than 768 px."""
+    found = []
+    for entry in listed(folder, "product"):
+        if "mask" in entry:
+            image, mask = Image.open(folder / entry["file"]).convert("RGB"), Image.open(folder / entry["mask"])
+            image.thumbnail((768, 768))
+            mask = mask.convert("L").resize(image.size)
+            found.append((np.asarray(image), np.asarray(mask) > 127))
+    return found
+
+
 def table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
-    names = ["PSNR", "SSIM", "perceptual", "altered", "seconds"]
+    columns = {"PSNR": ".2f", "SSIM": ".3f", "perceptual": ".4f", "altered": ".2%", "seconds": ".2f"}
     lines = [
         "| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for (task, method), values in rows.items():
-        means = {n: float(np.mean([v[n] for v in values])) for n in names if n in values[0]}
-        cells = [f"{means['PSNR']:.2f}", f"{means['SSIM']:.3f}", f"{means.get('perceptual', float('nan')):.4f}"]
-        cells += ["-" if np.isnan(means["altered"]) else f"{means['altered']:.2%}", f"{means['seconds']:.2f}"]
+        means = {name: float(np.mean([v[name] for v in values])) for name in columns if name in values[0]}
+        cells = [format(means[name], style) if name in means else "-" for name, style in columns.items()]
         lines.append(f"| {task} | {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -172,8 +221,6 @@ def table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
 def seconds_at_512(ours: Ours) -> str:
     """Median of three edits of a 512x512 photograph per task, PIL in to PIL out."""
     from skimage import data
-
-    from photofound import OutpaintPipeline
 
     photo = data.astronaut()
     box = centre_box(512, 512).astype(np.float32)
@@ -220,21 +267,23 @@ def main() -> None:
     net = PerceptualNet.from_file(args.perceptual) if args.perceptual else None
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
     strips: list[np.ndarray] = []
-    files = photographs(args.data, args.limit)
+    files, objects = photographs(args.data, args.limit), products(args.data)
     for seed, file in enumerate(files):
         rgb = np.asarray(Image.open(file).convert("RGB"))
         rgb = np.ascontiguousarray(rgb[: rgb.shape[0] // 4 * 4, : rgb.shape[1] // 4 * 4])
-        for task, (given, hole, methods) in problems(rgb, seed, ours).items():
-            if args.tasks and args.tasks not in task:
+        for problem in problems(rgb, seed, ours, objects[seed % len(objects)] if objects else None):
+            if args.tasks and args.tasks not in problem.name:
                 continue
-            shown = [given]
-            for method, edit in methods.items():
+            shown = [problem.given]
+            for method, edit in problem.methods.items():
                 start = time.perf_counter()
-                result = edit(given)
+                result = edit(problem.given)
                 seconds = time.perf_counter() - start
-                rows.setdefault((task, method), []).append(measure(rgb, result, hole, net) | {"seconds": seconds})
+                row = measure(problem, result, net) | {"seconds": seconds}
+                rows.setdefault((problem.name, method), []).append(row)
                 shown.append(result)
-            strips.append(np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in [*shown, rgb]]))
+            shown += [problem.given if problem.truth is None else problem.truth] * (5 - len(shown))
+            strips.append(np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in shown]))
         print(f"{seed + 1}/{len(files)} {file.name}", flush=True)
     text = table(rows) + "\n\n" + seconds_at_512(ours) + f"\n\n{len(files)} photographs; {machine()}\n"
     print("\n" + text)
