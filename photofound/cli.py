@@ -453,14 +453,15 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device."""
     import torch
 
+    from photofound.pipeline import fast_dtype
+
     device = _device(args.device)
     _hush_libraries()
     source = [] if args.model is None else [args.model]
-    # Left out, the precision is the pipeline's choice: it knows what is fast on this machine.
-    dtype = {} if args.dtype == "auto" else {"torch_dtype": getattr(torch, args.dtype)}
+    dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
     pipeline: Any = task.pipeline
     try:
-        pipe = pipeline.from_pretrained(*source, **dtype)
+        pipe = pipeline.from_pretrained(*source, torch_dtype=dtype)
     except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
         if str(error).startswith("model:"):
             raise  # ours, and already clear

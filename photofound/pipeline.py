@@ -83,9 +83,10 @@ def fold_condition(condition: Condition, vae: Any | None, space: str) -> Tensor:
     return torch.cat([canvas, F.pixel_unshuffle(condition.hole, f).to(canvas.dtype)], 1)
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where a GPU or the CPU computes in it (AMX, AVX512-BF16), else float32."""
-    if torch.cuda.is_available():
+def fast_dtype(device: str | None = None) -> torch.dtype:
+    """bfloat16 where ``device`` (None: the GPU, where there is one) computes in it: a GPU, or a CPU with AMX or
+    AVX512-BF16. Else float32."""
+    if torch.cuda.is_available() if device is None else torch.device(device).type == "cuda":
         return torch.bfloat16
     native = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return torch.bfloat16 if native else torch.float32

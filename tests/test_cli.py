@@ -15,6 +15,7 @@ from PIL import Image
 
 from photofound import cli, edit, image
 from photofound.edit import Input, Job, Task
+from photofound.pipeline import fast_dtype
 
 SIZE = (12, 9)
 
@@ -168,9 +169,9 @@ def test_the_inputs_arrive_as_declared(run, photo):
 
 
 def test_what_is_left_out_is_the_default_or_left_to_the_pipeline(run, photo):
-    assert run("retouch", photo(), photo("mask.png"))[0] == 0
+    assert run("retouch", "--device=cpu", photo(), photo("mask.png"))[0] == 0
     (source, loaded), (_, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
-    assert source == () and loaded == {}
+    assert source == () and loaded == {"torch_dtype": fast_dtype("cpu")}
     assert inputs["prompt"] == "" and inputs["grow"] == 3 and inputs["left"] == 0
     assert not {"subject", "style_image", "aspect", "size"} & set(inputs)
     assert inputs["num_inference_steps"] is None and inputs["guidance_scale"] is None
