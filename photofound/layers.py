@@ -31,6 +31,19 @@ def unpatchify(tokens: Tensor, patch_size: int, height: int, width: int) -> Tens
     return F.pixel_shuffle(grid, patch_size)
 
 
+# --------------------------------------------------------------------------------------------------------- routing
+
+
+def take_tokens(x: Tensor, route: Tensor) -> Tensor:
+    """The tokens that `route` (B, T') names: (B, T, D) -> (B, T', D)."""
+    return x.gather(1, route[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def put_tokens(x: Tensor, route: Tensor, routed: Tensor) -> Tensor:
+    """Undo `take_tokens`: x (B, T, D) with the tokens that `route` (B, T') names replaced by `routed` (B, T', D)."""
+    return x.scatter(1, route[..., None].expand(-1, -1, x.shape[-1]), routed.to(x.dtype))
+
+
 # ------------------------------------------------------------------------------------------------- rotary positions
 
 
@@ -74,6 +87,7 @@ def _cached_rope_table(
 def rotate(x: Tensor, rope: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn neighbouring channel pairs of x (B, T, N, d) by the angles of `rope` (T, 1, d / 2, 2); result in `dtype`.
 
+    Where samples hold different tokens (`take_tokens`), each has its own table: rope (B, T, 1, d / 2, 2).
     Computed in float32: at bfloat16's 8 bits the far corners of a large grid would blur into each other.
     """
     pairs = x.float().unflatten(-1, (-1, 2))  # (B, T, N, d / 2, 2)

@@ -4,10 +4,11 @@ The trunk is weight-compatible with `diffusers.PRXTransformer2DModel` (PRX by Ph
 DiT's line (arXiv:2212.09748). With the edit inputs at their initial values both give the same output.
 
 Legend: B batch, C channels, H x W latent size, p patch, T = (H / p)(W / p) image tokens, L text tokens, D hidden size,
-P = C p^2 values of a patch, N heads, d = D / N head size, K tasks.
+P = C p^2 values of a patch, N heads, d = D / N head size, K tasks, T' routed tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
@@ -20,6 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from photofound.layers import (
     Block,
@@ -28,7 +30,9 @@ from photofound.layers import (
     ResolutionEmbedder,
     ScalarEmbedder,
     patchify,
+    put_tokens,
     rope_table,
+    take_tokens,
     unpatchify,
 )
 
@@ -38,6 +42,29 @@ PRX_FIELDS = (
     *("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "axes_dim"),
     *("theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds"),
 )
+
+
+@dataclass
+class EditTransformerOutput(Transformer2DModelOutput):
+    """`sample` (B, C, H, W); `features`, the tokens after the block that was tapped, or None."""
+
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass of one sample takes.
+
+    Attributes:
+        parameters: of the whole transformer, every task's head included.
+        tokens: image tokens T.
+        flops: floating-point operations of its matrix products and attention, a multiply-add being two. A training
+            step takes three times as many, four times with activation checkpointing.
+    """
+
+    parameters: int
+    tokens: int
+    flops: int
 
 
 class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -168,7 +195,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         strength: Tensor | None = None,
         guidance: Tensor | None = None,
         text_kv: Tensor | None = None,
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        route: Tensor | None = None,
+        tap: int | None = None,
+    ) -> EditTransformerOutput | tuple[Tensor, ...]:
         """Predict the velocity (or the clean sample, see `prediction_type`) of noisy latents.
 
         Args:
@@ -185,14 +214,19 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             strength: (B,) or (1,) in [0, 1], how much of the canvas is to be trusted. None adds nothing.
             guidance: (B,) or (1,), the guidance scale to imitate. None adds nothing.
             text_kv: the result of `encode_text`, of batch B or 1, in place of `encoder_hidden_states`.
+            route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
+                blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
+            tap: index of a block whose output tokens are wanted, too.
 
         Returns:
-            `.sample` (B, C, H, W).
+            `.sample` (B, C, H, W) and, with `tap`, `.features` (B, T, D); only the routed tokens, (B, T', D), where
+            `tap` is a block of `route_span` other than its last, after which all tokens are together again.
 
         Raises:
             ValueError: when shapes do not fit each other or the configuration.
         """
         self._check_inputs(hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
+        self._check_extras(hidden_states, route, tap)
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -207,15 +241,29 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rope = rope_table(*grid, self.axes_dim, self.config.theta, x.device)  # (T, 1, d / 2, 2)
         mask = None if attention_mask is None else _key_mask(attention_mask, x.shape[1])  # (B, 1, 1, L + T)
 
+        features, span = None, self.route_span
         for index, block in enumerate(self.blocks):
+            if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
+                whole, x, rope, mask = (x, rope, mask), *_routed(x, rope, mask, route)
             block_kv = None if text_kv is None else text_kv[:, index].unbind(1)  # keys, values: (B, L, N, d)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, x, activated, text, rope, mask, block_kv)
             else:
-                x = block(x, activated, text, rope, mask, block_kv)  # (B, T, D)
+                x = block(x, activated, text, rope, mask, block_kv)  # (B, T, D), within the route (B, T', D)
+            if route is not None and index == span[-1]:
+                x, (rope, mask) = put_tokens(whole[0], route, x), whole[1:]
+            if index == tap:
+                features = x
 
         sample = unpatchify(self.heads(x, activated, task), patch, height, width)  # (B, C, H, W)
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        if return_dict:
+            return EditTransformerOutput(sample=sample, features=features)
+        return (sample,) if features is None else (sample, features)
+
+    @property
+    def route_span(self) -> range:
+        """Blocks that a token outside the route skips: 2 to depth - 4, counted from 0 (TREAD's choice, section 4)."""
+        return range(2, len(self.blocks) - 3)
 
     @apply_forward_hook  # so that model offload moves the weights to the device first, as it does for `forward`
     def encode_text(self, encoder_hidden_states: Tensor) -> Tensor:
@@ -256,6 +304,32 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             assert self.guidance_in is not None
             vector = vector + self.guidance_in(guidance.reshape(-1), dtype)
         return vector
+
+    def cost(self, height: int, width: int, text_tokens: int = 256, skip: float = 0.0) -> Cost:
+        """Count a forward pass on a latent of height x width, without computing it (on the meta device).
+
+        Args:
+            height, width: of the latent; of the picture in pixel space.
+            text_tokens: length L of the text.
+            skip: share of the tokens that a route leaves out (TREAD).
+
+        Works on a model that is itself on the meta device, so that a billion parameters can be planned on a laptop:
+        `with torch.device("meta"): EditTransformer(...).cost(128, 128)`. Adapters are not counted.
+        """
+        tokens = (height // self.config.patch_size) * (width // self.config.patch_size)
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            twin = type(self).from_config(self.config)
+            twin(
+                torch.empty(1, self.config.in_channels, height, width),
+                torch.empty(1),
+                torch.empty(1, text_tokens, self.config.context_in_dim),
+                condition=torch.empty(1, self.config.condition_channels, height, width)
+                if self.condition_in is not None
+                else None,
+                strength=torch.empty(1),
+                route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
+            )
+        return Cost(sum(p.numel() for p in twin.parameters()), tokens, counter.get_total_flops())
 
     def task_index(self, name: str) -> int:
         """Which head belongs to the task `name`; ValueError names the known ones."""
@@ -366,6 +440,26 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"{batch} texts for {shape[0]} latents: give one text for all, or one for each")
         if mask is not None and (mask.ndim != 2 or mask.shape[1] != length or mask.shape[0] not in (1, shape[0])):
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}: give ({shape[0]}, {length})")
+
+    def _check_extras(self, hidden_states: Tensor, route: Tensor | None, tap: int | None) -> None:
+        """Refuse a route or a tap that does not fit, by shapes only."""
+        batch, _, height, width = hidden_states.shape
+        tokens = (height // self.config.patch_size) * (width // self.config.patch_size)
+        if tap is not None and not 0 <= tap < len(self.blocks):
+            raise ValueError(f"tap={tap}: there are blocks 0 to {len(self.blocks) - 1}")
+        if route is None:
+            return
+        if not self.route_span:
+            raise ValueError(f"a route needs a depth of at least 6, and this model's is {len(self.blocks)}")
+        if route.ndim != 2 or route.shape[0] != batch or not 0 < route.shape[1] <= tokens:
+            raise ValueError(f"route has shape {tuple(route.shape)}: give ({batch}, 1 to {tokens}) token indices")
+
+
+def _routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens, rotary table and key mask of the routed tokens alone: (B, T', D), (B, T', 1, d / 2, 2), (.., L + T')."""
+    gone = x.shape[1] - route.shape[1]
+    # The mask's image part is all true, so any T' of it will do.
+    return take_tokens(x, route), rope[route], None if mask is None else mask[..., : mask.shape[-1] - gone]
 
 
 def _key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import PRXTransformer2DModel
 from peft import LoraConfig
 from torch import nn
@@ -230,6 +231,134 @@ def test_sampling_encodes_the_text_once():
     for _ in range(4):
         x = model(x, time, text_kv=text_kv).sample
     assert len(calls) == len(model.blocks)
+
+
+# --------------------------------------------------------------------------------------------------- routes, taps, cost
+
+
+def routed_by_hand(model: EditTransformer, x, time, text, mask, route) -> torch.Tensor:
+    """The forward pass of TREAD's figure 2, sample by sample: blocks 2 to depth - 4 see the routed tokens only."""
+    samples = []
+    for index in range(len(x)):
+        own, chosen = slice(index, index + 1), route[index]
+        tokens, words = model.img_in(layers.patchify(x[own], 2)), model.txt_in(text[own])
+        rope = layers.rope_table(4, 6, model.axes_dim, 10000, x.device)
+        activated = F.silu(model.time_in(time[own]) + model.task_in[0])
+        for number, block in enumerate(model.blocks):
+            if 2 <= number <= len(model.blocks) - 4:
+                seen = torch.cat((mask[own], torch.ones(1, len(chosen), dtype=torch.bool)), 1)[:, None, None]
+                inner = block(tokens[:, chosen], activated, words, rope[chosen], seen)
+                rows = [inner[0, chosen.tolist().index(t)] if t in chosen else tokens[0, t] for t in range(24)]
+                tokens = torch.stack(rows)[None]
+            else:
+                seen = torch.cat((mask[own], torch.ones(1, 24, dtype=torch.bool)), 1)[:, None, None]
+                tokens = block(tokens, activated, words, rope, seen)
+        samples.append(layers.unpatchify(model.heads(tokens, activated, 0), 2, 8, 12))
+    return torch.cat(samples)
+
+
+def a_route(keep: int = 12) -> torch.Tensor:
+    return torch.stack([torch.randperm(24)[:keep] for _ in range(3)])
+
+
+def test_a_route_computes_treads_figure_and_its_gradient():
+    model, (x, time, text), route = scramble(editor(depth=7)), latents(LATENT), a_route()
+    mask = torch.arange(7) < torch.tensor([[7], [3], [1]])
+    expected = routed_by_hand(model, x, time, text, mask, route)
+    out = model(x, time, text, mask, route=route).sample
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+    weights = torch.randn_like(out)
+    names, parameters = zip(
+        *((n, p) for n, p in model.named_parameters() if "blocks" in n or "img_in" in n), strict=True
+    )
+    ours = torch.autograd.grad((out * weights).sum(), parameters)
+    by_hand = torch.autograd.grad((expected * weights).sum(), parameters)
+    for name, got, want in zip(names, ours, by_hand, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-3 * float(want.abs().max()), rtol=1e-3, msg=name)
+
+
+@torch.no_grad()
+def test_a_route_of_all_tokens_in_any_order_is_no_route():
+    model, call, edits = scramble(editor(depth=7)), latents(LATENT), edit_inputs()
+    plain = model(*call, **edits).sample
+    torch.testing.assert_close(model(*call, **edits, route=a_route(24)).sample, plain, atol=1e-4, rtol=1e-4)
+    assert (model(*call, **edits, route=a_route(12)).sample - plain).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_skipped_tokens_come_back_as_they_were():
+    model, call, route = scramble(editor(depth=8)), latents(LATENT), a_route()
+    assert model.route_span == range(2, 5)
+    before, after = (model(*call, route=route, tap=block).features for block in (1, 4))
+    skipped = torch.ones(3, 24, dtype=torch.bool).scatter(1, route, False)
+    assert torch.equal(after[skipped], before[skipped])
+    assert (after[~skipped] != before[~skipped]).any(-1).all()
+
+
+@torch.no_grad()
+def test_a_tap_is_the_output_of_its_block():
+    model, call, seen = scramble(editor(depth=7)), latents(LATENT), []
+    model.blocks[2].register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    sample, features = model(*call, tap=2, return_dict=False)
+    assert torch.equal(features, seen[0]) and features.shape == (3, 24, 32)
+    assert torch.equal(sample, model(*call).sample) and model(*call).features is None
+    assert model(*call, route=a_route(), tap=2).features.shape == (3, 12, 32)
+
+
+@pytest.mark.parametrize("mode", ["autocast", "checkpointing", "compiled"])
+def test_routing_and_tapping_work_in_every_mode_of_training(mode):
+    model, call, route = scramble(editor(depth=6)).train(), latents(LATENT), a_route()
+    expected = model(*call, route=route, tap=1)
+    if mode == "checkpointing":
+        model.enable_gradient_checkpointing()
+    forward = torch.compile(model, backend="eager", fullgraph=True) if mode == "compiled" else model
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        out = forward(*call, route=route, tap=1)
+    tolerance = {"atol": 0.3, "rtol": 0.1} if mode == "autocast" else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(out.sample.float(), expected.sample, **tolerance)
+    (out.sample.float().mean() + out.features.float().mean()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.blocks.parameters())
+
+
+def flops_by_hand(model: EditTransformer, tokens: int, text: int, inner: int) -> int:
+    """Matrix products and attention, two per multiply-add (the count of arXiv:2204.02311, appendix B)."""
+    c = model.config
+    wide, mlp = c.hidden_size, 3 * int(c.hidden_size * c.mlp_ratio)
+
+    def block(n: int) -> int:
+        return 2 * n * wide * (4 * wide + mlp) + 4 * text * wide**2 + 4 * n * (n + text) * wide + 12 * wide**2
+
+    span = len(model.route_span)
+    patch = c.in_channels * c.patch_size**2
+    ends = 2 * tokens * wide * (2 * patch + c.condition_channels * c.patch_size**2) + 2 * text * c.context_in_dim * wide
+    vectors = 2 * (2 * 256 * wide + 2 * wide**2) + 4 * wide**2  # time, strength, the head's modulation
+    return (c.depth - span) * block(tokens) + span * block(inner) + ends + vectors
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.5])
+def test_the_cost_is_counted_not_computed(skip):
+    with torch.device("meta"):
+        model = EditTransformer(condition_channels=80, depth=8, tasks=TASKS)
+    cost = model.cost(64, 32, text_tokens=100, skip=skip)
+    assert cost.tokens == 512 and cost.parameters == sum(p.numel() for p in model.parameters())
+    inner = 256 if skip else 512
+    assert cost.flops == flops_by_hand(model, 512, 100, inner)
+    real = editor(depth=6)
+    assert real.cost(8, 12, 7).flops > 0 and {p.device.type for p in real.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("depth", "inputs", "said"),
+    [
+        (5, {"route": torch.zeros(3, 4, dtype=torch.long)}, "depth of at least 6.* is 5"),
+        (7, {"route": torch.zeros(2, 4, dtype=torch.long)}, r"route has shape \(2, 4\): give \(3, 1 to 24\)"),
+        (7, {"route": torch.zeros(3, 25, dtype=torch.long)}, r"give \(3, 1 to 24\)"),
+        (7, {"tap": 7}, "tap=7: there are blocks 0 to 6"),
+    ],
+)
+def test_a_route_or_tap_that_does_not_fit_is_refused(depth, inputs, said):
+    with pytest.raises(ValueError, match=said):
+        editor(depth=depth)(*latents(LATENT), **inputs)
 
 
 # ----------------------------------------------------------------------------------------- diffusers' and PEFT's habits
