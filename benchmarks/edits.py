@@ -4,10 +4,12 @@
                                [--sheet FILE.png]
 
 DIR holds photographs, or an ``eval.json`` that lists ``file``, ``task`` (the ``photo`` ones are used) and, for
-products, ``mask``. Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of
-12.5 % on every side. To erase, a product is pasted onto the photograph, whose own pixels are the truth. x2 and x4 start
-from a bicubic reduction. PSNR, SSIM and perceptual distance are of the whole picture. Outpainting has no truth: only
-what happened to the product's pixels is counted.
+products, ``mask``.
+
+Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every
+side. To erase, a product is pasted onto the photograph, whose own pixels are the truth. x2 and x4 start from a bicubic
+reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture. Outpainting has no
+truth: only what happened to the product's pixels is counted.
 """
 
 from __future__ import annotations
@@ -250,6 +252,13 @@ def machine() -> str:
     return f"torch {torch.__version__}, {device}, {platform.machine()}, commit {commit.stdout.strip() or 'unknown'}"
 
 
+def command(args: argparse.Namespace) -> str:
+    """What was typed, without the folders of this machine and where results go."""
+    said = {name: value for name, value in vars(args).items() if value is not None}
+    said = {k: Path(v).name if isinstance(v, Path) else v for k, v in said.items() if k not in ("markdown", "sheet")}
+    return "python benchmarks/edits.py " + " ".join(f"--{name} {value}" for name, value in said.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -288,9 +297,8 @@ def main() -> None:
     text = table(rows) + "\n\n" + seconds_at_512(ours) + f"\n\n{len(files)} photographs; {machine()}\n"
     print("\n" + text)
     if args.markdown:
-        args.markdown.write_text(
-            "# Edits, measured\n\n" + " ".join((__doc__ or "").split("\n\n")[2].split()) + "\n\n" + text
-        )
+        about = " ".join((__doc__ or "").split("\n\n")[3].split())
+        args.markdown.write_text(f"# Edits, measured\n\n{about}\n\n    {command(args)}\n\n{text}")
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.vstack(strips)).save(args.sheet)
