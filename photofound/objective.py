@@ -69,3 +69,18 @@ def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: 
     inside = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)
     outside = (error * (1 - weight)).sum((1, 2, 3)) / (1 - weight).sum((1, 2, 3)).clamp(min=1e-3)
     return inside + given_weight * outside
+
+
+def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:
+    """(B,) ``masked_loss`` against another sample's velocity, to be SUBTRACTED with a small weight.
+
+    Contrastive flow matching (arXiv:2506.05350): |v - u|^2 - 0.05 |v - u'|^2 with u' = eps' - x_0' of another sample of
+    the batch, here the one before. Different conditions so lead to more distinct flows. Published for ImageNet: trains
+    up to 9 times faster, FID lower by up to 8.9.
+
+    Args:
+        prediction, target: (B, C, h, w) velocities, B >= 2.
+        hole: (B, 1, H, W) in [0, 1].
+    """
+    assert len(prediction) > 1, "one sample has no other to be told from"
+    return masked_loss(prediction, target.roll(1, 0), hole, given_weight)

@@ -140,3 +140,20 @@ def test_the_loss_is_in_float32():
     low = objective.masked_loss(prediction.bfloat16(), target.bfloat16(), torch.ones(2, 1, 8, 8, dtype=torch.bool))
     assert low.dtype == torch.float32
     assert torch.allclose(low, (prediction.bfloat16().float() - target.bfloat16().float()).square().mean((1, 2, 3)))
+
+
+def test_the_contrastive_term_by_hand():
+    prediction, target = pair(3, 4, 2, 2)
+    hole = torch.ones(3, 1, 16, 16)
+    loss = objective.masked_loss(prediction, target, hole) - 0.05 * objective.contrastive_term(prediction, target, hole)
+    for i, other in enumerate((2, 0, 1)):
+        own = (prediction[i] - target[i]).square().mean() - 0.05 * (prediction[i] - target[other]).square().mean()
+        assert loss[i].item() == pytest.approx(own.item(), rel=1e-5)
+
+
+def test_the_contrastive_term_counts_given_regions_like_the_loss():
+    prediction, target = pair(2, 4, 2, 2)
+    hole = torch.zeros(2, 1, 16, 16)
+    hole[:, :, :8, :8] = 1
+    expected = objective.masked_loss(prediction, target.flip(0), hole, 0.3)
+    assert torch.allclose(objective.contrastive_term(prediction, target, hole, 0.3), expected)

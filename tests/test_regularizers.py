@@ -1,6 +1,8 @@
-"""The perceptual network by its definition, its file's errors, and who learns from the adversarial losses."""
+"""Routes, alignment and perceptual losses by their formulas; vision models of many kinds; the adversarial losses."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
@@ -8,7 +10,18 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
+from photofound.regularizers import (
+    PatchDiscriminator,
+    Patches,
+    PerceptualNet,
+    Projector,
+    adversarial_losses,
+    alignment_loss,
+    load_vision_model,
+    patch_distance,
+    perceptual_distance,
+    sample_route,
+)
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +211,122 @@ def test_the_hinge_by_hand():
     real, fake = (torch.full((2, 3, 4, 4), v) for v in (0.25, -3.0))
     for_generator, for_critic = adversarial_losses(Mean(), real, fake)
     assert for_generator.item() == 3.0 and for_critic.item() == 0.75  # the fake is beyond the margin and costs nothing
+
+
+# ----------------------------------------------------------------------------------------------------- token routing
+
+
+def test_a_route_is_a_uniform_choice_without_repeats():
+    routes = sample_route(4000, 10, 0.3, torch.Generator().manual_seed(0))
+    assert routes.shape == (4000, 7) and routes.dtype == torch.long
+    assert (routes.diff(dim=1) > 0).all() and routes.min() == 0 and routes.max() == 9
+    shares = torch.bincount(routes.flatten(), minlength=10) / 4000
+    assert torch.allclose(shares, torch.full((10,), 0.7), atol=0.03)
+    assert sample_route(1, 9, 0.5, torch.Generator()).shape == (1, 5)  # what is left out is rounded down
+
+
+# ---------------------------------------------------------------------------------------- vision models and alignment
+
+
+def vision_model(kind):
+    """An untrained model of ``transformers``, its patch side and its width."""
+    import transformers as tf
+
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    pyramid = {"depths": [1, 1, 1, 1]}
+    configs = {
+        "Dinov2": (tf.Dinov2Config(**small, patch_size=14, image_size=42), 14, 16),
+        "DINOv3ViT": (tf.DINOv3ViTConfig(**small, patch_size=8, image_size=24, num_register_tokens=3), 8, 16),
+        "ViT": (tf.ViTConfig(**small, patch_size=8, image_size=24), 8, 16),
+        "SiglipVision": (tf.SiglipVisionConfig(**small, patch_size=8, image_size=24), 8, 16),
+        "CLIPVision": (tf.CLIPVisionConfig(**small, patch_size=8, image_size=24), 8, 16),
+        "ConvNext": (tf.ConvNextConfig(**pyramid, hidden_sizes=[4, 4, 8, 8], image_size=96), 32, 8),
+    }
+    config, side, width = configs[kind]
+    torch.manual_seed(0)
+    return getattr(tf, kind + "Model")(config), side, width
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "DINOv3ViT", "ViT", "SiglipVision", "CLIPVision", "ConvNext"])
+def test_any_vision_model_gives_patches_on_the_grid_that_is_asked_for(kind, tmp_path):
+    model, side, width = vision_model(kind)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    net = load_vision_model(tmp_path)
+    assert (net.side, net.width, net.grid) == (side, width, (3, 3))
+    x = pictures(2, 64).requires_grad_()
+    assert net.patches(x).shape == (2, 9, width)
+    features = net.patches(x, (2, 4))
+    assert features.shape == (2, 8, width)
+    features.sum().backward()
+    assert x.grad.abs().sum() > 0 and not any(p.requires_grad for p in net.parameters())
+
+    exact = pictures(1, 3 * side)  # at the model's own size nothing is resized: compare with the model itself
+    options = {"interpolate_pos_encoding": True} if kind in ("ViT", "SiglipVision", "CLIPVision") else {}
+    hidden = model.eval()(pixel_values=((exact + 1) / 2 - 0.5) / 0.25, **options).last_hidden_state
+    hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+    assert torch.allclose(net.patches(exact), hidden[:, hidden.shape[1] - 9 :], atol=1e-5)
+
+
+def test_the_vision_half_of_a_pair_is_taken_and_imagenets_normalisation_where_none_is_named(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    config = CLIPConfig(
+        text_config={**small, "vocab_size": 10}, vision_config={**small, "patch_size": 8, "image_size": 24}
+    )
+    CLIPModel(config).save_pretrained(tmp_path)
+    net = Patches.from_pretrained(tmp_path)
+    assert net.patches(pictures(1, 40)).shape == (1, 9, 16)
+    assert torch.allclose(net.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+
+
+def test_what_is_no_vision_model_is_refused_in_a_line(tmp_path):
+    from photofound.text import build_byte_encoder
+
+    with pytest.raises(FileNotFoundError, match="vision model: .*nowhere cannot be loaded"):
+        load_vision_model(tmp_path / "nowhere")
+    build_byte_encoder(16, 1, 2, 16)[1].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="vision model: .* is a T5.*, which does not look at pictures"):
+        load_vision_model(tmp_path)
+
+
+def test_the_squeezenet_file_is_a_vision_model_too(net, tmp_path):
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    read = load_vision_model(tmp_path / "net.safetensors")
+    x = pictures(2, 96)
+    own = read.patches(x)
+    assert own.shape == (2, 25, read.width) and torch.equal(own, net(x)[-1].flatten(2).transpose(1, 2))
+    assert read.patches(x, (12, 10)).shape == (2, 120, 512)
+    assert torch.equal(read.patches(x, (5, 5)), own)
+
+
+def test_the_alignment_by_hand():
+    a, b = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
+    cosines = [[float(a[i, n] @ b[i, n] / (a[i, n].norm() * b[i, n].norm())) for n in range(5)] for i in range(2)]
+    assert alignment_loss(a, b).tolist() == pytest.approx([-sum(row) / 5 for row in cosines], rel=1e-4)
+    assert torch.allclose(alignment_loss(a, 3 * a), torch.tensor([-1.0, -1.0]))  # lengths do not count
+
+
+def test_the_projector_is_three_layers_with_silu():
+    projector, x = Projector(8, 5), torch.randn(2, 3, 8)
+    first, _, second, _, third = projector
+    by_hand = third(F.silu(second(F.silu(first(x)))))
+    assert torch.equal(projector(x), by_hand) and by_hand.shape == (2, 3, 5)
+    assert first.out_features == second.out_features == 32 and Projector(1792, 768)[0].out_features == 2048
+
+
+def test_p_dino_by_hand():
+    class Quarters:
+        """Four patches, each described by its mean colour."""
+
+        width = 3
+
+        def patches(self, pixels, grid=None):
+            return F.adaptive_avg_pool2d(pixels, 2).flatten(2).transpose(1, 2)
+
+    a, b = pictures(2, 8), pictures(2, 8)
+    pa, pb = (F.adaptive_avg_pool2d(x, 2).flatten(2) for x in (a, b))
+    cosine = (pa * pb).sum(1) / (pa.norm(dim=1) * pb.norm(dim=1))
+    assert torch.allclose(patch_distance(Quarters(), a, b), 1 - cosine.mean(1), atol=1e-5)
+    assert torch.allclose(patch_distance(Quarters(), a, a), torch.zeros(2), atol=1e-6)
