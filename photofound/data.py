@@ -1,12 +1,11 @@
-"""Photographs for training: read once, kept in memory as uint8, cropped and batched on the device.
+"""Photographs for training that fit into memory: read once, kept as uint8, cropped and batched on the device.
 
 The source is a folder of WebDataset tars, each sample ``KEY.webp|jpg|png`` with ``KEY.json`` (``text``) and, where
-there is one, a foreground mask ``KEY.mask.png`` (white = object).
+there is one, a foreground mask ``KEY.mask.png`` (white = object). For more than memory holds see ``stream.py``.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -17,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from photofound import image
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
 from photofound.masks import grabcut
 
-_IMAGES = (".webp", ".jpg", ".jpeg", ".png")
+IMAGES = (".webp", ".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,24 @@ def read(folder: str | Path, short_side: int = 288, limit: int | None = None) ->
     tars = sorted(Path(folder).glob("*.tar"))
     if not tars:
         raise FileNotFoundError(f"data: {folder} holds no .tar; point data.folder at WebDataset tars")
-    samples = (sample for tar in tars for sample in _samples(tar))
+    found = (sample for tar in tars for sample in samples(tar) if ".json" in sample)
     with ThreadPoolExecutor(4) as pool:
-        photographs = list(pool.map(lambda s: _decode(s, short_side), _take(samples, limit)))
+        photographs = list(pool.map(lambda s: _decode(s, short_side), _take(found, limit)))
     if not photographs:
         raise ValueError(f"data: no sample in {folder} has both a picture and a .json; see the WebDataset format")
     return photographs
 
 
-def _take(samples: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[dict[str, bytes]]:
-    for i, sample in enumerate(samples):
+def _take(found: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[dict[str, bytes]]:
+    for i, sample in enumerate(found):
         if limit is not None and i >= limit:
             return
         yield sample
 
 
-def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
-    """Group a tar's members by folder and key; members of a sample lie together. ``name`` is for messages."""
+def samples(tar: Path) -> Iterator[dict[str, bytes]]:
+    """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
+    of a sample lie together), and ``name`` for messages. Raises ValueError when the tar is damaged."""
     current: str | None = None
     sample: dict[str, bytes] = {}
     try:
@@ -85,30 +85,65 @@ def _samples(tar: Path) -> Iterator[dict[str, bytes]]:
 
 
 def _whole(sample: dict[str, bytes]) -> bool:
-    return ".json" in sample and any(e in sample for e in _IMAGES)
+    return any(e in sample for e in IMAGES)
 
 
 def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
+    name = sample["name"].decode()
     try:
         meta: dict[str, Any] = json.loads(sample[".json"])
         caption = str(meta["text"])
-        data = next(sample[e] for e in _IMAGES if e in sample)
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        matte = Image.open(io.BytesIO(sample[".mask.png"])).convert("L") if ".mask.png" in sample else None
+        file = next(sample[e] for e in IMAGES if e in sample)
+        size = image.upright_size(file, name)
+        scale = min(1.0, short_side / min(size))
+        target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        pixels, matte = decode(file, target, sample.get(".mask.png"), name)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = 'its .json has no "text"' if isinstance(error, KeyError) else error
-        raise ValueError(f"data: {sample['name'].decode()} is damaged ({reason}); remove the sample") from None
-    scale = min(1.0, short_side / min(image.size))
-    size = (round(image.width * scale), round(image.height * scale))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    if matte is not None and matte.size != size:
-        matte = matte.resize(size, Image.Resampling.BOX)
-    return Photograph(_tensor(image), _tensor(matte) if matte else None, caption, meta.get("source", ""))
+        reason = 'its .json has no "text"' if isinstance(error, KeyError) else str(error).removeprefix(f"{name}: ")
+        raise ValueError(f"data: {name} is damaged ({reason}); remove the sample") from None
+    return Photograph(_planes(pixels), None if matte is None else _planes(matte), caption, meta.get("source", ""))
 
 
-def _tensor(image: Image.Image) -> Tensor:
-    array = np.asarray(image)
+def decode(
+    file: bytes, size: tuple[int, int], mask: bytes | None = None, name: str = "image", max_pixels: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photograph at ``size`` (W, H), upright, in sRGB, transparent parts on white.
+
+    JPEGs are decoded at a fraction of their size where that is enough.
+
+    Returns:
+        (H, W, 3) uint8 and the matte (H, W) uint8, 255 = object: ``mask``, else the photograph's alpha, else None.
+    """
+    picture = image.decode(file, name, max_pixels, at_least=size)
+    alpha = picture.alpha()
+    if alpha is not None:  # before it is resized: hidden colours must not bleed into visible ones
+        picture = image.Picture.from_any(picture.rgb() * alpha[..., None] + (1 - alpha[..., None]))
+    pixels = _eight_bit(picture.resize(size).rgb())
+    if mask is not None:
+        return pixels, _eight_bit(_mask(mask, size, name))
+    return pixels, None if alpha is None or alpha.min() == 1 else _eight_bit(_shrunk(alpha, size))
+
+
+def _mask(file: bytes, size: tuple[int, int], name: str) -> np.ndarray:
+    """(H, W) float32 in [0, 1] from the file of a mask of about the same aspect ratio."""
+    picture = image.decode(file, f"{name}, mask")
+    if abs(picture.width * size[1] / (picture.height * size[0]) - 1) > 0.05:
+        raise ValueError(f"{name}: the mask is {picture.width}x{picture.height}, of another shape than the photograph")
+    return image.load_mask(picture.resize(size), size)
+
+
+def _shrunk(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    return cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+
+
+def _eight_bit(array: np.ndarray) -> np.ndarray:
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def _planes(array: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) to (C, H, W)."""
     return torch.from_numpy(array.reshape(*array.shape[:2], -1).transpose(2, 0, 1).copy())
 
 
@@ -126,8 +161,8 @@ class PhotoStore:
     """All photographs at a few sizes in one flat uint8 tensor on the device.
 
     Sizes take the place of random rescaling: a crop from the smallest size is nearly the whole picture, one from the
-        largest is
-    texture. Crops are views; a batch of them is one copy, on the CPU or a GPU alike.
+    largest is texture. A photograph below several sizes is kept once; its rows share their pixels. Crops are views; a
+    batch of them is one copy, on the CPU or a GPU alike.
 
     Attributes:
         flat: all pixels and mattes, uint8.
@@ -147,12 +182,15 @@ class PhotoStore:
         chunks: list[Tensor] = []
         offset = 0
         for index, photograph in enumerate(photographs):
+            kept: dict[tuple[int, ...], list[int]] = {}  # shape -> row
             for size in sizes:
                 pixels, matte = _scaled(photograph, size)
-                matte_offset = -1 if matte is None else offset + pixels.numel()
-                rows.append([offset, matte_offset, *pixels.shape[-2:], *_object_box(matte), index])
-                chunks += [pixels.flatten()] if matte is None else [pixels.flatten(), matte.flatten()]
-                offset += sum(x.numel() for x in (pixels, matte) if x is not None)
+                if pixels.shape not in kept:
+                    matte_offset = -1 if matte is None else offset + pixels.numel()
+                    kept[pixels.shape] = [offset, matte_offset, *pixels.shape[-2:], *_object_box(matte), index]
+                    chunks += [pixels.flatten()] if matte is None else [pixels.flatten(), matte.flatten()]
+                    offset += sum(x.numel() for x in (pixels, matte) if x is not None)
+                rows.append(kept[pixels.shape])
         return cls(
             torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], [p.source for p in photographs]
         )
@@ -281,8 +319,7 @@ def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
 def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> list[Photograph]:
     """Give photographs of objects on an even ground a matte by GrabCut, where it comes out clean.
 
-    Clean means: the border is of one nameable colour, and the cut-out differs from it, is complete and covers 5 to 70
-        %.
+    Clean means: the border is of one nameable colour, and the cut-out is complete and covers 5 to 70 %.
     """
 
     def matted(photograph: Photograph) -> Photograph:
@@ -299,16 +336,18 @@ def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> 
         return list(pool.map(matted, photographs))
 
 
-# Names that people use for grounds, with a typical sRGB value.
-COLOURS = {
-    "white": (245, 245, 245), "light grey": (205, 205, 205), "grey": (140, 140, 140),
-    "dark grey": (75, 75, 75), "black": (20, 20, 20), "red": (200, 30, 35),
-    "dark red": (115, 20, 25), "orange": (235, 130, 35), "brown": (115, 75, 45),
-    "light brown": (175, 130, 90), "beige": (220, 200, 170), "yellow": (235, 210, 60),
-    "green": (60, 145, 60), "dark green": (30, 75, 40), "light green": (165, 215, 140),
-    "teal": (40, 135, 135), "blue": (45, 95, 190), "dark blue": (25, 40, 95),
-    "light blue": (160, 200, 235), "purple": (110, 60, 150), "pink": (235, 150, 175),
+# Names that people use for grounds, with typical sRGB values.
+COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "white": ((245, 245, 245),), "light grey": ((205, 205, 205),), "grey": ((140, 140, 140),),
+    "dark grey": ((75, 75, 75),), "black": ((20, 20, 20),), "red": ((200, 30, 35),),
+    "dark red": ((115, 20, 25),), "orange": ((235, 130, 35),), "brown": ((115, 75, 45),),
+    "light brown": ((175, 130, 90),), "beige": ((220, 200, 170),), "yellow": ((235, 210, 60),),
+    "green": ((60, 145, 60),), "dark green": ((30, 75, 40),), "light green": ((165, 215, 140),),
+    "teal": ((40, 135, 135),), "blue": ((45, 95, 190), (15, 10, 230)), "light blue": ((160, 200, 235),),
+    "dark blue": ((25, 40, 95), (10, 10, 125), (25, 25, 112)),
+    "purple": ((110, 60, 150), (128, 0, 128), (75, 0, 130), (140, 45, 225)), "pink": ((235, 150, 175),),
 }  # fmt: skip
+_SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
@@ -321,8 +360,8 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 def colour_name(rgb: np.ndarray) -> str:
     """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
     weights = np.array([0.5, 1.0, 1.0], np.float32)
-    distance = ((_lab(np.array(list(COLOURS.values()), np.float32)) - _lab(rgb)) * weights) ** 2
-    return list(COLOURS)[int(distance.sum(1).argmin())]
+    distance = ((_lab(np.array([shade for _, shade in _SHADES], np.float32)) - _lab(rgb)) * weights) ** 2
+    return _SHADES[int(distance.sum(1).argmin())][0]
 
 
 def border_colour(pixels: Tensor) -> str | None:

@@ -106,6 +106,47 @@ def test_photographs_are_scaled_down_never_up_and_mattes_with_them(tmp_path):
     assert same.pixels.shape == (3, 40, 60) and same.matte.shape == (1, 40, 60)
 
 
+def test_photographs_are_turned_upright(tmp_path):
+    upright = np.repeat(np.repeat(picture(2, 3), 16, 0), 16, 1)  # 48 wide, 32 high
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(upright)).save(file, "PNG", exif=exif)
+    write_tar(tmp_path / "x.tar", {"0.png": file.getvalue(), "0.json": {"text": ""}, "0.mask.png": encoded(upright)})
+    (photo,) = data.read(tmp_path)
+    assert np.array_equal(photo.pixels.permute(1, 2, 0).numpy(), upright)
+    assert photo.matte.shape == (1, 32, 48)
+
+
+def test_transparency_is_the_matte_and_lies_on_white(tmp_path):
+    rgba = np.dstack([picture(8, 8), np.zeros((8, 8), np.uint8)])
+    rgba[2:6, 2:6, 3] = 255
+    opaque = np.dstack([picture(8, 8), np.full((8, 8), 255, np.uint8)])
+    own = encoded(np.eye(8, dtype=np.uint8) * 255)
+    members = {"0.png": encoded(rgba), "1.png": encoded(opaque), "2.png": encoded(rgba), "2.mask.png": own}
+    write_tar(tmp_path / "x.tar", dict(sorted((members | {f"{i}.json": {"text": ""} for i in range(3)}).items())))
+    cut, whole, masked = data.read(tmp_path)
+    assert torch.equal(cut.matte[0] == 255, boxed(8, 8, 2, 6, 2, 6)[0] == 255) and cut.matte.sum() == 16 * 255
+    assert np.array_equal(cut.pixels[:, 2:6, 2:6].permute(1, 2, 0).numpy(), rgba[2:6, 2:6, :3])
+    assert (cut.pixels[:, :2] == 255).all() and (cut.pixels[:, :, 6:] == 255).all()
+    assert whole.matte is None and torch.equal(masked.matte[0] == 255, torch.eye(8) == 1)  # a mask comes first
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(monkeypatch):
+    smooth = Image.fromarray(picture(6, 4)).resize((640, 960), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    file = io.BytesIO()
+    smooth.transpose(Image.Transpose.ROTATE_270).save(file, "JPEG", quality=95, exif=exif)
+    decoded = []
+    resize = data.image.Picture.resize
+    monkeypatch.setattr(data.image.Picture, "resize", lambda p, size: decoded.append(p.size) or resize(p, size))
+    pixels, matte = data.decode(file.getvalue(), (150, 225))
+    assert decoded == [(160, 240)] and pixels.shape == (225, 150, 3) and matte is None  # a quarter, not an eighth
+    wanted = np.asarray(smooth.resize((150, 225), Image.Resampling.BOX), float)
+    assert np.abs(pixels - wanted).mean() < 2
+
+
 def test_grey_pictures_become_rgb(tmp_path):
     grey = picture(8, 9)[..., 0]
     write_tar(tmp_path / "x.tar", {"0.png": encoded(grey), "0.json": {"text": ""}})
@@ -124,12 +165,13 @@ def test_an_empty_folder_and_empty_tars_are_named(tmp_path):
 @pytest.mark.parametrize(
     "broken, reason",
     [
-        ({"7.png": b"no picture"}, "cannot identify image file"),
+        ({"7.png": b"no picture"}, "is not an image that can be read"),
         ({"7.png": encoded(picture(64, 64))[:2000]}, "truncated|broken"),
         ({"7.json": b"{"}, "Expecting property name"),
         ({"7.json": {"caption": "a cup"}}, 'its .json has no "text"'),
         ({"7.json": b"[1]"}, "must be"),
-        ({"7.mask.png": b""}, "cannot identify image file"),
+        ({"7.mask.png": b""}, "is empty"),
+        ({"7.mask.png": encoded(picture(8, 20))}, "of another shape than the photograph"),
     ],
 )
 def test_a_damaged_sample_is_named(tmp_path, broken, reason):
@@ -193,6 +235,14 @@ def test_the_table_has_a_row_per_photograph_and_size(store):
         start, pixels = int(store.offset[row]), photographs[row // 2].pixels
         assert torch.equal(store.flat[start : start + pixels.numel()], pixels.flatten())
     assert (store.matte_offset[2:4] == -1).all()
+
+
+def test_a_small_photograph_is_kept_once():
+    photo = photograph(16, 24, boxed(16, 24, 4, 10, 5, 12))
+    store = PhotoStore.build([photo], (12, 16, 20, 40))
+    assert store.table.shape == (4, 9) and store.height.tolist() == [12, 16, 16, 16]
+    assert len(set(store.offset.tolist())) == 2 and store.flat.numel() == 4 * (12 * 18 + 16 * 24)
+    assert torch.equal(store.table[1], store.table[2]) and torch.equal(store.table[1], store.table[3])
 
 
 def test_boxes_are_those_of_complete_objects(store):
@@ -346,24 +396,38 @@ def test_colours_are_compared_as_the_eye_sees_them():
 
 @pytest.mark.parametrize("name", COLOURS)
 def test_a_colour_has_its_own_name(name):
-    assert data.colour_name(np.array(COLOURS[name], np.float32)) == name
-    even = torch.tensor(COLOURS[name], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
-    assert data.border_colour(even) == name
+    for shade in COLOURS[name]:
+        assert data.colour_name(np.array(shade, np.float32)) == name
+        even = torch.tensor(shade, dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
+        assert data.border_colour(even) == name
 
 
 @pytest.mark.parametrize(
-    "rgb, name", [((255, 255, 255), "white"), ((0, 0, 0), "black"), ((255, 0, 0), "red"), ((65, 105, 225), "blue")]
+    "rgb, name",
+    [
+        ((255, 255, 255), "white"),
+        ((0, 0, 0), "black"),
+        ((255, 0, 0), "red"),
+        ((65, 105, 225), "blue"),
+        ((0, 0, 255), "blue"),
+        ((0, 0, 205), "blue"),
+        ((18, 10, 143), "dark blue"),
+        ((0, 0, 128), "dark blue"),
+        ((25, 25, 112), "dark blue"),
+        ((75, 0, 130), "purple"),
+        ((138, 43, 226), "purple"),
+    ],
 )
 def test_near_colours_have_the_name_people_use(rgb, name):
     assert data.colour_name(np.array(rgb, np.float32)) == name
 
 
 def test_only_the_border_counts_and_only_one_colour():
-    blue = torch.tensor(COLOURS["blue"], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
+    blue = torch.tensor(COLOURS["blue"][0], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
     blue[:, 8:-8, 8:-8] = torch.randint(0, 256, (3, 48, 48)).byte()  # what stands in the middle is not the ground
     assert data.border_colour(blue) == "blue"
     half = blue.clone()
-    half[:, :, 32:] = torch.tensor(COLOURS["yellow"], dtype=torch.uint8)[:, None, None]
+    half[:, :, 32:] = torch.tensor(COLOURS["yellow"][0], dtype=torch.uint8)[:, None, None]
     assert data.border_colour(half) is None
     assert data.border_colour(torch.randint(0, 256, (3, 64, 64)).byte()) is None
     noisy = (blue.float() + torch.randn(3, 64, 64) * 4).clamp(0, 255).byte()
@@ -371,7 +435,7 @@ def test_only_the_border_counts_and_only_one_colour():
 
 
 def test_captions_name_the_ground_where_it_has_one_colour():
-    even = torch.tensor(COLOURS["teal"], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
+    even = torch.tensor(COLOURS["teal"][0], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
     photo = Photograph(even, None, " A photo of a cup on a table. ", "")
     assert data.captions(photo) == [
         "a cup on a table",
