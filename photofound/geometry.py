@@ -1,9 +1,10 @@
-"""Sizes, margins, boxes and tiles: integer geometry without pixels."""
+"""Sizes, margins, boxes, tiles and aspect buckets: integer geometry without pixels."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -138,3 +139,37 @@ def tiles(width: int, height: int, tile: int, overlap: int) -> list[Box]:
         for y in starts(height, tile, overlap)
         for x in starts(width, tile, overlap)
     ]
+
+
+def aspect_buckets(side: int, multiple: int, widest: float = 2.0) -> list[tuple[int, int]]:
+    """The (W, H) that training batches have: multiples of ``multiple``, at most ``side`` squared pixels, from tall to
+    wide.
+
+    Every short side gives the longest side that the area allows, so that a step costs about the same in every bucket
+    (after SDXL, arXiv:2307.01952, appendix I, and NovelAI's aspect ratio bucketing).
+
+    Args:
+        widest: the most extreme aspect ratio, at least 1; 1 leaves only the square.
+    """
+    if multiple < 1 or side < multiple or side % multiple:
+        raise ValueError(f"side: {side} must be a positive multiple of {multiple}")
+    if not 1 <= widest <= 100:
+        raise ValueError(f"widest: {widest} must be between 1 and 100, like 2 for 1:2 to 2:1")
+    wide = []
+    for short in range(side, 0, -multiple):
+        long = side * side // short // multiple * multiple
+        if long > widest * short:
+            break
+        wide.append((long, short))
+    return [(short, long) for long, short in reversed(wide[1:])] + wide
+
+
+def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bucket whose aspect ratio is nearest: the one that the least has to be cut off for."""
+    return min(buckets, key=lambda bucket: abs(math.log(width * bucket[1] / (height * bucket[0]))))
+
+
+def cover(width: int, height: int, bucket: tuple[int, int]) -> tuple[int, int]:
+    """The size to scale a picture to, so that it covers the bucket and fits one of its sides."""
+    scale = max(bucket[0] / width, bucket[1] / height)
+    return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))

@@ -18,20 +18,27 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Ge
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixel centres in [0, 1]: y (S, 1) and x (1, S)."""
-    line = (torch.arange(size, device=device) + 0.5) / size
-    return line[:, None], line[None, :]
+Size = int | tuple[int, int]  # of a square, or (H, W); drawn masks are stretched to it
 
 
-def strokes(batch: int, size: int, generator: torch.Generator, widest: float = 0.25, vertices: int = 5) -> Tensor:
+def _shape(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _grid(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixel centres in [0, 1]: y (H, 1) and x (1, W)."""
+    y, x = ((torch.arange(side, device=device) + 0.5) / side for side in _shape(size))
+    return y[:, None], x[None, :]
+
+
+def strokes(batch: int, size: Size, generator: torch.Generator, widest: float = 0.25, vertices: int = 5) -> Tensor:
     """1 to 5 brush strokes with bends, after LaMa's generator (arXiv:2109.07161, section 2.3).
 
     ``widest`` is the largest brush width as a share of the side; widths are drawn per stroke, thin ones as often as
     wide ones.
     """
     y, x = _grid(size, generator.device)
-    mask = torch.zeros(batch, size, size, dtype=torch.bool, device=generator.device)
+    mask = torch.zeros(batch, *_shape(size), dtype=torch.bool, device=generator.device)
     count = torch.randint(1, 6, (batch,), generator=generator, device=generator.device)
     for stroke in range(5):
         radius = uniform((batch, 1, 1), np.log(0.012), np.log(widest / 2), generator).exp()
@@ -55,10 +62,10 @@ def _segment_distance(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return ((dy - along * d[:, 0, None, None]).square() + (dx - along * d[:, 1, None, None]).square()).sqrt()
 
 
-def boxes(batch: int, size: int, generator: torch.Generator) -> Tensor:
+def boxes(batch: int, size: Size, generator: torch.Generator) -> Tensor:
     """1 to 4 boxes with sides of 10 to 60 % of the picture's."""
     y, x = _grid(size, generator.device)
-    mask = torch.zeros(batch, size, size, dtype=torch.bool, device=generator.device)
+    mask = torch.zeros(batch, *_shape(size), dtype=torch.bool, device=generator.device)
     count = torch.randint(1, 5, (batch,), generator=generator, device=generator.device)
     for i in range(4):
         side = uniform((batch, 2), 0.1, 0.6, generator) / (1 + 0.35 * (count[:, None] - 1))
@@ -69,7 +76,7 @@ def boxes(batch: int, size: int, generator: torch.Generator) -> Tensor:
     return mask[:, None].float()
 
 
-def borders(batch: int, size: int, generator: torch.Generator) -> Tensor:
+def borders(batch: int, size: Size, generator: torch.Generator) -> Tensor:
     """Everything but a crop that keeps 50 to 96 % per side, cut on 1 to 4 sides."""
     y, x = _grid(size, generator.device)
     cut = uniform((batch, 4), 0.04, 0.5, generator)
@@ -86,20 +93,18 @@ def borders(batch: int, size: int, generator: torch.Generator) -> Tensor:
     return (~given)[:, None].float()
 
 
-def patches(batch: int, size: int, generator: torch.Generator, patch: int = 16) -> Tensor:
+def patches(batch: int, size: Size, generator: torch.Generator, patch: int = 16) -> Tensor:
     """25 to 90 % of the patches hidden, scattered (MAE, arXiv:2111.06377) or in blobs (as BEiT's blocks,
     arXiv:2106.08254)."""
-    cells = max(1, size // patch)
-    noise = torch.rand(batch, 1, cells, cells, generator=generator, device=generator.device)
-    coarse = torch.rand(
-        batch, 1, max(1, cells // 4 + 1), max(1, cells // 4 + 1), generator=generator, device=generator.device
-    )
-    blobs = F.interpolate(coarse, size=(cells, cells), mode="bilinear", align_corners=True)
+    rows, columns = (max(1, side // patch) for side in _shape(size))
+    noise = torch.rand(batch, 1, rows, columns, generator=generator, device=generator.device)
+    coarse = torch.rand(batch, 1, rows // 4 + 1, columns // 4 + 1, generator=generator, device=generator.device)
+    blobs = F.interpolate(coarse, size=(rows, columns), mode="bilinear", align_corners=True)
     scattered = torch.rand(batch, 1, 1, 1, generator=generator, device=generator.device) < 0.5
     score = torch.where(scattered, noise, blobs)
-    rank = score.flatten(1).argsort(1).argsort(1).reshape_as(score) / (cells * cells)
+    rank = score.flatten(1).argsort(1).argsort(1).reshape_as(score) / (rows * columns)
     hidden = rank < uniform((batch, 1, 1, 1), 0.25, 0.9, generator)
-    return F.interpolate(hidden.float(), size=(size, size), mode="nearest")
+    return F.interpolate(hidden.float(), size=_shape(size), mode="nearest")
 
 
 def grow(mask: Tensor, radius: int) -> Tensor:

@@ -72,14 +72,14 @@ class Erase(Task):
         see what is taken away: kept pixels are exact, so a shadow outside the hole cannot be repainted anyway, and
         without the object the hole starts from the right colour.
         """
-        batch, size = len(sample), sample.pixels.shape[-1]
+        batch, size = len(sample), tuple(sample.pixels.shape[-2:])
         strokes = masks.strokes(batch, size, generator, widest=0.4)
         blob = torch.where(
             masks.uniform((batch, 1, 1, 1), 0, 1, generator) < 0.3, masks.boxes(batch, size, generator), strokes
         )
         matte = torch.where(sample.matte.mean((1, 2, 3), keepdim=True) > 0.01, sample.matte, blob)
         hole = _moved((matte.roll(1, 0) > 0.5).float(), generator)
-        return self.conditions(sample, masks.grow((hole > 0.5).float(), max(1, size // 48)))
+        return self.conditions(sample, masks.grow((hole > 0.5).float(), max(1, min(size) // 48)))
 
 
 def _moved(matte: Tensor, generator: torch.Generator) -> Tensor:

@@ -75,7 +75,7 @@ class Expand(Task):
         return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt)
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        return self.conditions(sample, masks.borders(len(sample), sample.pixels.shape[-1], generator))
+        return self.conditions(sample, masks.borders(len(sample), tuple(sample.pixels.shape[-2:]), generator))
 
 
 def _margins(picture: Picture, sides: dict[str, int | str], aspect: Any, size: Any) -> Margins:

@@ -55,10 +55,10 @@ class Inpaint(Task):
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         """Strokes, boxes or, where there is one of fair size, the object, dilated."""
-        batch, size = len(sample), sample.pixels.shape[-1]
+        batch, size = len(sample), tuple(sample.pixels.shape[-2:])
         kind = masks.uniform((batch, 1, 1, 1), 0, 1, generator)
         hole = torch.where(kind < 0.55, masks.strokes(batch, size, generator), masks.boxes(batch, size, generator))
-        objects = masks.grow((sample.matte > 0.1).float(), max(1, size // 32))
+        objects = masks.grow((sample.matte > 0.1).float(), max(1, min(size) // 32))
         share = objects.mean((1, 2, 3), keepdim=True)
         return self.conditions(sample, torch.where((kind > 0.8) & (share > 0.01) & (share < 0.6), objects, hole))
 

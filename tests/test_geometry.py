@@ -10,9 +10,12 @@ import pytest
 from photofound.geometry import (
     Box,
     Margins,
+    aspect_buckets,
     aspect_margins,
     bounding_box,
+    cover,
     grow_box,
+    nearest_bucket,
     parse_length,
     parse_pair,
     round_up,
@@ -159,3 +162,38 @@ def test_tiles_cover_every_pixel_of_a_picture(width, height):
 def test_tiles_that_overlap_wholly_are_a_mistake_of_ours():
     with pytest.raises(AssertionError):
         tiles(10, 10, 8, 8)
+
+
+@pytest.mark.parametrize("side, multiple, widest", [(128, 16, 2.0), (512, 64, 4.0), (1024, 32, 3.0), (64, 64, 2.0)])
+def test_buckets_are_alike_in_area_and_mirror_each_other(side, multiple, widest):
+    buckets = aspect_buckets(side, multiple, widest)
+    assert (side, side) in buckets and len(set(buckets)) == len(buckets)
+    assert buckets == sorted(buckets, key=lambda b: b[0] / b[1])
+    assert {(h, w) for w, h in buckets} == set(buckets)
+    for width, height in buckets:
+        assert width % multiple == height % multiple == 0 and max(width, height) <= widest * min(width, height)
+        assert side * side - multiple * min(width, height) < width * height <= side * side
+
+
+def test_buckets_by_hand():
+    assert aspect_buckets(128, 16) == [(96, 160), (112, 144), (128, 128), (144, 112), (160, 96)]
+    assert aspect_buckets(128, 16, 1) == [(128, 128)]
+    with pytest.raises(ValueError, match="side: 100 must be a positive multiple of 16"):
+        aspect_buckets(100, 16)
+    with pytest.raises(ValueError, match="widest: 0.5 must be between 1 and 100"):
+        aspect_buckets(128, 16, 0.5)
+
+
+@pytest.mark.parametrize(
+    "size, bucket", [((300, 500), (96, 160)), ((1, 9), (96, 160)), ((99, 100), (128, 128)), ((640, 480), (144, 112))]
+)
+def test_a_picture_goes_to_the_bucket_of_its_shape(size, bucket):
+    assert nearest_bucket(*size, aspect_buckets(128, 16)) == bucket
+
+
+@pytest.mark.parametrize("size", [(300, 500), (7, 5), (128, 128), (1000, 3)])
+def test_a_covering_picture_fits_one_side_of_its_bucket(size):
+    width, height = cover(*size, (144, 112))
+    assert width >= 144 and height >= 112 and (width == 144 or height == 112)
+    scale = max(144 / size[0], 112 / size[1])  # the shape is kept up to rounding
+    assert abs(width - size[0] * scale) <= 0.5 + 1e-9 and abs(height - size[1] * scale) <= 0.5 + 1e-9

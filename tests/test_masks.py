@@ -48,6 +48,16 @@ def test_training_masks_are_binary_differ_and_follow_the_seed(name):
     assert not torch.equal(drawn, draw(16, SIZE, seeded(2)))
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_training_masks_take_the_shape_of_any_bucket(name):
+    tall = DRAWN[name](12, (96, 32), seeded())
+    assert tall.shape == (12, 1, 96, 32) and set(tall.unique().tolist()) == {0.0, 1.0}
+    square = DRAWN[name](12, (96, 96), seeded())
+    assert torch.equal(square, DRAWN[name](12, 96, seeded()))
+    if name != "patches":  # those lie on a grid of their own; the others are the square's, stretched
+        assert (tall.mean((1, 2, 3)) - square.mean((1, 2, 3))).abs().max() < 0.05
+
+
 def test_strokes_come_one_to_five_at_a_time(monkeypatch):
     asked = []
 

@@ -254,16 +254,17 @@ def test_not_a_number(tiny):
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def batch(size=32, count=6):
+def batch(height=32, width=32, count=6):
     generator = torch.Generator().manual_seed(0)
-    matte = torch.zeros(count, 1, size, size)
+    matte = torch.zeros(count, 1, height, width)
     matte[:, :, 8:24, 10:22] = 1
-    return Sample(torch.rand(count, 3, size, size, generator=generator) * 2 - 1, matte, ["a cup"] * count)
+    return Sample(torch.rand(count, 3, height, width, generator=generator) * 2 - 1, matte, ["a cup"] * count)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (64, 32), (32, 48)])  # buckets
 @pytest.mark.parametrize("name", TASKS)
-def test_examples_show_the_truth_only_where_it_is_given(name):
-    sample = batch()
+def test_examples_show_the_truth_only_where_it_is_given(name, shape):
+    sample = batch(*shape)
     condition = get_task(name).example(sample, torch.Generator().manual_seed(1))
     again = get_task(name).example(sample, torch.Generator().manual_seed(1))
     assert len(condition) == len(sample) and set(condition.task) == {name}

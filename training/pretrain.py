@@ -94,7 +94,7 @@ def generate(sample: Sample, generator: torch.Generator) -> Condition:
 
 def complete(sample: Sample, generator: torch.Generator) -> Condition:
     """MAE-style completion of hidden patches."""
-    hole = masks.patches(len(sample), sample.pixels.shape[-1], generator)
+    hole = masks.patches(len(sample), tuple(sample.pixels.shape[-2:]), generator)
     return _trunk(sample, harmonic(sample.pixels, hole == 0), hole)
 
 
