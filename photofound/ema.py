@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
@@ -28,15 +28,18 @@ class EMA:
         torch._foreach_lerp_(list(self.average.values()), [live[n].detach().float() for n in self.average], 1 - decay)
 
     @contextmanager
+    @torch.no_grad()
     def applied(self) -> Iterator[None]:
-        """Within the block the module holds the averaged weights; afterwards its own again."""
+        """Within the block the module holds the averaged weights; afterwards its own again.
+
+        Values are copied, not exchanged: sharded and compiled modules keep addresses of their own.
+        """
         live = dict(self.module.named_parameters())
-        backup: dict[str, Tensor] = {}
+        backup = {name: live[name].detach().clone() for name in self.average}
         for name, average in self.average.items():
-            backup[name] = live[name].data
-            live[name].data = average.to(live[name].dtype)
+            live[name].copy_(average)
         try:
             yield
         finally:
             for name, weight in backup.items():
-                live[name].data = weight
+                live[name].copy_(weight)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from photofound.engine import spread, whole
+
 
 class Optimizers:
     """Several torch optimizers stepped as one; each remembers the base rate it was made with."""
@@ -29,12 +31,12 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The state as flat named tensors, for safetensors."""
+        """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it."""
         flat = {}
         for o, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in state.items():
-                    flat[f"{o}.{index}.{key}"] = torch.as_tensor(value).contiguous()
+                    flat[f"{o}.{index}.{key}"] = whole(torch.as_tensor(value)).contiguous()
         return flat
 
     def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
@@ -51,21 +53,19 @@ class Optimizers:
 
 
 def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give moments the memory format of their weights.
+    """Give moments the layout of their weights: their shard, their memory format.
 
     Files hold them contiguous, and the fused AdamW walks both through memory in one order: with channels_last weights
     it would pair each weight with another one's moments, without a word.
     """
     for weight, state in optimizer.state.items():
         for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
-                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(spread(value, weight))
 
 
-def build(
-    module: nn.Module, name: str, lr: float, weight_decay: float, muon_modules: Sequence[nn.Module] = ()
-) -> Optimizers:
-    """AdamW for everything, or Muon for the 2-D weights of ``muon_modules`` and AdamW for the rest.
+def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: Sequence[nn.Module] = ()) -> Optimizers:
+    """AdamW for everything, or Muon for the 2-D weights of ``blocks`` and AdamW for the rest.
 
     Args:
         module: what is trained.
@@ -73,12 +73,12 @@ def build(
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.
         weight_decay: decoupled; not applied to vectors (biases, norm gains).
-        muon_modules: the transformer blocks, whose matrices map hidden to hidden.
+        blocks: the transformer blocks, whose matrices map hidden to hidden.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
     trainable = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for m in muon_modules for p in m.parameters() if p.ndim == 2 and p.requires_grad]
+    matrices = [p for m in blocks for p in m.parameters() if p.ndim == 2 and p.requires_grad]
     hidden = set(matrices) if name == "muon" else set()
     rest = [p for p in trainable if p not in hidden]
     groups = [

@@ -1,7 +1,14 @@
 """One training loop for every stage.
 
-A stage supplies what is trained, batches, and ``loss(batch)``; the trainer owns time: the schedule, the clock,
-precision, the moving average, logs, samples, checkpoints and resuming.
+A stage supplies what is trained, its batches and ``loss(batch)``; the trainer owns time: the schedule, the clock,
+the moving average, logs, samples, checkpoints and resuming. ``photofound.engine`` owns the processes.
+
+An update's batch is ``micro_batches`` micro-batches, each drawn from a seed of its own, made of the run's seed, the
+step and the micro-batch's number. The processes only divide them up. Hence
+
+- any number of processes that divides ``micro_batches`` trains the same model on the same batches, and one process
+  with ``micro_batches: 2`` is what two are;
+- a resumed run draws what the stopped one would have drawn: there is no random state to lose.
 """
 
 from __future__ import annotations
@@ -10,25 +17,37 @@ import json
 import math
 import signal
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from photofound import checkpoint, optim
 from photofound.ema import EMA
+from photofound.engine import PARALLEL, Engine, World, resolve_device, seed_of, spread, whole
+
+__all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they take a machine away
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every stage can be told about its run."""
+    """What every stage can be told about its run. docs/training.md explains each."""
 
     steps: int = 100_000  # stop after this many updates
     minutes: float | None = None  # or after this much wall-clock time; the schedule is fitted to whichever ends first
-    batch_size: int = 64
+    batch_size: int = 64  # samples per update, over all processes
+    micro_batches: int | None = (
+        None  # how many parts an update's batch is computed in, over all processes; None = one each
+    )
     lr: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -38,15 +57,20 @@ class TrainConfig:
     ema: float = 0.999
     precision: str = "bf16"  # bf16: autocast with fp32 weights; fp32
     device: str = "auto"  # auto | cpu | cuda
-    compile: bool = False
+    parallel: str = "ddp"  # ddp | fsdp | hsdp: how several processes share the model
+    shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
+    compile: bool = False  # torch.compile, block by block
+    checkpoint_activations: bool = False  # compute activations twice instead of keeping them, block by block
     seed: int = 0
+    max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
     log_every: int = 20
+    trackers: tuple[str, ...] | None = None  # tensorboard, wandb; None = tensorboard where it is installed
     sample_every: int = 0  # 0 = only at the end
     save_every: int = 500
     keep: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
         if self.minutes is not None and not self.minutes > 0:
@@ -55,35 +79,44 @@ class TrainConfig:
             ("precision", ("bf16", "fp32")),
             ("optimizer", ("adamw", "muon")),
             ("schedule", ("constant", "cosine", "trapezoid")),
+            ("parallel", PARALLEL),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
 
 
 class Stage(Protocol):
-    """What a training script supplies. ``module`` holds everything that is trained."""
+    """What a training script supplies.
+
+    It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
+    this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
+    weights. Optional, for a stage that reads a stream: ``state_dict() -> dict`` (anything JSON can hold) and
+    ``load_state_dict(dict)``, its position in the data; they are called with a checkpoint, in every process.
+
+    Attributes:
+        module: everything that is trained. Its tensors that need no gradient are kept, too.
+        blocks: its repeated blocks: the unit of compiling and of sharding; their matrices are Muon's.
+    """
 
     module: nn.Module
-    muon_modules: list[nn.Module]
+    blocks: Sequence[nn.Module]
 
-    def batch(self, generator: torch.Generator, progress: float) -> Any: ...
-    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def sample(self, path: Path) -> None: ...
-    def export(self, folder: Path) -> None: ...
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Any:
+        """About ``size`` samples at ``progress`` (the share of the run that is over, in [0, 1]).
 
+        ``generator`` is on the device and is this micro-batch's own. All that is random, here and in ``loss``, comes
+        from it or from torch's own generators, which are seeded just before.
+        """
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one. Raises ValueError for a device that is unknown or not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"train.device: {name!r} is unknown; use auto, cpu or cuda") from None
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ValueError(f"train.device: {name!r} is not here, torch sees {found} of them; use auto or cpu")
-    return device
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, a mean over the batch, and scalars to log; what is NaN among them is left out."""
+
+    def sample(self) -> np.ndarray:
+        """A sheet of pictures, (H, W, 3) uint8, always of the same inputs. Called without gradients, in evaluation
+        mode, with averaged weights, by every process."""
+
+    def export(self, folder: Path) -> None:
+        """Write the model as a user loads it. Called once, by the first process, when the run is finished."""
 
 
 class Trainer:
@@ -93,125 +126,275 @@ class Trainer:
     ``checkpoints/step-N/``, ``samples/`` and, at the end, ``model/`` with the averaged weights as a user loads them.
     """
 
-    def __init__(self, config: TrainConfig, stage: Stage, run_dir: Path, resume: str | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, stage: Stage, run_dir: Path, resume: str | None = None, engine: Engine | None = None
+    ) -> None:
         self.config, self.stage, self.run_dir = config, stage, run_dir
-        self.device = next(stage.module.parameters()).device
-        self.optimizers = optim.build(
-            stage.module, config.optimizer, config.lr, config.weight_decay, stage.muon_modules
+        self.engine = engine or make_engine(config, run_dir)
+        self.device, self.main = self.engine.world.device, self.engine.main
+        self.micro_batches = _micro_batches(config, self.engine.world.size)
+        self.mine = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
+        if config.checkpoint_activations:
+            _checkpoint_activations(stage.module)
+        if config.compile:
+            for block in stage.blocks:
+                block.compile()
+        self.optimizers = optim.build(stage.module, config.optimizer, config.lr, config.weight_decay, stage.blocks)
+        self.call, self.optimizers.optimizers = self.engine.prepare(
+            stage.module, stage.blocks, self.optimizers.optimizers
         )
         self.ema = EMA(stage.module, config.ema)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.step, self.seconds, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0
+        self.mark = time.perf_counter()
         self.stopping = False
-        run_dir.mkdir(parents=True, exist_ok=True)
         if resume and (path := checkpoint.resolve(run_dir / "checkpoints", resume)):
             self._load(path)
 
-    def run(self) -> None:
-        """Train, then write samples, a checkpoint and the averaged model."""
-        previous = signal.signal(signal.SIGTERM, self._stop)
-        self._trim_metrics()
-        try:
-            while not self.stopping and self.progress() < 1:
-                self._one_step()
-            self._save()  # with the handler in place: launchers send the signal more than once
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-        with self.ema.applied():
-            self.stage.export(self.run_dir / "model")
+    def run(self) -> bool:
+        """Train; save; and, if the run is finished, write samples and the averaged model.
+
+        Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
+        """
+        self._start()
+        with self._signals():
+            while self._tick() < 1 and not self.stopping:
+                self._update()
+            self._save()  # with the handlers in place: launchers send the signal more than once
+        if finished := self.progress() >= 1:
             self._sample()
+            self._export()
+        self.bar.close()
+        self.engine.end()
+        return finished
 
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]: by steps or by minutes, whichever is further."""
         by_clock = self.seconds / (self.config.minutes * 60) if self.config.minutes else 0.0
         return min(1.0, max(self.step / self.config.steps, by_clock))
 
-    def _one_step(self) -> None:
+    def _update(self) -> None:
         start, config, progress = time.perf_counter(), self.config, self.progress()
-        batch = self.stage.batch(self.generator, progress)
-        with self._autocast():
-            loss, logs = self.stage.loss(batch)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.stage.module.parameters(), config.clip)
+        rows = self.engine.gather([self._micro_batch(index, progress) for index in self.mine])
+        row = _mean(rows)
+        row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
         scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
-        if bool(torch.isfinite(norm)):
+        if math.isfinite(row["loss"]) and math.isfinite(row["norm"]):
             self.optimizers.step(scale)
             self.ema.update()
-            self.skipped = 0
-        else:  # one bad batch is skipped; many in a row are a broken run
-            self.stage.module.zero_grad(set_to_none=True)
-            self.skipped += 1
-            if self.skipped >= 20:
-                raise RuntimeError(
-                    f"training: 20 steps in a row had no finite gradient (step {self.step}); lower train.lr"
-                )
+            self.skips_in_a_row = 0
+        else:
+            self._skip()
         self.step += 1
-        duration = time.perf_counter() - start
-        self.seconds += duration
-        self._log(loss, logs, norm, scale, duration)
+        self._log(row, scale * config.lr, time.perf_counter() - start)
         if config.sample_every and self.step % config.sample_every == 0:
-            with self.ema.applied():
-                self._sample()
+            self._sample()
         if self.step % config.save_every == 0:
             self._save()
-        self.seconds += time.perf_counter() - start - duration  # samples and checkpoints take time, too
 
-    def _autocast(self) -> AbstractContextManager:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+    def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
+        """Add the gradients of one micro-batch; what is logged of it."""
+        torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
+        batch = self.stage.batch(generator, self.config.batch_size // self.micro_batches, progress)
+        with self.engine.accumulating(last=index == self.mine[-1]):
+            loss, logs = self.call(self.stage.loss, batch)
+            self.engine.backward(loss / len(self.mine))
+        return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in logs.items()}
 
-    def _log(self, loss: Tensor, logs: dict[str, Tensor], norm: Tensor, scale: float, duration: float) -> None:
-        row = {"step": self.step, "loss": float(loss.detach()), "norm": float(norm), "lr": scale * self.config.lr}
-        row |= {"images_per_s": self.config.batch_size / duration, "minutes": self.seconds / 60}
-        row |= {name: float(value.detach()) for name, value in logs.items() if not math.isnan(float(value.detach()))}
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        if self.step % self.config.log_every == 0:
-            print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+    def _skip(self) -> None:
+        """One bad batch is left out; many in a row are a broken run."""
+        self.stage.module.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.skips_in_a_row += 1
+        if self.skips_in_a_row >= self.config.max_skips:
+            raise ValueError(
+                f"training: {self.skips_in_a_row} steps in a row had no finite loss and gradient (step {self.step}); "
+                "lower train.lr and go on from the last checkpoint with --resume latest"
+            )
 
-    def _trim_metrics(self) -> None:
-        """Drop the lines of steps that a resumed run does again."""
+    # ----------------------------------------------------------------------------------------------- clock and signals
+
+    def _tick(self) -> float:
+        """Bring the clock up to now, by the first process's watch, and stop if any process was told to; progress."""
+        now = time.perf_counter()
+        self.seconds, self.stopping = self.engine.agree(self.seconds + now - self.mark, self.stopping)
+        self.mark = now
+        return self.progress()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping = True
+
+        previous = {name: signal.signal(name, stop) for name in STOPPING}
+        try:
+            yield
+        finally:
+            for name, handler in previous.items():
+                signal.signal(name, handler)
+
+    # ------------------------------------------------------------------------------------------------ what people read
+
+    def _start(self) -> None:
+        """Open the progress bar, the trackers and the log, without the lines of steps that are done again."""
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=1.0,
+            initial=self.progress(),
+            disable=None if self.main else True,  # None: shown on a terminal only
+            bar_format="{percentage:3.0f}% {bar} {elapsed}<{remaining} {postfix}",
+        )
+        self.engine.start_trackers("photofound", self.step + 1)
         path = self.run_dir / "metrics.jsonl"
-        if path.is_file():
+        if self.main and path.is_file():
             lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
             path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.mark = time.perf_counter()
+
+    def _log(self, row: dict[str, float], lr: float, duration: float) -> None:
+        minutes = (self.seconds + time.perf_counter() - self.mark) / 60
+        row = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr} | {
+            "images_per_s": self.config.batch_size / duration,
+            "minutes": minutes,
+            "skipped": self.skipped,
+            **row,
+        }
+        if not self.main:
+            return
+        with (self.run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        self.engine.log({name: value for name, value in row.items() if name != "step"}, self.step)
+        self.bar.set_postfix_str(f"step {self.step}  loss {row['loss']:.4g}  {row['images_per_s']:.1f} images/s", False)
+        self.bar.update(self.progress() - self.bar.n)
+        if self.step % self.config.log_every == 0:
+            self.bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
     def _sample(self) -> None:
-        folder = self.run_dir / "samples"
-        folder.mkdir(exist_ok=True)
-        with torch.no_grad(), self._autocast():
-            self.stage.sample(folder / f"step-{self.step}.png")
+        from PIL import Image
 
-    def _stop(self, *_: Any) -> None:
-        self.stopping = True
+        torch.manual_seed(self.config.seed)
+        with self.ema.applied(), _evaluating(self.stage.module), torch.no_grad():
+            sheet = self.call(self.stage.sample)
+        if self.main:
+            (self.run_dir / "samples").mkdir(exist_ok=True)
+            Image.fromarray(sheet).save(self.run_dir / "samples" / f"step-{self.step}.png")
+            self.engine.log_image("samples", sheet, self.step)
+
+    def _export(self) -> None:
+        with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
+            if self.main:
+                self.stage.export(self.run_dir / "model")
+            self.engine.wait()
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def _save(self) -> None:
-        tensors = {"model": dict(self.stage.module.state_dict()), "ema": self.ema.average}
-        tensors |= {"optimizer": self.optimizers.state_tensors(), "rng": self._rng()}
-        state = {"seconds": self.seconds, "ema_updates": self.ema.updates, "optimizer": self.config.optimizer}
-        checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
-
-    def _rng(self) -> dict[str, Tensor]:
-        """The state of the data's generator and of torch's own, which losses draw noise and dropout from."""
-        states = {"data": self.generator.get_state(), "torch": torch.get_rng_state()}
-        return states | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
+        model = {name: whole(value) for name, value in self.stage.module.state_dict().items()}
+        average = {name: whole(value) for name, value in self.ema.average.items()}
+        tensors = {"model": model, "ema": average, "optimizer": self.optimizers.state_tensors()}
+        position: dict[str, Any] = getattr(self.stage, "state_dict", dict)()
+        state = {
+            "seconds": self.seconds + time.perf_counter() - self.mark,
+            "ema_updates": self.ema.updates,
+            "skipped": self.skipped,
+            "skips_in_a_row": self.skips_in_a_row,
+            "optimizer": self.config.optimizer,
+            "seed": self.config.seed,
+            "micro_batches": self.micro_batches,
+            "data": self.engine.gather([position]),
+        }
+        if self.main:
+            checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+        self.engine.wait()
 
     def _load(self, path: Path) -> None:
         tensors, state = checkpoint.load(path)
-        if (before := state.get("optimizer", self.config.optimizer)) != self.config.optimizer:
+        if state["optimizer"] != self.config.optimizer:
+            before = state["optimizer"]
             raise ValueError(f"resume: {path} was trained with {before}; set train.optimizer={before}")
         try:
-            self.stage.module.load_state_dict(tensors["model"])
+            layout = self.stage.module.state_dict()
+            self.stage.module.load_state_dict(
+                {name: spread(value, layout.get(name, value)) for name, value in tensors["model"].items()}
+            )
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"resume: {path} is of another model ({reason}); use the config it has") from None
         for name, average in self.ema.average.items():
-            average.copy_(tensors["ema"][name])
+            average.copy_(spread(tensors["ema"][name], average))
         self.optimizers.load_state_tensors(tensors["optimizer"])
-        self.generator.set_state(tensors["rng"]["data"])
-        if "torch" in tensors["rng"]:  # not in checkpoints of before it was kept
-            torch.set_rng_state(tensors["rng"]["torch"])
-        if "cuda" in tensors["rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng"]["cuda"], self.device)
         self.step, self.seconds, self.ema.updates = state["step"], state["seconds"], state["ema_updates"]
+        self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
+        self._load_data(state)
+
+    def _load_data(self, state: dict[str, Any]) -> None:
+        """The position in the data, and a note of what a changed run cannot repeat exactly."""
+        positions, size = state["data"], self.engine.world.size
+        notes = []
+        if len(positions) == size:
+            if any(positions):
+                self.stage.load_state_dict(positions[self.engine.world.rank])  # type: ignore[attr-defined]
+        else:
+            notes.append("sums run over processes in another order, so losses agree to rounding only")
+            if any(positions):
+                notes.append("each process reads its share of the data from the beginning")
+        if state["micro_batches"] != self.micro_batches:
+            notes.append(
+                f"batches are drawn in {self.micro_batches} parts, not {state['micro_batches']}, so differently"
+            )
+        if state["seed"] != self.config.seed:
+            notes.append("another train.seed draws other batches")
+        if notes and self.main:
+            saved = f"{len(positions)} process(es)"
+            print(f"resume: step {self.step} was saved by {saved}, this is {size}: {'; '.join(notes)}", flush=True)
+
+
+def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
+    """The processes as the configuration wants them; ``run_dir`` is where trackers write."""
+    trackers = config.trackers
+    if trackers is None:
+        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
+    return Engine(config.device, config.precision, config.parallel, config.shard_size, trackers, run_dir)
+
+
+def _micro_batches(config: TrainConfig, processes: int) -> int:
+    count = config.micro_batches or processes
+    if count < 1 or count % processes:
+        raise ValueError(
+            f"train.micro_batches: {count} cannot be shared evenly by {processes} processes; use a multiple"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"train.batch_size: {config.batch_size} cannot be cut into {count} micro-batches; use a multiple of {count}"
+        )
+    return count
+
+
+def _checkpoint_activations(module: nn.Module) -> None:
+    able = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
+    if not able:
+        raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
+    for part in able:
+        part.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then whatever mode each part was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of every value over the rows that have it. A NaN counts in the loss alone."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    kept = {n: v if n == "loss" else [x for x in v if not math.isnan(x)] for n, v in values.items()}
+    return {name: sum(v) / len(v) for name, v in kept.items() if v}

@@ -31,7 +31,7 @@ def step(net, optimizers, seed, scale=1.0):
 
 
 def build(net, name):
-    return optim.build(net, name, lr=1e-2, weight_decay=0.1, muon_modules=[net.block])
+    return optim.build(net, name, lr=1e-2, weight_decay=0.1, blocks=[net.block])
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from photofound import cli, config, edit
 from photofound.edit import Condition
+from photofound.engine import World
 from photofound.training.pretrain import Config, PretrainStage, blank
 
 
@@ -68,14 +69,14 @@ def overrides(tiny_folder, shards, *more):
 
 @pytest.fixture
 def stage(tiny_folder, shards):
-    return PretrainStage(config.load(Config, None, overrides(tiny_folder, shards)))
+    return PretrainStage(config.load(Config, None, overrides(tiny_folder, shards)), World())
 
 
 def test_a_batch_mixes_the_tasks_in_their_shares(stage):
     generator = torch.Generator().manual_seed(0)
     counts: dict[str, int] = {}
     for _ in range(20):
-        condition, target = stage.batch(generator, 0.0)
+        condition, target = stage.batch(generator, 14, 0.0)
         assert len(condition) == len(target) == 14 and target.shape[1:] == (3, 64, 64)
         for name in condition.task:
             counts[name] = counts.get(name, 0) + 1
@@ -87,7 +88,7 @@ def test_a_batch_mixes_the_tasks_in_their_shares(stage):
 
 
 def test_loss_is_finite_and_reaches_every_weight_that_it_should(stage):
-    loss, logs = stage.loss(stage.batch(torch.Generator().manual_seed(0), 0.0))
+    loss, logs = stage.loss(stage.batch(torch.Generator().manual_seed(0), 14, 0.0))
     loss.backward()
     assert torch.isfinite(loss) and {"inpaint", "outpaint", "upscale"} <= set(logs)
     without = [n for n, p in stage.module.named_parameters() if p.grad is None]
@@ -105,8 +106,8 @@ def test_blank_hides_everything_and_only_there():
 def test_a_few_steps_lower_the_loss_on_one_batch(stage):
     from photofound import optim
 
-    batch = stage.batch(torch.Generator().manual_seed(0), 0.0)
-    optimizers = optim.build(stage.module, "muon", 3e-3, 0.0, stage.muon_modules)
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    optimizers = optim.build(stage.module, "muon", 3e-3, 0.0, stage.blocks)
     losses = []
     for _ in range(12):
         torch.manual_seed(0)  # the same noise and times
@@ -120,9 +121,9 @@ def test_a_few_steps_lower_the_loss_on_one_batch(stage):
 def test_the_store_is_kept_between_runs(tiny_folder, shards, tmp_path):
     cache = tmp_path / "store.safetensors"
     arguments = overrides(tiny_folder, shards, f"--data.cache={cache}")
-    first = PretrainStage(config.load(Config, None, arguments))
+    first = PretrainStage(config.load(Config, None, arguments), World())
     assert cache.is_file()
-    again = PretrainStage(config.load(Config, None, [a for a in arguments if "folder" not in a]))
+    again = PretrainStage(config.load(Config, None, [a for a in arguments if "folder" not in a]), World())
     assert torch.equal(first.store.flat, again.store.flat) and first.store.captions == again.store.captions
 
 

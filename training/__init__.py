@@ -15,10 +15,16 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def launch(config_class: type, stage_class: Callable[[Any], Any], argv: Sequence[str] | None, doc: str | None) -> int:
-    """Run a stage from ``--config FILE [--run_dir DIR] [--resume latest|PATH] [--a.b=c ...]``; the exit status.
+STOPPED = 75  # exit status of a run that a signal stopped: saved, to be resumed (EX_TEMPFAIL)
 
-    A user's mistake is one line on stderr and status 2.
+
+def launch(
+    config_class: type, stage_class: Callable[[Any, Any], Any], argv: Sequence[str] | None, doc: str | None
+) -> int:
+    """Run a stage from ``--config FILE [--run_dir DIR] [--resume latest|PATH] [--a.b=c ...]``.
+
+    Returns the exit status: 0; 2 for a user's mistake, which is one line on stderr; 75 for a run that SIGTERM or
+    SIGUSR1 stopped and that ``--resume latest`` goes on with.
     """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML or JSON file; what it leaves out has its default")
@@ -26,27 +32,30 @@ def launch(config_class: type, stage_class: Callable[[Any], Any], argv: Sequence
     parser.add_argument("--resume", help="'latest' or a checkpoint folder")
     try:
         args, overrides = parser.parse_known_args(argv)
-        _run(config_class, stage_class, args.config, overrides, Path(args.run_dir), args.resume)
+        finished = _run(config_class, stage_class, args.config, overrides, Path(args.run_dir), args.resume)
     except (ValueError, OSError) as error:
         print(f"photofound: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if finished else STOPPED
 
 
 def _run(
     config_class: type,
-    stage_class: Callable[[Any], Any],
+    stage_class: Callable[[Any, Any], Any],
     path: str | None,
     overrides: Sequence[str],
     run_dir: Path,
     resume: str | None,
-) -> None:
+) -> bool:
     from photofound import checkpoint, config
-    from photofound.trainer import Trainer
+    from photofound.trainer import Trainer, make_engine
 
     settings: Any = config.load(config_class, path, list(overrides))
     if resume is None and checkpoint.steps(run_dir / "checkpoints"):
         raise ValueError(f"run_dir: {run_dir} holds a run; pass --resume latest to go on with it, or another --run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    config.save(settings, run_dir / "config.yaml")
-    Trainer(settings.train, stage_class(settings), run_dir, resume).run()
+    engine = make_engine(settings.train, run_dir)
+    if engine.main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        config.save(settings, run_dir / "config.yaml")
+    engine.wait()
+    return Trainer(settings.train, stage_class(settings, engine.world), run_dir, resume, engine).run()

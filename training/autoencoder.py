@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, trainer
+from photofound import autoencoder, data
 from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
-from photofound.trainer import TrainConfig
+from photofound.trainer import TrainConfig, World
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ def build_model(config: ModelConfig) -> Any:
 class AutoencoderStage:
     """What the trainer needs: see ``photofound.trainer.Stage``."""
 
-    muon_modules: list[nn.Module] = []
+    blocks: list[nn.Module] = []  # convolutions, of many shapes
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.device = trainer.resolve_device(config.train.device)
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.device = config, world.device
         torch.manual_seed(config.train.seed)
         self.vae = build_model(config.model)
         parts: dict[str, nn.Module] = {"vae": self.vae}
@@ -113,10 +113,10 @@ class AutoencoderStage:
             raise ValueError(f"data: no photograph is as large as data.crop ({files.crop}) at any of data.sizes")
         self.progress = 0.0
 
-    def batch(self, generator: torch.Generator, progress: float) -> Tensor:
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Tensor:
         self.progress = progress
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
-        picks = self.rows[torch.randint(len(self.rows), (self.config.train.batch_size,), generator=cpu)]
+        picks = self.rows[torch.randint(len(self.rows), (size,), generator=cpu)]
         pixels = self.store.sample(picks, self.config.data.crop, False, cpu).pixels
         return pixels.contiguous(memory_format=torch.channels_last)
 
@@ -138,13 +138,13 @@ class AutoencoderStage:
             total = total + weights.adversarial * generator + critic
         return total, logs
 
-    def sample(self, path: Path) -> None:
+    def sample(self) -> np.ndarray:
         """Originals above reconstructions."""
-        from photofound.card import save_sheet
+        from photofound.card import sheet
 
-        pictures = self.batch(torch.Generator(self.device).manual_seed(1), self.progress)[:8]
+        pictures = self.batch(torch.Generator(self.device).manual_seed(1), 8, self.progress)
         decoded = autoencoder.decode(self.vae, autoencoder.encode(self.vae, pictures))
-        save_sheet([list(pictures), list(decoded)], path)
+        return sheet([list(pictures), list(decoded)])
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -153,7 +153,9 @@ class AutoencoderStage:
         if not self.config.model.train_encoder:
             self.vae.save_pretrained(folder / "vae", safe_serialization=True)  # the factor belongs to the latents
             return
-        squares = [self.vae.encode(self.batch(generator, 1.0), return_dict=False)[0].square().mean() for _ in range(8)]
+        size = self.config.train.batch_size
+        batches = [self.batch(generator, size, 1.0) for _ in range(8)]
+        squares = [self.vae.encode(batch, return_dict=False)[0].square().mean() for batch in batches]
         self.vae.register_to_config(scaling_factor=round(float(torch.stack(squares).mean().rsqrt()), 4))
         self.vae.save_pretrained(folder / "vae", safe_serialization=True)
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, masks, objective, text, trainer
+from photofound import autoencoder, data, masks, objective, text
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
-from photofound.trainer import TrainConfig
+from photofound.trainer import TrainConfig, World
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,8 @@ def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
 class PretrainStage:
     """What the trainer needs: see ``photofound.trainer.Stage``."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.device = trainer.resolve_device(config.train.device)
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.device = config, world.device
         torch.manual_seed(config.train.seed)
         self.shares = {name: share for name, share in config.mix.tasks.items() if share > 0}
         edits = [name for name in self.shares if name not in PRETEXT]
@@ -155,22 +155,20 @@ class PretrainStage:
             {"transformer": self.pipeline.transformer, "text_encoder": self.pipeline.text_encoder}
         )
         self.module.requires_grad_(True).train()
-        self.muon_modules: list[nn.Module] = list(self.pipeline.transformer.blocks)
+        self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
         files = config.data
         self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True).to(
             self.device
         )
-        self.forward = torch.compile(self.pipeline.transformer) if config.train.compile else self.pipeline.transformer
         self._rows: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
 
     # ------------------------------------------------------------------------------------------------------ batches
 
-    def batch(self, generator: torch.Generator, progress: float) -> tuple[Condition, Tensor]:
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> tuple[Condition, Tensor]:
         """A mixed batch: (condition, target pixels)."""
         late = progress >= self.config.data.late_from
         crop = self.config.data.late_crop if late else self.config.data.crop
-        size = self.config.train.batch_size
-        size = max(len(self.shares), round(size * self.config.data.late_batch)) if late else size
+        size = max(1, round(size * self.config.data.late_batch)) if late else size
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
         conditions, targets = [], []
         for name, count in self._counts(size, cpu).items():
@@ -228,9 +226,7 @@ class PretrainStage:
         length = self.config.model.text_length
         tokens, mask = text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
-        out = self.forward(
-            x_t, t, tokens, mask, condition=folded, task=task, strength=condition.strength
-        ).sample.float()
+        out = model(x_t, t, tokens, mask, condition=folded, task=task, strength=condition.strength).sample.float()
         if model.config.prediction_type == "sample":
             out = objective.to_velocity(x_t, out, t)
         losses = objective.masked_loss(out, objective.velocity(x0, noise), condition.hole, mix.given_weight)
@@ -243,12 +239,10 @@ class PretrainStage:
 
     # ------------------------------------------------------------------------------------------------------ results
 
-    @torch.no_grad()
-    def sample(self, path: Path) -> None:
+    def sample(self) -> np.ndarray:
         """One row per task: what is given, the model's picture, the target, three times over."""
-        from photofound.card import save_sheet
+        from photofound.card import sheet
 
-        self.module.eval()
         rows = []
         for name in self.shares:
             rows_of, weights = self._choices(self.config.data.late_crop, self.objects[name])
@@ -261,8 +255,7 @@ class PretrainStage:
             )
             shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
             rows.append([picture for i in range(3) for picture in (shown[i], made[i], sample.pixels[i])])
-        save_sheet(rows, path)
-        self.module.train()
+        return sheet(rows)
 
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""

@@ -1,0 +1,266 @@
+"""The processes of a run and how they share a model: ``accelerate``, reduced to what the training loop needs.
+
+One process, DDP (each process holds the whole model), FSDP2 (weights, gradients and optimizer state are spread over
+all processes) or HSDP (spread within groups, repeated across them). Launched by ``photofound train``, ``accelerate
+launch`` or torchrun alike: the number of processes is the launcher's, the way they share a model is the
+configuration's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PARALLEL = ("ddp", "fsdp", "hsdp")
+TRACKERS = {"tensorboard": "pip install 'photofound[train]'", "wandb": "pip install 'photofound[wandb]'"}
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run: what a stage needs to know to read its own share of the data."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one. Raises ValueError for a device that is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"train.device: {name!r} is unknown; use auto, cpu or cuda") from None
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ValueError(f"train.device: {name!r} is not here, torch sees {found} of them; use auto or cpu")
+    return device
+
+
+def seed_of(*parts: object) -> int:
+    """A seed made of anything that can be written down: the same in every process and in every run."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
+    return int.from_bytes(digest)
+
+
+class Engine:
+    """What the loop asks of its processes. Every method is called by all of them, in the same order.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``; of several processes on a node each takes the GPU of its local rank.
+        precision: ``bf16`` (autocast; weights stay fp32) or ``fp32``.
+        parallel: ``ddp``, ``fsdp`` or ``hsdp``.
+        shard_size: hsdp: how many processes one copy of the model is spread over, usually those of a node.
+        trackers: names of ``TRACKERS``; they write below ``folder``.
+
+    Raises:
+        ValueError: for sharding that would not take place, and for a tracker that is not installed.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        precision: str = "bf16",
+        parallel: str = "ddp",
+        shard_size: int | None = None,
+        trackers: Sequence[str] = (),
+        folder: Path | None = None,
+    ) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+
+        self.parallel = parallel
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        place = resolve_device(device)
+        _require(trackers)
+        AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run decides for all its runs
+        self.accelerator = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with=list(trackers) or None,
+            project_dir=str(folder) if folder else None,
+            # Heads, the critic and optional inputs have no gradient in some steps. A touch of 0 * weight would give
+            # them one of zero, and the optimizer would decay what a single process leaves alone.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            **_sharding(parallel, shard_size, processes, precision),
+        )
+        _check_sharding(parallel, str(self.accelerator.distributed_type.value), processes, self.accelerator.device)
+        single = processes == 1 and place.index is not None
+        here = place if single else self.accelerator.device  # a named GPU (cuda:1) is for a single process
+        self.world = World(self.accelerator.process_index, self.accelerator.num_processes, here)
+        self.main = self.accelerator.is_main_process
+        self.sharded = parallel != "ddp"
+
+    # -------------------------------------------------------------------------------------------------------- the model
+
+    def prepare(
+        self, module: nn.Module, blocks: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
+    ) -> tuple[Callable[..., Any], list[torch.optim.Optimizer]]:
+        """Share ``module`` among the processes.
+
+        Returns:
+            ``call``, in which ``call(function, *args)`` is ``function(*args)`` with the module's weights at hand, and
+            the optimizers, which now hold the weights of this process. Whatever uses the weights goes through it:
+            that is where gradients are averaged, shards gathered and precision set.
+        """
+        if self.sharded:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(
+                {type(b).__name__ for b in blocks}
+            )
+        model, *prepared = self.accelerator.prepare(_Call(module), *optimizers)
+        self._model = model
+        return model, prepared
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients to the weights'."""
+        self.accelerator.backward(loss)
+
+    def accumulating(self, last: bool) -> AbstractContextManager:
+        """Around forward and backward of a micro-batch: only the last one of an update averages over processes."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self._model)
+
+    def clip(self, parameters: Iterator[nn.Parameter], largest: float) -> float:
+        """Scale the gradients down to the norm ``largest``; their norm before."""
+        return float(whole(self.accelerator.clip_grad_norm_(parameters, largest)))
+
+    # ------------------------------------------------------------------------------------------------ among processes
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """The processes' lists, joined by rank; the same in every process."""
+        from accelerate.utils import gather_object
+
+        return gather_object(values) if self.world.size > 1 else values
+
+    def agree(self, first: float, stop: bool) -> tuple[float, bool]:
+        """Process 0's value, and whether any process wants to stop."""
+        if self.world.size == 1:
+            return first, stop
+        votes = torch.tensor([first if self.main else 0.0, float(stop)], dtype=torch.float64, device=self.world.device)
+        total = self.accelerator.reduce(votes, "sum").tolist()
+        return total[0], total[1] > 0
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def gathered(self, module: nn.Module) -> Iterator[None]:
+        """Within the block a sharded module holds whole weights, on the CPU, as a file of it does."""
+        if not self.sharded:
+            yield
+            return
+        shards = [(m, name, p) for m in module.modules() for name, p in m._parameters.items() if p is not None]
+        for owner, name, shard in shards:
+            owner._parameters[name] = nn.Parameter(whole(shard), requires_grad=shard.requires_grad)
+        try:
+            yield
+        finally:
+            for owner, name, shard in shards:
+                owner._parameters[name] = shard
+
+    # -------------------------------------------------------------------------------------------------------- trackers
+
+    def start_trackers(self, name: str, first_step: int) -> None:
+        """``first_step`` is where a resumed run goes on: TensorBoard drops what an earlier one wrote beyond it."""
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers(name, init_kwargs={"tensorboard": {"purge_step": first_step}})
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        self.accelerator.log(dict(row), step=step)
+
+    def log_image(self, name: str, picture: Any, step: int) -> None:
+        """``picture``: (H, W, 3) uint8 array."""
+        for tracker in self.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: picture[None]}, step=step, **layout)
+
+    def end(self) -> None:
+        """Close trackers. The processes stay connected, for a further run."""
+        self.accelerator.end_training() if self.world.size == 1 else [t.finish() for t in self.accelerator.trackers]
+
+
+class _Call(nn.Module):
+    """``module`` behind a forward that calls whatever it is given: DDP and FSDP act around a forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or all of a sharded one, on the CPU (every process must call it)."""
+    gather = getattr(tensor.detach(), "full_tensor", None)  # a DTensor
+    return tensor if gather is None else gather().cpu()
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor in the layout of ``like``: itself, or this process's shard of it."""
+    mesh, placements = getattr(like, "device_mesh", None), getattr(like, "placements", None)
+    if mesh is None:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), mesh, placements)
+
+
+def _sharding(parallel: str, shard_size: int | None, processes: int, precision: str) -> dict[str, Any]:
+    """What ``Accelerator`` must be told to shard."""
+    if parallel == "ddp":
+        return {}
+    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate.parallelism_config import ParallelismConfig
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if parallel == "hsdp" and (not shard_size or processes % shard_size or not 1 < shard_size < processes):
+        raise ValueError(
+            f"train.shard_size: {shard_size} cannot divide {processes} processes into groups of several; set it to the "
+            "number of GPUs of a node, or use train.parallel=fsdp"
+        )
+    half = torch.bfloat16 if precision == "bf16" else None
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=False,  # stages build their weights in every process, from one seed
+        # Weights are gathered in bf16, gradients summed in fp32; inputs are left to autocast, since times need fp32.
+        mixed_precision_policy=MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False),
+    )
+    sizes = {"dp_shard_size": shard_size, "dp_replicate_size": processes // shard_size} if shard_size else {}
+    return {"fsdp_plugin": plugin, "parallelism_config": ParallelismConfig(**sizes) if parallel == "hsdp" else None}
+
+
+def _check_sharding(parallel: str, active: str, processes: int, device: torch.device) -> None:
+    """accelerate leaves its FSDP plugin aside without a word on CPUs and in a single process; we do not."""
+    if parallel != "ddp" and active != "FSDP":
+        raise ValueError(
+            f"train.parallel: {parallel} is not active, accelerate runs {processes} process(es) on {device.type} as "
+            f"{active}; start on GPUs with 'torchrun --nproc-per-node N -m photofound.training.STAGE' or 'accelerate "
+            "launch', or set train.parallel=ddp"
+        )
+    if parallel == "ddp" and active in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise ValueError(
+            f"train.parallel: ddp was asked for, but accelerate's own configuration says {active}; set "
+            "train.parallel=fsdp or hsdp, or start with torchrun, which does not read that configuration"
+        )
+
+
+def _require(trackers: Sequence[str]) -> None:
+    from importlib.util import find_spec
+
+    for name in trackers:
+        if name not in TRACKERS:
+            raise ValueError(f"train.trackers: {name!r} is unknown; use {' or '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise ValueError(f"train.trackers: {name} is not installed; {TRACKERS[name]}")
