@@ -78,6 +78,7 @@ class Engine:
     ) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
+        from accelerate.utils import ProjectConfiguration
 
         self.parallel = parallel
         processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -88,7 +89,9 @@ class Engine:
             cpu=place.type == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
             log_with=list(trackers) or None,
-            project_dir=str(folder) if folder else None,
+            project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard"))
+            if folder
+            else None,
             # Heads, the critic and optional inputs have no gradient in some steps. A touch of 0 * weight would give
             # them one of zero, and the optimizer would decay what a single process leaves alone.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data
+from photofound import autoencoder, data, drawn
 from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
 from photofound.trainer import TrainConfig, World
 
@@ -41,6 +41,7 @@ class DataConfig:
     """Where the pictures come from and how they are cut."""
 
     folder: str = "data/train"
+    drawn: int = 0  # this many drawn pictures instead, to try a run without data
     perceptual: str | None = None  # safetensors of a SqueezeNet v1.0; None trains on L1 alone
     cache: str | None = None  # a file that keeps the decoded store between runs
     sizes: tuple[int, ...] = (136, 208, 272)  # short sides
@@ -107,7 +108,12 @@ class AutoencoderStage:
         path = config.data.perceptual
         self.perceptual = PerceptualNet.from_file(path).to(self.device) if path else None
         files = config.data
-        self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit).to(self.device)
+        store = (
+            drawn.store(files.drawn, files.sizes)
+            if files.drawn
+            else data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
+        )
+        self.store = store.to(self.device)
         self.rows = self.store.rows(files.crop)
         if not len(self.rows):
             raise ValueError(f"data: no photograph is as large as data.crop ({files.crop}) at any of data.sizes")
