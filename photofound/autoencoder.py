@@ -5,12 +5,67 @@ Shapes: pictures RGB (B, 3, H, W) in [-1, 1]; latents (B, C, H/f, W/f), scaled t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
+
+
+def load(source: str | None) -> Any | None:
+    """A diffusers autoencoder of any class, weights in safetensors only.
+
+    Args:
+        source: a folder, a Hub id ``owner/name``, or ``owner/name/vae`` for one that lies inside a pipeline. None or
+            ``none``: no autoencoder, pixel space.
+
+    Raises FileNotFoundError when it is not to be had, ValueError when it is no autoencoder.
+    """
+    if source is None or source == "none":
+        return None
+    from diffusers import AutoModel
+
+    hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?", source)
+    if not Path(source).is_dir() and not hub:
+        raise FileNotFoundError(f"model.vae: {source} does not exist; name a diffusers folder, or none for pixel space")
+    name, part = (source, None) if Path(source).is_dir() or not hub else hub.groups()
+    try:
+        vae = AutoModel.from_pretrained(name, use_safetensors=True, **({"subfolder": part} if part else {}))
+    except (OSError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"model.vae: {source} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if not hasattr(vae, "encode") or not hasattr(vae.config, "latent_channels"):
+        raise ValueError(f"model.vae: {source} is a {type(vae).__name__}, which is no autoencoder")
+    return vae
+
+
+def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | None:
+    """What ``factor`` and ``channels`` need of an autoencoder, without its weights, to plan a run.
+
+    Args:
+        source: as in ``load``; only a folder's configuration is read.
+        latent: its channels and its factor, for one that is not here.
+
+    Raises ValueError where neither says.
+    """
+    if source is None or source == "none":
+        return None
+    config = Path(source) / "config.json"
+    if config.is_file():
+        import diffusers
+
+        entries = json.loads(config.read_text())
+        with torch.device("meta"):
+            return getattr(diffusers, entries["_class_name"]).from_config(entries)
+    if latent is None:
+        raise ValueError(f"model.latent: {source} is not here; set its [channels, pixels per latent], like [16, 8]")
+    return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
 
 
 def factor(vae: Any | None) -> int:

@@ -39,6 +39,17 @@ def to_velocity(x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     return (x_t - x0) / expand(t, x_t).clamp(min=SAMPLE_FLOOR)
 
 
+def interpret(output: Tensor, x_t: Tensor, t: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """(velocity, clean sample) that a network's output stands for.
+
+    ``velocity``: the output is v. ``sample``: it is x_0, and a loss on the velocity weighs its error by 1 / t^2 (JiT,
+    arXiv:2511.13720: the way to work on pixels in large patches).
+    """
+    if prediction_type == "sample":
+        return to_velocity(x_t, output, t), output
+    return output, to_sample(x_t, output, t)
+
+
 def shift_time(t: Tensor, shift: float) -> Tensor:
     """s t / (1 + (s - 1) t): more noise for more pixels (arXiv:2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
@@ -81,6 +92,9 @@ def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, given_wei
     Args:
         prediction, target: (B, C, h, w) velocities, B >= 2.
         hole: (B, 1, H, W) in [0, 1].
+
+    Raises ValueError for a single sample, which has no other to be told from.
     """
-    assert len(prediction) > 1, "one sample has no other to be told from"
+    if len(prediction) < 2:
+        raise ValueError("recipe.contrastive: needs two samples at a time; raise train.batch_size")
     return masked_loss(prediction, target.roll(1, 0), hole, given_weight)

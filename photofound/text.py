@@ -31,6 +31,29 @@ def build_byte_encoder(width: int = 192, layers: int = 3, heads: int = 4, feed_f
     return tokenizer, T5EncoderModel(config)
 
 
+def load(source: str) -> tuple[Any, Any]:
+    """A pretrained tokenizer and text encoder (the encoder's half of T5, T5Gemma, ...), safetensors only.
+
+    Args:
+        source: a folder or a Hub id.
+
+    Raises FileNotFoundError when it is not to be had, ValueError when ``transformers`` has no text encoder of its kind.
+    """
+    from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        config.is_encoder_decoder = False  # T5Gemma's encoder refuses to be built from the pair's configuration
+        encoder = AutoModelForTextEncoding.from_pretrained(source, config=config, use_safetensors=True)
+        return AutoTokenizer.from_pretrained(source), encoder
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"model.text_encoder: {source} cannot be loaded: {reason}") from None
+    except ValueError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.text_encoder: {source} is no text encoder: {reason}") from None
+
+
 def encode(
     tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int = MAX_LENGTH, pad: str = "longest"
 ) -> tuple[Tensor, Tensor | None]:

@@ -157,3 +157,26 @@ def test_the_contrastive_term_counts_given_regions_like_the_loss():
     hole[:, :, :8, :8] = 1
     expected = objective.masked_loss(prediction, target.flip(0), hole, 0.3)
     assert torch.allclose(objective.contrastive_term(prediction, target, hole, 0.3), expected)
+
+
+def test_one_sample_has_no_other():
+    with pytest.raises(ValueError, match="needs two samples"):
+        objective.contrastive_term(*pair(1, 4, 2, 2), torch.ones(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("kind", ["velocity", "sample"])
+def test_an_output_is_read_as_what_it_predicts(kind):
+    x0, noise = pair(3, 4, 2, 2)
+    t = torch.tensor([0.04, 0.3, 0.9])
+    x_t, perfect = objective.add_noise(x0, noise, t), x0 if kind == "sample" else noise - x0
+    v, clean = objective.interpret(perfect, x_t, t, kind)
+    assert torch.allclose(clean, x0, atol=1e-5) and torch.allclose(v[1:], (noise - x0)[1:], atol=1e-5)
+    off = torch.randn_like(x0)
+    v, clean = objective.interpret(perfect + off, x_t, t, kind)
+    floor = torch.tensor([0.05, 0.3, 0.9])[:, None, None, None]
+    if kind == "sample":
+        assert torch.equal(clean, perfect + off)
+        assert torch.allclose(v, (x_t - clean) / floor)
+    else:
+        assert torch.equal(v, perfect + off)
+        assert torch.allclose(clean, x_t - t[:, None, None, None] * v)

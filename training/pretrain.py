@@ -8,15 +8,16 @@ batches on the device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, masks, objective, text
+from photofound import autoencoder, data, layers, masks, objective, regularizers, text
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
 from photofound.trainer import TrainConfig, World
@@ -26,17 +27,23 @@ from photofound.trainer import TrainConfig, World
 class ModelConfig:
     """The transformer's shape, the text encoder's, and which autoencoder."""
 
-    vae: str = "photofound/weights/nano/vae"  # a diffusers folder
-    start: str | None = None  # a pipeline folder to start from; its shapes replace those below
+    vae: str | None = "photofound/weights/nano/vae"  # a diffusers folder or Hub id; none = pixel space
+    latent: tuple[int, ...] | None = None  # the autoencoder's [channels, pixels per latent], to plan a run without it
+    start: str | None = None  # a pipeline folder to start from; its parts and shapes replace those below
     hidden_size: int = 256
     depth: int = 12
     num_heads: int = 4
     mlp_ratio: float = 3.0
     patch_size: int = 2
+    bottleneck_size: int | None = None  # patches enter through this width (pixel space)
+    prediction_type: str = "velocity"  # velocity | sample (JiT, arXiv:2511.13720)
+    noise_scale: float = 1.0  # standard deviation of the noise
     condition_space: str = "pixels"  # pixels | latents
-    text_width: int = 192
+    text_encoder: str | None = None  # a folder or Hub id of transformers; None = a small byte-level one
+    text_width: int = 192  # the text encoder's width
     text_layers: int = 3
-    text_length: int = 64  # bytes of a prompt that are read
+    text_length: int = 64  # tokens of a prompt that are read; bytes for the byte-level one
+    train_text: bool = True  # whether the text encoder is trained along
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class DataConfig:
     late_batch: float = 1.0  # batch size after ``late_from``, as a share of the one before
     weights: dict[str, float] = field(default_factory=dict)  # source -> weight; 1 where it is not named
     limit: int | None = None
+    hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,34 @@ class MixConfig:
     drop_both: float = 0.02
     given_weight: float = 0.1
     shift: float = 1.0
+    late_shift: float | None = None  # the shift after ``data.late_from``: larger pictures take more; None = the same
     uniform_time: float = 0.1
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """Published additions to the objective, all off: each is on at a weight above 0. Figures: ``regularizers``,
+    ``objective``."""
+
+    tread: float = 0.0  # share of the tokens that skip the inner blocks; published 0.5
+    tread_tokens: int = 0  # only for pictures of at least so many tokens
+    repa: float = 0.0  # weight of the alignment with a vision model; published 0.5
+    repa_teacher: str | None = None  # a .safetensors file of SqueezeNet, or a transformers folder or Hub id
+    repa_block: int | None = None  # whose output is aligned; None = the middle one
+    repa_until: float = 0.5  # share of the run after which alignment stops
+    lpips: float = 0.0  # pixel space: weight of the perceptual distance; published 0.1
+    lpips_net: str | None = None  # a .safetensors file of SqueezeNet
+    dino: float = 0.0  # pixel space: weight of the distance of a vision model's patches; published 0.01
+    dino_net: str | None = None  # like repa_teacher
+    perceptual_below: float = 0.7  # the two are computed at times below this, where the picture can be seen
+    contrastive: float = 0.0  # weight of the distance from other samples' velocities; published 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tread < 1:
+            raise ValueError(f"recipe.tread: {self.tread} must be a share from 0 to less than 1")
+        for weight, net in (("repa", "repa_teacher"), ("lpips", "lpips_net"), ("dino", "dino_net")):
+            if getattr(self, weight) and not getattr(self, net):
+                raise ValueError(f"recipe.{net}: recipe.{weight} needs a network; name a file, a folder or a Hub id")
 
 
 @dataclass(frozen=True)
@@ -84,6 +119,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -109,32 +145,88 @@ PRETEXT = {"generate": generate, "complete": complete}
 
 def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
     """An EditPipeline to train: from ``config.start``, or new around the autoencoder."""
-    from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from photofound.pipeline import EditPipeline, condition_channels
+    from photofound.pipeline import EditPipeline
     from photofound.transformer import EditTransformer
 
     if config.start:
         pipeline = EditPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
-        for task in tasks:
-            if task not in pipeline.transformer.config.tasks:
-                pipeline.transformer.add_task(task)
+        _add_tasks(pipeline.transformer, tasks)
         return pipeline
-    vae = AutoencoderDC.from_pretrained(config.vae)
-    tokenizer, encoder = text.build_byte_encoder(config.text_width, config.text_layers)
-    transformer = EditTransformer(
-        in_channels=autoencoder.channels(vae),
-        patch_size=config.patch_size,
-        context_in_dim=config.text_width,
-        hidden_size=config.hidden_size,
-        mlp_ratio=config.mlp_ratio,
-        num_heads=config.num_heads,
-        depth=config.depth,
-        condition_channels=condition_channels(vae, config.condition_space),
-        condition_space=config.condition_space,
-        tasks=("generate", *tasks),
-    )
-    return EditPipeline(transformer, vae, encoder, tokenizer, FlowMatchEulerDiscreteScheduler())
+    vae = autoencoder.load(config.vae)
+    if config.text_encoder:
+        tokenizer, encoder = text.load(config.text_encoder)
+    else:
+        tokenizer, encoder = text.build_byte_encoder(config.text_width, config.text_layers)
+    if (width := encoder.get_input_embeddings().embedding_dim) != config.text_width:
+        raise ValueError(f"model.text_width: {config.text_width}, but {config.text_encoder} gives {width}; set {width}")
+    transformer = EditTransformer(**_transformer_options(config, tasks, vae))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return EditPipeline(transformer, vae, encoder, tokenizer, scheduler, noise_scale=config.noise_scale)
+
+
+def _transformer_options(config: ModelConfig, tasks: list[str], vae: Any | None) -> dict[str, Any]:
+    """Arguments of a new EditTransformer around an autoencoder, or around the outline of one."""
+    from photofound.pipeline import condition_channels
+
+    if vae is None and config.condition_space == "latents":
+        raise ValueError("model.condition_space: there are no latents without an autoencoder; use pixels")
+    names = ("patch_size", "hidden_size", "mlp_ratio", "num_heads", "depth", "bottleneck_size", "prediction_type")
+    return {
+        **{name: getattr(config, name) for name in (*names, "condition_space")},
+        "in_channels": autoencoder.channels(vae),
+        "context_in_dim": config.text_width,
+        "condition_channels": condition_channels(vae, config.condition_space),
+        "tasks": ("generate", *tasks),
+    }
+
+
+def _add_tasks(transformer: Any, tasks: list[str]) -> None:
+    for task in tasks:
+        if task not in transformer.config.tasks:
+            transformer.add_task(task)
+
+
+def plan(config: Config) -> list[Any]:
+    """What one forward pass of one sample takes in this run: a ``photofound.transformer.Cost`` (parameters, tokens,
+    flops) for the early crop and, if it differs, for the late one.
+
+    Computed on the meta device: no memory, no data, no weights; of ``model.vae`` and ``model.start`` only a folder's
+    configuration is read, and where they are not here, ``model.latent`` and the other shapes given count.
+    The transformer alone, TREAD's savings included; autoencoder, text encoder and teachers come on top. A training step
+    takes three times the flops per sample, four times with activation checkpointing.
+
+    Raises ValueError where the configuration does not fit together.
+    """
+    from photofound.transformer import EditTransformer
+
+    edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
+    start = Path(config.model.start) if config.model.start else None
+    here = start is not None and (start / "transformer" / "config.json").is_file()
+    inside = str(start / "vae") if start and (start / "vae").is_dir() else None
+    vae = autoencoder.outline(inside if here else config.model.vae, config.model.latent)
+    with torch.device("meta"):
+        if here:
+            transformer: Any = EditTransformer.from_config(EditTransformer.load_config(start, subfolder="transformer"))
+            _add_tasks(transformer, edits)
+        else:
+            transformer = EditTransformer(**_transformer_options(config.model, edits, vae))
+    costs = []
+    for crop in dict.fromkeys((config.data.crop, config.data.late_crop)):
+        side = crop // autoencoder.factor(vae)
+        routed = (side // transformer.config.patch_size) ** 2 >= config.recipe.tread_tokens
+        costs.append(transformer.cost(side, side, config.model.text_length, config.recipe.tread if routed else 0.0))
+    return costs
+
+
+class Batch(NamedTuple):
+    """What ``PretrainStage.loss`` takes: conditions, target pixels (B, 3, H, W), and the share of the run that is
+    over."""
+
+    condition: Condition
+    pixels: Tensor
+    progress: float
 
 
 class PretrainStage:
@@ -151,21 +243,42 @@ class PretrainStage:
         self.pipeline.to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae.requires_grad_(False).eval() if self.pipeline.vae is not None else None
-        self.module = nn.ModuleDict(
-            {"transformer": self.pipeline.transformer, "text_encoder": self.pipeline.text_encoder}
-        )
+        self.module = nn.ModuleDict({"transformer": self.pipeline.transformer})
+        if config.model.train_text:
+            self.module["text_encoder"] = self.pipeline.text_encoder
+        else:
+            self.pipeline.text_encoder.requires_grad_(False).eval()
+        self._add_networks(config.recipe)
         self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
         files = config.data
         self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True).to(
             self.device
         )
+        if files.hold_out:
+            self.store, _ = hold_out(self.store, files.hold_out)
         self._rows: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+
+    def _add_networks(self, recipe: RecipeConfig) -> None:
+        """Load the frozen networks of the recipe; REPA's projector is trained along, and forgotten at the end."""
+        if (recipe.lpips or recipe.dino) and self.vae is not None:
+            raise ValueError("recipe.lpips and recipe.dino look at pixels: set model.vae=none, or both to 0")
+        model = self.pipeline.transformer
+        self.tap: int | None = None
+        if recipe.repa:
+            self.tap = model.config.depth // 2 if recipe.repa_block is None else recipe.repa_block
+            self.teacher = regularizers.load_vision_model(str(recipe.repa_teacher)).to(self.device)
+            projector = regularizers.Projector(model.config.hidden_size, self.teacher.width)
+            self.module["projector"] = projector.to(self.device)
+        if recipe.lpips:
+            self.lpips_net = regularizers.PerceptualNet.from_file(str(recipe.lpips_net)).to(self.device)
+        if recipe.dino:
+            self.dino_net = regularizers.load_vision_model(str(recipe.dino_net)).to(self.device)
 
     # ------------------------------------------------------------------------------------------------------ batches
 
-    def batch(self, generator: torch.Generator, size: int, progress: float) -> tuple[Condition, Tensor]:
-        """A mixed batch: (condition, target pixels)."""
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
+        """A mixed batch."""
         late = progress >= self.config.data.late_from
         crop = self.config.data.late_crop if late else self.config.data.crop
         size = max(1, round(size * self.config.data.late_batch)) if late else size
@@ -177,7 +290,7 @@ class PretrainStage:
             sample = self.store.sample(picks, crop, self.objects[name], cpu)
             conditions.append(self.examples[name](sample, generator))
             targets.append(sample.pixels)
-        return Condition.cat(conditions), torch.cat(targets)
+        return Batch(Condition.cat(conditions), torch.cat(targets), progress)
 
     def _counts(self, size: int, cpu: torch.Generator) -> dict[str, int]:
         """How many samples of each task: the shares in whole numbers, the rest drawn at random so that the mean is
@@ -205,37 +318,91 @@ class PretrainStage:
 
     # --------------------------------------------------------------------------------------------------------- loss
 
-    def loss(self, batch: tuple[Condition, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flow-matching loss (``objective.masked_loss``) plus the terms of the recipe; to be logged, the former per
+        task and the latter by name."""
         from photofound.pipeline import fold_condition
 
-        condition, pixels = batch
-        mix, model = self.config.mix, self.pipeline.transformer
+        mix, recipe, model = self.config.mix, self.config.recipe, self.pipeline.transformer
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
-        count = len(condition)
-        drop = torch.rand(count, generator=generator, device=self.device)
-        no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
-        condition = blank(condition, drop > 1 - mix.drop_both - mix.drop_condition)
+        condition, prompts = self._drop(batch.condition, generator)
         with torch.no_grad():
-            x0 = autoencoder.encode(self.vae, pixels).float()
+            x0 = autoencoder.encode(self.vae, batch.pixels).float()
             folded = fold_condition(condition, self.vae, model.config.condition_space).float()
-        t = objective.sample_time(count, generator, mix.shift, mix.uniform_time)
-        noise = torch.randn(x0.shape, generator=generator, device=self.device)
+        late = mix.late_shift is not None and batch.progress >= self.config.data.late_from
+        t = objective.sample_time(len(x0), generator, mix.late_shift if late else mix.shift, mix.uniform_time)
+        noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         x_t = objective.add_noise(x0, noise, t)
-        prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
-        pad = "max_length" if self.config.train.compile else "longest"
-        length = self.config.model.text_length
-        tokens, mask = text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
+        tokens, mask = self._encode(prompts)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
-        out = model(x_t, t, tokens, mask, condition=folded, task=task, strength=condition.strength).sample.float()
-        if model.config.prediction_type == "sample":
-            out = objective.to_velocity(x_t, out, t)
-        losses = objective.masked_loss(out, objective.velocity(x0, noise), condition.hole, mix.given_weight)
-        names = set(condition.task)
+        route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
+        inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
+        out = model(x_t, t, tokens, mask, **inputs)
+        v, x0_hat = objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type)
+        target = objective.velocity(x0, noise)
+
+        losses = objective.masked_loss(v, target, condition.hole, mix.given_weight)
+        terms: dict[str, Tensor] = {}
+        if recipe.contrastive:
+            others = objective.contrastive_term(v, target, condition.hole, mix.given_weight)
+            terms["contrastive"] = -recipe.contrastive * others.mean()
+        if tap is not None:
+            terms["repa"] = recipe.repa * self._alignment(out.features, batch.pixels, x0, route)
+        if recipe.lpips or recipe.dino:
+            terms |= self._perceptual(x0_hat, batch.pixels, t < recipe.perceptual_below)
         logs = {
             name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean()
-            for name in sorted(names)
+            for name in sorted(set(condition.task))
         }
-        return losses.mean(), logs
+        loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
+        return loss, logs | {name: term.detach() for name, term in terms.items()}
+
+    def _drop(self, condition: Condition, generator: torch.Generator) -> tuple[Condition, list[str]]:
+        """Conditions and prompts of which some are empty, for classifier-free guidance (arXiv:2207.12598)."""
+        mix = self.config.mix
+        drop = torch.rand(len(condition), generator=generator, device=self.device)
+        no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
+        prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
+        return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
+
+    def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
+        pad = "max_length" if self.config.train.compile else "longest"
+        length = self.config.model.text_length
+        return text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
+
+    def _grid(self, x0: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        patch = self.pipeline.transformer.config.patch_size
+        return x0.shape[-2] // patch, x0.shape[-1] // patch
+
+    def _route(self, x0: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Which tokens go through every block (TREAD), or None for all."""
+        recipe, tokens = self.config.recipe, math.prod(self._grid(x0))
+        if not recipe.tread or tokens < recipe.tread_tokens:
+            return None
+        return regularizers.sample_route(len(x0), tokens, recipe.tread, generator)
+
+    def _alignment(self, features: Tensor, pixels: Tensor, x0: Tensor, route: Tensor | None) -> Tensor:
+        """REPA's term, unweighted, on the tokens that the tap saw."""
+        with torch.no_grad():
+            target = self.teacher.patches(pixels, self._grid(x0))
+        if route is not None and features.shape[1] < target.shape[1]:
+            target = layers.take_tokens(target, route)
+        return regularizers.alignment_loss(self.module["projector"](features), target).mean()
+
+    def _perceptual(self, x0_hat: Tensor, pixels: Tensor, near: Tensor) -> dict[str, Tensor]:
+        """LPIPS and P-DINO of the clean-sample estimate, weighted, computed for the samples ``near`` (B,) and averaged
+        over the batch."""
+        recipe, chosen = self.config.recipe, near.nonzero()[:, 0]
+        terms = {name: 0 * x0_hat.mean() for name in ("lpips", "dino") if getattr(recipe, name)}
+        if not len(chosen):
+            return terms
+        a, b = x0_hat[chosen], pixels[chosen]
+        if recipe.lpips:
+            terms["lpips"] = recipe.lpips * regularizers.perceptual_distance(self.lpips_net, a, b).sum() / len(near)
+        if recipe.dino:
+            terms["dino"] = recipe.dino * regularizers.patch_distance(self.dino_net, a, b).sum() / len(near)
+        return terms
 
     # ------------------------------------------------------------------------------------------------------ results
 
@@ -260,6 +427,14 @@ class PretrainStage:
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.PhotoStore]:
+    """A store without every n-th photograph, and one with those alone; both share the pixels."""
+    held = store.photograph % every == 0
+    return tuple(
+        data.PhotoStore(store.flat, store.table[part], store.captions, store.sources) for part in (~held, held)
+    )  # type: ignore[return-value]
 
 
 def blank(condition: Condition, gone: Tensor) -> Condition:
