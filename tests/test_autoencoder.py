@@ -149,3 +149,38 @@ def test_autoencoders_that_look_far_are_never_cut(monkeypatch):
     monkeypatch.setattr(autoencoder, "_WINDOW", 2)
     monkeypatch.setattr(autoencoder, "_MARGIN", 1)
     assert torch.equal(autoencoder.encode(vae, x), whole)
+
+
+def test_any_autoencoder_is_loaded_by_its_own_class_and_none_is_pixel_space(tmp_path):
+    AutoencoderTiny(latent_channels=4).save_pretrained(tmp_path / "tiny")
+    loaded = autoencoder.load(str(tmp_path / "tiny"))
+    assert isinstance(loaded, AutoencoderTiny) and autoencoder.channels(loaded) == 4
+    assert autoencoder.load("none") is None and autoencoder.load(None) is None
+
+
+def test_what_is_no_autoencoder_is_refused_in_a_line(tmp_path):
+    from diffusers import PRXTransformer2DModel
+
+    with pytest.raises(
+        FileNotFoundError, match="model.vae: .*nowhere does not exist; name a diffusers folder, or none"
+    ):
+        autoencoder.load(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="model.vae: .* cannot be loaded"):
+        autoencoder.load(str(tmp_path))
+    small = {"hidden_size": 16, "num_heads": 2, "depth": 1, "axes_dim": [4, 4], "context_in_dim": 8}
+    PRXTransformer2DModel(**small).save_pretrained(tmp_path / "prx")
+    with pytest.raises(ValueError, match="is a PRXTransformer2DModel, which is no autoencoder"):
+        autoencoder.load(str(tmp_path / "prx"))
+
+
+def test_an_outline_has_the_shape_without_the_weights(tmp_path):
+    vae = AutoencoderTiny(latent_channels=4)
+    vae.save_config(tmp_path)
+    outline = autoencoder.outline(str(tmp_path))
+    assert {p.device.type for p in outline.parameters()} == {"meta"}
+    assert (autoencoder.factor(outline), autoencoder.channels(outline)) == (8, 4)
+    far = autoencoder.outline("owner/name", (32, 16))
+    assert (autoencoder.factor(far), autoencoder.channels(far)) == (16, 32)
+    assert autoencoder.outline("none", (32, 16)) is None
+    with pytest.raises(ValueError, match=r"model.latent: owner/name is not here; set its \[channels"):
+        autoencoder.outline("owner/name")

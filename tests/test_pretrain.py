@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from photofound import cli, config, edit
 from photofound.edit import Condition
 from photofound.engine import World
-from photofound.training.pretrain import Config, PretrainStage, blank
+from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan
 
 
 @pytest.fixture(scope="session")
@@ -257,3 +258,252 @@ def test_mistakes_are_one_line(tiny_folder, shards, tmp_path, capsys, arguments,
     assert cli.main(command) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in error and error.startswith("photofound:")
+
+
+# -------------------------------------------------------------------------------------------------------- recipes
+
+
+SMALL = ["--model.hidden_size=32", "--model.depth=6", "--model.num_heads=2", "--model.text_width=16",
+         "--model.text_layers=1"]  # fmt: skip
+
+
+def new_stage(tiny_folder, shards, *more):
+    """A stage around the tiny autoencoder, with a transformer deep enough for a route; later arguments win."""
+    arguments = [a for a in overrides(tiny_folder, shards) if "start" not in a]
+    arguments += [f"--model.vae={tiny_folder / 'vae'}", *SMALL, *more]
+    return PretrainStage(config.load(Config, None, arguments), World())
+
+
+def loss_of(stage, batch):
+    torch.manual_seed(0)
+    return stage.loss(batch)
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory):
+    """An untrained vision model and an untrained SqueezeNet, as files."""
+    from safetensors.torch import save_file
+    from transformers import Dinov2Config, Dinov2Model
+
+    from photofound.regularizers import PerceptualNet
+
+    folder = tmp_path_factory.mktemp("networks")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    Dinov2Model(Dinov2Config(**small, patch_size=14, image_size=28)).save_pretrained(folder / "dino")
+    save_file(PerceptualNet().state_dict(), folder / "squeezenet.safetensors")
+    return folder
+
+
+def test_every_term_is_added_to_the_same_loss(tiny_folder, shards, networks):
+    plain = new_stage(tiny_folder, shards, "--model.vae=none", "--model.patch_size=8")
+    batch = plain.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    base, logs = loss_of(plain, batch)
+    terms = {
+        "contrastive": ["--recipe.contrastive=0.05"],
+        "repa": ["--recipe.repa=0.5", f"--recipe.repa_teacher={networks / 'dino'}"],
+        "lpips": ["--recipe.lpips=0.1", f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}"],
+        "dino": ["--recipe.dino=0.01", f"--recipe.dino_net={networks / 'dino'}"],
+    }
+    assert not set(logs) & set(terms)
+    everything = [argument for arguments in terms.values() for argument in arguments]
+    for names, arguments in (*(([name], arguments) for name, arguments in terms.items()), (list(terms), everything)):
+        stage = new_stage(tiny_folder, shards, "--model.vae=none", "--model.patch_size=8", *arguments)
+        loss, logs = loss_of(stage, batch)
+        assert set(logs) & set(terms) == set(names) and all(logs[name] != 0 for name in names)
+        assert loss.item() == pytest.approx(base.item() + sum(float(logs[name]) for name in names), rel=1e-5)
+    loss.backward()
+    without = [n for n, p in stage.module.named_parameters() if p.grad is None]
+    assert not without and all(p.grad is None for net in (stage.teacher, stage.dino_net) for p in net.parameters())
+
+
+def test_an_untrained_model_gives_the_terms_that_follow_from_its_zero_velocity(tiny_folder, shards):
+    """Output 0, so that the contrastive term is the mean square of the other samples' velocities."""
+    stage = new_stage(tiny_folder, shards, "--recipe.contrastive=0.05", "--mix.tasks={generate: 1.0}")
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    loss, logs = loss_of(stage, batch)
+    assert float(logs["contrastive"]) == pytest.approx(-0.05 * float(logs["generate"]), rel=1e-4)
+    assert loss.item() == pytest.approx(0.95 * float(logs["generate"]), rel=1e-4)
+
+
+def test_alignment_compares_the_tokens_that_the_tap_saw_and_stops_early(tiny_folder, shards, networks):
+    teacher = [f"--recipe.repa_teacher={networks / 'dino'}", "--recipe.repa=0.5", "--recipe.repa_block=3"]
+    stage = new_stage(tiny_folder, shards, *teacher, "--recipe.tread=0.5", "--recipe.repa_until=0.4")
+    pixels, x0, features = torch.rand(2, 3, 64, 64), torch.zeros(2, 4, 8, 8), torch.randn(2, 8, 16)
+    stage.module["projector"] = torch.nn.Identity()
+    target = stage.teacher.patches(pixels, (4, 4))
+    route = torch.stack([torch.randperm(16)[:8] for _ in range(2)])
+    cosines = [torch.cosine_similarity(features[i], target[i, route[i]], dim=-1).mean() for i in range(2)]
+    assert torch.allclose(stage._alignment(features, pixels, x0, route), -sum(cosines) / 2, atol=1e-5)
+
+    stage = new_stage(tiny_folder, shards, *teacher, "--recipe.tread=0.5", "--recipe.repa_until=0.4")
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    assert "repa" in loss_of(stage, batch._replace(progress=0.39))[1]
+    loss, logs = loss_of(stage, batch._replace(progress=0.4))
+    loss.backward()
+    assert "repa" not in logs and all(p.grad is None for p in stage.module["projector"].parameters())
+
+
+def test_perceptual_terms_count_samples_at_low_noise_only(tiny_folder, shards, networks):
+    from photofound.regularizers import patch_distance, perceptual_distance
+
+    nets = [f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}", f"--recipe.dino_net={networks / 'dino'}"]
+    pixel = ["--model.vae=none", "--model.patch_size=8", "--recipe.lpips=0.1", "--recipe.dino=0.01"]
+    stage = new_stage(tiny_folder, shards, *pixel, *nets)
+    guess, pixels = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
+    terms = stage._perceptual(guess, pixels, torch.tensor([True, False, True]))
+    lpips, dino = perceptual_distance(stage.lpips_net, guess, pixels), patch_distance(stage.dino_net, guess, pixels)
+    assert terms["lpips"].item() == pytest.approx(0.1 * float(lpips[0] + lpips[2]) / 3, rel=1e-4)
+    assert terms["dino"].item() == pytest.approx(0.01 * float(dino[0] + dino[2]) / 3, rel=1e-4)
+    assert all(term == 0 for term in stage._perceptual(guess, pixels, torch.zeros(3, dtype=torch.bool)).values())
+
+
+def test_tread_leaves_out_half_of_the_tokens_of_large_pictures_only(tiny_folder, shards):
+    generator = torch.Generator().manual_seed(0)
+    stage = new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--recipe.tread_tokens=16")
+    assert stage._route(torch.zeros(2, 4, 8, 8), generator).shape == (2, 8)
+    assert stage._route(torch.zeros(2, 4, 6, 6), generator) is None
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    loss_of(stage, batch)[0].backward()
+    assert all(p.grad is not None for p in stage.pipeline.transformer.blocks.parameters())
+    shallow = new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--model.depth=3")
+    with pytest.raises(ValueError, match="depth of at least 6"):
+        shallow.loss(batch)
+
+
+def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatch):
+    from photofound import objective
+
+    stage = new_stage(tiny_folder, shards, "--data.crop=48", "--data.late_from=0.5", "--mix.late_shift=3.0")
+    shifts, sample_time = [], objective.sample_time
+    monkeypatch.setattr(objective, "sample_time", lambda n, g, s, u: shifts.append(s) or sample_time(n, g, s, u))
+    for progress, side in ((0.49, 48), (0.5, 64)):
+        batch = stage.batch(torch.Generator().manual_seed(0), 14, progress)
+        assert batch.pixels.shape[-2:] == (side, side)
+        stage.loss(batch)
+    assert shifts == [1.0, 3.0]
+
+
+def test_pixels_with_the_whole_recipe_from_the_command_line(shards, networks, tmp_path):
+    """The 24-hour recipe at toy size: it trains, and what it leaves is a pipeline that edits, without the projector."""
+    run = tmp_path / "run"
+    arguments = [a for a in overrides("", shards) if "start" not in a]
+    model = ["--model.vae=none", "--model.patch_size=8", "--model.bottleneck_size=16", "--model.noise_scale=2.0"]
+    squeezenet = networks / "squeezenet.safetensors"
+    recipe = ["--recipe.tread=0.5", "--recipe.tread_tokens=50", "--recipe.repa=0.5", "--recipe.lpips=0.1"]
+    recipe += ["--recipe.dino=0.01", f"--recipe.repa_teacher={squeezenet}", f"--recipe.lpips_net={squeezenet}"]
+    recipe += [f"--recipe.dino_net={networks / 'dino'}"]
+    train = ["--model.prediction_type=sample", "--train.optimizer=muon", "--data.crop=48", "--data.late_from=0.5"]
+    assert cli.main(["train", "pretrain", "--run_dir", str(run), *arguments, *SMALL, *model, *recipe, *train]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"repa", "lpips", "dino"} <= set(rows[0]) and "repa" not in rows[1]
+    index = json.loads((run / "model" / "model_index.json").read_text())
+    assert index["vae"] == [None, None] and index["noise_scale"] == 2.0 and "projector" not in index
+    saved = json.loads((run / "model" / "transformer" / "config.json").read_text())
+    assert (saved["prediction_type"], saved["bottleneck_size"]) == ("sample", 16)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(disc(np.random.default_rng(1))[0]).save(photo)
+    common = ["--model", str(run / "model"), "--steps", "1", "--quiet"]
+    assert cli.main(["expand", str(photo), "--left", "8", "-o", str(tmp_path / "out.png"), *common]) == 0
+
+
+def test_a_pretrained_text_encoder_is_used_and_left_as_it_is(tiny_folder, shards, tmp_path):
+    from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(1)
+    pair = T5ForConditionalGeneration(
+        T5Config(vocab_size=384, d_model=24, d_kv=12, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    )
+    pair.save_pretrained(tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    named = [f"--model.text_encoder={tmp_path}", "--model.train_text=false"]
+    with pytest.raises(ValueError, match=r"model.text_width: 16, but .* gives 24; set 24"):
+        new_stage(tiny_folder, shards, *named)
+    stage = new_stage(tiny_folder, shards, *named, "--model.text_width=24")
+    encoder = stage.pipeline.text_encoder
+    assert type(encoder).__name__ == "T5EncoderModel" and "text_encoder" not in stage.module
+    for ours, theirs in zip(encoder.encoder.parameters(), pair.encoder.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    stage.loss(stage.batch(torch.Generator().manual_seed(0), 14, 0.0))[0].backward()
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_held_out_photographs_are_never_drawn(tiny_folder, shards):
+    stage = new_stage(tiny_folder, shards, "--data.hold_out=4")
+    assert set(stage.store.photograph.tolist()) == set(range(12)) - {0, 4, 8}
+    everything = new_stage(tiny_folder, shards).store
+    kept, held = hold_out(everything, 4)
+    assert set(held.photograph.tolist()) == {0, 4, 8} and len(kept.table) + len(held.table) == len(everything.table)
+    sample = held.sample(torch.tensor([0]), 64, False, torch.Generator().manual_seed(0))
+    assert sample.pixels.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--recipe.tread=1.0"], "recipe.tread: 1.0"),
+        (["--recipe.repa=0.5"], "recipe.repa_teacher: recipe.repa needs a network"),
+        (["--recipe.lpips=0.1", "--recipe.lpips_net=x"], "recipe.lpips and recipe.dino look at pixels"),
+        (["--model.vae=none", "--model.condition_space=latents"], "no latents without an autoencoder"),
+        (["--model.vae=/nowhere"], "model.vae: /nowhere does not exist"),
+        (["--model.text_encoder=/nowhere"], "model.text_encoder: /nowhere cannot be loaded"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tiny_folder, shards, arguments, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        new_stage(tiny_folder, shards, *arguments)
+
+
+# ---------------------------------------------------------------------------------------------------- configurations
+
+
+CONFIGS = Path(__file__).parent.parent / "training" / "configs"
+# Parameters in millions, and per picture size: tokens and TFLOP of a forward pass. The trunk alone is 1.17 billion;
+# five more heads, the edit inputs and, on pixels, patches of 3,072 values come on top.
+PLANS = {
+    "nano-cpu": (7.0, {64: 0.000635, 144: 0.0014}),
+    "nano-gpu": (17.8, {64: 0.00164, 256: 0.00652}),
+    "1b-latent-512": (1208, {256: 0.45, 1024: 1.73}),
+    "1b-latent-1024": (1208, {1024: 1.73, 4096: 5.08}),
+    "1b-pixel-1024": (1248, {256: 0.46, 1024: 1.16}),
+    "1b-from-prx": (1208, {1024: 1.73}),
+}
+
+
+def test_every_configuration_has_its_plan_here():
+    assert {path.stem for path in CONFIGS.glob("1b-*.yaml")} == {name for name in PLANS if name.startswith("1b-")}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_configuration_is_instantiated_without_memory(name):
+    costs = plan(config.load(Config, CONFIGS / f"{name}.yaml", ["--model.latent=[16, 8]"]))
+    millions, phases = PLANS[name]
+    assert {cost.tokens: cost.flops / 1e12 for cost in costs} == pytest.approx(phases, rel=0.02)
+    assert all(cost.parameters / 1e6 == pytest.approx(millions, rel=0.005) for cost in costs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens", "tflop"),
+    [
+        (["--recipe.tread=0"], 4096, 8.2),
+        (["--recipe.tread=0", "--model.latent=[32, 32]", "--model.patch_size=1"], 1024, 1.75),
+    ],
+)
+def test_a_billion_parameters_cost_what_was_designed(overrides, tokens, tflop):
+    """8.2 TFLOP at 4,096 tokens with 256 of text, 1.75 at 1,024, for a trunk of 1.17 billion."""
+    from photofound.transformer import EditTransformer
+
+    settings = config.load(Config, CONFIGS / "1b-latent-1024.yaml", overrides)
+    late = plan(settings)[-1]
+    assert late.tokens == tokens and late.flops / 1e12 == pytest.approx(tflop, rel=0.02)
+    with torch.device("meta"):
+        trunk = EditTransformer(hidden_size=1792, depth=16, num_heads=28, mlp_ratio=3.5, context_in_dim=2304)
+    assert trunk.cost(128, 128).parameters / 1e9 == pytest.approx(1.17, abs=0.005)
+
+
+def test_a_start_folder_is_planned_by_its_own_configuration(tiny_folder, shards):
+    settings = config.load(Config, None, overrides(tiny_folder, shards, "--mix.tasks={inpaint: 1.0, erase: 1.0}"))
+    (cost,) = plan(settings)
+    model = PretrainStage(settings, World()).pipeline.transformer
+    assert cost.tokens == 16 and cost.parameters == sum(p.numel() for p in model.parameters())
+    with pytest.raises(ValueError, match="model.latent: elsewhere/vae is not here"):
+        plan(config.load(Config, None, ["--model.vae=elsewhere/vae"]))

@@ -82,3 +82,32 @@ def test_the_encoder_can_be_trained_along(byte_encoder):
 def test_no_text():
     nothing = text.no_text(3, 5, "cpu", torch.bfloat16)
     assert nothing.shape == (3, 1, 5) and nothing.dtype == torch.bfloat16 and not nothing.any()
+
+
+def test_the_encoders_half_of_a_pretrained_pair(tmp_path):
+    """T5Gemma's checkpoints hold a decoder, too, and its encoder must be told that there is none."""
+    from transformers import ByT5Tokenizer, T5GemmaForConditionalGeneration
+    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig, T5GemmaModuleConfig
+
+    small = {"vocab_size": 384, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    half = T5GemmaModuleConfig(**small, num_attention_heads=2, num_key_value_heads=2)
+    pair = T5GemmaForConditionalGeneration(T5GemmaConfig(encoder=half, decoder=half))
+    pair.save_pretrained(tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    tokenizer, encoder = text.load(str(tmp_path))
+    for ours, theirs in zip(encoder.encoder.parameters(), pair.model.encoder.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    hidden, mask = text.encode(tokenizer, encoder, ["a cup", ""])
+    assert hidden.shape == (2, 6, 16) and mask.sum(1).tolist() == [6, 1]
+
+
+def test_what_is_no_text_encoder_is_refused_in_a_line(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    with pytest.raises(FileNotFoundError, match="model.text_encoder: .*nowhere cannot be loaded"):
+        text.load(str(tmp_path / "nowhere"))
+    ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match="model.text_encoder: .* is no text encoder"):
+        text.load(str(tmp_path))

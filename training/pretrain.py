@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, layers, masks, objective, regularizers, text
+from photofound import autoencoder, data, drawn, layers, masks, objective, regularizers, text
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
 from photofound.trainer import TrainConfig, World
@@ -51,6 +51,7 @@ class DataConfig:
     """Photographs: where they are, at which sizes they are kept, how often each source is drawn."""
 
     folder: str = "data/train"
+    drawn: int = 0  # this many drawn pictures instead, to try a run without data
     cache: str | None = None  # a file that keeps the decoded store between runs
     sizes: tuple[int, ...] = (136, 208, 272)  # short sides
     crop: int = 128
@@ -252,9 +253,12 @@ class PretrainStage:
         self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
         files = config.data
-        self.store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True).to(
-            self.device
+        store = (
+            drawn.store(files.drawn, files.sizes)
+            if files.drawn
+            else data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
         )
+        self.store = store.to(self.device)
         if files.hold_out:
             self.store, _ = hold_out(self.store, files.hold_out)
         self._rows: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
