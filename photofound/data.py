@@ -105,14 +105,20 @@ def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
 
 
 def decode(
-    file: bytes, size: tuple[int, int], mask: bytes | None = None, name: str = "image", max_pixels: int | None = None
+    file: bytes,
+    size: tuple[int, int],
+    mask: bytes | None = None,
+    name: str = "image",
+    max_pixels: int | None = None,
+    foreground: bytes | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A photograph at ``size`` (W, H), upright, in sRGB, transparent parts on white.
 
     JPEGs are decoded at a fraction of their size where that is enough.
 
     Returns:
-        (H, W, 3) uint8 and the matte (H, W) uint8, 255 = object: ``mask``, else the photograph's alpha, else None.
+        (H, W, 3) uint8 and the matte (H, W) uint8, 255 = object: ``mask``, else the alpha of the cut-out
+        ``foreground``, else the photograph's own alpha, else None.
     """
     picture = image.decode(file, name, max_pixels, at_least=size)
     alpha = picture.alpha()
@@ -120,22 +126,28 @@ def decode(
         picture = image.Picture.from_any(picture.rgb() * alpha[..., None] + (1 - alpha[..., None]))
     pixels = _eight_bit(picture.resize(size).rgb())
     if mask is not None:
-        return pixels, _eight_bit(_mask(mask, size, name))
-    return pixels, None if alpha is None or alpha.min() == 1 else _eight_bit(_shrunk(alpha, size))
+        return pixels, _eight_bit(image.load_mask(_same_frame(mask, size, f"{name}, mask").resize(size), size))
+    if foreground is not None:
+        cut_out = _same_frame(foreground, size, f"{name}, foreground")
+        alpha = cut_out.alpha()
+        if alpha is None:
+            raise ValueError(f"{name}: its foreground has no alpha channel; pass a mask if it is one")
+    return pixels, None if alpha is None or alpha.min() == 1 else _eight_bit(_resized_matte(alpha, size))
 
 
-def _mask(file: bytes, size: tuple[int, int], name: str) -> np.ndarray:
-    """(H, W) float32 in [0, 1] from the file of a mask of about the same aspect ratio."""
-    picture = image.decode(file, f"{name}, mask")
+def _same_frame(file: bytes, size: tuple[int, int], name: str) -> image.Picture:
+    """A mask or a cut-out, which must be of about the photograph's shape."""
+    picture = image.decode(file, name)
     if abs(picture.width * size[1] / (picture.height * size[0]) - 1) > 0.05:
-        raise ValueError(f"{name}: the mask is {picture.width}x{picture.height}, of another shape than the photograph")
-    return image.load_mask(picture.resize(size), size)
+        raise ValueError(f"{name}: is {picture.width}x{picture.height}, of another shape than the photograph")
+    return picture
 
 
-def _shrunk(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized_matte(matte: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     import cv2
 
-    return cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    method = cv2.INTER_AREA if size[0] < matte.shape[1] else cv2.INTER_LINEAR
+    return cv2.resize(matte, size, interpolation=method)
 
 
 def _eight_bit(array: np.ndarray) -> np.ndarray:

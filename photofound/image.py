@@ -361,6 +361,15 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
 _LIMIT_LOCK = threading.Lock()
 
 
+def _renew_lock() -> None:
+    global _LIMIT_LOCK
+    _LIMIT_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a process forked while another thread held it would wait for ever
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 @contextmanager
 def _pillow_limit_lifted() -> Iterator[None]:
     """Pillow's own pixel limit is a global below ours; `_check_size` takes its place, also before decoding."""
