@@ -89,7 +89,7 @@ def open_source(source: Source) -> Any:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "give a folder, .tar or .parquet files, or the id of a dataset on the Hub"
         raise ValueError(f"data: {source.path!r} cannot be read ({reason}); {advice}") from None
-    return found.decode(False)
+    return found if found.features is None else found.decode(False)
 
 
 def _read_tars(tars: list[str]) -> Iterator[dict[str, Any]]:
