@@ -65,7 +65,9 @@ def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, unif
     return shift_time(torch.where(choose, flat, normal), shift)
 
 
-def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:
+def masked_loss(
+    prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1, weight: Tensor | None = None
+) -> Tensor:
     """(B,) squared error over the hole plus ``given_weight`` times that over the given region, each by its own area.
 
     A small hole is so not swamped by the picture around it. Where a sample has only one of the two regions, the other
@@ -74,12 +76,37 @@ def masked_loss(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: 
     Args:
         prediction, target: (B, C, h, w).
         hole: (B, 1, H, W) in [0, 1]; brought to (h, w) by averaging.
+        weight: (B, 1, H, W), >= 0, how much each pixel counts within its region (the object more than its ground);
+            None = all the same. A region whose weights are all 0 counts 0.
     """
-    weight = F.adaptive_avg_pool2d(hole.float(), (prediction.shape[-2], prediction.shape[-1]))
-    error = (prediction.float() - target.float()).square().mean(1, keepdim=True)
-    inside = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)
-    outside = (error * (1 - weight)).sum((1, 2, 3)) / (1 - weight).sum((1, 2, 3)).clamp(min=1e-3)
+    return masked_mean((prediction.float() - target.float()).square(), hole, given_weight, weight)
+
+
+def masked_mean(error: Tensor, hole: Tensor, given_weight: float = 0.1, weight: Tensor | None = None) -> Tensor:
+    """(B,) mean of an error (B, C, h, w) over the hole plus ``given_weight`` times that over the given region; see
+    ``masked_loss``."""
+    size = (error.shape[-2], error.shape[-1])
+    hole, counts = hole.float(), 1.0 if weight is None else weight.float()
+    inner, outer = (F.adaptive_avg_pool2d(part * counts, size) for part in (hole, 1 - hole))
+    error = error.mean(1, keepdim=True)
+    inside = (error * inner).sum((1, 2, 3)) / inner.sum((1, 2, 3)).clamp(min=1e-3)
+    outside = (error * outer).sum((1, 2, 3)) / outer.sum((1, 2, 3)).clamp(min=1e-3)
     return inside + given_weight * outside
+
+
+def preference_loss(error: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """(N,) Diffusion-DPO (arXiv:2311.12908, eq. 14) for flow matching: -log sigmoid(-beta/2 (d_w - d_l)).
+
+    d = |v - v_theta|^2 - |v - v_ref|^2 is by how much the model's error exceeds the reference's, for the preferred
+    result (w) and for the rejected one (l), at the same time and noise. The paper's T omega(lambda_t) is constant and
+    part of ``beta``; its experiments have 2,000 to 5,000, with errors that are means over the elements.
+
+    Args:
+        error, reference: (2, N), the model's and the frozen reference's errors; row 0 preferred, row 1 rejected.
+        beta: how far the model may go from the reference; larger = less far.
+    """
+    excess = error - reference
+    return -F.logsigmoid(-beta / 2 * (excess[0] - excess[1]))
 
 
 def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:

@@ -180,10 +180,16 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @classmethod
     def save_lora_weights(
-        cls, save_directory: str | Path, transformer_lora_layers: dict[str, Tensor], **kwargs: Any
+        cls,
+        save_directory: str | Path,
+        transformer_lora_layers: dict[str, Tensor],
+        transformer_lora_adapter_metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        """Write LoRA layers so that ``load_lora_weights`` takes the folder."""
-        cls._save_lora_weights(save_directory, {"transformer": transformer_lora_layers}, {}, **kwargs)
+        """Write LoRA layers so that ``load_lora_weights`` takes the folder. The metadata, peft's configuration as a
+        dict, says the alpha; without it, alpha is taken to be the rank."""
+        layers, metadata = {"transformer": transformer_lora_layers}, {"transformer": transformer_lora_adapter_metadata}
+        cls._save_lora_weights(save_directory, layers, metadata, **kwargs)
 
     # -------------------------------------------------------------------------------------------------------- edit
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Normal
@@ -180,3 +182,30 @@ def test_an_output_is_read_as_what_it_predicts(kind):
     else:
         assert torch.equal(v, perfect + off)
         assert torch.allclose(clean, x_t - t[:, None, None, None] * v)
+
+
+def test_weights_count_within_their_region_only():
+    prediction, target = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    target[..., :2, :], target[..., 2:, :] = 1.0, 3.0  # squared errors of 1 above and 9 below
+    hole, weight = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    weight[..., 4:, :] = 0.0
+    assert objective.masked_loss(prediction, target, hole).item() == 5
+    assert objective.masked_loss(prediction, target, hole, weight=weight).item() == 1  # the object alone
+    weight[..., 4:, :] = 1 / 3
+    assert objective.masked_loss(prediction, target, hole, weight=weight).item() == pytest.approx((1 + 3) / (4 / 3))
+    hole[..., :4] = 0.0  # the given half has the same errors
+    with_given = objective.masked_loss(prediction, target, hole, given_weight=0.1, weight=weight)
+    assert with_given.item() == pytest.approx(1.1 * 3)
+    assert objective.masked_loss(prediction, target, hole, weight=0 * weight).item() == 0
+
+
+def test_preference_loss_is_diffusion_dpo():
+    """Equation 14 of arXiv:2311.12908, written out for one pair with numbers."""
+    error, reference, beta = torch.tensor([[0.30], [0.50]]), torch.tensor([[0.40], [0.45]]), 10.0
+    inner = -beta / 2 * ((0.30 - 0.40) - (0.50 - 0.45))  # better than the reference on w, worse on l
+    assert objective.preference_loss(error, reference, beta).item() == pytest.approx(
+        -math.log(1 / (1 + math.exp(-inner)))
+    )
+    unchanged = objective.preference_loss(reference, reference, beta)
+    assert unchanged.item() == pytest.approx(math.log(2))
+    assert objective.preference_loss(error.flip(0), reference.flip(0), beta) > unchanged  # the wrong one preferred

@@ -77,7 +77,7 @@ def test_a_batch_mixes_the_tasks_in_their_shares(stage):
     generator = torch.Generator().manual_seed(0)
     counts: dict[str, int] = {}
     for _ in range(20):
-        condition, target, _ = stage.batch(generator, 14, 0.0)
+        condition, target, *_ = stage.batch(generator, 14, 0.0)
         assert len(condition) == len(target) == 14 and target.shape[1:] == (3, 64, 64)
         for name in condition.task:
             counts[name] = counts.get(name, 0) + 1

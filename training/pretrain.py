@@ -9,6 +9,7 @@ batches on the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,12 +223,13 @@ def plan(config: Config) -> list[Any]:
 
 
 class Batch(NamedTuple):
-    """What ``PretrainStage.loss`` takes: conditions, target pixels (B, 3, H, W), and the share of the run that is
-    over."""
+    """What ``PretrainStage.loss`` takes: conditions, target pixels (B, 3, H, W), the share of the run that is over,
+    and how much each pixel of the target counts, (B, 1, H, W); None = all the same."""
 
     condition: Condition
     pixels: Tensor
     progress: float
+    weight: Tensor | None = None
 
 
 class PretrainStage:
@@ -252,16 +254,17 @@ class PretrainStage:
         self._add_networks(config.recipe)
         self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
-        files = config.data
-        store = (
-            drawn.store(files.drawn, files.sizes)
-            if files.drawn
-            else data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
-        )
-        self.store = store.to(self.device)
-        if files.hold_out:
-            self.store, _ = hold_out(self.store, files.hold_out)
-        self._rows: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+        self.store = self.photographs().to(self.device)
+        if config.data.hold_out:
+            self.store, self.held_out = hold_out(self.store, config.data.hold_out)
+        self._rows: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+
+    def photographs(self) -> data.PhotoStore:
+        """All photographs, those to be held out among them."""
+        files = self.config.data
+        if files.drawn:
+            return drawn.store(files.drawn, files.sizes)
+        return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
 
     def _add_networks(self, recipe: RecipeConfig) -> None:
         """Load the frozen networks of the recipe; REPA's projector is trained along, and forgotten at the end."""
@@ -286,15 +289,22 @@ class PretrainStage:
         late = progress >= self.config.data.late_from
         crop = self.config.data.late_crop if late else self.config.data.crop
         size = max(1, round(size * self.config.data.late_batch)) if late else size
+        condition, sample = self.draw(self.store, crop, size, generator)
+        return Batch(condition, sample.pixels, progress)
+
+    def draw(
+        self, store: data.PhotoStore, crop: int, size: int, generator: torch.Generator
+    ) -> tuple[Condition, Sample]:
+        """``size`` crops of a store's photographs and their conditions, in the tasks' shares."""
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
-        conditions, targets = [], []
+        conditions, samples = [], []
         for name, count in self._counts(size, cpu).items():
-            rows, weights = self._choices(crop, self.objects[name])
+            rows, weights = self._choices(store, crop, self.objects[name])
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
-            sample = self.store.sample(picks, crop, self.objects[name], cpu)
-            conditions.append(self.examples[name](sample, generator))
-            targets.append(sample.pixels)
-        return Batch(Condition.cat(conditions), torch.cat(targets), progress)
+            samples.append(store.sample(picks, crop, self.objects[name], cpu))
+            conditions.append(self.examples[name](samples[-1], generator))
+        pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
+        return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
 
     def _counts(self, size: int, cpu: torch.Generator) -> dict[str, int]:
         """How many samples of each task: the shares in whole numbers, the rest drawn at random so that the mean is
@@ -309,49 +319,42 @@ class PretrainStage:
                 counts[list(counts)[index]] += 1
         return {name: count for name, count in counts.items() if count}
 
-    def _choices(self, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
-        """Rows that fit and their weights."""
-        if (crop, objects) not in self._rows:
-            rows = self.store.rows(crop, objects)
+    def _choices(self, store: data.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
+        """A store's rows that fit and their weights."""
+        key = (id(store), crop, objects)
+        if key not in self._rows:
+            rows = store.rows(crop, objects)
             if not len(rows):
                 raise ValueError(f"data: no photograph fits a crop of {crop}" + " with a whole object" * objects)
             by_source = self.config.data.weights
-            sources = [self.store.sources[int(p)] for p in self.store.photograph[rows]]
-            self._rows[crop, objects] = rows, torch.tensor([by_source.get(s, 1.0) for s in sources])
-        return self._rows[crop, objects]
+            sources = [store.sources[int(p)] for p in store.photograph[rows]]
+            self._rows[key] = rows, torch.tensor([by_source.get(s, 1.0) for s in sources])
+        return self._rows[key]
 
     # --------------------------------------------------------------------------------------------------------- loss
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The flow-matching loss (``objective.masked_loss``) plus the terms of the recipe; to be logged, the former per
         task and the latter by name."""
-        from photofound.pipeline import fold_condition
-
-        mix, recipe, model = self.config.mix, self.config.recipe, self.pipeline.transformer
+        mix, recipe = self.config.mix, self.config.recipe
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
-        with torch.no_grad():
-            x0 = autoencoder.encode(self.vae, batch.pixels).float()
-            folded = fold_condition(condition, self.vae, model.config.condition_space).float()
+        x0 = self.encode(batch.pixels)
         late = mix.late_shift is not None and batch.progress >= self.config.data.late_from
         t = objective.sample_time(len(x0), generator, mix.late_shift if late else mix.shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         x_t = objective.add_noise(x0, noise, t)
-        tokens, mask = self._encode(prompts)
-        task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
-        inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
-        out = model(x_t, t, tokens, mask, **inputs)
-        v, x0_hat = objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type)
+        v, x0_hat, features = self.predict(x_t, t, replace(condition, prompt=prompts), route, tap)
         target = objective.velocity(x0, noise)
 
-        losses = objective.masked_loss(v, target, condition.hole, mix.given_weight)
+        losses = objective.masked_loss(v, target, condition.hole, mix.given_weight, batch.weight)
         terms: dict[str, Tensor] = {}
         if recipe.contrastive:
             others = objective.contrastive_term(v, target, condition.hole, mix.given_weight)
             terms["contrastive"] = -recipe.contrastive * others.mean()
         if tap is not None:
-            terms["repa"] = recipe.repa * self._alignment(out.features, batch.pixels, x0, route)
+            terms["repa"] = recipe.repa * self._alignment(features, batch.pixels, x0, route)
         if recipe.lpips or recipe.dino:
             terms |= self._perceptual(x0_hat, batch.pixels, t < recipe.perceptual_below)
         logs = {
@@ -361,6 +364,26 @@ class PretrainStage:
         loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
 
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) to the latents that are trained on, float32."""
+        return autoencoder.encode(self.vae, pixels).float()
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, condition: Condition, route: Tensor | None = None, tap: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The model at x_t (B, C, h, w): its velocity, its clean sample, and the features of block ``tap``."""
+        from photofound.pipeline import fold_condition
+
+        model = self.pipeline.transformer
+        with torch.no_grad():
+            folded = fold_condition(condition, self.vae, model.config.condition_space).float()
+        tokens, mask = self._encode_text(condition.prompt)
+        task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
+        inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
+        out = model(x_t, t, tokens, mask, **inputs)
+        return (*objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
+
     def _drop(self, condition: Condition, generator: torch.Generator) -> tuple[Condition, list[str]]:
         """Conditions and prompts of which some are empty, for classifier-free guidance (arXiv:2207.12598)."""
         mix = self.config.mix
@@ -369,7 +392,7 @@ class PretrainStage:
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
         return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
 
-    def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
+    def _encode_text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         pad = "max_length" if self.config.train.compile else "longest"
         length = self.config.model.text_length
         return text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
@@ -416,7 +439,7 @@ class PretrainStage:
 
         rows = []
         for name in self.shares:
-            rows_of, weights = self._choices(self.config.data.late_crop, self.objects[name])
+            rows_of, weights = self._choices(self.store, self.config.data.late_crop, self.objects[name])
             cpu = torch.Generator().manual_seed(7)
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu)
