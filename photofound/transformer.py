@@ -352,6 +352,22 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.register_to_config(tasks=[*tasks, name])
         return len(tasks)
 
+    @torch.no_grad()
+    def add_guidance(self) -> None:
+        """Add the input for the guidance scale, which at first changes nothing; a model that has one keeps it.
+
+        Its first layer is the same for everybody, so that a LoRA trained on one model that has been given the input
+        fits another. Build the optimizer, and wrap the model, afterwards.
+        """
+        if self.guidance_in is not None:
+            return
+        added = ScalarEmbedder(self.config.hidden_size, self.config.time_factor, self.config.time_max_period)
+        nn.init.normal_(added.in_layer.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+        for start_at_zero in (added.in_layer.bias, added.out_layer.weight, added.out_layer.bias):
+            nn.init.zeros_(start_at_zero)
+        self.guidance_in = added.to(self.task_in.device, self.task_in.dtype).train(self.training)
+        self.register_to_config(guidance_embeds=True)
+
     @classmethod
     def from_prx(
         cls,

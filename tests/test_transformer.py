@@ -198,6 +198,23 @@ def test_add_task_copies_the_first_head_and_counts_in_the_config(tmp_path):
     torch.testing.assert_close(loaded(*call, task=3).sample, first + 1)
 
 
+@torch.no_grad()
+def test_added_guidance_changes_nothing_at_first_and_is_the_same_for_everybody(tmp_path):
+    call, scale = latents(LATENT), torch.tensor([1.5, 3.0, 6.0])
+    models = [scramble(editor(guidance_embeds=False)) for _ in range(2)]
+    before = models[0](*call).sample
+    for model in models:
+        model.add_guidance()
+    assert torch.equal(models[0](*call, guidance=scale).sample, before)
+    assert torch.equal(*(model.guidance_in.in_layer.weight for model in models)) and models[0].config.guidance_embeds
+    scramble(models[0].guidance_in)
+    with_guidance = models[0](*call, guidance=scale).sample
+    assert not torch.allclose(with_guidance, before)
+    models[0].add_guidance()  # it has one
+    models[0].save_pretrained(tmp_path)
+    torch.testing.assert_close(EditTransformer.from_pretrained(tmp_path)(*call, guidance=scale).sample, with_guidance)
+
+
 # ------------------------------------------------------------------------------------------- text keys and values, once
 
 
