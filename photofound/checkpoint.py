@@ -17,19 +17,24 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     """Write ``folder/step-N`` in one rename, then delete all but this one and the newest others, ``keep`` in all.
 
     A run that is killed while saving leaves a ``.partial`` folder, which ``latest`` never sees and the next save
-    removes.
-    """
-    from safetensors.torch import save_file
+    removes. Earlier checkpoints are deleted when this one is on the disk, so there must be room for ``keep`` + 1.
 
+    Raises OSError when it cannot be written (a full disk); what was there before stays.
+    """
     if keep < 1:
         raise ValueError(f"checkpoint: keep is {keep}; it must be at least 1")
     for leftover in folder.glob(f"{_PREFIX}*.partial"):
         shutil.rmtree(leftover)
     target, partial = folder / f"{_PREFIX}{step}", folder / f"{_PREFIX}{step}.partial"
-    partial.mkdir(parents=True)
-    for name, group in tensors.items():
-        save_file(_separate(group), partial / f"{name}.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step, "groups": sorted(tensors), **state}))
+    try:
+        _write(partial, tensors, {"step": step, "groups": sorted(tensors), **state})
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)  # the room it took may be what the run needs to end well
+        last = max(steps(folder), default=None)
+        whole = "there is none before it" if last is None else f"step-{last} is whole"
+        raise OSError(
+            f"checkpoint: {target} cannot be written ({error}); {whole}, make room and --resume latest"
+        ) from None
     if target.exists():  # a folder cannot be replaced by a rename; deleting it first would leave nothing for long
         os.replace(target, folder / f"{_PREFIX}{step}.old.partial")
     os.replace(partial, target)
@@ -38,6 +43,20 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(folder / f"{_PREFIX}{old}", ignore_errors=True)
     return target
+
+
+def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """All files of a checkpoint, on the disk itself when this returns: a rename may else outlive what it names."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    for name, group in tensors.items():
+        save_file(_separate(group), folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps(state))
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:

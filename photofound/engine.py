@@ -80,14 +80,13 @@ class Engine:
         from accelerate.state import AcceleratorState
         from accelerate.utils import ProjectConfiguration
 
-        self.parallel = parallel
         processes = int(os.environ.get("WORLD_SIZE", 1))
         place = resolve_device(device)
         _require(trackers)
         AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run decides for all its runs
         self.accelerator = Accelerator(
             cpu=place.type == "cpu",
-            mixed_precision="no" if precision == "fp32" else precision,
+            mixed_precision="no",  # autocast is entered in one place, below: accelerate leaves it out under FSDP2
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard"))
             if folder
@@ -102,7 +101,7 @@ class Engine:
         here = place if single else self.accelerator.device  # a named GPU (cuda:1) is for a single process
         self.world = World(self.accelerator.process_index, self.accelerator.num_processes, here)
         self.main = self.accelerator.is_main_process
-        self.sharded = parallel != "ddp"
+        self.sharded, self.half = parallel != "ddp", precision == "bf16"
 
     # -------------------------------------------------------------------------------------------------------- the model
 
@@ -120,7 +119,8 @@ class Engine:
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(
                 {type(b).__name__ for b in blocks}
             )
-        model, *prepared = self.accelerator.prepare(_Call(module), *optimizers)
+        call = _Call(module, self.world.device.type if self.half else None)
+        model, *prepared = self.accelerator.prepare(call, *optimizers)
         self._model = model
         return model, prepared
 
@@ -155,6 +155,22 @@ class Engine:
     def wait(self) -> None:
         """Until every process is here."""
         self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def unsharded(self) -> Iterator[None]:
+        """Within the block the weights are at hand outside of each block's forward, too, as sampling wants them."""
+        from torch.distributed.fsdp import FSDPModule
+
+        units = [unit for unit in self._model.modules() if isinstance(unit, FSDPModule)] if self.sharded else []
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.set_reshard_after_forward(unit is not self._model, recurse=False)  # FSDP's own default
+                unit.reshard()
 
     @contextlib.contextmanager
     def gathered(self, module: nn.Module) -> Iterator[None]:
@@ -193,14 +209,16 @@ class Engine:
 
 
 class _Call(nn.Module):
-    """``module`` behind a forward that calls whatever it is given: DDP and FSDP act around a forward."""
+    """``module`` behind a forward that calls whatever it is given, in bfloat16 on the device type ``autocast``:
+    DDP and FSDP act around a forward."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, autocast: str | None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.autocast = module, autocast
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
+        with torch.autocast(self.autocast or "cpu", torch.bfloat16, enabled=self.autocast is not None):
+            return function(*args)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -145,6 +145,7 @@ class Trainer:
         )
         self.ema = EMA(stage.module, config.ema)
         self.step, self.seconds, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0
+        self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
         self.stopping = False
         if resume and (path := checkpoint.resolve(run_dir / "checkpoints", resume)):
@@ -159,7 +160,8 @@ class Trainer:
         with self._signals():
             while self._tick() < 1 and not self.stopping:
                 self._update()
-            self._save()  # with the handlers in place: launchers send the signal more than once
+            if self.saved != self.step:
+                self._save()  # with the handlers in place: launchers send the signal more than once
         if finished := self.progress() >= 1:
             self._sample()
             self._export()
@@ -275,7 +277,7 @@ class Trainer:
         from PIL import Image
 
         torch.manual_seed(self.config.seed)
-        with self.ema.applied(), _evaluating(self.stage.module), torch.no_grad():
+        with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
             sheet = self.call(self.stage.sample)
         if self.main:
             (self.run_dir / "samples").mkdir(exist_ok=True)
@@ -307,6 +309,7 @@ class Trainer:
         }
         if self.main:
             checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+        self.saved = self.step
         self.engine.wait()
 
     def _load(self, path: Path) -> None:
@@ -325,7 +328,8 @@ class Trainer:
         for name, average in self.ema.average.items():
             average.copy_(spread(tensors["ema"][name], average))
         self.optimizers.load_state_tensors(tensors["optimizer"])
-        self.step, self.seconds, self.ema.updates = state["step"], state["seconds"], state["ema_updates"]
+        self.step = self.saved = state["step"]
+        self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
         self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
         self._load_data(state)
 
