@@ -261,8 +261,9 @@ class PhotoStore:
             fits &= (sides > crop // 5) & (sides <= crop - 4)
         return fits.nonzero()[:, 0]
 
-    def sample(self, rows: Tensor, crop: int, objects: bool, generator: torch.Generator) -> Sample:
-        """Random square crops, flipped at random, of the given rows; with ``objects`` each holds the whole object.
+    def sample(self, rows: Tensor, crop: int, objects: bool, generator: torch.Generator, mirror: bool = True) -> Sample:
+        """Random square crops of the given rows, with ``mirror`` every other one mirrored; with ``objects`` each holds
+        the whole object.
 
         ``generator`` is on the CPU; the pixels and mattes of the result are on the store's device.
         """
@@ -277,7 +278,7 @@ class PhotoStore:
         u = torch.rand(count, 2, generator=generator).clamp(max=1 - 1e-6)  # else rounding can step over the end
         top = (top_range[:, 0] + u[:, 0] * (top_range[:, 1] - top_range[:, 0] + 1)).floor().long()
         left = (left_range[:, 0] + u[:, 1] * (left_range[:, 1] - left_range[:, 0] + 1)).floor().long()
-        flip = torch.rand(count, generator=generator) < 0.5
+        flip = torch.rand(count, generator=generator) < 0.5 * mirror
         places = list(zip(rows.tolist(), top.tolist(), left.tolist(), flip.tolist(), strict=True))
         pixels = torch.stack([self._window(int(self.offset[r]), 3, r, y, x, crop, f) for r, y, x, f in places])
         empty = torch.zeros(1, crop, crop, dtype=torch.uint8, device=self.device)

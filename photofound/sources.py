@@ -112,19 +112,19 @@ def _folder(folder: Path, part: int = 64) -> list[list[dict[str, Any]]]:
     """Rows of an image folder, in parts that are shuffled and shared out as a whole.
 
     Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
-    folders below it, as ``datasets`` does; without one, every image is a row, its caption the .txt beside it.
+    folders below it, as ``datasets`` does; without one, every image is a row, with the files beside it that are named
+    like it: its caption ``NAME.txt``, its mask ``NAME.mask.png``.
     """
     rows: list[dict[str, Any]] = []
     tables = sorted(folder.rglob("metadata.jsonl"))
     for table in tables:
         rows += _metadata(table)
     if not tables:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.IMAGES)
-        for path in images:
-            words = path.with_suffix(".txt")
-            rows.append(
-                {"name": str(path), "image": str(path)} | ({"text_file": str(words)} if words.is_file() else {})
-            )
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.IMAGES)
+        for path in (p for p in files if not p.name.endswith(".mask.png")):
+            beside = {"text_file": path.with_suffix(".txt"), "mask": path.with_suffix(".mask.png")}
+            found = {column: str(file) for column, file in beside.items() if file.is_file()}
+            rows.append({"name": str(path), "image": str(path), **found})
     if not rows:
         raise ValueError(f"data: {folder} holds no .tar, .parquet or image; name another folder")
     return [rows[i : i + part] for i in range(0, len(rows), part)]

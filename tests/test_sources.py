@@ -110,3 +110,12 @@ def test_a_dataset_of_the_hub_is_streamed_undecoded(monkeypatch):
     for url, kind in (("hf://datasets/org/a/00.tar", "webdataset"), ("https://example.org/a.parquet", "parquet")):
         open_source(Source(url))
         assert asked[-1] == ((kind,), {"data_files": url, "split": "train", "streaming": True})
+
+
+def test_captions_and_masks_lie_beside_their_images(tmp_path):
+    for name in ("cup.jpg", "cup.mask.png", "mug.webp"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "cup.txt").write_text("a cup\n")
+    cup, mug = (raw(row, Source(str(tmp_path))) for row in open_source(Source(str(tmp_path))))
+    assert (cup.image, cup.mask, cup.captions) == (b"cup.jpg", b"cup.mask.png", [("a cup", 1.0)])
+    assert (mug.image, mug.mask, mug.captions) == (b"mug.webp", None, [])

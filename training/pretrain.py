@@ -62,6 +62,7 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)  # source -> weight; 1 where it is not named
     limit: int | None = None
     hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
+    mirror: bool = True  # mirror every other crop; not for products with words on them
 
 
 @dataclass(frozen=True)
@@ -298,26 +299,17 @@ class PretrainStage:
         """``size`` crops of a store's photographs and their conditions, in the tasks' shares."""
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
         conditions, samples = [], []
-        for name, count in self._counts(size, cpu).items():
+        for name, count in _counts(self.shares_of(store, crop), size, cpu).items():
             rows, weights = self._choices(store, crop, self.objects[name])
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
-            samples.append(store.sample(picks, crop, self.objects[name], cpu))
+            samples.append(store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror))
             conditions.append(self.examples[name](samples[-1], generator))
         pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
         return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
 
-    def _counts(self, size: int, cpu: torch.Generator) -> dict[str, int]:
-        """How many samples of each task: the shares in whole numbers, the rest drawn at random so that the mean is
-        right."""
-        total = sum(self.shares.values())
-        exact = {name: size * share / total for name, share in self.shares.items()}
-        counts = {name: int(value) for name, value in exact.items()}
-        missing = size - sum(counts.values())
-        if missing:
-            rest = torch.tensor([exact[name] - counts[name] for name in counts])
-            for index in torch.multinomial(rest, missing, replacement=True, generator=cpu).tolist():
-                counts[list(counts)[index]] += 1
-        return {name: count for name, count in counts.items() if count}
+    def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
+        """The tasks to draw from a store, and their shares."""
+        return self.shares
 
     def _choices(self, store: data.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
         """A store's rows that fit and their weights."""
@@ -325,7 +317,10 @@ class PretrainStage:
         if key not in self._rows:
             rows = store.rows(crop, objects)
             if not len(rows):
-                raise ValueError(f"data: no photograph fits a crop of {crop}" + " with a whole object" * objects)
+                whole = " with a whole object" * objects
+                raise ValueError(
+                    f"data: no photograph fits a crop of {crop}{whole}; lower data.crop or add larger ones"
+                )
             by_source = self.config.data.weights
             sources = [store.sources[int(p)] for p in store.photograph[rows]]
             self._rows[key] = rows, torch.tensor([by_source.get(s, 1.0) for s in sources])
@@ -438,11 +433,12 @@ class PretrainStage:
         from photofound.card import sheet
 
         rows = []
-        for name in self.shares:
+        for name in self.shares_of(self.store, self.config.data.late_crop):
             rows_of, weights = self._choices(self.store, self.config.data.late_crop, self.objects[name])
             cpu = torch.Generator().manual_seed(7)
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
-            sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu)
+            mirror = self.config.data.mirror
+            sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu, mirror)
             condition = self.examples[name](sample, torch.Generator(self.device).manual_seed(7))
             made = self.pipeline.sample(
                 condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
@@ -454,6 +450,20 @@ class PretrainStage:
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def _counts(shares: dict[str, float], size: int, cpu: torch.Generator) -> dict[str, int]:
+    """How many of ``size`` samples each task gets: its share in whole numbers, the rest drawn at random so that the
+    mean is right."""
+    total = sum(shares.values())
+    exact = {name: size * share / total for name, share in shares.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    missing = size - sum(counts.values())
+    if missing:
+        rest = torch.tensor([exact[name] - counts[name] for name in counts])
+        for index in torch.multinomial(rest, missing, replacement=True, generator=cpu).tolist():
+            counts[list(counts)[index]] += 1
+    return {name: count for name, count in counts.items() if count}
 
 
 def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.PhotoStore]:
