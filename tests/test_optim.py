@@ -70,6 +70,27 @@ def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert rest == {id(p) for p in net.parameters()} - held
 
 
+def test_muon_steps_along_the_orthogonalised_gradient_at_adamws_size():
+    """W <- (1 - lr wd) W - lr 0.2 sqrt(max(m, n)) U f(S) V^T, where G = U S V^T is the gradient (the first step's
+    momentum) and f brings singular values near 1: Newton-Schulz, five steps (arXiv:2502.16982, eq. 1 and section 2.2).
+    """
+    net = Net()
+    net.block = nn.Linear(24, 8, bias=False)
+    optimizers = optim.build(net, "muon", lr=1e-2, weight_decay=0.1, blocks=[net.block])
+    before, gradient = net.block.weight.detach().clone(), torch.randn(8, 24)
+    net.block.weight.grad = gradient.clone()
+    optimizers.step(1.0)
+    update = ((1 - 1e-2 * 0.1) * before - net.block.weight.detach()) / (1e-2 * 0.2 * 24**0.5)
+
+    quintic = torch.linalg.svdvals(gradient) / gradient.norm()
+    for _ in range(5):
+        quintic = 3.4445 * quintic - 4.7750 * quintic**3 + 2.0315 * quintic**5
+    assert quintic.min() > 0.6 and quintic.max() < 1.3
+    u, _, vh = torch.linalg.svd(gradient, full_matrices=False)
+    assert torch.allclose(update, u @ torch.diag(quintic) @ vh, atol=0.03)  # computed in bfloat16
+    assert (update * 0.2 * 24**0.5).square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)  # AdamW's RMS
+
+
 def test_adamw_takes_everything_and_spares_vectors_the_decay():
     net = Net()
     (adamw,) = build(net, "adamw").optimizers

@@ -1,0 +1,202 @@
+"""What each published recipe does to pretraining in the same number of minutes, one after the other.
+
+    python benchmarks/ablations.py --data SHARDS --perceptual squeezenet1_0.safetensors --minutes 15
+    python benchmarks/ablations.py ... --only base tread repa --seeds 0 1
+    python benchmarks/ablations.py ... --set train.batch_size=16 --set train.warmup_steps=50
+
+Every run is ``photofound train pretrain`` with the configuration ``--config`` and the overrides of ``RECIPES``; every
+n-th photograph is kept out of training. The averaged model of each run is then judged on crops of those photographs, a
+fixed number per task, with fixed noise:
+
+- loss: ``objective.masked_loss`` of the velocity at fixed times, without any term of the recipe. It compares recipes
+  that share an autoencoder and a noise scale, however they were trained; not pixels with latents, where the table
+  leaves it out. A model that predicts the sample is compared fairly, but its errors count 1 / t^2: early in training a
+  few small times decide.
+- hole dB: PSNR, inside the hole and in pixels, of the clean sample that the model predicts from pure noise (t = 1), its
+  best guess at the mean. It compares everything, the autoencoder's own loss included, but it does not reward texture:
+  for that look at the samples in the runs' folders.
+
+A stopped script goes on where it was: runs that have a model are only judged again. Run nothing else on the machine: a
+recipe is given minutes, not steps.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import torch
+from torch import Tensor
+
+from photofound import autoencoder, config, data, objective, text
+from photofound.edit import get_task
+from photofound.pipeline import EditPipeline, fold_condition
+from photofound.training.pretrain import PRETEXT, Config, hold_out
+
+ROOT = Path(__file__).parent.parent
+BASE = "base"
+PIXELS = ["model.vae=none", "model.patch_size=16", "model.condition_space=pixels", "model.prediction_type=sample"]
+PIXELS += ["model.bottleneck_size=64", "recipe.perceptual_below=0.7"]
+# What differs from the configuration; {net} is the file that --perceptual names.
+RECIPES: dict[str, list[str]] = {
+    BASE: [],
+    "adamw": ["train.optimizer=adamw"],
+    "tread": ["recipe.tread=0.5"],
+    "repa": ["recipe.repa=0.5", "recipe.repa_teacher={net}"],
+    "contrastive": ["recipe.contrastive=0.05"],
+    "sample": ["model.prediction_type=sample"],
+    "folded": ["model.condition_space=pixels"],
+    "small-only": ["data.late_from=1.0"],
+    "large-only": ["data.late_from=0.0"],
+    "pixels": PIXELS,
+    "pixels-perceptual": [*PIXELS, "recipe.lpips=0.1", "recipe.lpips_net={net}"],
+    "pixels-p-dino": [*PIXELS, "recipe.dino=0.01", "recipe.dino_net={net}"],
+}
+Judge = Callable[[Path], tuple[float, float]]
+
+
+def train(folder: Path, args: argparse.Namespace, overrides: list[str]) -> None:
+    """One run in a process of its own, unless it is there; raises ValueError with the run's last line of errors."""
+    if (folder / "model" / "model_index.json").is_file():
+        return
+    command = [sys.executable, "-m", "photofound.training.pretrain", "--config", args.config]
+    command += ["--run_dir", str(folder)]
+    command += [f"--{override}" for override in overrides]
+    if (folder / "checkpoints").is_dir():
+        command += ["--resume", "latest"]
+    with (folder.with_suffix(".log")).open("a") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+
+
+def judge(settings: Config, count: int, device: str) -> Judge:
+    """The judge of all runs: model folder -> (held-out loss, dB in the hole), on the same crops and noise."""
+    files, tasks = settings.data, [name for name, share in settings.mix.tasks.items() if share > 0]
+    store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+    _, held = hold_out(store, files.hold_out)
+    held = held.to(device)
+
+    @torch.no_grad()
+    def judged(folder: Path) -> tuple[float, float]:
+        pipe = EditPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+        results = [
+            one_task(pipe, held, name, settings.data.late_crop, count, settings.model.text_length, seed)
+            for seed, name in enumerate(tasks)
+        ]
+        losses, decibels = zip(*results, strict=True)
+        return mean(losses), mean(decibels)
+
+    return judged
+
+
+def one_task(
+    pipe: EditPipeline, store: data.PhotoStore, name: str, crop: int, count: int, length: int, seed: int
+) -> tuple[float, float]:
+    """(loss, dB) of ``count`` crops of one task; everything random comes from ``seed``."""
+    model, cpu = pipe.transformer, torch.Generator().manual_seed(seed)
+    on_device = torch.Generator(store.device).manual_seed(seed)
+    task = None if name in PRETEXT else get_task(name)
+    objects = task is not None and task.needs_object
+    rows = store.rows(crop, objects)
+    if not len(rows):
+        raise ValueError(f"no held-out photograph fits a crop of {crop} for {name}; lower --hold-out")
+    sample = store.sample(rows[torch.randint(len(rows), (count,), generator=cpu)], crop, objects, cpu)
+    condition = (task.example if task else PRETEXT[name])(sample, on_device)
+
+    x0 = autoencoder.encode(pipe.vae, sample.pixels)
+    noise = torch.randn(x0.shape, generator=cpu).to(x0) * pipe.config.noise_scale
+    tokens, mask = text.encode(pipe.tokenizer, pipe.text_encoder, condition.prompt, length)
+    index = torch.full((count,), model.task_index(condition.task[0]), device=x0.device)
+    folded = fold_condition(condition, pipe.vae, model.config.condition_space)
+
+    def predict(t: Tensor) -> tuple[Tensor, Tensor]:
+        x_t = objective.add_noise(x0, noise, t)
+        out = model(x_t, t, tokens, mask, condition=folded, task=index, strength=condition.strength).sample
+        return objective.interpret(out, x_t, t, model.config.prediction_type)
+
+    # Equally likely stretches of the times that are trained on, each by its middle.
+    levels = (torch.arange(count, device=x0.device) + 0.5) / count
+    t = torch.distributions.Normal(0.0, 1.0).icdf(levels).sigmoid()
+    loss = objective.masked_loss(predict(t)[0], objective.velocity(x0, noise), condition.hole)
+    guess = autoencoder.decode(pipe.vae, predict(torch.ones_like(t))[1])
+    area = condition.hole.sum((1, 2, 3)).clamp(min=1)
+    error = ((guess - sample.pixels).square().mean(1, keepdim=True) * condition.hole).sum((1, 2, 3)) / area
+    return float(loss.mean()), float((10 * torch.log10(4 / error)).mean())  # a range of 2, squared
+
+
+def table(results: dict[str, list[dict[str, float]]], failures: dict[str, str]) -> str:
+    """One Markdown row per recipe: means over seeds, the spread between them where there are several."""
+    lines = ["| recipe | held-out loss | against base | hole dB | steps | images/s |", "|---|---|---|---|---|---|"]
+    base = mean(row["loss"] for row in results[BASE]) if results.get(BASE) else None
+    for name in RECIPES:
+        if name in failures:
+            lines.append(f"| {name} | failed: {failures[name]} | | | | |")
+        if not (rows := results.get(name)):
+            continue
+        losses, decibels = [row["loss"] for row in rows], [row["decibels"] for row in rows]
+        comparable = not name.startswith("pixels")
+        loss = _with_spread(losses, 4) if comparable else "other space"
+        against = f"{100 * (mean(losses) / base - 1):+.1f} %" if comparable and base and name != BASE else ""
+        steps, speed = (mean(row[key] for row in rows) for key in ("steps", "images_per_s"))
+        lines.append(f"| {name} | {loss} | {against} | {_with_spread(decibels, 2)} | {steps:,.0f} | {speed:.1f} |")
+    return "\n".join(lines)
+
+
+def _with_spread(values: list[float], digits: int) -> str:
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def _speed(folder: Path) -> dict[str, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {"steps": rows[-1]["step"], "images_per_s": median(row["images_per_s"] for row in rows)}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(ROOT / "training/configs/nano-cpu.yaml"), help="what all runs share")
+    parser.add_argument("--data", required=True, help="a folder of WebDataset tars")
+    parser.add_argument("--perceptual", required=True, help="safetensors of a SqueezeNet v1.0")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training, for each run")
+    parser.add_argument("--run-dir", default="runs/ablations", help="each run in a folder of its own below")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="some of the recipes")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--hold-out", type=int, default=20, help="every n-th photograph is kept out")
+    parser.add_argument("--count", type=int, default=48, help="held-out crops per task")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="an override for all runs")
+    parser.add_argument("--device", default="cpu", help="where models are judged")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    args.config = str(Path(args.config).resolve())
+    root = Path(args.run_dir).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    net = str(Path(args.perceptual).resolve())
+    shared = [f"data.folder={Path(args.data).resolve()}", f"data.cache={root / 'store.safetensors'}"]
+    shared += [f"data.hold_out={args.hold_out}", f"train.minutes={args.minutes}", *args.set]
+    verdict = judge(config.load(Config, args.config, shared), args.count, args.device)
+    results: dict[str, list[dict[str, float]]] = {}
+    failures: dict[str, str] = {}
+    for seed in args.seeds:
+        for name in args.only:
+            folder = root / f"{name}-{seed}"
+            overrides = [override.replace("{net}", net) for override in RECIPES[name]]
+            try:
+                train(folder, args, [*shared, f"train.seed={seed}", *overrides])
+            except ValueError as error:  # a recipe that cannot be run is a result, too
+                failures[name] = str(error)
+                continue
+            loss, decibels = verdict(folder / "model")
+            results.setdefault(name, []).append({"loss": loss, "decibels": decibels, **_speed(folder)})
+            print(f"{name} (seed {seed}): loss {loss:.4f}, hole {decibels:.2f} dB", file=sys.stderr, flush=True)
+    print(table(results, failures))
+
+
+if __name__ == "__main__":
+    main()
