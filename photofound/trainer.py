@@ -175,9 +175,19 @@ class Trainer:
         return min(1.0, max(self.step / self.config.steps, by_clock))
 
     def _update(self) -> None:
-        start, config, progress = time.perf_counter(), self.config, self.progress()
-        rows = self.engine.gather([self._micro_batch(index, progress) for index in self.mine])
-        row = _mean(rows)
+        start = time.perf_counter()
+        row, lr = self.advance(self.progress())
+        self._log(row, lr, time.perf_counter() - start)
+        if self.config.sample_every and self.step % self.config.sample_every == 0:
+            self._sample()
+        if self.step % self.config.save_every == 0:
+            self._save()
+
+    def advance(self, progress: float) -> tuple[dict[str, float], float]:
+        """One update: forward and backward of this process's micro-batches, then the optimizers; what is logged of it,
+        averaged over all processes, and the learning rate."""
+        config = self.config
+        row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.mine]))
         row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
         scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
         if math.isfinite(row["loss"]) and math.isfinite(row["norm"]):
@@ -187,11 +197,7 @@ class Trainer:
         else:
             self._skip()
         self.step += 1
-        self._log(row, scale * config.lr, time.perf_counter() - start)
-        if config.sample_every and self.step % config.sample_every == 0:
-            self._sample()
-        if self.step % config.save_every == 0:
-            self._save()
+        return row, scale * config.lr
 
     def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
         """Add the gradients of one micro-batch; what is logged of it."""

@@ -485,7 +485,7 @@ def blank(condition: Condition, gone: Tensor) -> Condition:
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, PretrainStage, argv, doc=__doc__)
+    return launch(Config, PretrainStage, argv, doc=__doc__, plan=plan)
 
 
 if __name__ == "__main__":
