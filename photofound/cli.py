@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 # Names that a task's inputs must not have.
 COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
-COMMON |= {"overwrite", "quiet", "max_pixels", "save_subject", "help"}
+COMMON |= {"overwrite", "quiet", "max_pixels", "save_subject", "teacher", "help"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILE_KINDS = ("image", "mask")  # inputs that are files: for a folder of photographs they may be folders too
 # Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
@@ -181,6 +181,7 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
         help="file or folder; a folder is created. Default: beside IMAGE, named after the edit",
     )
     add("--model", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
+    add("--teacher", action="store_true", help="of a model of few steps, the one of many that it was distilled from")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
     add("--steps", type=_count, metavar="N", help="sampling steps; default: the model's")
@@ -460,8 +461,9 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
     pipeline: Any = task.pipeline
+    which = {"teacher": True} if args.teacher else {}
     try:
-        pipe = pipeline.from_pretrained(*source, torch_dtype=dtype)
+        pipe = pipeline.from_pretrained(*source, **which, torch_dtype=dtype)
     except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
         if str(error).startswith("model:"):
             raise  # ours, and already clear

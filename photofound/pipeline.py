@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ModelMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -43,7 +43,8 @@ class Settings(TypedDict, total=False):
     Attributes:
         num_inference_steps: sampling steps, 1 to 1000; left out or None, the checkpoint's default.
         guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's
-            default.
+            default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
+            it was trained with.
         num_images_per_prompt: variants, >= 1.
         generator: the seed: one generator, or a list with one per variant. With one, variant i equals what the i-th
             call with that generator gives.
@@ -99,10 +100,12 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         transformer: EditTransformer.
         vae: a diffusers autoencoder, or None for pixel space.
         text_encoder, tokenizer: from transformers, or None for a model without text.
-        scheduler: FlowMatchEulerDiscreteScheduler.
+        scheduler: FlowMatchEulerDiscreteScheduler; for a plain LCM student FlowMatchLCMScheduler.
         tile: working side in pixels that the model was trained at; larger pictures are worked on in tiles of it.
         default_steps, default_guidance: what ``num_inference_steps`` and ``guidance_scale`` are when they are left out.
         noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
+        distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
+            "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
     """
 
     task_name: ClassVar[str]
@@ -118,35 +121,43 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         vae: ModelMixin | None,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler,
         tile: int = 256,
         default_steps: int = 20,
         default_guidance: float = 2.0,
         noise_scale: float = 1.0,
+        distilled: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self.register_to_config(
-            tile=tile, default_steps=default_steps, default_guidance=default_guidance, noise_scale=noise_scale
+            tile=tile,
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            noise_scale=noise_scale,
+            distilled=distilled,
         )
 
     # ------------------------------------------------------------------------------------------------ load and save
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, *, teacher: bool = False, **kwargs: Any
+    ) -> Any:
         """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is
         read.
 
         Args:
             pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
+            teacher: of a few-step student, load the model of many steps that it was distilled from.
             **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes
                 in it, else float32.
 
         Raises:
             FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of
-                foreign modules.
+                foreign modules, no teacher.
         """
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
@@ -154,13 +165,15 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
             source = cls.download(str(source), use_safetensors=True, **hub)
         check_folder(Path(source))
+        if teacher:
+            kwargs |= _teacher(Path(source), kwargs["dtype"])
         return super().from_pretrained(str(source), use_safetensors=True, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = ("tile", "default_steps", "default_guidance", "noise_scale")
+        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         return cls(**{**pipeline.components, **settings, **components})
 
@@ -304,12 +317,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
         latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
         latents = latents * self.config.noise_scale
+        draws = list(generators) if all(generators) else None  # a plain LCM scheduler adds noise after each step
         velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
         with self.progress_bar(total=steps) as bar:
             for i, t in enumerate(self.scheduler.timesteps):
                 v = velocity(latents, t / self.scheduler.config.num_train_timesteps)
-                latents = self.scheduler.step(v, t, latents, return_dict=False)[0]
+                latents = self.scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
                 if callback is not None:
                     latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
                 bar.update()
@@ -323,14 +337,18 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """The guided, tiled velocity field v(latents (B, C, h, w), t ()) of a condition. Text is encoded once."""
         from photofound import objective
 
-        model, batch = self.transformer, len(condition)
-        guided = guidance != 1 and any(condition.prompt)  # without a prompt both branches would be the same
+        model, batch, distilled = self.transformer, len(condition), self.config.distilled
+        told = None
+        if distilled:  # a student knows guidance as an input, within the range that it was trained in
+            told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
+        # Without a prompt both branches would be the same.
+        guided = not distilled and guidance != 1 and any(condition.prompt)
         prompts = list(condition.prompt) + [""] * (batch * guided)
         tokens, mask = self._encode_prompts(prompts)
         copies = 2 if guided else 1
         task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
         strength = condition.strength.float().repeat(copies)
-        text_kv = model.encode_text(tokens)
+        given_once = {"task": task, "strength": strength, "guidance": told, "text_kv": model.encode_text(tokens)}
         boxes, weights = self._tiles(where)
 
         def velocity(latents: Tensor, t: Tensor) -> Tensor:
@@ -340,7 +358,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                 rows, columns = box.slices
                 x = latents[..., rows, columns].to(folded.dtype).repeat(copies, 1, 1, 1)
                 given = folded[..., rows, columns].repeat(copies, 1, 1, 1)
-                out = model(x, times, None, mask, condition=given, task=task, strength=strength, text_kv=text_kv).sample
+                out = model(x, times, None, mask, condition=given, **given_once).sample
                 if model.config.prediction_type == "sample":
                     out = objective.to_velocity(x, out, times)
                 out = out.float()
@@ -430,6 +448,19 @@ _CONVERTERS: dict[str, Callable[[Picture], Any]] = {
 }
 
 _TRUSTED = ("diffusers", "transformers", "photofound")
+
+
+def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """What differs when a student's folder is loaded as its teacher. Raises ValueError where it holds none."""
+    distilled = _read_json(folder / "model_index.json").get("distilled")
+    if not distilled or not (folder / "teacher").is_dir():
+        reason = "its folder holds no teacher/" if distilled else "it is no few-step student"
+        raise ValueError(f"model: {folder} has no teacher to load, {reason}; leave teacher out")
+    _check_weights(folder / "teacher")
+    transformer = EditTransformer.from_pretrained(folder / "teacher", torch_dtype=dtype, use_safetensors=True)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "teacher")
+    settings = {"distilled": None, "default_steps": distilled["teacher_steps"]}
+    return {"transformer": transformer, "scheduler": scheduler, **settings}
 
 
 def check_folder(folder: Path) -> None:

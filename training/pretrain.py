@@ -155,6 +155,8 @@ def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
 
     if config.start:
         pipeline = EditPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
+        if pipeline.config.distilled:  # a few-step student is trained from where it came from
+            pipeline = EditPipeline.from_pretrained(config.start, teacher=True, torch_dtype=torch.float32)
         _add_tasks(pipeline.transformer, tasks)
         return pipeline
     vae = autoencoder.load(config.vae)

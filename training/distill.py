@@ -1,0 +1,250 @@
+"""Distil an editor of many guided steps into a student of a few unguided ones: latent consistency, plain or phased.
+
+    photofound train distill --config training/configs/distill-nano-cpu.yaml --data.folder=DIR
+
+The teacher is the model that the run starts from, frozen. The student learns every edit in the mix, each with its
+condition, and takes the guidance scale as an input. docs/distillation.md explains the result and how to use it.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from photofound import consistency, objective
+from photofound.edit import Condition
+from photofound.trainer import TrainConfig, World
+from photofound.training import pretrain
+from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Shares of a batch, and what of it counts."""
+
+    tasks: dict[str, float] = field(
+        default_factory=lambda: {"inpaint": 0.25, "expand": 0.2, "outpaint": 0.25, "erase": 0.15, "upscale": 0.15}
+    )
+    drop_text: float = 0.1  # edits without a prompt, for which guidance means nothing
+    given_weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What kind of student; see ``photofound.consistency``."""
+
+    phases: int = 4  # 1: plain LCM, for one step or a few noisy ones; P: phased, for P deterministic steps
+    teacher_steps: int = 50  # of the teacher from noise to picture, of which the student copies one at a time
+    guidance: tuple[float, float] = (1.5, 6.0)  # range of the scales that the student can be told
+    ema: float = 0.95  # decay of the network that makes the targets; 0 = the student itself
+    huber: float = 1e-3  # where the loss turns from square to absolute
+    lora_rank: int = 0  # 0 = all weights; else a LoRA of this rank on every linear layer
+    keep_teacher: bool = True  # save the teacher beside the student
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.phases <= self.teacher_steps:
+            raise ValueError(
+                f"distill.phases: {self.phases} must be from 1 to distill.teacher_steps ({self.teacher_steps})"
+            )
+        if not 0 <= self.guidance[0] <= self.guidance[1]:
+            raise ValueError(f"distill.guidance: {list(self.guidance)} is no range; give [low, high] like [1.5, 6]")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"distill.ema: {self.ema} must be from 0 to less than 1")
+        if self.lora_rank < 0 or self.huber <= 0:
+            raise ValueError("distill: lora_rank must be 0 or more, and huber more than 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything ``photofound train distill`` can be told."""
+
+    start: str = "photofound/weights/nano"  # the teacher: a pipeline folder or Hub id
+    text_length: int = 64  # tokens of a prompt that are read
+    data: DataConfig = field(default_factory=DataConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def as_pretraining(self) -> pretrain.Config:
+        """What the part of this stage that reads photographs is told."""
+        mix = pretrain.MixConfig(self.mix.tasks, self.mix.drop_text, 0.0, 0.0, self.mix.given_weight)
+        model = ModelConfig(start=self.start, text_length=self.text_length, train_text=False)
+        return pretrain.Config(model=model, data=self.data, mix=mix, train=self.train)
+
+
+class DistillStage(PretrainStage):
+    """Teacher, student and the student's moving average; photographs and conditions are pretraining's."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self._check_tasks(config)
+        super().__init__(config.as_pretraining(), world)
+        self.options = config.distill
+        self.teacher = deepcopy(self.pipeline.transformer).requires_grad_(False).eval()
+        self.teacher_pipeline = type(self.pipeline).from_pipe(self.pipeline, transformer=self.teacher)
+        self.teacher_pipeline.set_progress_bar_config(disable=True)
+        self._make_student()
+        self.module["target"] = deepcopy(self.student).requires_grad_(False)
+        self.blocks = [block for model in (self.student, self.module["target"], self.teacher) for block in model.blocks]
+        self._followed: float | None = None
+
+    @staticmethod
+    def _check_tasks(config: Config) -> None:
+        from photofound.transformer import EditTransformer
+
+        if not Path(config.start).is_dir() and config.start.count("/") != 1:
+            raise FileNotFoundError(f"start: {config.start} does not exist; name a pipeline folder or a Hub id")
+        known = EditTransformer.load_config(config.start, subfolder="transformer")["tasks"]
+        if unknown := [name for name, share in config.mix.tasks.items() if share > 0 and name not in known]:
+            raise ValueError(f"mix.tasks: the teacher does not know {unknown[0]!r}, only {', '.join(known[1:])}")
+
+    def _make_student(self) -> None:
+        """Turn the pipeline's transformer into the student, and the pipeline into one that samples it."""
+        from diffusers import FlowMatchLCMScheduler
+
+        options, pipeline = self.options, self.pipeline
+        self.student = pipeline.transformer
+        self.student.add_guidance()
+        if options.lora_rank:
+            add_lora(self.student, options.lora_rank)
+        self.shift = float(pipeline.scheduler.config.shift)
+        if options.phases == 1:
+            if pipeline.config.noise_scale != 1:
+                raise ValueError("distill.phases: plain LCM adds noise of scale 1, and this model's is another; take 4")
+            pipeline.register_modules(scheduler=FlowMatchLCMScheduler(shift=self.shift))
+        pipeline.register_to_config(
+            default_steps=options.phases,
+            distilled={
+                "phases": options.phases,
+                "guidance": list(options.guidance),
+                "teacher_steps": pipeline.config.default_steps,
+            },
+        )
+
+    # ------------------------------------------------------------------------------------------------------ training
+
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
+        """As pretraining's. Before the first one of an update, the moving average follows the student."""
+        if progress != self._followed:  # all micro-batches of an update are at the same progress
+            self._followed = progress
+            live = {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
+            average = dict(self.module["target"].named_parameters())
+            consistency.follow({name: average[name] for name in live}, live, self.options.ema)
+        return super().batch(generator, size, progress)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far the student's jumps are from their targets: pseudo-Huber, weighed as the objective weighs the hole;
+        to be logged, per task."""
+        options, n = self.options, len(batch.condition)
+        generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
+        condition, prompts = self._drop(batch.condition, generator)
+        times = consistency.sample_times(n, options.phases, options.teacher_steps, generator, self.shift)
+        scale = consistency.sample_guidance(n, *options.guidance, generator)
+        x0 = self.encode(batch.pixels)
+        noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+        x = objective.add_noise(x0, noise, times.start)
+
+        teacher, follower, student = self._fields(condition, prompts, scale)
+        goal = consistency.target(x, times, teacher, follower)
+        made = consistency.jump(x, student(x, times.start), times.start, times.end)
+        error = consistency.pseudo_huber(made, goal, options.huber)
+        losses = objective.masked_mean(error, condition.hole, self.config.mix.given_weight)
+        names = sorted(set(condition.task))
+        logs = {name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
+        return losses.mean(), logs
+
+    def _fields(
+        self, condition: Condition, prompts: list[str], scale: Tensor
+    ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
+        """The velocities of the guided teacher, of the average and of the student under one batch of conditions. Both
+        branches of the guidance see the picture; what one of them lacks is the text."""
+        from photofound.pipeline import fold_condition
+
+        n, config = len(condition), self.student.config
+        with torch.no_grad():
+            folded = fold_condition(condition, self.vae, config.condition_space).float()
+            tokens, mask = self._encode_text([*prompts, ""])
+        task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
+        given = {"condition": folded, "task": task, "strength": condition.strength}
+        twice = {name: torch.cat([value, value]) for name, value in given.items()}
+        both = torch.cat([torch.arange(n), torch.full((n,), n)]).to(self.device)  # rows of the text: their own, none
+
+        def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor, **inputs: Any) -> Tensor:
+            out = model(x, t, tokens[rows], None if mask is None else mask[rows], **inputs).sample.float()
+            return objective.interpret(out, x, t, config.prediction_type)[0]
+
+        def teacher(x: Tensor, t: Tensor) -> Tensor:
+            with_text, without = velocity(self.teacher, x.repeat(2, 1, 1, 1), t.repeat(2), both, **twice).chunk(2)
+            return consistency.guide(with_text, without, scale)
+
+        def follower(x: Tensor, t: Tensor) -> Tensor:
+            return velocity(self.module["target"], x, t, both[:n], **given, guidance=scale)
+
+        def student(x: Tensor, t: Tensor) -> Tensor:
+            return velocity(self.student, x, t, both[:n], **given, guidance=scale)
+
+        return teacher, follower, student
+
+    # ------------------------------------------------------------------------------------------------------- results
+
+    def sample(self) -> np.ndarray:
+        """One row per edit: what is given, the teacher after its steps, the student after its own, the target."""
+        from photofound.card import sheet
+
+        count, guidance = 2 * len(self.shares), max(self.options.guidance[0], self.pipeline.config.default_guidance)
+        generator = torch.Generator(self.device).manual_seed(7)
+        condition, sample = self.draw(self.store, self.config.data.late_crop, count, generator)
+        made = [
+            pipeline.sample(condition, steps, guidance, [torch.Generator().manual_seed(i) for i in range(count)])
+            for pipeline, steps in ((self.teacher_pipeline, 20), (self.pipeline, self.options.phases))
+        ]
+        shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
+        return sheet([list(pictures) for pictures in zip(shown, *made, sample.pixels, strict=True)])
+
+    def export(self, folder: Path) -> None:
+        """Save the student as a pipeline; a LoRA is merged into it, and lies in ``lora/`` by itself, too. The teacher
+        is saved as ``teacher/``."""
+        student = self.student
+        if self.options.lora_rank:
+            save_lora(student, folder / "lora")
+            student = deepcopy(student)
+            student.fuse_lora()
+            student.unload_lora()
+        pipeline = type(self.pipeline).from_pipe(self.pipeline, transformer=student)
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        if self.options.keep_teacher:
+            self.teacher.save_pretrained(folder / "teacher", safe_serialization=True)
+            self.teacher_pipeline.scheduler.save_pretrained(folder / "teacher")
+
+
+def add_lora(model: Any, rank: int) -> None:
+    """Freeze the model and add a trainable LoRA (arXiv:2106.09685) to each of its linear layers."""
+    from peft import LoraConfig
+
+    model.requires_grad_(False)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
+
+
+def save_lora(model: Any, folder: Path) -> None:
+    """The LoRA alone, as ``load_lora_weights`` takes it."""
+    from peft import get_peft_model_state_dict
+
+    from photofound.pipeline import EditPipeline
+
+    EditPipeline.save_lora_weights(folder, get_peft_model_state_dict(model))
+
+
+def main(argv: list[str] | None = None) -> int:
+    from photofound.training import launch
+
+    return launch(Config, DistillStage, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
