@@ -1,0 +1,97 @@
+"""A toy trained by several processes on CPUs: what test_engine.py starts with torchrun, and its single-process twin.
+
+    torchrun --nproc-per-node 2 tests/gloo.py FOLDER
+
+accelerate does not shard on CPUs, though torch can. For these runs it is told that it does, so that our part of FSDP2
+and HSDP is tested without a GPU.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import state
+from accelerate.utils import DistributedType
+from torch import nn
+
+from photofound.trainer import TrainConfig, Trainer
+
+COMMON = TrainConfig(
+    steps=6, batch_size=8, micro_batches=2, lr=0.02, warmup_steps=2, ema=0.5, precision="fp32", device="cpu",
+    trackers=(), save_every=3, sample_every=3,
+)  # fmt: skip
+RUNS = {
+    "ddp": COMMON,
+    "fsdp": replace(COMMON, parallel="fsdp"),
+    "fsdp-muon": replace(COMMON, parallel="fsdp", optimizer="muon"),
+    "fsdp-bf16": replace(COMMON, parallel="fsdp", precision="bf16"),
+}
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.mix, self.gain = nn.Linear(width, width), nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x + torch.tanh(self.mix(x)) * self.gain
+
+
+class Toy:
+    """Two blocks and two heads, of which each batch uses one: a step may leave a head without a gradient."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.blocks = [Block(4), Block(4)]
+        heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(2))
+        self.module = nn.ModuleDict({"blocks": nn.ModuleList(self.blocks), "heads": heads})
+
+    def batch(self, generator, size, progress):
+        return torch.randn(size, 4, generator=generator), int(progress >= 0.5)
+
+    def predict(self, x, head):
+        for block in self.blocks:
+            x = block(x)
+        return self.module["heads"][head](x)
+
+    def loss(self, batch):
+        x, head = batch
+        error = (self.predict(x, head).float() - x[:, :2] + 0.1 * torch.randn(len(x), 2)).square().mean()
+        return error, {f"head{head}": error}
+
+    def sample(self):
+        inner = self.blocks[0].mix(torch.ones(1, 4))  # not through the block's own forward
+        value = (self.predict(torch.ones(1, 4), 0).sum() + inner.sum()).abs()
+        return np.full((2, 2, 3), int(1000 * value) % 256, np.uint8)
+
+    def export(self, folder):
+        from safetensors.torch import save_file
+
+        folder.mkdir(exist_ok=True)
+        save_file({name: value.clone() for name, value in self.module.state_dict().items()}, folder / "m.safetensors")
+
+
+def shard_on_cpus():
+    """Make accelerate keep the FSDP plugin that it is given, as it does on GPUs."""
+    original = state.AcceleratorState.__init__
+
+    def init(self, *args, fsdp_plugin=None, **settings):
+        new = not state.AcceleratorState._shared_state
+        original(self, *args, fsdp_plugin=fsdp_plugin, **settings)
+        if new and fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    state.AcceleratorState.__init__ = init
+
+
+if __name__ == "__main__":
+    shard_on_cpus()
+    for name, config in RUNS.items():
+        folder = Path(sys.argv[1]) / name
+        assert Trainer(replace(config, steps=3), Toy(), folder).run()  # stopped half way, then resumed in shards
+        again = Trainer(config, Toy(), folder, "latest")
+        assert again.engine.sharded == (name != "ddp") and again.step == 3
+        assert again.run()
+    torch.distributed.destroy_process_group()
