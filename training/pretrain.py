@@ -367,12 +367,19 @@ class PretrainStage:
         return autoencoder.encode(self.vae, pixels).float()
 
     def predict(
-        self, x_t: Tensor, t: Tensor, condition: Condition, route: Tensor | None = None, tap: int | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition,
+        route: Tensor | None = None,
+        tap: int | None = None,
+        model: Any = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The model at x_t (B, C, h, w): its velocity, its clean sample, and the features of block ``tap``."""
+        """The model at x_t (B, C, h, w): its velocity, its clean sample, and the features of block ``tap``. ``model``
+        is a transformer to be asked in place of the one that is trained."""
         from photofound.pipeline import fold_condition
 
-        model = self.pipeline.transformer
+        model = model or self.pipeline.transformer
         with torch.no_grad():
             folded = fold_condition(condition, self.vae, model.config.condition_space).float()
         tokens, mask = self._encode_text(condition.prompt)

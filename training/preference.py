@@ -1,0 +1,223 @@
+"""Learn from people's choices: pairs of a preferred and a rejected result of the same edit (Diffusion-DPO).
+
+    photofound train preference --config training/configs/preference.yaml --data.folder=PAIRS
+
+PAIRS is a folder with a metadata.jsonl, one pair a line:
+
+    {"file_name": "7a.png", "rejected_file_name": "7b.png", "mask_file_name": "7.png", "text": "on a marble table"}
+
+``mask`` is what the edit repainted (white; all of the picture, where it is left out), ``text`` its prompt. Parquet
+files and datasets on the Hub have the columns image, rejected, mask, text. A run is about one task, the mix's only one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from photofound import data, objective, sources, trainer
+from photofound.edit import Condition, Sample, get_task
+from photofound.training import finetune, pretrain
+from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, decode, without_adapters
+from photofound.training.pretrain import Batch
+
+
+@dataclass(frozen=True)
+class DataConfig(pretrain.DataConfig):
+    """The pairs. A crop is taken at the same place of both."""
+
+    folder: str = "pairs"
+    sizes: tuple[int, ...] = (136,)
+    hold_out: int = 10
+    mirror: bool = False
+    late_from: float = 1.0
+
+
+@dataclass(frozen=True)
+class MixConfig(pretrain.MixConfig):
+    """The task that the pairs are results of."""
+
+    tasks: dict[str, float] = field(default_factory=lambda: {"outpaint": 1.0})
+    given_weight: float = 0.0  # both results have the same given pixels
+
+
+@dataclass(frozen=True)
+class TrainConfig(finetune.TrainConfig):
+    """As in fine-tuning, with smaller steps."""
+
+    lr: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Config(pretrain.Config):
+    """Everything ``photofound train preference`` can be told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    validation: MeasureConfig = field(default_factory=MeasureConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    beta: float = 2000.0  # how far to stay from the start: larger = nearer (``objective.preference_loss``)
+
+
+def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[data.Photograph], list[data.Photograph]]:
+    """Preferred and rejected results, pair by pair; the matte of either is what the edit repainted.
+
+    Raises ValueError where one of a pair is missing, damaged or of another size than the other.
+    """
+    first, second = sources.Source(folder), sources.Source(folder, image="rejected")
+    preferred, rejected = [], []
+    for index, row in enumerate(sources.open_source(first)):
+        if limit is not None and index >= limit:
+            break
+        a, b = (_with_hole(decode(sources.raw(row, source), short_side)) for source in (first, second))
+        if a.pixels.shape != b.pixels.shape:
+            name, shapes = row.get("name", index), [tuple(x.pixels.shape[:0:-1]) for x in (a, b)]
+            raise ValueError(
+                f"data: the results of pair {name} differ in size ({shapes[0]} and {shapes[1]}); leave it out"
+            )
+        preferred.append(a)
+        rejected.append(b)
+    if not preferred:
+        raise ValueError(f"data: {folder} has no pair; see photofound train preference --help for the format")
+    return preferred, rejected
+
+
+def _with_hole(photograph: data.Photograph) -> data.Photograph:
+    everything = torch.full_like(photograph.pixels[:1], 255)
+    return replace(photograph, matte=everything if photograph.matte is None else photograph.matte)
+
+
+def given_hole(task: str, sample: Sample, generator: torch.Generator) -> Condition:
+    """The condition that a result was made under; its hole is the sample's matte."""
+    hole = (sample.matte > 0.5).float()
+    if task == "generate":
+        return pretrain.generate(sample, generator)
+    return get_task(task).conditions(sample, hole)
+
+
+class PreferenceStage(AdaptedStage):
+    """Diffusion-DPO (arXiv:2311.12908) for the flow: the reference is the model that the run starts from."""
+
+    config: Config
+
+    def __init__(self, config: Config, world: trainer.World) -> None:
+        (self.task,) = _check(config)
+        super().__init__(config, world)
+        self.frozen = None if config.model.train == "lora" else copy.deepcopy(self.pipeline.transformer)
+        if self.frozen is not None:
+            self.frozen.requires_grad_(False).eval()
+        self.exam = None
+        if config.data.hold_out:
+            generator = torch.Generator(self.device).manual_seed(0)
+            self.exam = self._pairs((self.held_out, self.held_out_rejected), config.validation.size, generator, 0.0)
+
+    # ------------------------------------------------------------------------------------------------------ batches
+
+    def photographs(self) -> data.PhotoStore:
+        files = self.config.data
+        self.examples: dict[str, Callable] = {self.task: partial(given_hole, self.task)}
+        self.objects = {self.task: False}
+        stores = [
+            data.PhotoStore.build(part, files.sizes) for part in read(files.folder, max(files.sizes), files.limit)
+        ]
+        for store in stores:
+            store.captions = [words[:1] for words in stores[0].captions]  # as written: both results have one prompt
+        self.rejected = stores[1].to(self.device)
+        if files.hold_out:
+            self.rejected, self.held_out_rejected = pretrain.hold_out(self.rejected, files.hold_out)
+        return stores[0]
+
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
+        """``size`` preferred results and then, in the same order and of the same conditions, the rejected ones."""
+        return self._pairs((self.store, self.rejected), size, generator, progress)
+
+    def _pairs(self, stores: tuple[Any, Any], size: int, generator: torch.Generator, progress: float) -> Batch:
+        """Crops of both stores, which are laid out alike, at the same places."""
+        seed = data.random_int(2**31, generator)
+        (condition, preferred), (_, rejected) = (
+            self.draw(store, self.config.data.crop, size, torch.Generator(self.device).manual_seed(seed))
+            for store in stores
+        )
+        pixels = torch.cat([preferred.pixels, rejected.pixels])
+        return Batch(Condition.cat([condition, condition]), pixels, progress)
+
+    # --------------------------------------------------------------------------------------------------------- loss
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and to be logged: the share of pairs that are ranked as people did."""
+        measured = self.measure_in_time(batch.progress)
+        generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
+        error, reference = self.errors(batch, generator)
+        loss = objective.preference_loss(error, reference, self.config.beta).mean()
+        return loss, {"accuracy": _accuracy(error, reference)} | measured
+
+    def errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(2, N) errors of the model and of the reference, row 0 on the preferred, row 1 on the rejected results, both
+        with the same noise and times."""
+        mix, condition, count = self.config.mix, batch.condition, len(batch.pixels) // 2
+        x0 = self.encode(batch.pixels)
+        t = objective.sample_time(count, generator, mix.shift, mix.uniform_time).repeat(2)
+        noise = torch.randn(x0[:count].shape, generator=generator, device=self.device).repeat(2, 1, 1, 1)
+        noise = noise * self.pipeline.config.noise_scale
+        x_t, target = objective.add_noise(x0, noise, t), objective.velocity(x0, noise)
+
+        def error(v: Tensor) -> Tensor:
+            return objective.masked_loss(v, target, condition.hole, mix.given_weight).view(2, count)
+
+        reference = error(self._reference(x_t, t, condition))  # first: switching a LoRA off and on drops gradients
+        return error(self.predict(x_t, t, condition)[0]), reference
+
+    @torch.no_grad()
+    def _reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The velocity of the model that the run starts from."""
+        if self.frozen is not None:
+            return self.predict(x_t, t, condition, model=self.frozen)[0]
+        with without_adapters(self.pipeline.transformer):
+            return self.predict(x_t, t, condition)[0]
+
+    def measure(self) -> dict[str, Tensor]:
+        """``accuracy_held_out``, the share of held-out pairs that are ranked as people did by the implicit reward, and
+        ``loss_held_out``."""
+        if self.exam is None:
+            return {}
+        error, reference = self.errors(self.exam, torch.Generator(self.device).manual_seed(0))
+        loss = objective.preference_loss(error, reference, self.config.beta).mean()
+        return {"accuracy_held_out": _accuracy(error, reference), "loss_held_out": loss}
+
+
+def _accuracy(error: Tensor, reference: Tensor) -> Tensor:
+    """The share of pairs with a higher implicit reward, reference error - error, for the preferred result; a tie, as
+    before training, counts half."""
+    reward = (reference - error).detach()
+    return ((reward[0] > reward[1]).float() + 0.5 * (reward[0] == reward[1]).float()).mean()
+
+
+def _check(config: Config) -> list[str]:
+    """The tasks of the mix, of which there must be one; refuse what would have no effect."""
+    tasks = [name for name, share in config.mix.tasks.items() if share > 0]
+    if len(tasks) != 1 or tasks[0] in ("complete", "upscale"):
+        raise ValueError(f"mix.tasks: {tasks}; name the one task, with a hole, that the pairs are results of")
+    if config.recipe != pretrain.RecipeConfig():
+        raise ValueError("recipe: the recipes of pretraining do not apply to preferences; leave them out")
+    if config.model.train == "full" and config.model.train_text:
+        raise ValueError("model.train_text: the reference keeps its text encoder; set it to false")
+    if not config.beta > 0:
+        raise ValueError(f"beta: {config.beta} must be above 0")
+    return tasks
+
+
+def main(argv: list[str] | None = None) -> int:
+    from photofound.training import launch
+
+    return launch(Config, PreferenceStage, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
