@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -102,6 +103,20 @@ def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(tmp_path, 
 
     checkpoint.save(tmp_path, 3, tensors(), {})  # the next save clears up, whatever its step
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-1", "step-3"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+    """The second checkpoint is larger than what may still be written."""
+    checkpoint.save(tmp_path, 1, tensors(1.0), {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"step-2 cannot be written \(.*\); step-1 is whole, make room and --resume"):
+            checkpoint.save(tmp_path, 2, {"model": {"w": torch.zeros(100_000)}}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]  # the part that was written does not keep the disk full
+    assert float(checkpoint.load(tmp_path / "step-1")[0]["model"]["w"][0, 0]) == 1.0
 
 
 def damaged(tmp_path, name, content):
