@@ -327,6 +327,106 @@ def test_time_goes_on_after_resuming(tmp_path, clock):
     assert (killed.step, resumed.step) == (4, 10)
 
 
+# ------------------------------------------------------------------------------------------------------ micro-batches
+
+
+def test_micro_batches_are_one_batch(tmp_path):
+    """The gradient of an update is the mean of its parts', and each part has random numbers of its own."""
+    made = train(tmp_path, steps=1, warmup_steps=1, micro_batches=4, clip=1e9, weight_decay=0.0)
+    stage, losses = Regression(), []
+    for index in range(4):
+        torch.manual_seed(seed_of(TOY.seed, 0, index, "model"))
+        data = torch.Generator().manual_seed(seed_of(TOY.seed, 0, index, "data"))
+        losses.append(stage.loss(torch.randn(4, 4, generator=data))[0])
+    (sum(losses) / 4).backward()
+    norm = nn.utils.clip_grad_norm_(stage.module.parameters(), 1e9)
+    (row,) = metrics(tmp_path)
+    assert made.stage.batches == 4 and len({float(loss.detach()) for loss in losses}) == 4
+    assert row["norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert row["loss"] == pytest.approx(float(sum(losses).detach()) / 4, rel=1e-5)
+
+
+def test_parts_that_do_not_come_out_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="train.batch_size: 16 cannot be cut into 3 micro-batches; use a multiple of 3"
+    ):
+        train(tmp_path, micro_batches=3)
+    with pytest.raises(
+        ValueError, match="train.micro_batches: 3 cannot be shared evenly by 2 processes; use a multiple"
+    ):
+        trainer._micro_batches(replace(TOY, micro_batches=3), 2)
+    assert trainer._micro_batches(TOY, 2) == 2  # one each
+
+
+def test_a_change_that_cannot_be_repeated_exactly_is_said(tmp_path, capsys):
+    train(tmp_path, steps=2)
+    train(tmp_path, resume="latest", steps=4, micro_batches=2, seed=1)
+    said = capsys.readouterr().out
+    assert "batches are drawn in 2 parts, not 1, so differently" in said and "another train.seed" in said
+
+
+# -------------------------------------------------------------------------------------------------- a place in the data
+
+
+class Stream(Regression):
+    """Reads numbers one after the other, and remembers where it is."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.place, self.read = 0, []
+
+    def batch(self, generator, size, progress):
+        self.read.append(self.place)
+        self.place += size
+        return super().batch(generator, size, progress)
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+def test_the_place_in_the_data_is_kept(tmp_path):
+    train(tmp_path, Stream(kill_at=3))
+    resumed = train(tmp_path, Stream(), "latest")
+    assert resumed.stage.read == [48, 64, 80]
+
+
+def test_another_number_of_processes_begins_its_data_anew_and_says_so(tmp_path, capsys):
+    train(tmp_path, Stream(kill_at=3))
+    path = tmp_path / "checkpoints" / "step-3" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": [{"place": 24}, {"place": 24}]}))
+    assert train(tmp_path, Stream(), "latest").stage.read == [0, 16, 32]
+    assert "each process reads its share of the data from the beginning" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------------------------------- small options
+
+
+def test_blocks_are_compiled_one_by_one(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    made = train(tmp_path, steps=1, compile=True)
+    assert compiled == made.stage.blocks
+
+
+def test_activations_cannot_be_checkpointed_where_no_model_knows_how(tmp_path):
+    with pytest.raises(ValueError, match="train.checkpoint_activations: no model of this stage can do that"):
+        train(tmp_path, checkpoint_activations=True)
+
+
+def test_tensorboard_gets_every_number_and_the_pictures(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tmp_path, steps=3, trackers=("tensorboard",))
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert {"loss", "norm", "lr", "images_per_s", "error"} <= set(events.Tags()["scalars"])
+    logged = [event.value for event in events.Scalars("loss")]
+    assert logged == pytest.approx([row["loss"] for row in metrics(tmp_path)], rel=1e-5)
+    assert events.Tags()["images"] == ["samples"]
+
+
 # ------------------------------------------------------------------------------------------------------ bad gradients
 
 
@@ -347,6 +447,17 @@ def test_a_bad_batch_is_skipped(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert [math.isnan(row["loss"]) for row in rows] == [False, False, True, False, False]
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1]
+
+
+def test_a_loss_that_is_not_finite_is_enough(tmp_path):
+    class Lying(Regression):
+        """A loss of infinity with gradients of zero."""
+
+        def loss(self, x):
+            return self.module(x).sum() * 0 + float("inf"), {}
+
+    with pytest.raises(ValueError, match="3 steps in a row had no finite loss and gradient"):
+        train(tmp_path, Lying(), max_skips=3)
 
 
 def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
@@ -372,6 +483,8 @@ def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
         ({"steps": 0}, "train.steps: 0 is too small"),
         ({"batch_size": 0}, "train.batch_size: 0 is too small"),
         ({"log_every": 0}, "train.log_every: 0 is too small"),
+        ({"max_skips": 0}, "train.max_skips: 0 is too small"),
+        ({"parallel": "deepspeed"}, "train.parallel: 'deepspeed' is unknown; use ddp or fsdp or hsdp"),
         ({"save_every": 0}, "train.save_every: 0 is too small"),
         ({"keep": 0}, "train.keep: 0 is too small"),
         ({"minutes": 0.0}, "train.minutes: 0.0 is no time"),

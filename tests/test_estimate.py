@@ -1,0 +1,96 @@
+"""The dry run: what it counts is right, what it extrapolates is arithmetic, and nothing is left behind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+import gloo
+import pytest
+
+from photofound import cli, estimate
+from photofound.estimate import Offer
+from photofound.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    train: TrainConfig = field(default_factory=lambda: replace(gloo.COMMON, steps=1000))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """As ``photofound.transformer.Cost``."""
+
+    parameters: int = 10**9
+    tokens: int = 256
+    flops: int = 4 * 10**11
+
+
+class Toy(gloo.Toy):
+    def __init__(self, config, world):
+        super().__init__()
+
+
+class Absent(Toy):
+    def __init__(self, config, world):
+        raise FileNotFoundError("model.vae: nowhere does not exist")
+
+
+def lines(stage=Toy, plan=None, offer=None, config=None):
+    said = estimate.dry_run(config or Config(), stage, plan, offer or Offer())
+    return {line.split()[0].rstrip(":"): line for line in said}
+
+
+def test_parameters_and_flops_are_counted():
+    said = lines()
+    assert said["parameters"].split()[1] == f"{sum(p.numel() for p in gloo.Toy().module.parameters()):,}"
+    forward = 2 * (4 * 4 + 4 * 4 + 4 * 2)  # a sample through two blocks and a head; a multiply-add is two
+    backward = 2 * forward - 2 * 4 * 4  # by weights and by inputs, but for the first layer's inputs
+    assert f"{forward + backward} FLOP per sample" in said["FLOPs"]
+    assert re.search(r"[\d.]+ images/s on 1 x cpu", said["speed"]) and "at the peak of a step" in said["memory"]
+
+
+def test_time_and_cost_follow_from_the_speed_of_a_gpu():
+    train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1)
+    said = "\n".join(estimate._whole_run(train, [2e9], [100.0], Offer(gpus=5, price=2.0)))
+    assert "9,000 steps of 1,000 = 9,000,000 samples" in said
+    assert "5.0 hours on 5 GPU(s), each as fast as this device" in said and "50.00 at 2 per GPU and hour" in said
+    said = "\n".join(estimate._whole_run(train, [2e12, 8e12], [100.0, 25.0], Offer(gpus=10, price=2.0, tflops=500)))
+    assert "1.0 hours to 4.0 hours on 10 GPU(s), at 500 TFLOP/s each" in said and "20.00 to 80.00" in said
+
+
+def test_minutes_limit_time_and_cost():
+    train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1, minutes=150.0)
+    said = "\n".join(estimate._whole_run(train, [2e9], [100.0], Offer(gpus=5, price=2.0)))
+    assert "2.5 hours on 5 GPU(s)" in said and "ends it after 50% of its steps" in said and "25.00 at 2" in said
+
+
+def test_a_model_that_is_too_large_or_not_here_is_still_planned():
+    small = lines(Absent, lambda config: [Cost(parameters=1000)], Offer(gpus=8, price=3, tflops=400))
+    assert small["not"] == "not measured: model.vae: nowhere does not exist"
+    huge = lines(Toy, lambda config: [Cost(parameters=10**15)], Offer(gpus=8, price=3, tflops=400))
+    assert "training takes at least" in huge["not"] and "256 tokens, 400 GFLOP a forward pass" in huge["plan"]
+    hours = 1000 * 8 * 3 * 4e11 / (8 * 400e12) / 3600
+    assert f"{hours * 60:.1f} minutes on 8 GPU(s), at 400 TFLOP/s each" in huge["time"]
+    assert "--tflops" in lines(Absent, lambda config: [Cost()])["no"]
+
+
+def test_without_a_plan_a_mistake_is_a_mistake():
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        lines(Absent)
+
+
+def test_from_the_command_line_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "pretrain", "--model.vae=none", "--data.drawn=8", "--data.sizes=[32]", "--data.crop=32"]
+    small = ["--model.hidden_size=32", "--model.num_heads=2", "--model.depth=1", "--model.patch_size=8"]
+    small += ["--model.text_width=16", "--model.text_layers=1", "--train.batch_size=8", "--data.late_crop=32"]
+    assert cli.main([*command, *small, "--dry-run", "--gpus", "8", "--price", "2.5"]) == 0
+    out = capsys.readouterr().out
+    assert all(
+        word in out for word in ("plan ", "parameters ", "memory ", "FLOPs ", "images/s", "on 8 GPU(s)", "cost ")
+    )
+    assert not list(tmp_path.iterdir())
+    assert cli.main([*command, *small, "--dry-run", "--gpus", "0"]) == 2
+    assert "--gpus: 0 must be above 0" in capsys.readouterr().err
