@@ -21,7 +21,7 @@ from torch import Tensor
 from photofound import image
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
-from photofound.masks import grabcut
+from photofound.masks import Segmenter, grabcut
 
 IMAGES = (".webp", ".jpg", ".jpeg", ".png")
 
@@ -302,11 +302,16 @@ def _pick(choices: Sequence[str], u: float) -> str:
 
 def _scaled(photograph: Photograph, size: int) -> tuple[Tensor, Tensor | None]:
     """The photograph with a short side of ``size`` (as it is, if it is smaller)."""
-    scale = size / min(photograph.pixels.shape[-2:])
-    if scale >= 1:
+    shape = _shape_of_short_side(photograph.pixels, size)
+    if shape == tuple(photograph.pixels.shape[-2:]):
         return photograph.pixels, photograph.matte
-    shape = tuple(round(side * scale) for side in photograph.pixels.shape[-2:])
     return _resized(photograph.pixels, shape), None if photograph.matte is None else _resized(photograph.matte, shape)
+
+
+def _shape_of_short_side(pixels: Tensor, size: int) -> tuple[int, ...]:
+    """(H, W) of a picture scaled down, never up, to a short side of ``size``."""
+    scale = min(1.0, size / min(pixels.shape[-2:]))
+    return tuple(round(side * scale) for side in pixels.shape[-2:])
 
 
 def _resized(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -329,21 +334,30 @@ def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
     return tuple(bounding_box(solid))  # type: ignore[return-value]
 
 
-def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> list[Photograph]:
-    """Give photographs of objects on an even ground a matte by GrabCut, where it comes out clean.
+def cut_clean(
+    pixels: Tensor, segmenter: Segmenter = grabcut, plain: bool = True, short_side: int = 112
+) -> Tensor | None:
+    """The matte (1, H, W) uint8 of a photograph's object (3, H, W), where it comes out clean, else None.
 
-    Clean means: the border is of one nameable colour, and the cut-out is complete and covers 5 to 70 %.
+    Clean means: complete (see ``_object_box``) and 5 to 70 % of the picture; with ``plain`` also that the border is of
+    one nameable colour, without which GrabCut is guessing. ``short_side`` is what the segmenter sees at most.
     """
+    if plain and border_colour(pixels) is None:
+        return None
+    small = _resized(pixels, _shape_of_short_side(pixels, short_side))
+    mask = segmenter(small.permute(1, 2, 0).numpy().astype(np.float32) / 255)
+    matte = torch.from_numpy(_eight_bit(mask))[None]
+    if _object_box(matte) == (0, 0, 0, 0) or not 0.05 < float((mask > 0.5).mean()) < 0.7:
+        return None
+    return _resized(matte, tuple(pixels.shape[-2:]))
+
+
+def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> list[Photograph]:
+    """Give photographs of objects on an even ground a matte by GrabCut, where it comes out clean."""
 
     def matted(photograph: Photograph) -> Photograph:
-        if photograph.matte is not None or border_colour(photograph.pixels) is None:
-            return photograph
-        pixels, _ = _scaled(photograph, 112)
-        mask = grabcut(pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255)
-        matte = torch.from_numpy((mask * 255).round().astype(np.uint8))[None]
-        if _object_box(matte) == (0, 0, 0, 0) or not 0.05 < float((mask > 0.5).mean()) < 0.7:
-            return photograph
-        return replace(photograph, matte=_resized(matte, tuple(photograph.pixels.shape[-2:])))
+        matte = None if photograph.matte is not None else cut_clean(photograph.pixels)
+        return photograph if matte is None else replace(photograph, matte=matte)
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(matted, photographs))

@@ -63,8 +63,9 @@ class Raw:
     row: Mapping[str, Any] = field(repr=False)
 
 
-def open_source(source: Source) -> Any:
-    """The ``datasets.IterableDataset`` of a source, nothing decoded. Raises ValueError when there is none."""
+def open_source(source: Source, part: int = 64) -> Any:
+    """The ``datasets.IterableDataset`` of a source, nothing decoded; its shards are tars, row groups of parquet, or
+    ``part`` files of an image folder. Raises ValueError when there is none."""
     import datasets
 
     path, pattern = Path(source.path), Path(source.path).name
@@ -72,7 +73,7 @@ def open_source(source: Source) -> Any:
     if path.is_dir():
         files = sorted(path.glob("*.tar")) or sorted(path.rglob("*.parquet"))
         if not files:
-            return datasets.IterableDataset.from_generator(_read_rows, gen_kwargs={"parts": _folder(path)})
+            return datasets.IterableDataset.from_generator(_read_rows, gen_kwargs={"parts": _folder(path, part)})
     kinds = {each.suffix for each in files}
     try:
         if "://" in source.path:
@@ -108,7 +109,7 @@ def _read_rows(parts: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         yield from part
 
 
-def _folder(folder: Path, part: int = 64) -> list[list[dict[str, Any]]]:
+def _folder(folder: Path, part: int) -> list[list[dict[str, Any]]]:
     """Rows of an image folder, in parts that are shuffled and shared out as a whole.
 
     Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
