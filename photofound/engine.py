@@ -156,6 +156,10 @@ class Engine:
         """Until every process is here."""
         self.accelerator.wait_for_everyone()
 
+    def first_on_node(self) -> AbstractContextManager:
+        """Around what a node's first process does before its others: filling caches, downloading."""
+        return self.accelerator.local_main_process_first()
+
     @contextlib.contextmanager
     def unsharded(self) -> Iterator[None]:
         """Within the block the weights are at hand outside of each block's forward, too, as sampling wants them."""
@@ -203,9 +207,13 @@ class Engine:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images({name: picture[None]}, step=step, **layout)
 
-    def end(self) -> None:
-        """Close trackers. The processes stay connected, for a further run."""
-        self.accelerator.end_training() if self.world.size == 1 else [t.finish() for t in self.accelerator.trackers]
+    def end_trackers(self) -> None:
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def leave(self) -> None:
+        """Disconnect from the other processes, when all is done."""
+        self.accelerator.state.destroy_process_group()
 
 
 class _Call(nn.Module):

@@ -92,7 +92,8 @@ def _measure(
     config: Any, train: TrainConfig, stage_class: Callable[[Any, World], Stage]
 ) -> tuple[list[Measured], list[str]]:
     engine = make_engine(train)
-    stage = stage_class(config, engine.world)
+    with engine.first_on_node():
+        stage = stage_class(config, engine.world)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(train, stage, Path(folder), engine=engine)
         ends = [_measure_step(trainer, progress) for progress in ENDS]

@@ -166,7 +166,7 @@ class Trainer:
             self._sample()
             self._export()
         self.bar.close()
-        self.engine.end()
+        self.engine.end_trackers()
         return finished
 
     def progress(self) -> float:

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,6 +261,39 @@ def test_a_second_sigterm_does_not_interrupt_the_checkpoint(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "save", interrupted)
     train(tmp_path, Regression(kill_at=2), steps=1000)
     assert checkpoint.steps(tmp_path / "checkpoints") == [2]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import safetensors.torch
+import test_trainer
+
+save, calls = safetensors.torch.save_file, []
+
+def killed(tensors, path):
+    save(tensors, path)
+    calls.append(path)
+    if len(calls) == 5:  # the second of three files of the second checkpoint, half of it
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+safetensors.torch.save_file = killed
+test_trainer.train(Path(sys.argv[2]), save_every=2)
+"""
+
+
+def test_killed_in_the_middle_of_saving_it_resumes_as_if_it_had_not_been(tmp_path):
+    whole = train(tmp_path / "whole")
+    run = tmp_path / "killed"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(run)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-2", "step-4.partial"]
+    resumed = train(run, resume="latest", save_every=2)
+    assert resumed.stage.batches == 4 and same(weights(resumed), weights(whole))
+    assert [row["loss"] for row in metrics(run)] == [row["loss"] for row in metrics(tmp_path / "whole")]
 
 
 def test_the_handler_is_given_back_when_training_fails(tmp_path):

@@ -71,7 +71,11 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
         config.save(settings, run_dir / "config.yaml")
     engine.wait()
-    return Trainer(settings.train, stage_class(settings, engine.world), run_dir, resume, engine).run()
+    with engine.first_on_node():
+        stage = stage_class(settings, engine.world)
+    finished = Trainer(settings.train, stage, run_dir, resume, engine).run()
+    engine.leave()
+    return finished
 
 
 def _dry_run(
