@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import subprocess
 import sys
 import tarfile
@@ -360,7 +361,7 @@ def test_processes_make_what_one_makes(tmp_path):
 def test_a_ray_cluster_makes_what_one_makes(tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'photofound[cluster]' to test it")
     source = big(tmp_path)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         prepare(source, tmp_path / "one", settings())
         prepare(source, tmp_path / "cluster", settings(cluster=True))

@@ -19,6 +19,7 @@ import importlib
 import io
 import itertools
 import json
+import logging
 import os
 import sys
 import tarfile
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import autoencoder, config, data, geometry, image, text
+from photofound import autoencoder, colours, config, data, geometry, image, text
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
 
@@ -283,7 +284,7 @@ def _describe(captioner: str | None, sample: Raw, pixels: np.ndarray) -> dict[st
     captions = {"text" if i == 0 else f"text{i + 1}": words for i, (words, _) in enumerate(sample.captions) if words}
     if captioner == "colour":
         planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        colour = data.border_colour(planes)
+        colour = colours.border_colour(planes)
         if colour is not None:
             named = data.Photograph(planes, None, captions.get("text", ""), "")
             captions["colour"] = data.captions(named)[1 if captions else 2]
@@ -462,9 +463,15 @@ def _run(stage: Callable[[Job, int], None], job: Job, units: Sequence[int]) -> N
     elif job.settings.workers > 1 and len(units) > 1:
         done = _over_processes(stage, job, units)
     else:
-        done = (stage(job, unit) for unit in units)
+        done = _here(stage, job, units)
     for _ in tqdm(done, stage.__name__, len(units), unit="unit", disable=not sys.stderr.isatty()):
         pass
+
+
+def _here(stage: Callable[[Job, int], None], job: Job, units: Sequence[int]) -> Iterator[None]:
+    for unit in units:
+        stage(job, unit)
+        yield
 
 
 def _over_processes(stage: Callable[[Job, int], None], job: Job, units: Sequence[int]) -> Iterator[None]:
@@ -498,7 +505,7 @@ def _on_cluster(stage: Callable[[Job, int], None], job: Job, units: Sequence[int
         stage(here, int(row["unit"]))
         return row
 
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     try:
