@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from photofound import image
+from photofound.colours import border_colour
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
 from photofound.masks import Segmenter, grabcut
@@ -361,48 +362,6 @@ def matte_plain_grounds(photographs: Sequence[Photograph], workers: int = 2) -> 
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(matted, photographs))
-
-
-# Names that people use for grounds, with typical sRGB values.
-COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "white": ((245, 245, 245),), "light grey": ((205, 205, 205),), "grey": ((140, 140, 140),),
-    "dark grey": ((75, 75, 75),), "black": ((20, 20, 20),), "red": ((200, 30, 35),),
-    "dark red": ((115, 20, 25),), "orange": ((235, 130, 35),), "brown": ((115, 75, 45),),
-    "light brown": ((175, 130, 90),), "beige": ((220, 200, 170),), "yellow": ((235, 210, 60),),
-    "green": ((60, 145, 60),), "dark green": ((30, 75, 40),), "light green": ((165, 215, 140),),
-    "teal": ((40, 135, 135),), "blue": ((45, 95, 190), (15, 10, 230)), "light blue": ((160, 200, 235),),
-    "dark blue": ((25, 40, 95), (10, 10, 125), (25, 25, 112)),
-    "purple": ((110, 60, 150), (128, 0, 128), (75, 0, 130), (140, 45, 225)), "pink": ((235, 150, 175),),
-}  # fmt: skip
-_SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
-
-
-def _lab(rgb: np.ndarray) -> np.ndarray:
-    """(N, 3) sRGB 0..255 to CIE L*a*b*, in which distance is roughly what the eye sees."""
-    import cv2
-
-    return cv2.cvtColor((rgb.reshape(-1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB).reshape(-1, 3)
-
-
-def colour_name(rgb: np.ndarray) -> str:
-    """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
-    weights = np.array([0.5, 1.0, 1.0], np.float32)
-    distance = ((_lab(np.array([shade for _, shade in _SHADES], np.float32)) - _lab(rgb)) * weights) ** 2
-    return _SHADES[int(distance.sum(1).argmin())][0]
-
-
-def border_colour(pixels: Tensor) -> str | None:
-    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does.
-
-    One does when at least 55 % of the border lies within a CIE distance of 18 of the border's median.
-    """
-    array = pixels.numpy()
-    edge = max(2, min(array.shape[1:]) // 16)
-    sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
-    ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
-    lab, median = _lab(ring), np.median(ring, 0)
-    near = np.linalg.norm(lab - _lab(median), axis=1) < 18
-    return colour_name(median) if near.mean() >= 0.55 else None
 
 
 _LEADS = ("A photo of ", "A product photo of ", "a photo of ")

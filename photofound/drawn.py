@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from photofound.data import Photograph, PhotoStore, colour_name
+from photofound.colours import colour_name
+from photofound.data import Photograph, PhotoStore
 
 
 def photographs(count: int, size: int = 96, seed: int = 0) -> list[Photograph]:

@@ -8,12 +8,12 @@ import tarfile
 
 import numpy as np
 import pytest
-import skimage.color
 import torch
 from PIL import Image
 
 from photofound import data
-from photofound.data import COLOURS, Photograph, PhotoStore
+from photofound.colours import COLOURS
+from photofound.data import Photograph, PhotoStore
 
 
 def picture(height, width, seed=0):
@@ -387,51 +387,6 @@ def test_another_file_is_no_store(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- words
-
-
-def test_colours_are_compared_as_the_eye_sees_them():
-    rgb = np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.float32)
-    assert np.abs(data._lab(rgb) - skimage.color.rgb2lab(rgb / 255)).max() < 0.5
-
-
-@pytest.mark.parametrize("name", COLOURS)
-def test_a_colour_has_its_own_name(name):
-    for shade in COLOURS[name]:
-        assert data.colour_name(np.array(shade, np.float32)) == name
-        even = torch.tensor(shade, dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
-        assert data.border_colour(even) == name
-
-
-@pytest.mark.parametrize(
-    "rgb, name",
-    [
-        ((255, 255, 255), "white"),
-        ((0, 0, 0), "black"),
-        ((255, 0, 0), "red"),
-        ((65, 105, 225), "blue"),
-        ((0, 0, 255), "blue"),
-        ((0, 0, 205), "blue"),
-        ((18, 10, 143), "dark blue"),
-        ((0, 0, 128), "dark blue"),
-        ((25, 25, 112), "dark blue"),
-        ((75, 0, 130), "purple"),
-        ((138, 43, 226), "purple"),
-    ],
-)
-def test_near_colours_have_the_name_people_use(rgb, name):
-    assert data.colour_name(np.array(rgb, np.float32)) == name
-
-
-def test_only_the_border_counts_and_only_one_colour():
-    blue = torch.tensor(COLOURS["blue"][0], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
-    blue[:, 8:-8, 8:-8] = torch.randint(0, 256, (3, 48, 48)).byte()  # what stands in the middle is not the ground
-    assert data.border_colour(blue) == "blue"
-    half = blue.clone()
-    half[:, :, 32:] = torch.tensor(COLOURS["yellow"][0], dtype=torch.uint8)[:, None, None]
-    assert data.border_colour(half) is None
-    assert data.border_colour(torch.randint(0, 256, (3, 64, 64)).byte()) is None
-    noisy = (blue.float() + torch.randn(3, 64, 64) * 4).clamp(0, 255).byte()
-    assert data.border_colour(noisy) == "blue"
 
 
 def test_captions_name_the_ground_where_it_has_one_colour():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound import autoencoder, data, drawn, layers, masks, objective, regularizers, text
+from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
 from photofound.trainer import TrainConfig, World
@@ -62,6 +63,7 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)  # source -> weight; 1 where it is not named
     limit: int | None = None
     hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
+    recolour: float = 0.0  # share of the objects that get a ground of another colour, named in the prompt
     mirror: bool = True  # mirror every other crop; not for products with words on them
 
 
@@ -304,7 +306,8 @@ class PretrainStage:
         for name, count in _counts(self.shares_of(store, crop), size, cpu).items():
             rows, weights = self._choices(store, crop, self.objects[name])
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
-            samples.append(store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror))
+            sample = store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror)
+            samples.append(recoloured(sample, self.config.data.recolour, cpu) if self.objects[name] else sample)
             conditions.append(self.examples[name](samples[-1], generator))
         pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
         return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
