@@ -303,6 +303,12 @@ def test_a_resumed_run_is_the_same_run(tiny_folder, products, tmp_path):
     assert not (straight / "model" / "model_index.json").exists()
 
 
+def test_a_dry_run_says_what_a_run_takes(tiny_folder, products, tmp_path, capsys):
+    arguments = overrides(tiny_folder, products, "--dry-run", "--validation.times=0")
+    assert run(tmp_path / "run", *arguments) == 0
+    assert "parameters" in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
 def test_a_lora_learns_its_products(stage):
     """A few dozen steps on three photographs lower their own loss at fixed noise and times."""
     learner = stage("--validation.sets={own: {}}", "--model.lora.rank=8", "--mix.tasks={inpaint: 1.0, generate: 1.0}")

@@ -291,7 +291,7 @@ class AdaptedStage(PretrainStage):
     def measure_in_time(self, progress: float) -> dict[str, Tensor]:
         """``measure()`` when it is time for it at this progress, else nothing."""
         times = self.config.validation.times
-        last = times and progress >= 1 - 1 / self.config.train.steps
+        last = times and self.config.train.steps * (1 - progress) < 1.5
         due = times + 1 if last else math.floor(progress * times) + 1 if times else 0
         if due <= self.measured:
             return {}
@@ -445,6 +445,11 @@ class FinetuneStage(AdaptedStage):
         return torch.cat(losses).mean()
 
 
+def plan(config: Any) -> list[Any]:
+    """What a forward pass of one sample takes, the LoRA aside: see ``pretrain.plan``."""
+    return pretrain.plan(_settled(config))
+
+
 def _settled(config: Any) -> Any:
     """The configuration with the embedded model filled in, and one crop all along."""
     from photofound.pipeline import EMBEDDED
@@ -488,7 +493,7 @@ def _numbers(measured: Mapping[str, Tensor]) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, FinetuneStage, argv, doc=__doc__)
+    return launch(Config, FinetuneStage, argv, doc=__doc__, plan=plan)
 
 
 if __name__ == "__main__":

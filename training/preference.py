@@ -216,7 +216,7 @@ def _check(config: Config) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, PreferenceStage, argv, doc=__doc__)
+    return launch(Config, PreferenceStage, argv, doc=__doc__, plan=finetune.plan)
 
 
 if __name__ == "__main__":
