@@ -86,6 +86,7 @@ class Engine:
         AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run decides for all its runs
         self.accelerator = Accelerator(
             cpu=place.type == "cpu",
+            device_placement=False,  # stages are built on ``world.device``, which may be a named GPU
             mixed_precision="no",  # autocast is entered in one place, below: accelerate leaves it out under FSDP2
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard"))
