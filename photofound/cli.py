@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import importlib
 import math
 import os
@@ -364,7 +365,8 @@ def _suffix(photograph: Path, format: str | None) -> str:
 def _edit(name: str, argv: list[str]) -> int:
     from photofound.edit import get_task
 
-    task = get_task(name)
+    with _not_collecting():
+        task = get_task(name)
     args = _parser(task).parse_args(argv)
     if args.max_pixels is not None:
         os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
@@ -463,7 +465,8 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
     pipeline: Any = task.pipeline
     which = {"teacher": True} if args.teacher else {}
     try:
-        pipe = pipeline.from_pretrained(*source, **which, torch_dtype=dtype)
+        with _not_collecting():
+            pipe = pipeline.from_pretrained(*source, **which, torch_dtype=dtype)
     except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
         if str(error).startswith("model:"):
             raise  # ours, and already clear
@@ -473,6 +476,20 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
     one = not args.image.is_dir()
     pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
     return pipe
+
+
+@contextmanager
+def _not_collecting() -> Iterator[None]:
+    """While libraries and weights are loaded nothing becomes garbage, and looking for it takes a sixth of the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _device(name: str) -> str:

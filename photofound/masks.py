@@ -147,7 +147,7 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = rgb.shape[:2]
-    scale = min(1.0, 320 / max(height, width))  # GrabCut is slow and its colour models need few pixels
+    scale = min(1.0, 224 / max(height, width))  # GrabCut is slow and its colour models need few pixels
     small_size = (max(8, round(width * scale)), max(8, round(height * scale)))
     small = cv2.resize((rgb * 255).round().astype(np.uint8), small_size, interpolation=cv2.INTER_AREA)
     label = np.full(small.shape[:2], cv2.GC_PR_FGD, np.uint8)
@@ -160,7 +160,7 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
         None,
         np.zeros((1, 65)),
         np.zeros((1, 65)),
-        4,
+        3,
         cv2.GC_INIT_WITH_MASK,
     )
     mask = _largest(np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)).astype(np.float32)

@@ -34,7 +34,8 @@ ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
-_DETAIL_STEPS = 4  # of the upscale task, when what was made smaller is brought to the picture's size
+_TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
+_DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
 class Settings(TypedDict, total=False):
@@ -68,6 +69,31 @@ class EditOutput(BaseOutput):
     """``images``: a list of results, of the type that ``output_type`` names."""
 
     images: list[Any]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Overlapping parts of a latent (h, w) that a model looks at one by one.
+
+    Attributes:
+        boxes: where they are; all of one size.
+        weight: (rows, columns) of a tile, low at its edges.
+        coverage: (h, w), the sum of all tiles' weights; 1 where there is none.
+    """
+
+    boxes: list[Box]
+    weight: Tensor
+    coverage: Tensor
+
+    @property
+    def area(self) -> int:
+        """Latents of a tile."""
+        return self.weight.numel()
+
+
+def cut(x: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """The boxes' parts of (B, C, h, w), one after another: (boxes * B, C, rows, columns)."""
+    return torch.cat([x[(..., *box.slices)] for box in boxes])
 
 
 def condition_channels(vae: Any | None, space: str) -> int:
@@ -269,7 +295,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])
         condition = Condition(canvas, torch.ones_like(canvas[:, :1]), ["upscale"], [""], strength)
-        detailed = self.sample(condition, _DETAIL_STEPS, 1.0, [generator], where=self._padded(hole, hole=True))
+        steps = max(1, self.config.default_steps // _DETAIL_SHARE)
+        detailed = self.sample(condition, steps, 1.0, [generator], where=self._padded(hole, hole=True))
         return composite.back_project(detailed.cpu()[..., :height, :width], made)
 
     def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
@@ -343,56 +370,54 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
         # Without a prompt both branches would be the same.
         guided = not distilled and guidance != 1 and any(condition.prompt)
-        prompts = list(condition.prompt) + [""] * (batch * guided)
-        tokens, mask = self._encode_prompts(prompts)
         copies = 2 if guided else 1
+        tokens, mask = self._encode_prompts(list(condition.prompt) + [""] * (batch * guided))
         task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
-        strength = condition.strength.float().repeat(copies)
-        given_once = {"task": task, "strength": strength, "guidance": told, "text_kv": model.encode_text(tokens)}
-        boxes, weights = self._tiles(where)
+        each = {"task": task, "strength": condition.strength.float().repeat(copies)}
+        each |= {"text_kv": model.encode_text(tokens), "attention_mask": mask}
+        tiling = self._tiling(where)
+        at_once = max(1, _TOKENS_AT_ONCE * model.config.patch_size**2 // (tiling.area * batch * copies))
+        groups = [tiling.boxes[i : i + at_once] for i in range(0, len(tiling.boxes), at_once)]
+
+        def per_tile(x: Tensor | None, tiles: int) -> Tensor | None:
+            """(copies * B, ...) -> (copies * tiles * B, ...)."""
+            if x is None or tiles == 1:
+                return x
+            return x.unflatten(0, (copies, 1, batch)).expand(-1, tiles, *[-1] * x.ndim).flatten(0, 2)
 
         def velocity(latents: Tensor, t: Tensor) -> Tensor:
             total = torch.zeros_like(latents)
-            times = t.float().expand(batch * copies)  # the model multiplies time by 1,000: bf16 would round it visibly
-            for box in boxes:
-                rows, columns = box.slices
-                x = latents[..., rows, columns].to(folded.dtype).repeat(copies, 1, 1, 1)
-                given = folded[..., rows, columns].repeat(copies, 1, 1, 1)
-                out = model(x, times, None, mask, condition=given, **given_once).sample
+            for group in groups:
+                x, given = (cut(part, group).to(folded.dtype).repeat(copies, 1, 1, 1) for part in (latents, folded))
+                times = t.float().expand(len(x))  # the model multiplies time by 1,000: bf16 would round it visibly
+                inputs = {name: per_tile(value, len(group)) for name, value in each.items()}
+                out = model(x, times, condition=given, guidance=told, **inputs).sample
                 if model.config.prediction_type == "sample":
                     out = objective.to_velocity(x, out, times)
                 out = out.float()
                 if guided:
                     with_text, without = out.chunk(2)
                     out = without + guidance * (with_text - without)
-                total[..., rows, columns] += out * weights(box)
-            return total / self._coverage(boxes, weights, latents)
+                for box, tile in zip(group, out.chunk(len(group)), strict=True):
+                    total[(..., *box.slices)] += tile * tiling.weight
+            return total / tiling.coverage
 
         return velocity
 
-    def _tiles(self, hole: Tensor) -> tuple[list[Box], Callable[[Box], Tensor]]:
-        """Tiles in latent units, without those that lie outside the hole, and the weight of a tile's latents: low at
-        its edges."""
+    def _tiling(self, hole: Tensor) -> Tiling:
+        """Tiles in latent units, without those that lie outside the hole."""
         f = autoencoder.factor(self.vae)
         patch = self.transformer.config.patch_size
         height, width = hole.shape[-2] // f, hole.shape[-1] // f
         side = geometry.round_up(self.config.tile // f, patch)
         boxes = [_snapped(box, patch) for box in geometry.tiles(width, height, side, side // 4)]
-        painted = [b for b in boxes if hole[..., b.top * f : b.bottom * f, b.left * f : b.right * f].any()]
-
-        def weights(box: Box) -> Tensor:
-            rows, columns = (_ramp(length, side // 4, hole.device) for length in (box.height, box.width))
-            return rows[:, None] * columns[None, :]
-
-        return painted or boxes, weights
-
-    @staticmethod
-    def _coverage(boxes: list[Box], weights: Callable[[Box], Tensor], like: Tensor) -> Tensor:
-        """The sum of all tiles' weights, 1 where there is none."""
-        total = torch.zeros_like(like[:1, :1])
+        rows, columns = (_ramp(length, side // 4, hole.device) for length in (boxes[0].height, boxes[0].width))
+        weight = rows[:, None] * columns[None, :]
+        boxes = [b for b in boxes if hole[..., b.top * f : b.bottom * f, b.left * f : b.right * f].any()] or boxes
+        coverage = torch.zeros(height, width, device=hole.device)
         for box in boxes:
-            total[(..., *box.slices)] += weights(box)
-        return torch.where(total > 0, total, 1.0)
+            coverage[box.slices] += weight
+        return Tiling(boxes, weight, torch.where(coverage > 0, coverage, 1.0))
 
     def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
         if self.text_encoder is None:

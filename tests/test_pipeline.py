@@ -93,16 +93,31 @@ def test_sample_is_plain_euler_when_one_tile_is_enough(tiny):
 def test_tiles_agree_where_they_overlap_and_cover_everything(tiny):
     pipe = tiny(UpscalePipeline)
     hole = torch.ones(1, 1, 160, 208)
-    boxes, weights = pipe._tiles(hole)
-    coverage = pipe._coverage(boxes, weights, torch.zeros(1, 4, 20, 26))
+    boxes, weight, coverage = (getattr(pipe._tiling(hole), name) for name in ("boxes", "weight", "coverage"))
     assert len(boxes) > 1 and all(b.width == b.height == 8 and b.left % 2 == b.top % 2 == 0 for b in boxes)
+    assert weight.shape == (8, 8) and weight.min() > 0
     total = torch.zeros(20, 26)
     for box in boxes:
-        total[box.slices] += 1
-    assert (total > 0).all() and (coverage > 0).all()
+        total[box.slices] += weight
+    assert (total > 0).all() and torch.allclose(total, coverage)
     only_left = torch.zeros_like(hole)
     only_left[..., :8] = 1
-    assert {b.left for b in pipe._tiles(only_left)[0]} == {0}  # tiles without a hole cost nothing
+    assert {b.left for b in pipe._tiling(only_left).boxes} == {0}  # tiles without a hole cost nothing
+
+
+def test_tiles_are_computed_together_as_one_by_one(tiny, monkeypatch):
+    """With two samples of other prompts, tasks and strengths, and guidance: nothing may get to another's tile."""
+    pipe, calls = tiny(InpaintPipeline), []
+    pipe.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    condition = Condition(
+        torch.rand(2, 3, 64, 160), torch.ones(2, 1, 64, 160), ["inpaint", "upscale"], ["a cup", "red"], torch.rand(2)
+    )
+    made = []
+    for tokens in (1, 1_000):
+        monkeypatch.setattr("photofound.pipeline._TOKENS_AT_ONCE", tokens)
+        made.append(pipe.sample(condition, 1, 3.0, [seeded(), seeded(1)]))
+    assert calls == [4, 4, 4, 12], "three tiles of two samples in two branches"
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
 
 
 def test_condition_is_folded_without_loss(tiny):
