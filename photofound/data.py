@@ -335,6 +335,11 @@ def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
     return tuple(bounding_box(solid))  # type: ignore[return-value]
 
 
+def holds_object(matte: Tensor) -> bool:
+    """Whether a matte (1, H, W) in [0, 1] is that of a complete object (see ``_object_box``)."""
+    return _object_box((matte.cpu() * 255).byte()) != (0, 0, 0, 0)
+
+
 def cut_clean(
     pixels: Tensor, segmenter: Segmenter = grabcut, plain: bool = True, short_side: int = 112
 ) -> Tensor | None:

@@ -18,7 +18,7 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Ge
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-Size = int | tuple[int, int]  # of a square, or (H, W); drawn masks are stretched to it
+Size = int | tuple[int, ...]  # of a square, or (H, W); drawn masks are stretched to it
 
 
 def _shape(size: Size) -> tuple[int, int]:

@@ -10,6 +10,7 @@ gives the same batches with any number of workers, also when it is resumed with 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -422,3 +423,29 @@ class Stream:
             worker_init_fn=_quiet_worker,
             pin_memory=self.device.type == "cuda",
         )
+
+
+def photographs(sources: Sequence[Source], count: int, short_side: int) -> list[data.Photograph]:
+    """The first ``count`` photographs of the sources together, scaled down to ``short_side``: a sample to look at.
+
+    Raises ValueError when a source holds none.
+    """
+    found: list[data.Photograph] = []
+    for source in sources:
+        ledger, rows = Ledger(), iter(open_source(source))
+        for row in itertools.islice(rows, -(-count // len(sources))):
+            try:
+                sample = raw(row, source)
+                size = image.upright_size(sample.image, sample.name)
+                scale = min(1.0, short_side / min(size))
+                size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+                pixels, matte = data.decode(sample.image, size, sample.mask, sample.name, foreground=sample.foreground)
+            except (ValueError, OSError) as error:
+                ledger.skip(source.path, error)
+                continue
+            caption = sample.captions[0][0] if sample.captions else ""
+            planes = None if matte is None else _planes(matte)
+            found.append(data.Photograph(_planes(pixels), planes, caption, source.path))
+    if not found:
+        raise ValueError(f"data: {sources[0].path!r} gives no photograph; look at its format and columns")
+    return found

@@ -507,3 +507,72 @@ def test_a_start_folder_is_planned_by_its_own_configuration(tiny_folder, shards)
     assert cost.tokens == 16 and cost.parameters == sum(p.numel() for p in model.parameters())
     with pytest.raises(ValueError, match="model.latent: elsewhere/vae is not here"):
         plan(config.load(Config, None, ["--model.vae=elsewhere/vae"]))
+
+
+# ---------------------------------------------------------------------------------------------------------- streaming
+
+
+def streamed(tiny_folder, shards, *more):
+    sources = f"--data.sources=[{{path: {shards}}}]"
+    small = ["--data.multiple=16", "--data.workers=0", "--train.device=cpu", *more]
+    return config.load(Config, None, overrides(tiny_folder, shards, sources, *small))
+
+
+def test_a_stream_takes_the_place_of_the_store(tiny_folder, shards):
+    stage = PretrainStage(streamed(tiny_folder, shards), World())
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    assert len(batch.condition) == 14 and batch.pixels.shape == (14, 3, 64, 64)
+    assert set(batch.condition.prompt) == {"A photo of a ball."}
+    given = {name for name in batch.condition.task if name == "outpaint"}
+    for task, hole in zip(batch.condition.task, batch.condition.hole, strict=True):
+        if task == "outpaint":  # never without an object
+            assert 0.2 < hole.mean() < 0.97
+    assert given
+    loss, _ = stage.loss(batch)
+    assert torch.isfinite(loss)
+    assert stage.sample().ndim == 3  # sheets come from the first photographs
+
+
+def test_stages_that_do_not_stream_say_so(tiny_folder, shards):
+    class Other(PretrainStage):
+        def batch(self, generator, size, progress):
+            return None
+
+    with pytest.raises(ValueError, match="data.sources: only pretraining streams; name a folder"):
+        Other(streamed(tiny_folder, shards), World())
+
+
+def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
+    whole = PretrainStage(streamed(tiny_folder, shards), World())
+    assert whole.state_dict() == {}
+    batches = []
+    for step in range(4):
+        batches.append(whole.batch(torch.Generator().manual_seed(step), 6, 0.0))
+        if step == 1:
+            state = json.loads(json.dumps(whole.state_dict()))
+    resumed = PretrainStage(streamed(tiny_folder, shards, "--data.workers=1"), World())
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state  # also before the first batch
+    for step in (2, 3):
+        batch = resumed.batch(torch.Generator().manual_seed(step), 6, 0.0)
+        assert torch.equal(batch.pixels, batches[step].pixels) and batch.condition.task == batches[step].condition.task
+    late = resumed.batch(torch.Generator().manual_seed(4), 5, 0.9)  # another size goes on reading
+    assert len(late.pixels) == 5
+
+
+def test_tasks_that_need_an_object_get_no_others():
+    from photofound.training.pretrain import _assign
+
+    shares, objects = (
+        {"outpaint": 0.5, "inpaint": 0.3, "expand": 0.2},
+        {"outpaint": True, "inpaint": False, "expand": False},
+    )
+    cpu = torch.Generator().manual_seed(0)
+    for wholes in range(11):
+        whole = torch.arange(10) < wholes
+        assigned = _assign(shares, objects, whole, cpu)
+        assert sorted(torch.cat(list(assigned.values())).tolist()) == list(range(10))
+        assert len(assigned.get("outpaint", [])) == min(5, wholes)
+        assert all(whole[i] for i in assigned.get("outpaint", []))
+    with pytest.raises(ValueError, match="fits none of the tasks; add another task"):
+        _assign({"outpaint": 1.0}, {"outpaint": True}, whole & False, cpu)

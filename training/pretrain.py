@@ -2,8 +2,8 @@
 
     photofound train pretrain --config training/configs/nano-cpu.yaml --data.folder=DIR --model.vae=DIR
 
-Every batch mixes tasks. Photographs lie in memory as uint8; crops, masks, conditions and target latents are made in
-batches on the device.
+Every batch mixes tasks. Photographs lie in memory as uint8, or are streamed in aspect buckets with
+--data.sources="[{path: SHARDS}]"; masks, conditions and target latents are made in batches on the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from photofound import autoencoder, data, drawn, layers, masks, objective, regul
 from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
+from photofound.geometry import aspect_buckets
+from photofound.sources import Source
+from photofound.stream import Stream, photographs
 from photofound.trainer import TrainConfig, World
+
+SHOWN = 256  # photographs of a stream that are kept for the sheets of samples
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class DataConfig:
     hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
     recolour: float = 0.0  # share of the objects that get a ground of another colour, named in the prompt
     mirror: bool = True  # mirror every other crop; not for products with words on them
+    sources: tuple[Source, ...] = ()  # streamed in aspect buckets, in place of the folder: what memory does not hold
+    multiple: int = 32  # sources: the sides of a batch are multiples of it, its area about crop x crop
+    widest: float = 2.0  # sources: the most extreme shape of a batch
+    workers: int = 2  # sources: processes that decode
+    log: str | None = None  # sources: a file that names every damaged sample
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,9 @@ class PretrainStage:
         self._add_networks(config.recipe)
         self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
+        self.world, self.streamed = world, (0, 0)
+        self.stream: Stream | None = None
+        self._position: dict[str, Any] = {}
         self.store = self.photographs().to(self.device)
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
@@ -269,6 +282,10 @@ class PretrainStage:
         files = self.config.data
         if files.drawn:
             return drawn.store(files.drawn, files.sizes)
+        if files.sources:  # enough of them for the sheets of samples
+            if type(self).batch is not PretrainStage.batch:
+                raise ValueError("data.sources: only pretraining streams; name a folder with data.folder")
+            return data.PhotoStore.build(photographs(files.sources, SHOWN, max(files.sizes)), files.sizes)
         return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
 
     def _add_networks(self, recipe: RecipeConfig) -> None:
@@ -294,8 +311,51 @@ class PretrainStage:
         late = progress >= self.config.data.late_from
         crop = self.config.data.late_crop if late else self.config.data.crop
         size = max(1, round(size * self.config.data.late_batch)) if late else size
-        condition, sample = self.draw(self.store, crop, size, generator)
+        if self.config.data.sources:
+            condition, sample = self.draw_streamed(crop, size, generator)
+        else:
+            condition, sample = self.draw(self.store, crop, size, generator)
         return Batch(condition, sample.pixels, progress)
+
+    def draw_streamed(self, crop: int, size: int, generator: torch.Generator) -> tuple[Condition, Sample]:
+        """The stream's next photographs and their conditions, in the tasks' shares as far as there are whole objects
+        for those that need one."""
+        if self.streamed != (crop, size):
+            self._open_stream(crop, size)
+        sample, cpu = next(self._samples), torch.Generator().manual_seed(data.random_int(2**31, generator))
+        whole = torch.tensor([data.holds_object(matte) for matte in sample.matte])
+        conditions, samples = [], []
+        for name, index in _assign(self.shares, self.objects, whole, cpu).items():
+            part = sample[index]
+            samples.append(recoloured(part, self.config.data.recolour, cpu) if self.objects[name] else part)
+            conditions.append(self.examples[name](samples[-1], generator))
+        pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
+        return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
+
+    def _open_stream(self, crop: int, size: int) -> None:
+        """Stream batches of this shape from here on, from where the last ones ended."""
+        files, position = self.config.data, self.state_dict()
+        self.stream = Stream(
+            files.sources,
+            size,
+            aspect_buckets(crop, files.multiple, files.widest),
+            seed=self.config.train.seed,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=files.workers,
+            flip=files.mirror,
+            device=self.device,
+            log=Path(files.log) if files.log else None,
+        )
+        self.stream.load_state_dict(position)
+        self._samples, self.streamed = iter(self.stream), (crop, size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream; empty for photographs in memory, which have none."""
+        return self._position if self.stream is None else self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._position, self.stream, self.streamed = state, None, (0, 0)
 
     def draw(
         self, store: data.PhotoStore, crop: int, size: int, generator: torch.Generator
@@ -462,6 +522,29 @@ class PretrainStage:
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def _assign(
+    shares: dict[str, float], objects: dict[str, bool], whole: Tensor, cpu: torch.Generator
+) -> dict[str, Tensor]:
+    """Which samples of a batch go to which task; ``whole`` (B,) says which hold a complete object.
+
+    Tasks that need one get no others; what that leaves over is shared out among the other tasks.
+    """
+    order = torch.randperm(len(whole), generator=cpu)
+    fit, rest = order[whole[order]].tolist(), order[~whole[order]].tolist()
+    counts = _counts(shares, len(whole), cpu)
+    assigned = {}
+    for name in filter(lambda name: objects[name], counts):
+        assigned[name], fit = fit[: counts[name]], fit[counts[name] :]
+    rest += fit
+    if rest:
+        others = {name: share for name, share in shares.items() if not objects[name]}
+        if not others:
+            raise ValueError("mix.tasks: a photograph without a whole object fits none of the tasks; add another task")
+        for name, count in _counts(others, len(rest), cpu).items():
+            assigned[name], rest = rest[:count], rest[count:]
+    return {name: torch.tensor(index) for name, index in assigned.items() if index}
 
 
 def _counts(shares: dict[str, float], size: int, cpu: torch.Generator) -> dict[str, int]:
