@@ -80,21 +80,22 @@ class PRXInPlace(nn.Module):
 
     def __init__(self, ours: Any) -> None:
         super().__init__()
-        self.prx = PRXTransformer2DModel(**{name: ours.config[name] for name in PRX_FIELDS if name in ours.config})
+        shape = {name: ours.config[name] for name in PRX_FIELDS if name in ours.config}
+        self.prx = PRXTransformer2DModel(**{**shape, "axes_dim": list(ours.axes_dim)})
         self.prx.to(ours.device, ours.dtype).eval()
         self.config, self.dtype, self.device, self.task_index = ours.config, ours.dtype, ours.device, ours.task_index
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         return tokens
 
-    def forward(self, x: Tensor, t: Tensor, _: None, mask: Tensor | None, text_kv: Tensor, **edit_inputs: Any) -> Any:
-        return self.prx(x, t, text_kv, mask)
+    def forward(self, x: Tensor, t: Tensor, text_kv: Tensor, attention_mask: Tensor | None, **edit_inputs: Any) -> Any:
+        return self.prx(x, t, text_kv.expand(len(x), -1, -1), attention_mask)
 
 
 @contextmanager
 def timed(owner: Any, name: str, spent: list[float], wait: Callable[[], None]) -> Iterator[None]:
     """Within the block, every call of ``owner.name`` adds its seconds to ``spent``."""
-    original = getattr(owner, name)
+    original, own = getattr(owner, name), name in vars(owner)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
@@ -107,7 +108,10 @@ def timed(owner: Any, name: str, spent: list[float], wait: Callable[[], None]) -
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        if own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)  # back to the class's
 
 
 @contextmanager
