@@ -1,0 +1,39 @@
+"""The latency benchmark on an untrained model: its parts add up, and leave everything as it was."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from photofound import autoencoder
+from photofound.edit import get_task
+from photofound.pipeline import EditPipeline
+
+
+@pytest.fixture(scope="module")
+def latency():
+    path = Path(__file__).parent.parent / "benchmarks" / "latency.py"
+    spec = importlib.util.spec_from_file_location("latency", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["latency"] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["latency"]
+
+
+@pytest.mark.parametrize("task", ["inpaint", "erase", "expand", "outpaint", "upscale"])
+def test_every_task_is_measured_and_so_is_prx(latency, tiny, task):
+    pipe, encode = tiny(EditPipeline), autoencoder.encode
+    bench = latency.Bench(pipe, argparse.Namespace(device="cpu", repeats=1, steps=None))
+    ours, prx = bench.run(task, 96, 64), bench.run(task, 96, 64, latency.PRXInPlace(pipe.transformer))
+    for row in (ours, prx):
+        assert 0 < sum(row[part] for part in latency.PARTS) <= row["seconds"]
+        assert all(row[part] > 0 for part in latency.PARTS) and row["calls"] == ours["calls"] >= 2
+    assert autoencoder.encode is encode and "prepare" not in vars(get_task(task))
+
+
+def test_sizes_are_sides_or_pairs(latency):
+    assert latency.size_of("512") == (512, 512) and latency.size_of("4000x3000") == (4000, 3000)
+    assert latency.photograph(40, 30).size == (40, 30)
