@@ -358,9 +358,10 @@ def test_processes_make_what_one_makes(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_makes_what_one_makes(tmp_path):
+def test_a_ray_cluster_makes_what_one_makes(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'photofound[cluster]' to test it")
     source = big(tmp_path)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine lets its workers wait for minutes
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         prepare(source, tmp_path / "one", settings())
