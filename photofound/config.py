@@ -32,7 +32,9 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
     """
     tree = _read(Path(path)) if path is not None else {}
     for override in overrides:
-        _assign(tree, *_parse_override(override))
+        keys, value = _parse_override(override)
+        _seed_mapping(cls, tree, keys)
+        _assign(tree, keys, value)
     return build(cls, tree)
 
 
@@ -89,6 +91,19 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         return name.replace("-", "_").split("."), yaml.safe_load(value)
     except yaml.YAMLError:
         raise ValueError(f"config: the value in {text!r} is not valid YAML; quote it") from None
+
+
+def _seed_mapping(cls: type, tree: dict[str, Any], keys: list[str]) -> None:
+    """Where ``keys`` leads below a mapping that the file leaves out, put its default there: an override of one entry
+    keeps the others."""
+    for key in keys[:-1]:
+        field = next((f for f in dataclasses.fields(cls) if f.name == key), None)
+        hint = typing.get_type_hints(cls).get(key)
+        if field and typing.get_origin(hint) is dict and field.default_factory is not dataclasses.MISSING:
+            tree.setdefault(key, dict(field.default_factory()))
+        if not isinstance(hint, type) or not dataclasses.is_dataclass(hint) or not isinstance(tree.get(key, {}), dict):
+            return
+        cls, tree = hint, tree.setdefault(key, {})
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:

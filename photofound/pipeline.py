@@ -373,7 +373,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         copies = 2 if guided else 1
         tokens, mask = self._encode_prompts(list(condition.prompt) + [""] * (batch * guided))
         task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
-        each = {"task": task, "strength": condition.strength.float().repeat(copies)}
+        each: dict[str, Tensor | None] = {"task": task, "strength": condition.strength.float().repeat(copies)}
         each |= {"text_kv": model.encode_text(tokens), "attention_mask": mask}
         tiling = self._tiling(where)
         at_once = max(1, _TOKENS_AT_ONCE * model.config.patch_size**2 // (tiling.area * batch * copies))

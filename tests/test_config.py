@@ -49,6 +49,18 @@ def test_a_file_says_only_what_differs_and_overrides_win(tmp_path):
     assert loaded == Run(Model(32, "micro"), Train(lr=1e-4, minutes=0.5))
 
 
+def test_an_override_below_a_mapping_keeps_the_other_entries(tmp_path):
+    @dataclass(frozen=True)
+    class Mix:
+        tasks: dict[str, float] = field(default_factory=lambda: {"inpaint": 0.4, "erase": 0.1})
+
+    Stage = dataclasses.make_dataclass("Stage", [("mix", Mix, field(default_factory=Mix))], frozen=True)
+    assert config.load(Stage, overrides=["--mix.tasks.erase=0.3"]).mix.tasks == {"inpaint": 0.4, "erase": 0.3}
+    (tmp_path / "run.yaml").write_text("mix: {tasks: {expand: 1.0}}")  # a file replaces the mapping as a whole
+    loaded = config.load(Stage, tmp_path / "run.yaml", ["--mix.tasks.erase=0.3"])
+    assert loaded.mix.tasks == {"expand": 1.0, "erase": 0.3} and Mix().tasks["erase"] == 0.1
+
+
 def test_json_is_read_and_an_empty_file_is_all_defaults(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"train": {"scales": [0.1, 0.2]}}))
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
