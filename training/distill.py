@@ -21,6 +21,7 @@ from photofound import consistency, objective
 from photofound.edit import Condition
 from photofound.trainer import TrainConfig, World
 from photofound.training import pretrain
+from photofound.training.finetune import merged, save_lora
 from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage
 
 
@@ -209,13 +210,10 @@ class DistillStage(PretrainStage):
     def export(self, folder: Path) -> None:
         """Save the student as a pipeline; a LoRA is merged into it, and lies in ``lora/`` by itself, too. The teacher
         is saved as ``teacher/``."""
-        student = self.student
+        pipeline = self.pipeline
         if self.options.lora_rank:
-            save_lora(student, folder / "lora")
-            student = deepcopy(student)
-            student.fuse_lora()
-            student.unload_lora()
-        pipeline = type(self.pipeline).from_pipe(self.pipeline, transformer=student)
+            save_lora(pipeline, folder / "lora")
+            pipeline = merged(pipeline)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if self.options.keep_teacher:
             self.teacher.save_pretrained(folder / "teacher", safe_serialization=True)
@@ -229,15 +227,6 @@ def add_lora(model: Any, rank: int) -> None:
     model.requires_grad_(False)
     names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
-
-
-def save_lora(model: Any, folder: Path) -> None:
-    """The LoRA alone, as ``load_lora_weights`` takes it."""
-    from peft import get_peft_model_state_dict
-
-    from photofound.pipeline import EditPipeline
-
-    EditPipeline.save_lora_weights(folder, get_peft_model_state_dict(model))
 
 
 def main(argv: list[str] | None = None) -> int:
