@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photofound.geometry import bounding_box, grow_box
+
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
     """Random floats in [low, high) on the generator's device."""
@@ -119,10 +121,13 @@ def grow_user_mask(mask: np.ndarray, radius: int) -> np.ndarray:
     """Dilate an (H, W) mask by ``radius`` pixels with a round brush."""
     import cv2
 
-    if radius <= 0:
+    if radius <= 0 or not mask.any():
         return mask
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(mask, brush)
+    near = grow_box(bounding_box(mask), radius, 1, mask.shape[1], mask.shape[0]).slices
+    grown = mask.copy()
+    grown[near] = cv2.dilate(np.ascontiguousarray(mask[near]), brush)
+    return grown
 
 
 def reach(mask: np.ndarray) -> float:
