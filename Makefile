@@ -15,7 +15,7 @@ edit: $(READY)  ## the five edits on sample photographs, into out/
 	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
 
 test: $(READY)
-	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
