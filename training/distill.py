@@ -91,7 +91,8 @@ class DistillStage(PretrainStage):
         self.teacher_pipeline.set_progress_bar_config(disable=True)
         self._make_student()
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
-        self.blocks = [block for model in (self.student, self.module["target"], self.teacher) for block in model.blocks]
+        models: tuple[Any, ...] = (self.student, self.module["target"], self.teacher)
+        self.blocks = [block for model in models for block in model.blocks]
         self._followed: float | None = None
 
     @staticmethod

@@ -400,8 +400,9 @@ class PretrainStage:
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
         x0 = self.encode(batch.pixels)
-        late = mix.late_shift is not None and batch.progress >= self.config.data.late_from
-        t = objective.sample_time(len(x0), generator, mix.late_shift if late else mix.shift, mix.uniform_time)
+        late = batch.progress >= self.config.data.late_from
+        shift = mix.shift if mix.late_shift is None or not late else mix.late_shift
+        t = objective.sample_time(len(x0), generator, shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         x_t = objective.add_noise(x0, noise, t)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
