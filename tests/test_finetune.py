@@ -327,3 +327,13 @@ def test_a_shipped_configuration_runs(path, tiny_folder, products, tmp_path):
     arguments = overrides(tiny_folder, products, *given, *small)
     assert run(tmp_path / "run", "--config", str(path), *(a for a in arguments if "lora" not in a)) == 0
     assert (tmp_path / "run" / "model" / "model_index.json").is_file()
+
+
+def test_what_fits_is_known_by_store_not_by_where_it_lay_in_memory(stage):
+    """A store that is gone may leave its address to another, smaller one."""
+    made = stage()
+    for count in range(4, 0, -1):
+        store = drawn.store(count, (64,))
+        rows, _ = made._choices(store, 64, False)
+        assert len(rows) == count
+        del store

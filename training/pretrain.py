@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -275,7 +276,8 @@ class PretrainStage:
         self.store = self.photographs().to(self.device)
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
-        self._rows: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+        self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
+        self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
 
     def photographs(self) -> data.PhotoStore:
         """All photographs, those to be held out among them."""
@@ -378,8 +380,8 @@ class PretrainStage:
 
     def _choices(self, store: data.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
         """A store's rows that fit and their weights."""
-        key = (id(store), crop, objects)
-        if key not in self._rows:
+        known = self._rows.setdefault(store, {})
+        if (crop, objects) not in known:
             rows = store.rows(crop, objects)
             if not len(rows):
                 whole = " with a whole object" * objects
@@ -388,8 +390,8 @@ class PretrainStage:
                 )
             by_source = self.config.data.weights
             sources = [store.sources[int(p)] for p in store.photograph[rows]]
-            self._rows[key] = rows, torch.tensor([by_source.get(s, 1.0) for s in sources])
-        return self._rows[key]
+            known[crop, objects] = rows, torch.tensor([by_source.get(s, 1.0) for s in sources])
+        return known[crop, objects]
 
     # --------------------------------------------------------------------------------------------------------- loss
 
