@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,7 +37,11 @@ def alone(folder, name):
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, ROOT / "tests" / "gloo.py", folder], capture_output=True, text=True, cwd=ROOT)
+    for _ in range(2):  # once in some twenty runs gloo's own threads abort a process that makes many process groups
+        shutil.rmtree(folder)
+        done = subprocess.run([*command, ROOT / "tests" / "gloo.py", folder], capture_output=True, text=True, cwd=ROOT)
+        if "terminate called without an active exception" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
