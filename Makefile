@@ -39,6 +39,6 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "photofound needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,dev,docs]'
 	rm -f .venv/.ready-*
 	touch $@
