@@ -93,7 +93,10 @@ def test_constraints_are_plain_pins():
 
 def test_every_dependency_is_pinned():
     extras = PYPROJECT["project"]["optional-dependencies"]
-    wanted = [*PYPROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]
+    wanted = [
+        *PYPROJECT["project"]["dependencies"],
+        *(each for name in extras if name != "wandb" for each in extras[name]),
+    ]
     pinned = {re.split("==", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     missing = {re.split(r"[<>=\[ ]", each)[0].lower() for each in wanted} - pinned
-    assert not missing
+    assert missing == {"photofound"}  # an extra that names others
