@@ -5,11 +5,14 @@ Shapes: B batch, C channels, H and W pixels. Masks are (B, 1, H, W).
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _RELAXATIONS = 4
+_LARGE = 3_000_000  # pixels; the correction of larger pictures is computed on a coarser grid: it is smooth
 
 
 def harmonic(values: Tensor, known: Tensor) -> Tensor:
@@ -29,9 +32,7 @@ def harmonic(values: Tensor, known: Tensor) -> Tensor:
     height, width = values.shape[-2:]
     if height == 1 and width == 1:
         return values * known
-    weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
-    coarse = F.avg_pool2d(values * known, 2, ceil_mode=True, count_include_pad=False) / weight.clamp(min=1e-6)
-    coarse = harmonic(coarse, weight > 0)
+    coarse = harmonic(*_pooled(values, known, 2))
     filled = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     filled = torch.lerp(filled, values, known)
     for _ in range(_RELAXATIONS):
@@ -55,7 +56,21 @@ def close_seam(generated: Tensor, given: Tensor, hole: Tensor) -> Tensor:
         (B, 3, H, W) in [-1, 1]; equal to ``given`` where the hole is 0.
     """
     known = hole == 0
-    return (generated + harmonic(given - generated, known)).clamp(-1, 1).where(~known, given)
+    height, width = hole.shape[-2:]
+    factor = math.ceil(math.sqrt(height * width / _LARGE))
+    if factor <= 1:
+        correction = harmonic(given - generated, known)
+    else:
+        coarse, some = _pooled(given - generated, known.to(given), factor)
+        correction = F.interpolate(harmonic(coarse, some), size=(height, width), mode="bilinear", align_corners=False)
+    return correction.add_(generated).clamp_(-1, 1).where(~known, given)
+
+
+def _pooled(values: Tensor, known: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Means of the known values over cells of ``factor`` x ``factor``, and which cells have any: a coarser level."""
+    weight = F.avg_pool2d(known, factor, ceil_mode=True, count_include_pad=False)
+    means = F.avg_pool2d(values * known, factor, ceil_mode=True, count_include_pad=False) / weight.clamp(min=1e-6)
+    return means, weight > 0
 
 
 def back_project(generated: Tensor, low: Tensor, rounds: int = 8) -> Tensor:

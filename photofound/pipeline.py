@@ -129,6 +129,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         scheduler: FlowMatchEulerDiscreteScheduler; for a plain LCM student FlowMatchLCMScheduler.
         tile: working side in pixels that the model was trained at; larger pictures are worked on in tiles of it.
         default_steps, default_guidance: what ``num_inference_steps`` and ``guidance_scale`` are when they are left out.
+        task_steps: tasks that want another number of steps than ``default_steps``, like ``{"upscale": 1}``.
         noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
@@ -153,6 +154,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         default_guidance: float = 2.0,
         noise_scale: float = 1.0,
         distilled: dict[str, Any] | None = None,
+        task_steps: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -164,6 +166,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             default_guidance=default_guidance,
             noise_scale=noise_scale,
             distilled=distilled,
+            task_steps=task_steps,
         )
 
     # ------------------------------------------------------------------------------------------------ load and save
@@ -199,7 +202,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled")
+        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         return cls(**{**pipeline.components, **settings, **components})
 
@@ -255,7 +258,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def _check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in."""
         steps, guidance = settings.get("num_inference_steps"), settings.get("guidance_scale")
-        steps = self.config.default_steps if steps is None else steps
+        steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
         count = settings.get("num_images_per_prompt", 1)
         if not isinstance(steps, int) or not 1 <= steps <= 1000:
@@ -265,6 +268,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if not isinstance(count, int) or not 1 <= count <= 64:
             raise ValueError(f"num_images_per_prompt: {count!r} must be a whole number from 1 to 64")
         return steps, float(guidance), count
+
+    def _default_steps(self, task: str) -> int:
+        return (self.config.task_steps or {}).get(task, self.config.default_steps)
 
     def _work(self, task: Task, job: Job, steps: int, guidance: float, generator: Any, callback: Any) -> Picture:
         """One variant: crop and scale to the working size, sample, bring back to the picture's size, finish."""
@@ -295,7 +301,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])
         condition = Condition(canvas, torch.ones_like(canvas[:, :1]), ["upscale"], [""], strength)
-        steps = max(1, self.config.default_steps // _DETAIL_SHARE)
+        steps = max(1, self._default_steps("upscale") // _DETAIL_SHARE)
         detailed = self.sample(condition, steps, 1.0, [generator], where=self._padded(hole, hole=True))
         return composite.back_project(detailed.cpu()[..., :height, :width], made)
 
@@ -485,6 +491,7 @@ def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     transformer = EditTransformer.from_pretrained(folder / "teacher", torch_dtype=dtype, use_safetensors=True)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "teacher")
     settings = {"distilled": None, "default_steps": distilled["teacher_steps"]}
+    settings["task_steps"] = distilled.get("task_steps")
     return {"transformer": transformer, "scheduler": scheduler, **settings}
 
 

@@ -135,7 +135,7 @@ def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _regrid(features: Tensor, grid: tuple[int, int]) -> Tensor:
     """Feature map (B, C, h, w) to (B, rows * columns, C)."""
     if tuple(features.shape[-2:]) != grid:
-        features = F.interpolate(features, size=grid, mode="bilinear", antialias=True)
+        features = F.interpolate(features.float(), size=grid, mode="bilinear", antialias=True)  # no bf16 kernel
     return features.flatten(2).transpose(1, 2)
 
 

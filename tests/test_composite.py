@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from photofound import composite
 from photofound.composite import back_project, close_seam, harmonic, resize, resize_given, shrink
 
 
@@ -145,6 +146,18 @@ def test_a_smooth_offset_nearly_vanishes():
     offset = torch.tensor(ramp(96, 128)).float() * 0.3
     closed = close_seam(given + offset, given, centre_hole(given))
     assert (closed - given).abs().max() < 0.03 < 0.1 * offset.abs().max() + 0.03
+
+
+def test_a_large_picture_is_corrected_on_a_coarser_grid(monkeypatch):
+    given = photograph(96, 128) * 0.7
+    generated, hole = given * 0.9 + 0.05, centre_hole(given)
+    fine = close_seam(generated, given, hole)
+    monkeypatch.setattr(composite, "_LARGE", 1000)  # cells of 4x4
+    coarse = close_seam(generated, given, hole)
+    kept = (hole == 0).expand_as(given)
+    assert torch.equal(coarse[kept], given[kept])
+    before = (generated - given).abs().mean()
+    assert 0 < (coarse - fine).abs().mean() < 0.1 * before
 
 
 def test_generated_detail_survives():

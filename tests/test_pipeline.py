@@ -176,6 +176,16 @@ def test_save_and_load_give_the_same_pixels(tiny, photo, mask, tmp_path):
     assert index["transformer"] == ["photofound.transformer", "EditTransformer"]  # a file format: never rename
 
 
+def test_a_task_may_have_steps_of_its_own(tiny, photo, mask):
+    calls = []
+    for task, wanted in ((InpaintPipeline, 3), (ErasePipeline, 2)):
+        pipe = task.from_pipe(tiny(InpaintPipeline), task_steps={"inpaint": 3})
+        calls.append([])
+        pipe(photo, mask, callback_on_step_end=lambda pipe, i, t, kwargs: calls[-1].append(i) or {})
+        assert len(calls[-1]) == wanted
+        assert pipe.from_pipe(pipe).config.task_steps == {"inpaint": 3}
+
+
 def test_from_pipe_shares_the_weights(tiny):
     pipe = tiny(OutpaintPipeline)
     for other in (InpaintPipeline, ExpandPipeline, ErasePipeline, UpscalePipeline):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from photofound import regularizers
 from photofound.regularizers import (
     PatchDiscriminator,
     Patches,
@@ -299,6 +300,14 @@ def test_the_squeezenet_file_is_a_vision_model_too(net, tmp_path):
     assert own.shape == (2, 25, read.width) and torch.equal(own, net(x)[-1].flatten(2).transpose(1, 2))
     assert read.patches(x, (12, 10)).shape == (2, 120, 512)
     assert torch.equal(read.patches(x, (5, 5)), own)
+
+
+def test_features_are_put_on_another_grid_under_autocast():
+    features = torch.rand(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = regularizers._regrid(features.bfloat16(), (4, 4))
+    exact = F.interpolate(features, size=(4, 4), mode="bilinear", antialias=True)
+    assert (moved - exact.flatten(2).transpose(1, 2)).abs().max() < 0.01
 
 
 def test_the_alignment_by_hand():

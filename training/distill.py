@@ -121,10 +121,12 @@ class DistillStage(PretrainStage):
             pipeline.register_modules(scheduler=FlowMatchLCMScheduler(shift=self.shift))
         pipeline.register_to_config(
             default_steps=options.phases,
+            task_steps=None,
             distilled={
                 "phases": options.phases,
                 "guidance": list(options.guidance),
                 "teacher_steps": pipeline.config.default_steps,
+                "task_steps": pipeline.config.task_steps,
             },
         )
 
