@@ -4,9 +4,11 @@
     photofound erase photos/ masks/ -o clean/
 
 Results go beside the photograph as ``cup-outpaint.png``, those of a folder into ``photos-erase/`` beside it, unless
-``-o`` says otherwise. Nothing heavy is imported before it is needed: ``--help`` and a mistyped command answer at once.
-Bad input is one line on stderr and status 2, never a traceback; in a folder a bad file is reported, the others are
-done, and the status is 1.
+``-o`` says otherwise. A run over a folder, however it was stopped, goes on with ``--skip-existing``: a result has its
+name only once it is whole. ``--report`` appends a line of JSON for each photograph.
+
+Nothing heavy is imported before it is needed: ``--help`` and a mistyped command answer at once. Bad input is one line
+on stderr and status 2, never a traceback; in a folder a bad file is reported, the others are done, and the status is 1.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import argparse
 import difflib
 import gc
 import importlib
+import json
 import math
 import os
 import pkgutil
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,11 +40,11 @@ if TYPE_CHECKING:
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 # Names that a task's inputs must not have.
 COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
-COMMON |= {"overwrite", "quiet", "max_pixels", "save_subject", "teacher", "help"}
+COMMON |= {"overwrite", "skip_existing", "report", "strip", "quiet", "max_pixels", "save_subject", "teacher", "help"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FILE_KINDS = ("image", "mask")  # inputs that are files: for a folder of photographs they may be folders too
 # Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
-ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif")
+ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".heic", ".heif")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,8 +193,14 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
     add("--guidance", type=_finite, metavar="X", help="how strongly to follow the prompt; default: the model's")
     add("--seed", type=_seed, default=0, metavar="N", help="same seed, same result; default: 0")
     add("--num-images", type=_count, default=1, metavar="N", help="variants, numbered -1, -2, ...; default: 1")
-    add("--format", metavar="NAME", help="png, jpg, webp, tif or bmp; default: as IMAGE")
-    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--format", metavar="NAME", help="png, jpg, webp, avif, tif or bmp; default: as IMAGE")
+    add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    existing.add_argument(
+        "--skip-existing", action="store_true", help="leave photographs alone whose outputs exist: go on after a stop"
+    )
+    add("--report", metavar="FILE", type=Path, help="append a line of JSON per photograph: status, seconds, error, ...")
     add("--quiet", action="store_true", help="print errors and warnings only")
     add("--max-pixels", type=_count, metavar="N", help="largest image to open, in pixels; default: 200 million")
     if saves_subject:
@@ -270,6 +280,15 @@ class Work:
     outputs: list[Path]
     subject: Path | None  # where to write the subject's mask
 
+    @property
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [*self.outputs, *([self.subject] if self.subject else [])]
+
+    @property
+    def is_done(self) -> bool:
+        return all(path.is_file() for path in self.files)
+
 
 def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
     """What is to be done. All that is wrong about the outputs is found here, before the model is even loaded."""
@@ -284,12 +303,25 @@ def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
     work = [_work(task, args, photograph, folder) for photograph in photographs]
     taken: dict[Path, Path] = {}
     for each in work:
-        for path in [*each.outputs, *filter(None, [each.subject])]:
+        for path in each.files:
             if (other := taken.setdefault(path, each.image)) != each.image:
                 raise ValueError(f"{path}: both {other.name} and {each.image.name} would be written to it; rename one")
-            image.check_output(path, args.overwrite)
+            _check_output(path, args, folder)
         image.output_format(None, each.outputs[0], args.format)
+    if args.report is not None:
+        image.check_output(args.report, overwrite=True)
+        if args.report in [*taken, *photographs]:
+            raise ValueError(f"--report: {args.report} is a picture of this run; name another file")
     return work
+
+
+def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:
+    from photofound import image
+
+    try:
+        image.check_output(path, args.overwrite or args.skip_existing)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}" + (", or --skip-existing to go on" if folder else "")) from None
 
 
 def _photographs(path: Path) -> list[Path]:
@@ -340,7 +372,14 @@ def _default_folder(task: Task, path: Path, folder: bool) -> Path:
     return path.parent / f"{path.name}-{task.name}"
 
 
-_MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"RIFF": "WEBP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP"}
+_MAGIC = {
+    rb"\x89PNG": "PNG",
+    rb"\xff\xd8": "JPEG",
+    rb"RIFF....WEBP": "WEBP",
+    rb"II[*+]\0|MM\0[*+]": "TIFF",
+    rb"BM": "BMP",
+    rb"....ftypavi[fs]": "AVIF",
+}
 
 
 def _suffix(photograph: Path, format: str | None) -> str:
@@ -351,10 +390,10 @@ def _suffix(photograph: Path, format: str | None) -> str:
         return suffix_of(output_format(None, None, format))
     try:
         with photograph.open("rb") as file:
-            start = file.read(4)
+            start = file.read(12)
     except OSError:
         start = b""  # reading it will say what is wrong with it
-    kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    kind = next((name for magic, name in _MAGIC.items() if re.match(magic, start, re.DOTALL)), None)
     named = SUFFIXES.get(photograph.suffix.lower())
     return photograph.suffix if named is not None and named == (kind or named) else suffix_of(kind or "PNG")
 
@@ -372,24 +411,59 @@ def _edit(name: str, argv: list[str]) -> int:
         os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
     work = _plan(task, args)
     model = cache(lambda: _load_model(task, args))
-    if not args.image.is_dir():
-        _edit_one(task, args, work[0], model)
-        return 0
-    model()  # a bad model is one error, not one for every file
-    failed = sum(not _try_one(task, args, each, model) for each in _bar(work, args.quiet))
+    there = sum(each.is_done for each in work) if args.skip_existing else 0
+    if there and not args.quiet:
+        _say(f"{there} of {len(work)} photographs were edited before and are skipped")
+    if args.image.is_dir():
+        if there < len(work):
+            model()  # a bad model is one error, not one for every file
+        return _edit_folder(task, args, work, model)
+    if error := _try_one(task, args, work[0], model):
+        raise error
+    return 0
+
+
+def _edit_folder(task: Task, args: argparse.Namespace, work: list[Work], model: Callable[[], Any]) -> int:
+    failed = 0
+    for each in _bar(work, args.quiet):
+        if error := _try_one(task, args, each, model):
+            line = _one_line(error)
+            _say(line if str(each.image) in line else f"{each.image}: {line}")
+            failed += 1
     if failed:
         _say(f"{failed} of {len(work)} files failed")
     return 1 if failed else 0
 
 
-def _try_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> bool:
-    try:
-        _edit_one(task, args, work, model)
-        return True
-    except EXPECTED as error:
-        line = _one_line(error)
-        _say(line if str(work.image) in line else f"{work.image}: {line}")
-        return False
+def _try_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> Exception | None:
+    """Edit one photograph and report on it; returns what went wrong."""
+    started, status = time.monotonic(), "done"
+    error: Exception | None = None
+    if args.skip_existing and work.is_done:
+        status = "skipped"
+    else:
+        try:
+            _edit_one(task, args, work, model)
+        except EXPECTED as caught:
+            status, error = "failed", caught
+    if args.report is not None:
+        _report(args, work, status, time.monotonic() - started, error)
+    return error
+
+
+def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, error: Exception | None) -> None:
+    """Append one line. It is written at once and whole, so that a run that is killed leaves no half of one."""
+    outputs = [str(path) for path in work.outputs]
+    line = {
+        "input": str(work.image),
+        "output": outputs[0] if len(outputs) == 1 else outputs,
+        "seconds": round(seconds, 3),
+        "seed": args.seed,
+        "status": status,
+        "error": _one_line(error) if error else None,
+    }
+    with open(args.report, "ab", buffering=0) as file:
+        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
@@ -397,17 +471,20 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     from photofound import image
 
     picture = image.load(work.image)
+    if args.strip:
+        picture = picture.without_location()
     inputs = _inputs(task, args, work.image)
     subject = None
     if work.subject is not None:
         subject = inputs["subject"] = task.prepare(picture, **inputs).keep
     images = model()(picture, **inputs, **_settings(args)).images
+    overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
-        image.save(result, path, image.output_format(picture, path, args.format), overwrite=args.overwrite)
+        image.save(result, path, image.output_format(picture, path, args.format), overwrite=overwrite)
     if subject is not None and work.subject is not None:
-        image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=args.overwrite)
+        image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
-        for path in [*work.outputs, *filter(None, [work.subject])]:
+        for path in work.files:
             _print(str(path))
 
 
@@ -431,7 +508,12 @@ def _read(path: Path, photograph: Path, name: str) -> Picture:
     from photofound import image
 
     if path.is_dir():
-        matches = sorted(p for p in path.iterdir() if p.stem == photograph.stem and p.suffix.lower() in _suffixes())
+        names = [os.path.splitext(name) for name in os.listdir(path)]  # pathlib takes seconds for a large folder
+        matches = sorted(
+            path / f"{stem}{suffix}"
+            for stem, suffix in names
+            if stem == photograph.stem and suffix.lower() in _suffixes()
+        )
         if len(matches) != 1:
             found = " and ".join(p.name for p in matches[:2]) or "nothing"
             what = name.removesuffix("_image")

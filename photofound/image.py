@@ -3,7 +3,7 @@
     picture = load("cup.png")                    # upright, at its own depth, in its own colour space
     rgb = picture.rgb()                          # (H, W, 3) float32 sRGB in [0, 1], for the model to look at
     result = picture.paste(painted, keep)        # keep == 1: the file's own integers, bit for bit
-    save(result, "out.png")                      # atomic; profile and EXIF travel along
+    save(result, "out.png")                      # atomic; profile, EXIF and XMP travel along
 
 Two spaces meet here. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL
 values are float32 sRGB in [0, 1]. A kept pixel never leaves native space; that is why it comes back exact.
@@ -15,20 +15,21 @@ import dataclasses
 import io
 import math
 import os
+import re
 import secrets
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +47,15 @@ SUFFIXES = {
     ".bmp": "BMP",
 }
 """File suffix -> format, for every format that can be written."""
+if features.check("avif"):  # a Pillow built from source may lack it
+    SUFFIXES[".avif"] = "AVIF"
 
 # What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # WebP may be either; its file says which
-_HOLDS_ALPHA = ("PNG", "TIFF", "WEBP")
+_HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 _HOLDS_16_BIT = ("PNG", "TIFF")
+_PNG_XMP = "XML:com.adobe.xmp"  # the keyword of the text chunk that holds it
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, as Pillow and OpenCV weigh it
 
 
@@ -69,6 +73,8 @@ class Picture:
     dpi: tuple[float, float] | None = None
     path: Path | None = None
     lossless: bool = True  # whether the source's encoding was; a WebP is then written so too
+    xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
+    jpeg: dict[str, Any] | None = field(default=None, repr=False)  # how a JPEG was compressed, as Pillow's save options
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape
@@ -157,13 +163,12 @@ class Picture:
     def to_pil(self) -> Image.Image:
         """PIL image of mode L, LA, RGB or RGBA; 16-bit grey is I;16, other 16-bit is rounded to 8 (Pillow has no more).
 
-        `info` carries the profile, EXIF and dpi, so that Pillow's own `save` keeps the colours right.
+        `info` carries the profile, EXIF, XMP and dpi, so that Pillow's own `save` keeps the colours right.
         """
         deep_grey = self.depth > 255 and self.pixels.shape[2] == 1
         pixels = self.pixels if deep_grey else _to_8_bit(self.pixels)
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-        metadata = {"icc_profile": self.icc_profile, "exif": self.exif, "dpi": self.dpi}
-        image.info.update({key: value for key, value in metadata.items() if value})
+        image.info.update(_pil_metadata(self))
         return image
 
     def paste(
@@ -222,6 +227,11 @@ class Picture:
         shrinks = size[0] < self.width or size[1] < self.height
         pixels = cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1))
+
+    def without_location(self) -> Picture:
+        """This picture without where it was taken: EXIF's GPS folder and maker's note (which may repeat it), and every
+        property of the XMP that names a place. All other metadata stays."""
+        return dataclasses.replace(self, exif=_exif_without_place(self.exif), xmp=_xmp_without_place(self.xmp))
 
     def _native(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) sRGB, clipped to [0, 1] -> (h, w, 1 or 3) float32 native values, unrounded; inverts `rgb`."""
@@ -291,7 +301,7 @@ def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_a
 
 
 def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
-    """Read an image file: PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF; HEIF if pillow-heif is registered.
+    """Read an image file: PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF; HEIC if pillow-heif is installed.
 
     The size is checked from the header, before anything is decoded. Of several frames the first is used, and it warns.
     Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
@@ -340,6 +350,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
                 image.draft(None, at_least[::-1] if sideways else at_least)
+            _check_scans(image, stream, name)
             image.load()  # also what finds a truncated file, before OpenCV would half read it
             deep = _deep_pixels(image, stream, name)
             picture = _from_pil(image, name, deep)
@@ -353,9 +364,29 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
         with _pillow_limit_lifted():
             return Image.open(stream, formats=formats)
     except UnidentifiedImageError:
+        if _is_heic(stream) and "HEIF" not in formats:
+            _register_heic(name)
+            return _open_header(stream, name)
         raise ValueError(f"{name}: is not an image that can be read ({', '.join(formats)}), or is damaged") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on bad bytes
         raise _damaged(name, error) from error
+
+
+def _is_heic(stream: BinaryIO) -> bool:
+    stream.seek(0)
+    start = stream.read(12)
+    stream.seek(0)
+    return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")
+
+
+def _register_heic(name: str) -> None:
+    """Teach Pillow to read what iPhones write, or say what is missing."""
+    try:
+        import pillow_heif
+    except ImportError:
+        advice = "pip install 'photofound[heic]', or save it as JPEG"
+        raise ValueError(f"{name}: is a HEIC photograph, which needs a package: {advice}") from None
+    pillow_heif.register_heif_opener()
 
 
 _LIMIT_LOCK = threading.Lock()
@@ -423,6 +454,26 @@ def _pixel_limit() -> int:
     return int(text)
 
 
+_MAX_SCANS = 100  # a progressive photograph has ten
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # what is not data, filling or a restart
+
+
+def _check_scans(image: Image.Image, stream: BinaryIO, name: str) -> None:
+    """ValueError for a JPEG of very many scans: a few bytes each keep the decoder busy with all of the picture."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    stream.seek(0)
+    data = stream.read()
+    scans, marker = 0, _JPEG_MARKER.search(data)
+    while marker and data[marker.end() - 1] != 0xD9:  # EOI; what follows is a preview, or a video
+        scans += data[marker.end() - 1] == 0xDA  # SOS
+        is_bare = data[marker.end() - 1] in (0xD8, 0x01)  # SOI and TEM have no length
+        length = 0 if is_bare else int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        marker = _JPEG_MARKER.search(data, marker.end() + length)
+    if scans > _MAX_SCANS:
+        raise _ImageError(f"{name}: is a JPEG of {scans} scans, where {_MAX_SCANS} are the limit; save it anew")
+
+
 def _is_lossless(kind: str | None, stream: BinaryIO) -> bool:
     if kind != "WEBP":
         return kind in _LOSSLESS
@@ -462,7 +513,9 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
     """Picture from a PIL image; `pixels` (H, W, C), not yet upright, replace its own where those are reduced."""
     image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
     exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
+    xmp, jpeg = _xmp_bytes(image.info.get("xmp"), name), _jpeg_options(image)
     profile = image.info.get("icc_profile") or None
+    _warn_of_gamma(image, name)
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         image, profile = _as_srgb(image, profile, name)
     if pixels is None:
@@ -473,7 +526,33 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
         icc_profile=profile,
         exif=_exif_bytes(exif, name),
         dpi=dpi,
+        xmp=xmp,
+        jpeg=jpeg,
     )
+
+
+def _jpeg_options(image: Image.Image) -> dict[str, Any] | None:
+    """How a grey or colour JPEG was compressed, so that the result can be compressed in the same way: what was not
+    painted then comes out of the same quantisation nearly as it went in."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
+        return None
+    tables = [image.quantization.get(table) for _, _, _, table in image.layer]  # of each component
+    if not tables or None in tables:
+        return None
+    while len(tables) > 1 and tables[-1] == tables[-2]:  # the last one serves all further components
+        tables.pop()
+    sampling = JpegImagePlugin.get_sampling(image)
+    return {
+        "qtables": tables,
+        "subsampling": sampling if sampling in (0, 1, 2) else 0,  # a rare one: no subsampling rather than another
+        "progressive": "progressive" in image.info,
+    }
+
+
+def _warn_of_gamma(image: Image.Image, name: str) -> None:
+    gamma = image.info.get("gamma")  # of a PNG
+    if gamma and "srgb" not in image.info and "icc_profile" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
+        warnings.warn(f"{name}: its gamma of {1 / gamma:.2g} is ignored; its values are read as sRGB", stacklevel=6)
 
 
 def _pixels_from_pil(image: Image.Image, name: str) -> np.ndarray:
@@ -577,6 +656,58 @@ def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
     except _EXIF_ERRORS as error:  # camera makers write anything, and a broken note must not cost the picture
         warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=5)
         return None
+
+
+def _exif_without_place(exif: bytes | None) -> bytes | None:
+    parsed = Image.Exif()
+    parsed.load(exif or b"")
+    parsed.get_ifd(0x8769).pop(0x927C, None)  # the maker's note
+    parsed.pop(0x8825, None)  # the GPS folder
+    return _exif_bytes(parsed, "image")
+
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]")
+_XMP_PLACE = re.compile("gps|latitude|longitude|altitude|location|^(city|state|provincestate|country(code)?)$", re.I)
+
+
+def _xmp_bytes(xmp: Any, name: str) -> bytes | None:
+    """An XMP packet as UTF-8 with orientation 1; None if there is none or it cannot be read."""
+    if not xmp:
+        return None
+    try:
+        text = xmp if isinstance(xmp, str) else bytes(xmp).rstrip(b"\0").decode("utf-8")
+        return _XMP_ORIENTATION.sub(rb"\g<1>1", text.encode("utf-8")) or None
+    except (TypeError, ValueError):
+        warnings.warn(f"{name}: its XMP is not UTF-8 text and was left out", stacklevel=6)
+        return None
+
+
+def _xmp_without_place(xmp: bytes | None) -> bytes | None:
+    """XMP without the properties that name a place, whatever their namespace; None where it is no clean XML."""
+    from xml.dom import minidom
+    from xml.parsers.expat import ExpatError
+
+    if not xmp:
+        return None
+    try:
+        if b"<!" in xmp:
+            raise ValueError("declarations have no business in XMP")
+        document = minidom.parseString(xmp)
+        for element in document.getElementsByTagName("*"):
+            for name in [n for n in element.attributes.keys() if _XMP_PLACE.search(n.rpartition(":")[2])]:
+                element.removeAttribute(name)
+            if element.parentNode and _XMP_PLACE.search(element.tagName.rpartition(":")[2]):
+                element.parentNode.removeChild(element)
+        return "".join(node.toxml() for node in document.childNodes).encode("utf-8")
+    except (ExpatError, ValueError, RecursionError) as error:
+        warnings.warn(f"the XMP cannot be searched for places and was left out ({_first_line(error)})", stacklevel=3)
+        return None
+
+
+def _pil_metadata(picture: Picture) -> dict[str, Any]:
+    """What goes into a file beside the pixels, under Pillow's names."""
+    named = {"icc_profile": picture.icc_profile, "exif": picture.exif, "xmp": picture.xmp, "dpi": picture.dpi}
+    return {name: value for name, value in named.items() if value}
 
 
 def _dpi(value: Any) -> tuple[float, float] | None:
@@ -701,14 +832,16 @@ def save(
     picture: Any,
     path: str | os.PathLike[str],
     format: str | None = None,
-    quality: int = 95,
+    quality: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write anything `from_any` takes to `path` and return the path. Never leaves half a file or touches the old one.
 
-    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. JPEG is
-    4:4:4 at `quality`; WebP is lossless if the source was, else at `quality`. JPEG and BMP hold no alpha: it is
-    flattened onto white with a warning. The profile and EXIF are kept (BMP has neither; colours are converted to sRGB).
+    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. WebP is
+    lossless if the source was. JPEG, AVIF and other WebP lose a little in every pixel: at `quality` (1 to 100), without
+    subsampling; if it is None, a JPEG that came from a JPEG is compressed as that was, all else at 95. JPEG and BMP
+    hold no alpha: it is flattened onto white with a warning. The profile, EXIF and XMP are kept (BMP has none; colours
+    are converted to sRGB). docs/file-formats.md has what comes back of each kind of file.
     Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place is unwritable.
     """
     path, picture = Path(path), Picture.from_any(picture)
@@ -733,30 +866,43 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise PermissionError(f"{path}: the folder {path.parent} cannot be written to; choose another output")
 
 
-def encode(picture: Picture, format: str, quality: int = 95) -> bytes:
+def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     """The bytes of an image file; `format` as `output_format` returns it, the rest as in `save`."""
     if format not in SUFFIXES.values():
         raise ValueError(f"unknown format {format!r}; use one of {_names()}")
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; it must lie between 1 and 100")
     picture = _fit_to_format(picture, format)
     if format == "TIFF":
         return _encode_tiff(picture)
     if picture.depth > 255:
         return _encode_png_16(picture)
-    metadata = {"icc_profile": picture.icc_profile, "exif": picture.exif, "dpi": picture.dpi}
-    options: dict[str, Any] = {key: value for key, value in metadata.items() if value}
-    if format == "JPEG":
-        options |= {"quality": quality, "subsampling": "4:4:4", "optimize": True}
-    elif format == "WEBP":
-        options |= {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
     stream = io.BytesIO()
     try:
-        picture.to_pil().save(stream, format, **options)
+        image = picture.to_pil()  # with its metadata in `info`, which not every writer reads
+        image.save(stream, format, **_pil_metadata(picture), **_compression(picture, format, quality))
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
     return stream.getvalue()
+
+
+def _compression(picture: Picture, format: str, quality: int | None) -> dict[str, Any]:
+    """Pillow's options for the pixels of a format."""
+    if format == "JPEG" and quality is None and picture.jpeg:
+        return picture.jpeg | {"optimize": True}
+    quality = 95 if quality is None else quality
+    if format == "JPEG":
+        return {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+    if format == "WEBP":
+        return {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
+    if format == "AVIF":  # at Pillow's own speed of 6, twelve megapixels take more than a minute
+        return {"quality": quality, "subsampling": "4:4:4", "speed": 8}
+    if format == "PNG" and picture.xmp:
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt(_PNG_XMP, picture.xmp.decode("utf-8"))
+        return {"pnginfo": text}
+    return {}
 
 
 def _fit_to_format(picture: Picture, format: str) -> Picture:
@@ -776,6 +922,9 @@ def _fit_to_format(picture: Picture, format: str) -> Picture:
     if format == "JPEG" and picture.exif and len(picture.exif) > 65_000:
         warnings.warn("the EXIF data is too long for a JPEG and was left out", stacklevel=5)
         picture = dataclasses.replace(picture, exif=None)
+    if format == "JPEG" and picture.xmp and len(picture.xmp) > 65_000:
+        warnings.warn("the XMP data is too long for a JPEG and was left out", stacklevel=5)
+        picture = dataclasses.replace(picture, xmp=None)
     return picture
 
 
@@ -795,6 +944,8 @@ def _encode_png_16(picture: Picture) -> bytes:
         chunks.append((b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in picture.dpi), 1)))
     if picture.exif:
         chunks.append((b"eXIf", picture.exif.removeprefix(b"Exif\0\0")))
+    if picture.xmp:  # not compressed, no language
+        chunks.append((b"iTXt", _PNG_XMP.encode() + bytes(5) + picture.xmp))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -826,6 +977,9 @@ def _encode_tiff(picture: Picture) -> bytes:
     if picture.icc_profile:
         tags.tagtype[34675] = 7  # bytes as they are
         tags[34675] = picture.icc_profile
+    if picture.xmp:
+        tags.tagtype[700] = 1
+        tags[700] = picture.xmp
     if picture.dpi:
         tags[296], tags[282], tags[283] = 2, *picture.dpi
     stream = io.BytesIO()
@@ -847,15 +1001,26 @@ def _write_atomically(path: Path, data: bytes) -> None:
     part = path.with_name(f".photofound-{secrets.token_hex(4)}.part")
     try:
         try:
-            with open(part, "xb") as stream:
+            with _open_unnamed(part) as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+                if not part.exists():  # src_dir_fd only makes Python follow the link, which leads to the file itself
+                    os.link(f"/proc/self/fd/{stream.fileno()}", part, src_dir_fd=stream.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)  # nothing to remove after a replace
     except OSError as error:
         raise type(error)(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
+
+
+def _open_unnamed(part: Path) -> BinaryIO:
+    """A new file beside `part` that has no name yet, so that a process killed while writing leaves nothing behind;
+    `part` itself where the system has no such files."""
+    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        with suppress(OSError):
+            return open(os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    return open(part, "xb")
 
 
 # ------------------------------------------------------------------------------------------------------------- masks

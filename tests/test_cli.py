@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -184,6 +187,7 @@ def test_what_is_left_out_is_the_default_or_left_to_the_pipeline(run, photo):
         ("cup.JPG", [], "cup-retouch.JPG", "JPEG"),
         ("cup.webp", [], "cup-retouch.webp", "WEBP"),
         ("cup.tiff", [], "cup-retouch.tiff", "TIFF"),
+        ("cup.avif", [], "cup-retouch.avif", "AVIF"),
         ("cup.gif", [], "cup-retouch.png", "PNG"),
         ("cup.png", ["--format=jpg"], "cup-retouch.jpg", "JPEG"),
         ("cup.png", ["-o", "{}/done.webp"], "done.webp", "WEBP"),
@@ -204,11 +208,27 @@ def test_the_content_counts_not_the_name(run, photo, tmp_path):
     assert Image.open(tmp_path / "cup-retouch.png").format == "PNG"
 
 
-def test_a_jpeg_is_written_at_quality_95_without_subsampling(run, photo, tmp_path):
-    assert run("retouch", photo("cup.jpg"), photo("mask.png"))[0] == 0
-    written = Image.open(tmp_path / "cup-retouch.jpg")
-    assert written.layer[1][1:3] == (1, 1)  # chroma sampled as often as luma
-    assert max(written.quantization[0]) <= 12  # libjpeg's luma table at quality 95
+def test_a_jpeg_is_compressed_as_it_was_and_another_file_at_95_without_subsampling(run, photo, tmp_path):
+    with Image.open(photo("plain.png")) as plain:
+        plain.save(tmp_path / "cup.jpg", quality=61, subsampling="4:2:2", progressive=True)
+    assert run("retouch", tmp_path / "cup.jpg", photo("mask.bmp"))[0] == 0
+    assert run("retouch", tmp_path / "plain.png", tmp_path / "mask.bmp", "--format=jpg")[0] == 0
+    given, same, fresh = (Image.open(tmp_path / n) for n in ("cup.jpg", "cup-retouch.jpg", "plain-retouch.jpg"))
+    assert same.quantization == given.quantization and same.layer == given.layer and "progressive" in same.info
+    assert fresh.layer[1][1:3] == (1, 1)  # chroma sampled as often as luma
+    assert max(fresh.quantization[0]) <= 12  # libjpeg's luma table at quality 95
+
+
+def test_strip_leaves_out_the_place_alone(run, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8825)[1] = "N"
+    exif[0x8825] = 0
+    Image.open(photo("plain.png")).save(tmp_path / "cup.jpg", exif=exif)
+    for options, places in ([], {1: "N"}), (["--strip", "--overwrite"], {}):
+        assert run("retouch", tmp_path / "cup.jpg", photo("mask.bmp"), *options)[0] == 0
+        found = Image.open(tmp_path / "cup-retouch.jpg").getexif()
+        assert found[0x010F] == "Maker" and found.get_ifd(0x8825) == places
 
 
 def test_several_images_are_numbered(run, photo, tmp_path):
@@ -285,6 +305,108 @@ def test_a_bad_file_is_reported_and_the_rest_is_done(run, folders, tmp_path):
     assert str(folders[0] / "b.jpg") in lines[0] and "c.jpg" in lines[1] and lines[2].endswith("2 of 3 files failed")
 
 
+def reported(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_report_has_a_line_per_file_and_is_appended_to(run, folders, tmp_path):
+    (folders[0] / "b.jpg").write_bytes(b"not an image")
+    report = tmp_path / "report.jsonl"
+    assert run("retouch", *folders, "--seed=7", "--report", report)[0] == 1
+    lines, done = reported(report), tmp_path / "photos-retouch"
+    assert [set(line) for line in lines] == [{"input", "output", "seconds", "seed", "status", "error"}] * 3
+    assert [line["input"] for line in lines] == [str(folders[0] / f"{name}.jpg") for name in "abc"]
+    assert [line["status"] for line in lines] == ["done", "failed", "done"]
+    assert lines[0]["output"] == str(done / "a-retouch.jpg") and lines[0]["error"] is None
+    assert "b.jpg: is not an image" in lines[1]["error"] and all(line["seed"] == 7 for line in lines)
+    assert all(0 <= line["seconds"] < 60 for line in lines)
+    assert run("retouch", *folders, "--skip-existing", "--num-images=2", "--report", report)[0] == 1
+    assert len(reported(report)) == 6 and reported(report)[3]["output"] == [
+        str(done / f"a-retouch-{n}.jpg") for n in (1, 2)
+    ]
+
+
+def test_one_photograph_has_a_report_too(run, photo, tmp_path):
+    cup, mask = photo(), photo("mask.png")
+    assert run("retouch", cup, mask, "--report", tmp_path / "r.jsonl")[0] == 0
+    cup.write_bytes(b"not an image")
+    assert run("retouch", cup, mask, "--overwrite", "--report", tmp_path / "r.jsonl")[0] == 2
+    assert [line["status"] for line in reported(tmp_path / "r.jsonl")] == ["done", "failed"]
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(run, folders, tmp_path):
+    refused(run("retouch", *folders, "--report", tmp_path / "no" / "r.jsonl"), "r.jsonl", "does not exist")
+    refused(run("retouch", *folders, "--report", tmp_path), "is a folder")
+    refused(run("retouch", *folders, "--report", folders[0] / "a.jpg"), "a.jpg", "name another file")
+    assert FakePipeline.made == []
+
+
+def test_a_folder_of_200_goes_on_where_it_stopped(run, photo, tmp_path, monkeypatch):
+    """Interrupted at the 120th: those that are done are neither read nor edited again, and nothing else is there."""
+    original = photo("photos/000.jpg").read_bytes()
+    for number in range(1, 200):
+        (tmp_path / "photos" / f"{number:03}.jpg").write_bytes(original)
+    argv = ["retouch", tmp_path / "photos", photo("mask.png"), "--report", tmp_path / "r.jsonl", "--skip-existing"]
+    edit_one = FakePipeline.__call__
+
+    def interrupted(self, picture, **inputs):
+        if picture.path.stem == "119":
+            raise KeyboardInterrupt
+        return edit_one(self, picture, **inputs)
+
+    monkeypatch.setattr(FakePipeline, "__call__", interrupted)
+    assert run(*argv)[0] == 130
+    done = sorted((tmp_path / "photos-retouch").iterdir())
+    assert [path.name for path in done] == [f"{number:03}-retouch.jpg" for number in range(119)]
+    monkeypatch.setattr(FakePipeline, "__call__", edit_one)
+    before, FakePipeline.calls[:] = {path: path.stat().st_mtime_ns for path in done}, []
+    status, out, err = run(*argv)
+    assert status == 0 and err == "photofound: 119 of 200 photographs were edited before and are skipped\n"
+    assert len(out.splitlines()) == len(FakePipeline.calls) == 81
+    assert all(path.stat().st_mtime_ns == before[path] for path in done)
+    assert len(list((tmp_path / "photos-retouch").iterdir())) == 200
+    statuses = [line["status"] for line in reported(tmp_path / "r.jsonl")]
+    assert statuses == ["done"] * 119 + ["skipped"] * 119 + ["done"] * 81
+    made = len(FakePipeline.made)
+    assert run(*argv, "--quiet") == (0, "", "") and len(FakePipeline.made) == made  # nothing to do, so no model
+
+
+def test_of_several_variants_a_missing_one_is_made_again(run, photo, tmp_path):
+    cup, mask = photo(), photo("mask.png")
+    assert run("retouch", cup, mask, "--num-images=2")[0] == 0
+    (tmp_path / "cup-retouch-2.png").unlink()
+    assert run("retouch", cup, mask, "--num-images=2", "--skip-existing")[0] == 0
+    assert (tmp_path / "cup-retouch-2.png").exists() and len(FakePipeline.calls) == 2
+    refused(run("retouch", cup, mask, "--skip-existing", "--overwrite"), "not allowed with")
+
+
+def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folders, tmp_path, monkeypatch):
+    """SIGKILL in the middle of the second file's writing, where nothing can be tidied up any more."""
+    target = tmp_path / "photos-retouch"
+    child = os.fork()
+    if child == 0:
+        sync, seen = os.fsync, []
+
+        def die(file):
+            seen.append(file)
+            sync(file)
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.fsync = die
+        try:
+            cli.main(["retouch", *map(str, folders), "--quiet"])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in target.iterdir() if not path.name.endswith(".part")] == ["a-retouch.jpg"]
+    if hasattr(os, "O_TMPFILE"):
+        assert len(list(target.iterdir())) == 1
+    assert run("retouch", *folders, "--skip-existing")[0] == 0
+    for name in "abc":
+        assert image.load(target / f"{name}-retouch.jpg").size == SIZE
+
+
 def test_what_the_edit_refuses_names_the_file(run, folders, monkeypatch):
     monkeypatch.setattr(FakePipeline, "fails_on", "b.jpg")
     status, _, err = run("retouch", *folders)
@@ -351,7 +473,7 @@ def test_outputs_are_checked_before_the_work(run, photo, tmp_path):
 def test_existing_outputs_of_a_folder_are_refused_before_the_work(run, folders):
     assert run("retouch", *folders)[0] == 0
     calls = len(FakePipeline.calls)
-    refused(run("retouch", *folders), "a-retouch.jpg", "--overwrite")
+    refused(run("retouch", *folders), "a-retouch.jpg", "--overwrite", "--skip-existing")
     assert len(FakePipeline.calls) == calls
 
 

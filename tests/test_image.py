@@ -175,6 +175,25 @@ def test_jpeg_is_444_at_quality_95(tmp_path):
     assert np.abs(load(tmp_path / "a.jpg").pixels.astype(int) - pixels).max() < 30
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [60, 90])
+def test_a_jpeg_that_was_a_jpeg_is_compressed_as_before(tmp_path, quality, subsampling):
+    """So that what was not painted changes less than by another quality, in a file that is no larger."""
+    soft = cv2.GaussianBlur(noise(96, 128, 3), (0, 0), 1.5)
+    path = write(tmp_path / "a.jpg", soft, quality=quality, subsampling=subsampling, progressive=quality == 60)
+    given = load(path)
+    save(given, tmp_path / "b.jpg")
+    save(given, tmp_path / "c.jpg", quality=95)
+    with Image.open(path) as one, Image.open(tmp_path / "b.jpg") as two:
+        assert one.quantization == two.quantization and one.layer == two.layer
+        assert one.info.get("progressive") == two.info.get("progressive")
+    same, other = (np.abs(load(tmp_path / f"{name}.jpg").pixels.astype(int) - given.pixels).mean() for name in "bc")
+    assert same < other
+    assert (tmp_path / "b.jpg").stat().st_size <= path.stat().st_size < (tmp_path / "c.jpg").stat().st_size
+    with Image.open(save(dataclasses.replace(given, pixels=given.pixels[..., :1]), tmp_path / "d.jpg")) as grey:
+        assert grey.mode == "L" and grey.quantization[0] == one.quantization[0]
+
+
 def test_formats_that_hold_less(tmp_path):
     deep = noise(9, 11, 3, np.uint16)
     for suffix in (".bmp", ".webp"):
@@ -251,6 +270,66 @@ def test_exif_and_dpi_travel(tmp_path, suffix, dtype):
         if suffix != ".webp":
             assert np.allclose(image.info["dpi"], 300, atol=0.1)
     np.testing.assert_array_equal(load(path).size, picture.size)
+
+
+PLACES = b"""<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+ xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" tiff:Orientation="6"
+ xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="48,51N"
+ xmlns:dji="http://www.dji.com/drone-dji/1.0/" dji:RelativeAltitude="+80" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmp:Rating="5" xmlns:ps="http://ns.adobe.com/photoshop/1.0/" ps:City="Paris" ps:Credit="Ann\xc3\xa9e"
+ ><exif:GPSLongitude>2,17E</exif:GPSLongitude><xmp:Label>red</xmp:Label></rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp", ".avif"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_xmp_travels_upright(tmp_path, suffix, dtype):
+    data = io.BytesIO()
+    Image.fromarray(noise(5, 8, 3)).save(data, "JPEG", xmp=PLACES)
+    picture = decode(data.getvalue())
+    assert picture.size == (5, 8), "where EXIF has no orientation, that of the XMP counts"
+    assert picture.xmp == PLACES.replace(b'Orientation="6"', b'Orientation="1"')
+    picture = dataclasses.replace(picture, pixels=picture.pixels.astype(dtype) * (np.iinfo(dtype).max // 255))
+    again = load(save(picture, tmp_path / f"a{suffix}"))
+    assert again.xmp == picture.xmp and again.size == picture.size
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        image.load()
+        assert image.info["xmp"] == picture.xmp  # where other programs look for it
+
+
+def test_a_picture_without_its_place_keeps_all_else(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:06 07:08:09", 0x927C: b"somewhere in Paris"})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 0.0)})
+    exif[0x8769] = exif[0x8825] = 0
+    picture = load(write(tmp_path / "a.jpg", noise(5, 8, 3), exif=exif, xmp=PLACES))
+    assert b"Paris" in picture.exif and b"Paris" in picture.xmp
+    clean = picture.without_location()
+    parsed = Image.Exif()
+    parsed.load(clean.exif)
+    assert parsed[0x010F] == "Maker" and dict(parsed.get_ifd(0x8769)) == {0x9003: "2024:05:06 07:08:09"}
+    assert parsed.get_ifd(0x8825) == {} and b"Paris" not in clean.exif
+    for gone in ("GPS", "Altitude", "City", "Paris", "48,51", "2,17E"):
+        assert gone not in clean.xmp.decode(), gone
+    for kept in ('xmp:Rating="5"', "<xmp:Label>red</xmp:Label>", 'ps:Credit="Ann\u00e9e"', "<?xpacket end"):
+        assert kept in clean.xmp.decode(), kept
+    np.testing.assert_array_equal(clean.pixels, picture.pixels)
+    assert Picture(picture.pixels).without_location().exif is None
+
+
+@pytest.mark.parametrize("xmp", [b"<x/", b"<!DOCTYPE x [<!ENTITY a 'b'>]><x>&a;</x>", b"<x>" * 5000 + b"</x>" * 5000])
+def test_xmp_that_cannot_be_searched_is_left_out_with_the_place(xmp):
+    with pytest.warns(UserWarning, match="cannot be searched"):
+        assert Picture(noise(2, 2, 3), xmp=xmp).without_location().xmp is None
+
+
+def test_xmp_that_a_file_cannot_hold_is_left_out(tmp_path):
+    with pytest.warns(UserWarning, match="XMP data is too long"):
+        assert load(save(Picture(noise(2, 2, 3), xmp=b"<x/>" * 20_000), tmp_path / "a.jpg")).xmp is None
+    Image.fromarray(noise(2, 2, 3)).save(tmp_path / "b.webp", xmp=b"\xff\xfe<\0x\0/\0>\0")
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        assert load(tmp_path / "b.webp").xmp is None
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
@@ -605,6 +684,37 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch):
     refused("PHOTOFOUND_MAX_PIXELS is 'many'", decode, small)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_very_many_scans_is_refused(progressive):
+    """A scan of no data takes six bytes, and the time that the whole picture takes."""
+    data = io.BytesIO()
+    Image.fromarray(noise(64, 64, 1)[..., 0]).save(data, "JPEG", progressive=progressive)
+    data = data.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    refused("is a JPEG of 1.. scans", decode, data[:-2] + last[:10] * 101 + b"\xff\xd9")
+    assert decode(data + last * 101).size == (64, 64)  # behind the end of the picture anything may follow
+
+
+def test_a_gamma_of_its_own_is_told(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add(b"gAMA", struct.pack(">I", 100_000))
+    with pytest.warns(UserWarning, match="its gamma of 1 is ignored"):
+        load(write(tmp_path / "a.png", noise(2, 2, 3), pnginfo=info))
+
+
+def test_heic_needs_a_package_and_says_which(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif", reason="pip install 'photofound[heic]'")
+    pixels = np.broadcast_to(np.uint8([200, 60, 30]), (32, 48, 3))
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=90)
+    monkeypatch.setattr(Image, "OPEN", {kind: how for kind, how in Image.OPEN.items() if kind != "HEIF"})
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    refused(r"a.heic: is a HEIC.*pip install 'photofound\[heic\]'", load, tmp_path / "a.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    picture = load(tmp_path / "a.heic")
+    assert picture.format == "HEIF" and np.abs(picture.pixels.astype(int) - pixels).max() <= 4
+    assert output_format(picture) == "PNG" and not picture.lossless
+
+
 def test_the_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert decode(encode(Picture(noise(10, 10, 3)), "PNG")).size == (10, 10)
@@ -630,7 +740,7 @@ def test_output_format():
     assert output_format(jpeg, "a.jpeg", "JPG") == "JPEG"
     assert output_format(jpeg, "a.out", "webp") == output_format(jpeg, None, ".webp") == "WEBP"
     refused("format is 'png' but the output is named a.jpg", output_format, jpeg, "a.jpg", "png")
-    refused("unknown format 'xcf'; use one of bmp, jpg", output_format, jpeg, "a", "xcf")
+    refused("unknown format 'xcf'; use one of avif, bmp, jpg", output_format, jpeg, "a", "xcf")
     refused("cannot write '.gif' files", output_format, jpeg, "a.gif")
     assert [module.suffix_of(kind) for kind in ("JPEG", "TIFF")] == [".jpg", ".tif"]
 
