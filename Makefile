@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: edit test lint types clean
+.PHONY: edit test lint types docs docs-pictures clean
 .DELETE_ON_ERROR:
 
 edit: $(READY)  ## the five edits on sample photographs, into out/
@@ -29,6 +29,17 @@ types: $(READY)
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation --no-index -w build/types build/types/source
 	$(BIN)/pip install -q --no-deps --no-index --target build/types/site build/types/*.whl
 	cd build/types && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p photofound
+
+# The reference is read from a copy in which tasks, training and demos are inside photofound, as they are once installed.
+docs: $(READY)
+	rm -rf build/docs build/site && mkdir -p build/docs
+	cp -R photofound build/docs && cp -R tasks training demos build/docs/photofound
+	rm -rf build/docs/photofound/weights
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rlE '<(link|script|img|iframe)[^>]+(href|src)="?(https?:)?//' build/site  # pages fetch nothing from elsewhere
+
+docs-pictures: $(READY)  ## the pictures of docs/tasks, by the embedded model
+	$(OFFLINE) $(BIN)/python -m photofound.demos.pictures --out docs/pictures
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

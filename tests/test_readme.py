@@ -1,25 +1,82 @@
-"""The README's Python runs as it stands, its commands exist, and its tree is the tree."""
+"""What the README and the documentation show is so: their Python runs, their commands exist, the tree is the tree."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from photofound import cli
+from photofound.edit import get_task, task_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+PAGES |= {name: (ROOT / name).read_text() for name in ("README.md", "demos/comfyui/README.md")}
+RUN = ("README.md", "docs/index.md", "docs/tasks/")  # elsewhere snippets name files, models or GPUs of the reader's
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippets_run(number, tmp_path, monkeypatch):
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(name for the test's report, text) of every block of code in that language."""
+    found = []
+    for page, text in sorted(PAGES.items()):
+        texts = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        found += [(f"{page} {number}", block) for number, block in enumerate(texts)]
+    return found
+
+
+@pytest.mark.parametrize("name, code", [pytest.param(*each, id=each[0]) for each in blocks("python")])
+def test_snippets_run(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(SNIPPETS[number], f"README.md snippet {number}", "exec"), {})
+    compiled = compile(code, name, "exec")
+    if name.startswith(RUN):
+        exec(compiled, {})
+
+
+def commands() -> list[str]:
+    """Every call of ``photofound`` in a block of plain code, without its comment, continued lines joined."""
+    lines = [line for _, text in blocks("") for line in text.replace("\\\n", " ").splitlines()]
+    found = {
+        re.sub(r"\s+#.*| \| .*|; do$", "", line.strip()) for line in lines if line.strip().startswith("photofound ")
+    }
+    return sorted(found)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_lines_are_understood(line):
+    name, *arguments = shlex.split(line)[1:]
+    if name in task_names():
+        cli._parser(get_task(name)).parse_args(arguments)
+    elif name == "train":
+        assert arguments[0] == "STAGE" or (ROOT / "training" / f"{arguments[0]}.py").is_file()
+        configs = [value for value in arguments if value.endswith(".yaml")]
+        assert all((ROOT / value).is_file() for value in configs)
+    else:
+        assert name in cli.COMMANDS
+
+
+def test_every_page_has_its_place_in_the_documentation():
+    """mkdocs.yml lists each page of docs/ once, and no other."""
+
+    def pages(nav):
+        for entry in nav:
+            value = next(iter(entry.values()))
+            yield from pages(value) if isinstance(value, list) else [value]
+
+    listed = sorted(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert listed == sorted(page.removeprefix("docs/") for page in PAGES if page.startswith("docs/"))
+
+
+def test_pictures_of_the_documentation_are_small():
+    pictures = list((ROOT / "docs" / "pictures").iterdir())
+    assert max(path.stat().st_size for path in pictures) < 150_000
+    assert sum(path.stat().st_size for path in pictures) < 1_500_000
 
 
 def test_the_first_snippet_fits_on_a_screen():
-    assert len(SNIPPETS) >= 2 and len(SNIPPETS[0].strip().splitlines()) <= 14
+    snippets = [code for name, code in blocks("python") if name.startswith("README.md")]
+    assert len(snippets) >= 2 and len(snippets[0].strip().splitlines()) <= 14
 
 
 def test_commands_exist(capsys):

@@ -1,0 +1,230 @@
+"""Nodes for ComfyUI: a loader, and one node for each task, built from what the task declares. README.md tells how to
+install them.
+
+ComfyUI's pictures are tensors, IMAGE (B, H, W, C) and MASK (B, H, W), float32 in [0, 1]. Those of an 8-bit file are
+k/255; such a picture is worked on in 8 bits, and its kept pixels come back as the same floats, bit for bit. Any other
+picture is worked on in 16 bits, and its kept pixels come back within 1/131070, a five-hundredth of an 8-bit step.
+
+The file stands alone: it runs as photofound.demos.comfyui, and copied or linked into custom_nodes under another name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from photofound.edit import Input, Task, get_task, task_names
+
+PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+RESERVED = (
+    "pipe",
+    "image",
+    "seed",
+    "steps",
+    "guidance",
+)  # arguments of every node, which no task's input may be called
+FORMATS = {"length": "pixels like 200, or a share like 25%", "aspect": "like 4:5", "size": "like 1200x800"}
+LARGEST = 2**31 - 1  # of whole numbers that a task asks for
+LAST_SEED = 2**53 - 1  # the browser's whole numbers end there
+
+
+class PhotofoundLoader:
+    """Loads a model, once: ComfyUI keeps what a node gave until its inputs change."""
+
+    RETURN_TYPES = (PIPE,)
+    RETURN_NAMES = ("pipe",)
+    FUNCTION = "load"
+    CATEGORY = "photofound"
+    DESCRIPTION = "One model for all photofound nodes."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        model = "a folder or an id on the Hub; empty = the model that is part of the package"
+        lora = "a LoRA of that model: a file, a folder or an id on the Hub; empty = none"
+        return {
+            "required": {
+                "model": ("STRING", {"default": "", "tooltip": model}),
+                "lora": ("STRING", {"default": "", "tooltip": lora}),
+                "dtype": (list(DTYPES), {"default": DTYPES[0], "tooltip": "precision of the weights"}),
+            }
+        }
+
+    def load(self, model: str, lora: str, dtype: str) -> tuple[Any]:
+        from photofound.pipeline import EditPipeline, fast_dtype
+
+        device = _device()
+        precision = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+        pipe = EditPipeline.from_pretrained(model.strip() or None, torch_dtype=precision)
+        if lora.strip():
+            pipe.load_lora_weights(lora.strip())
+        return (pipe.to(device),)
+
+
+class TaskNode:
+    """What the nodes of all tasks share; each task has a subclass that names it."""
+
+    task: ClassVar[Task]
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "edit"
+    CATEGORY = "photofound"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What must be connected or has a widget is required; sockets that may stay empty are optional."""
+        required: dict[str, Any] = {"pipe": (PIPE,), "image": ("IMAGE",)}
+        optional: dict[str, Any] = {}
+        for each in _inputs(cls.task):
+            may_be_empty = each.default is None and not each.required and each.kind not in (*FORMATS, "text")
+            (optional if may_be_empty else required)[each.name] = _socket(each)
+        seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
+        steps = {"default": 0, "min": 0, "max": 1000, "tooltip": "sampling steps; 0 = the model's own number"}
+        guidance = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
+        required["seed"] = ("INT", seed | {"tooltip": "picture i of a batch has seed + i"})
+        required["steps"] = ("INT", steps)
+        required["guidance"] = (
+            "FLOAT",
+            guidance | {"tooltip": "how strongly to follow the prompt; 0 = the model's own"},
+        )
+        return {"required": required, "optional": optional}
+
+    def edit(self, pipe: Any, image: Tensor, seed: int, steps: int, guidance: float, **inputs: Any) -> tuple[Tensor]:
+        """Edit every picture of a batch, one after another.
+
+        Args:
+            pipe: from the loader.
+            image: (B, H, W, C), C of 1 to 4; a fourth channel is alpha.
+            seed: of the first picture; the next ones have the next seeds, so that each can be made again alone.
+            steps, guidance: 0 = the model's own.
+            **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
+
+        Returns:
+            ((B, H', W', C'),), float32 in [0, 1], on the CPU.
+        """
+        pipeline: Any = self.task.pipeline
+        pipe = pipeline.from_pipe(pipe)
+        pipe.set_progress_bar_config(disable=True)
+        settings: dict[str, Any] = {"num_inference_steps": steps or None, "guidance_scale": guidance or None}
+        settings |= {
+            "output_type": "np",
+            "callback_on_step_end": _progress((steps or pipe.config.default_steps) * len(image)),
+        }
+        results = []
+        for i, picture in enumerate(image):
+            given = {each.name: _value(each, inputs.get(each.name), i, len(image)) for each in _inputs(self.task)}
+            given = {name: value for name, value in given.items() if value is not None}
+            generator = torch.Generator().manual_seed(seed + i)
+            results.append(pipe(_array(picture), **given, **settings, generator=generator).images[0])
+        return (torch.stack([torch.from_numpy(result) for result in results]),)
+
+
+def _inputs(task: Task) -> list[Input]:
+    """The declared inputs but the photograph itself."""
+    return [each for each in task.inputs if each.name != "image"]
+
+
+def _socket(each: Input) -> tuple[str, dict[str, Any]]:
+    """An input as ComfyUI declares it: its type, and the options of its widget."""
+    tooltip = {"tooltip": f"{each.help} ({FORMATS[each.kind]})" if each.kind in FORMATS else each.help}
+    if each.kind in ("image", "mask"):
+        return each.kind.upper(), tooltip
+    if each.kind == "text":
+        return "STRING", {"default": each.default or "", "multiline": True, **tooltip}
+    if each.kind in FORMATS:
+        return "STRING", {"default": "" if each.default is None else str(each.default), **tooltip}
+    if each.kind == "int":  # a widget always has a value: without a default it is a socket, left out while empty
+        value = {"forceInput": True} if each.default is None else {"default": each.default}
+        return "INT", {"min": -LARGEST, "max": LARGEST, **value, **tooltip}
+    kinds = ", ".join(("image", "mask", "text", "int", *FORMATS))
+    raise ValueError(f"input {each.name!r} has kind {each.kind!r}, which has no widget; use one of {kinds}")
+
+
+def _value(each: Input, value: Any, i: int, batch: int) -> Any:
+    """An input for picture ``i`` as the pipeline takes it; None = left out."""
+    if each.kind in FORMATS and isinstance(value, str):
+        return value.strip() or None
+    if not isinstance(value, Tensor):
+        return value
+    if each.kind == "mask":
+        value = value.reshape(-1, *value.shape[-2:])
+        if _stands_for_none(value):
+            if each.required:
+                raise ValueError(
+                    f"{each.name}: Load Image gave no mask; paint one in its mask editor, or connect a mask"
+                )
+            return None
+    if len(value) not in (1, batch):
+        raise ValueError(f"{each.name}: got {len(value)} for {batch} pictures; give one, or as many")
+    return _array(value[i if len(value) > 1 else 0])
+
+
+def _stands_for_none(mask: Tensor) -> bool:
+    """Load Image gives 64 x 64 zeros where a file has no alpha channel."""
+    return tuple(mask.shape[-2:]) == (64, 64) and not mask.any()
+
+
+def _array(tensor: Tensor) -> Any:
+    """(H, W) or (H, W, C) as numpy; other nodes' results may overshoot [0, 1] a little."""
+    return tensor.float().clamp(0, 1).cpu().numpy()
+
+
+def _progress(total: int) -> Callable[..., dict[str, Tensor]] | None:
+    """A callback that moves ComfyUI's bar, through which Cancel arrives, too; None outside ComfyUI."""
+    try:
+        bar = import_module("comfy.utils").ProgressBar(total)
+    except ImportError:
+        return None
+
+    def step(pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        bar.update(1)
+        return tensors
+
+    return step
+
+
+def _device() -> str:
+    """Where ComfyUI computes; outside it the GPU, if there is one."""
+    try:
+        return str(import_module("comfy.model_management").get_torch_device())
+    except ImportError:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _node(task: Task) -> type[TaskNode]:
+    """The node class of a task. Raises ValueError for an input that no node can have."""
+    clash = {each.name for each in _inputs(task)} & set(RESERVED)
+    if clash:
+        raise ValueError(f"its input {min(clash)!r} clashes with an argument of every node; rename it")
+    node: type[TaskNode] = type(
+        f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), {"task": task, "DESCRIPTION": task.summary}
+    )
+    node.INPUT_TYPES()
+    return node
+
+
+def _title(task: Task) -> str:
+    return task.name.replace("_", " ").title()
+
+
+def _mappings() -> tuple[dict[str, type], dict[str, str]]:
+    """All nodes and their names in the menu. A task that cannot be had does not take the others with it."""
+    nodes: dict[str, type] = {"PhotofoundLoader": PhotofoundLoader}
+    names = {"PhotofoundLoader": "Load Model (photofound)"}
+    for name in task_names():
+        try:
+            task = get_task(name)
+            node = _node(task)
+        except Exception as error:  # anything can be wrong with a file that somebody dropped in
+            logging.warning("photofound: no node for task %r: %s", name, error)
+            continue
+        nodes[node.__name__], names[node.__name__] = node, f"{_title(task)} (photofound)"
+    return nodes, names
+
+
+NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = _mappings()
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,340 @@
+"""The ComfyUI nodes without ComfyUI: a node for each task, kept pixels exact, importable from custom_nodes."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from photofound import edit
+from photofound.demos import comfyui
+from photofound.pipeline import EditPipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "demos" / "comfyui"
+NODES = comfyui.NODE_CLASS_MAPPINGS
+TASKS = ("outpaint", "inpaint", "expand", "erase", "upscale")
+CORE = {"LoadImage": ("IMAGE", "MASK"), "SaveImage": ()}  # of the nodes in example.json, what they give
+
+
+def photograph(batch: int = 1, height: int = 40, width: int = 56) -> torch.Tensor:
+    """(B, H, W, 3) as Load Image makes it of an 8-bit file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
+    return torch.from_numpy(pixels.astype(np.float32) / 255.0)
+
+
+def bytes_of(image: torch.Tensor) -> np.ndarray:
+    """What Save Image writes."""
+    return np.clip(255.0 * image.numpy(), 0, 255).astype(np.uint8)
+
+
+def hole(batch: int = 1, height: int = 40, width: int = 56) -> torch.Tensor:
+    mask = torch.zeros(batch, height, width)
+    mask[:, 10:20, 15:30] = 1
+    return mask
+
+
+def call(name: str, pipe, image: torch.Tensor, seed: int = 0, **inputs) -> torch.Tensor:
+    """Run a node as ComfyUI does: defaults of its widgets, no gradients, results as a tuple."""
+    node = NODES[f"Photofound{name.title()}"]
+    declared = node.INPUT_TYPES()["required"]
+    widgets = {key: spec[1]["default"] for key, spec in declared.items() if len(spec) > 1 and "default" in spec[1]}
+    arguments = {**widgets, "seed": seed, "pipe": pipe, "image": image, **inputs}
+    assert set(declared) <= set(arguments)
+    with torch.inference_mode():
+        (result,) = getattr(node(), node.FUNCTION)(**arguments)
+    assert result.dtype == torch.float32 and 0 <= result.min() and result.max() <= 1
+    return result
+
+
+@pytest.fixture
+def pipe(tiny):
+    return tiny(EditPipeline)
+
+
+# ------------------------------------------------------------------------------------------------------ what they are
+
+
+def test_there_is_a_node_for_each_task_and_a_loader():
+    assert set(NODES) == {"PhotofoundLoader", *(f"Photofound{name.title()}" for name in TASKS)}
+    assert comfyui.NODE_DISPLAY_NAME_MAPPINGS.keys() == NODES.keys()
+    assert comfyui.NODE_DISPLAY_NAME_MAPPINGS["PhotofoundErase"] == "Erase (photofound)"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_is_what_comfyui_expects(name):
+    node = NODES[name]
+    declared = node.INPUT_TYPES()
+    inputs = {**declared["required"], **declared.get("optional", {})}
+    for kind, *options in inputs.values():
+        assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", comfyui.PIPE)
+        assert len(options) <= 1 and json.dumps(options)
+        if kind in ("STRING", "INT", "FLOAT"):
+            assert ("default" in options[0]) != options[0].get("forceInput", False)
+    parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    assert takes_any or set(inputs) == set(parameters) - {"self"}
+    assert len(node.RETURN_TYPES) == 1 and node.CATEGORY == "photofound" and node.DESCRIPTION
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_node_asks_for_what_its_task_declares(name):
+    declared = NODES[f"Photofound{name.title()}"].INPUT_TYPES()
+    asked = {**declared["required"], **declared.get("optional", {})}
+    task = edit.get_task(name)
+    assert set(asked) - {"pipe", "image", "seed", "steps", "guidance"} == {each.name for each in task.inputs}
+    for each in task.inputs:
+        assert each.help in asked[each.name][1]["tooltip"]
+        assert (each.name in declared["required"]) or not each.required
+
+
+# ------------------------------------------------------------------------------------------------------- what they do
+
+
+def test_kept_pixels_are_the_same_floats_and_the_same_bytes(pipe):
+    image, mask = photograph(), hole()
+    result = call("inpaint", pipe, image, mask_image=mask)
+    kept = mask[0] == 0
+    assert torch.equal(result[0][kept], image[0][kept])
+    assert (bytes_of(result)[0][kept] == bytes_of(image)[0][kept]).all()
+    assert not torch.equal(result[0][~kept], image[0][~kept])
+
+
+def test_every_byte_survives_the_way_through_floats(pipe):
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, 3).repeat(1, 3, 3, 1)
+    image, mask = torch.from_numpy(every.numpy().astype(np.float32) / 255.0), torch.zeros(1, 48, 48)
+    mask[:, 40:44, 40:44] = 1
+    result = call("inpaint", pipe, image, mask_image=mask)
+    assert (bytes_of(result)[0, :16, :16] == every[0, :16, :16].numpy()).all()
+
+
+def test_floats_that_no_file_holds_are_kept_within_16_bits(pipe):
+    image, mask = torch.rand(1, 40, 56, 3) * 1.02 - 0.01, hole()  # other nodes overshoot
+    result = call("inpaint", pipe, image, mask_image=mask)
+    kept = mask[0] == 0
+    assert (result[0][kept] - image[0][kept].clamp(0, 1)).abs().max() <= 0.5 / 65535 + 1e-7
+
+
+def test_a_picture_of_a_batch_is_what_it_is_alone(pipe):
+    image = photograph(batch=2)
+    together = call("erase", pipe, image, seed=7, mask_image=hole())
+    alone = call("erase", pipe, image[1:], seed=8, mask_image=hole())
+    assert together.shape == image.shape and torch.equal(together[1:], alone)
+
+
+def test_a_batch_takes_a_mask_for_each_picture(pipe):
+    image, masks = photograph(batch=2), torch.cat([hole(), hole().roll(20, 2)])
+    result = call("inpaint", pipe, image, mask_image=masks)
+    for i in range(2):
+        assert torch.equal(result[i][masks[i] == 0], image[i][masks[i] == 0])
+    with pytest.raises(ValueError, match="mask_image: got 3 for 2 pictures"):
+        call("inpaint", pipe, image, mask_image=hole(batch=3))
+    assert torch.equal(call("inpaint", pipe, image, mask_image=hole()[0])[0][0], image[0][0])  # (H, W)
+
+
+def test_a_subject_is_kept_where_it_is_white(pipe):
+    image, subject = photograph(), hole()
+    result = call("outpaint", pipe, image, subject=subject, prompt="on sand")
+    assert torch.equal(result[0][subject[0] == 1], image[0][subject[0] == 1])
+
+
+def test_alpha_is_the_subject(pipe):
+    image, subject = photograph(), hole()
+    result = call("outpaint", pipe, torch.cat([image, subject[..., None]], -1))
+    assert result.shape == image.shape
+    assert torch.equal(result[0][subject[0] == 1], image[0][subject[0] == 1])
+
+
+def test_expand_and_upscale_give_their_sizes(pipe):
+    image = photograph()
+    wide = call("expand", pipe, image, left="8", right="25%")
+    assert wide.shape == (1, 40, 56 + 8 + 14, 3) and torch.equal(wide[:, :, 8:64], image)
+    assert call("expand", pipe, image, aspect=" 1:1 ").shape == (1, 56, 56, 3)
+    assert call("upscale", pipe, image, scale=3).shape == (1, 120, 168, 3)
+
+
+def test_the_mask_that_load_image_gives_for_none_is_none(pipe):
+    nothing = torch.zeros(1, 64, 64)
+    with pytest.raises(ValueError, match="mask_image: Load Image gave no mask; paint one"):
+        call("inpaint", pipe, photograph(), mask_image=nothing)
+    image = torch.full((1, 40, 56, 3), 230 / 255)
+    image[:, 12:30, 18:40] = torch.tensor([60, 120, 40]) / 255
+    cut_out = call("outpaint", pipe, image)  # by itself
+    assert torch.equal(call("outpaint", pipe, image, subject=nothing), cut_out)
+
+
+def test_steps_and_guidance_of_zero_are_the_models_own(pipe):
+    image, mask = photograph(), hole()
+    own = call("inpaint", pipe, image, mask_image=mask, prompt="a cup")
+    steps, guidance = pipe.config.default_steps, pipe.config.default_guidance
+    said = call("inpaint", pipe, image, mask_image=mask, prompt="a cup", steps=steps, guidance=guidance)
+    other = call("inpaint", pipe, image, mask_image=mask, prompt="a cup", steps=steps + 1)
+    assert torch.equal(own, said) and not torch.equal(own, other)
+
+
+# ------------------------------------------------------------------------------------------------------- in ComfyUI
+
+
+@pytest.fixture
+def comfy(monkeypatch):
+    """As much of ComfyUI as the nodes use; its bar raises when the user has pressed Cancel."""
+
+    class ProgressBar:
+        seen: list[int] = []
+        cancelled = False
+
+        def __init__(self, total):
+            self.total, self.done = total, 0
+
+        def update(self, steps):
+            if ProgressBar.cancelled:
+                raise InterruptedError("cancelled")
+            self.done += steps
+            ProgressBar.seen.append((self.done, self.total))
+
+    modules = {name: types.ModuleType(name) for name in ("comfy", "comfy.utils", "comfy.model_management")}
+    modules["comfy.utils"].ProgressBar = ProgressBar
+    modules["comfy.model_management"].get_torch_device = lambda: torch.device("cpu")
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return ProgressBar
+
+
+def test_comfyuis_bar_moves_and_cancels(pipe, comfy):
+    call("inpaint", pipe, photograph(batch=2), mask_image=hole(), steps=3)
+    assert comfy.seen == [(i, 6) for i in range(1, 7)]
+    comfy.cancelled = True
+    with pytest.raises(InterruptedError):
+        call("inpaint", pipe, photograph(), mask_image=hole())
+
+
+def test_the_loader_loads_a_folder(tiny_folder, comfy):
+    loader = NODES["PhotofoundLoader"]()
+    (pipe,) = loader.load(model=f" {tiny_folder} ", lora="", dtype="float32")
+    assert isinstance(pipe, EditPipeline) and pipe.device.type == "cpu" and pipe.dtype == torch.float32
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        loader.load(model="no/such/folder", lora="", dtype="float32")
+
+
+def test_the_loader_adds_a_lora(tiny_folder, tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    (pipe,) = NODES["PhotofoundLoader"]().load(str(tiny_folder), "", "float32")
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_qkv_proj"]))
+    EditPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.transformer))
+    (with_lora,) = NODES["PhotofoundLoader"]().load(str(tiny_folder), str(tmp_path), "float32")
+    assert with_lora.transformer.peft_config["default_0"].r == 2
+
+
+def load_as_comfyui_does(path: Path, name: str):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
+    return module
+
+
+@pytest.mark.parametrize("how", ["copied", "linked", "one file"])
+def test_it_is_importable_from_custom_nodes(how, tmp_path):
+    target = tmp_path / "custom_nodes" / "photofound-nodes"
+    target.parent.mkdir()
+    if how == "copied":
+        shutil.copytree(FOLDER, target)
+    elif how == "linked":
+        target.symlink_to(FOLDER)
+    else:
+        (code,) = (FOLDER / "README.md").read_text().split("```python\n")[1:]
+        target = target.with_name("photofound_nodes.py")
+        target.write_text(code.split("```")[0])
+    file = target if target.suffix else target / "__init__.py"
+    module = load_as_comfyui_does(file, str(target.with_suffix("")).replace(".", "_x_"))
+    assert module.NODE_CLASS_MAPPINGS.keys() == NODES.keys() == module.NODE_DISPLAY_NAME_MAPPINGS.keys()
+
+
+SIXTH = """
+from photofound.edit import Input, Job, Task
+from photofound.pipeline import EditPipeline
+
+class MirrorPipeline(EditPipeline):
+    task_name = "mirror_left"
+    def __call__(self, image, angle=90, weight=None, **settings):
+        return self.edit(image, settings, angle=angle, weight=weight)
+
+class Mirror(Task):
+    name, summary, pipeline = "mirror_left", "turn a picture around", MirrorPipeline
+    inputs = (INPUTS)
+    def prepare(self, picture, prompt="", angle=90, weight=None): raise ValueError(f"angle {angle}, weight {weight}")
+    def example(self, sample, generator): raise NotImplementedError
+
+TASK = Mirror()
+"""
+
+
+@pytest.fixture
+def sixth(tmp_path, monkeypatch):
+    """Puts a task file with these inputs beside the five, and gives the mappings that follow."""
+
+    def with_inputs(inputs: str):
+        (tmp_path / "mirror_left.py").write_text(SIXTH.replace("INPUTS", inputs))
+        monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
+        edit._finders.cache_clear()
+        edit.get_task.cache_clear()
+        return comfyui._mappings()
+
+    yield with_inputs
+    monkeypatch.undo()
+    edit._finders.cache_clear()
+    edit.get_task.cache_clear()
+
+
+def test_a_sixth_task_gives_a_sixth_node(sixth, pipe):
+    nodes, names = sixth('Input("angle", "int", "degrees", default=90), Input("weight", "int", "how much")')
+    node = nodes["PhotofoundMirrorLeft"]
+    assert names["PhotofoundMirrorLeft"] == "Mirror Left (photofound)" and len(nodes) == len(NODES) + 1
+    assert node.INPUT_TYPES()["required"]["angle"][1]["default"] == 90
+    assert node.INPUT_TYPES()["optional"]["weight"][1]["forceInput"]
+    with pytest.raises(ValueError, match="angle 45, weight None"):
+        node().edit(pipe, photograph(), seed=0, steps=0, guidance=0.0, angle=45)
+
+
+@pytest.mark.parametrize(
+    "inputs, reason",
+    [
+        ('Input("seed", "int", "a clash"),', "clashes with an argument of every node"),
+        ('Input("angle", "colour", "no such kind"),', "has kind 'colour'"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_a_bad_task_does_not_take_the_others_with_it(inputs, reason, sixth, caplog):
+    nodes, _ = sixth(inputs)
+    assert nodes.keys() == NODES.keys()
+    assert "mirror_left" in caplog.text and reason in caplog.text
+
+
+def test_the_example_fits_the_nodes():
+    graph = json.loads((FOLDER / "example.json").read_text())
+    for step in graph.values():
+        if step["class_type"] in CORE:
+            continue
+        declared = NODES[step["class_type"]].INPUT_TYPES()
+        assert (
+            set(declared["required"]) <= set(step["inputs"]) <= {*declared["required"], *declared.get("optional", {})}
+        )
+        for name, value in step["inputs"].items():
+            kind = (declared["required"] | declared.get("optional", {}))[name][0]
+            if isinstance(value, list):
+                source = graph[value[0]]["class_type"]
+                given = CORE[source] if source in CORE else NODES[source].RETURN_TYPES
+                assert given[value[1]] == kind
