@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+EMBEDDED = Path(__file__).parent / "weights" / "nano"  # the model that comes along, in diffusers layout
 _WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
 
 
@@ -22,12 +23,13 @@ def load(source: str | None) -> Any | None:
     """A diffusers autoencoder of any class, weights in safetensors only.
 
     Args:
-        source: a folder, a Hub id ``owner/name``, or ``owner/name/vae`` for one that lies inside a pipeline. None or
-            ``none``: no autoencoder, pixel space.
+        source: a folder, a Hub id ``owner/name``, or ``owner/name/vae`` for one that lies inside a pipeline;
+            ``embedded``: that of the embedded model. None or ``none``: no autoencoder, pixel space.
 
     Raises FileNotFoundError when it is not to be had, ValueError when it is no autoencoder.
     """
-    if source is None or source == "none":
+    source = _resolved(source)
+    if source is None:
         return None
     from diffusers import AutoModel
 
@@ -54,7 +56,8 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
 
     Raises ValueError where neither says.
     """
-    if source is None or source == "none":
+    source = _resolved(source)
+    if source is None:
         return None
     config = Path(source) / "config.json"
     if config.is_file():
@@ -66,6 +69,11 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
     if latent is None:
         raise ValueError(f"model.latent: {source} is not here; set its [channels, pixels per latent], like [16, 8]")
     return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
+
+
+def _resolved(source: str | None) -> str | None:
+    """What the two words stand for, wherever the package is installed; anything else as it is."""
+    return {"none": None, "embedded": str(EMBEDDED / "vae")}.get(source or "none", source)
 
 
 def factor(vae: Any | None) -> int:

@@ -93,16 +93,35 @@ def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
     name = sample["name"].decode()
     try:
         meta: dict[str, Any] = json.loads(sample[".json"])
-        caption = str(meta["text"])
         file = next(sample[e] for e in IMAGES if e in sample)
-        size = image.upright_size(file, name)
-        scale = min(1.0, short_side / min(size))
-        target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        pixels, matte = decode(file, target, sample.get(".mask.png"), name)
+        about = (str(meta["text"]), str(meta.get("source", "")))
+        return photograph(file, short_side, sample.get(".mask.png"), name, None, *about)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = 'its .json has no "text"' if isinstance(error, KeyError) else str(error).removeprefix(f"{name}: ")
         raise ValueError(f"data: {name} is damaged ({reason}); remove the sample") from None
-    return Photograph(_planes(pixels), None if matte is None else _planes(matte), caption, meta.get("source", ""))
+
+
+def photograph(
+    file: bytes,
+    short_side: int,
+    mask: bytes | None = None,
+    name: str = "image",
+    foreground: bytes | None = None,
+    caption: str = "",
+    source: str = "",
+) -> Photograph:
+    """A photograph of a file, scaled down (never up) to a short side of ``short_side``; the rest is as in ``decode``.
+
+    Raises ValueError or OSError when it is damaged.
+    """
+    pixels, matte = decode(file, scaled(image.upright_size(file, name), short_side), mask, name, foreground=foreground)
+    return Photograph(_planes(pixels), None if matte is None else _planes(matte), caption, source)
+
+
+def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """A size (W, H) brought down, never up, to a short side of ``short_side``."""
+    scale = min(1.0, short_side / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def decode(

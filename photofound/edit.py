@@ -12,8 +12,8 @@ import os
 import pkgutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -85,17 +85,40 @@ class Sample:
         matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a
             complete object that does not touch the frame.
         prompt: one caption per sample.
+        latents: (B, C, h, w), the target's, where they were made before training; see ``precomputed``.
+        embeddings: prompt -> (L, D), of those whose embeddings were.
     """
 
     pixels: Tensor
     matte: Tensor
     prompt: Sequence[str]
+    latents: Tensor | None = None
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: Tensor) -> Sample:
-        return Sample(self.pixels[index], self.matte[index], [self.prompt[i] for i in index.tolist()])
+        latents, prompt = (
+            None if self.latents is None else self.latents[index],
+            [self.prompt[i] for i in index.tolist()],
+        )
+        return Sample(self.pixels[index], self.matte[index], prompt, latents, self.embeddings)
+
+    @staticmethod
+    def cat(parts: Sequence[Sample]) -> Sample:
+        """Samples of one size, joined along the batch."""
+        import torch
+
+        latents = [part.latents for part in parts if part.latents is not None]
+        assert len(latents) in (0, len(parts)), "all of a batch have latents, or none"
+        return Sample(
+            torch.cat([part.pixels for part in parts]),
+            torch.cat([part.matte for part in parts]),
+            [prompt for part in parts for prompt in part.prompt],
+            torch.cat(latents) if latents else None,
+            {prompt: value for part in parts for prompt, value in part.embeddings.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class Engine:
         from accelerate.state import AcceleratorState
         from accelerate.utils import ProjectConfiguration
 
+        _check_launcher(os.environ)
         processes = int(os.environ.get("WORLD_SIZE", 1))
         place = resolve_device(device)
         _require(trackers)
@@ -269,6 +270,18 @@ def _sharding(parallel: str, shard_size: int | None, processes: int, precision: 
     )
     sizes = {"dp_shard_size": shard_size, "dp_replicate_size": processes // shard_size} if shard_size else {}
     return {"fsdp_plugin": plugin, "parallelism_config": ParallelismConfig(**sizes) if parallel == "hsdp" else None}
+
+
+def _check_launcher(environment: Mapping[str, str]) -> None:
+    """``accelerate launch --cpu`` starts one process, however many it was asked for, unless it is given MPI: it names
+    the address where several would meet (``MASTER_ADDR``), and nobody else comes."""
+    several = "MASTER_ADDR" in environment and environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    ranks = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    if several and not any(name in environment for name in ranks):
+        raise ValueError(
+            "accelerate launch --cpu has started one process of several; on CPUs use 'torchrun --nproc-per-node N -m "
+            "photofound.training.STAGE ... --train.device=cpu', or its --mpirun_hostfile"
+        )
 
 
 def _check_sharding(parallel: str, active: str, processes: int, device: torch.device) -> None:

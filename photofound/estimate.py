@@ -40,10 +40,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Measured:
-    """One end of a run: FLOP per sample of a training step, samples per second of all processes, peak bytes of one."""
+    """One end of a run: samples and seconds of an update, FLOP per sample of it, peak bytes of a process."""
 
+    samples: int
+    seconds: float
     flops: float
-    rate: float
     memory: int
 
 
@@ -63,12 +64,13 @@ def dry_run(
     for cost in costs:
         yield f"plan        {cost.parameters:,} parameters, {cost.tokens:,} tokens, {_flop(cost.flops)} a forward pass"
     factor = 4 if train.checkpoint_activations else 3  # forward, backward twice as dear, forward again
-    planned = [factor * cost.flops for cost in costs]
+    planned = [factor * cost.flops * train.batch_size for cost in costs]
     try:
         _check_room(costs, train)
         ends, lines = _measure(config, train, stage_class)
         yield from lines
-        yield from _whole_run(train, [end.flops for end in ends], [end.rate for end in ends], offer)
+        work = [end.flops * end.samples for end in ends]
+        yield from _whole_run(train, work, [end.seconds for end in ends], offer)
     except (OSError, ValueError) as error:
         if not costs:
             raise
@@ -106,14 +108,14 @@ def _measure(
         f"memory      {_bytes(max(first.memory, last.memory))} at the peak of a step, of which at least "
         f"{_bytes(trained * BYTES_PER_PARAMETER)} for weights, gradients, moments and average",
         f"FLOPs       {_range(_flop, first.flops, last.flops)} per sample and training step",
-        f"speed       {_range('{:.3g}'.format, first.rate, last.rate)} images/s on {where}",
+        f"speed       {_range('{:.3g}'.format, *(end.samples / end.seconds for end in ends))} images/s on {where}",
     ]
 
 
 def _measure_step(trainer: Trainer, progress: float) -> Measured:
     from torch.utils.flop_counter import FlopCounterMode
 
-    device, samples = trainer.device, trainer.config.batch_size
+    device, samples = trainer.device, trainer.samples(progress)
     share = len(trainer.mine) / trainer.micro_batches
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         trainer.advance(progress)
@@ -126,25 +128,24 @@ def _measure_step(trainer: Trainer, progress: float) -> Measured:
         memory = torch.cuda.max_memory_allocated(device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(counter.get_total_flops() / (samples * share), samples / seconds, memory)
+    return Measured(samples, seconds, counter.get_total_flops() / (samples * share), memory)
 
 
-def _whole_run(train: TrainConfig, flops: list[float], rates: list[float] | None, offer: Offer) -> Iterator[str]:
-    """How long, and for how much."""
+def _whole_run(train: TrainConfig, work: list[float], spent: list[float] | None, offer: Offer) -> Iterator[str]:
+    """How long, and for how much, by the FLOP of an update or by its seconds here."""
     gpus = offer.gpus or 1
-    samples = train.steps * train.batch_size
     if offer.tflops:
-        hours = [samples * flop / (gpus * offer.tflops * 1e12) / 3600 for flop in flops]
+        hours = [train.steps * flop / (gpus * offer.tflops * 1e12) / 3600 for flop in work]
         speed = f"at {offer.tflops:g} TFLOP/s each"
-    elif rates:
-        hours = [samples / (rate * gpus) / 3600 for rate in rates]
+    elif spent:
+        hours = [train.steps * seconds / gpus / 3600 for seconds in spent]
         speed = "each as fast as this device"
     else:
         yield "no estimate of time: say what a GPU sustains with --tflops (an H100 some 300 to 450)"
         return
     limit = train.minutes / 60 if train.minutes else float("inf")
     low, high = (min(limit, value) for value in (min(hours), max(hours)))
-    yield f"run         {train.steps:,} steps of {train.batch_size:,} = {samples:,} samples"
+    yield f"run         {train.steps:,} steps of {train.batch_size:,} = {train.steps * train.batch_size:,} samples"
     yield f"time        {_range(_hours, low, high)} on {gpus} GPU(s), {speed}" + (
         f"; train.minutes ends it after {limit / min(hours):.0%} of its steps at most" if limit < min(hours) else ""
     )

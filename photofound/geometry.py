@@ -173,3 +173,9 @@ def cover(width: int, height: int, bucket: tuple[int, int]) -> tuple[int, int]:
     """The size to scale a picture to, so that it covers the bucket and fits one of its sides."""
     scale = max(bucket[0] / width, bucket[1] / height)
     return max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
+
+
+def middle(size: tuple[int, int], bucket: tuple[int, int]) -> Box:
+    """The box of the bucket's size in the middle of a picture that covers it; both (W, H)."""
+    left, top = (size[0] - bucket[0]) // 2, (size[1] - bucket[1]) // 2
+    return Box(left, top, left + bucket[0], top + bucket[1])

@@ -29,7 +29,7 @@ from photofound.image import Picture
 from photofound.masks import reach
 from photofound.transformer import EditTransformer
 
-EMBEDDED = Path(__file__).parent / "weights" / "nano"
+EMBEDDED = autoencoder.EMBEDDED
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller

@@ -175,6 +175,17 @@ def raw(row: Mapping[str, Any], source: Source) -> Raw:
     )
 
 
+def photograph(sample: Raw, short_side: int) -> data.Photograph:
+    """The sample decoded, scaled down to a short side of ``short_side``, with its first caption.
+
+    Raises ValueError or OSError when it is damaged.
+    """
+    caption, source = sample.captions[0][0] if sample.captions else "", str(sample.row.get("source", ""))
+    return data.photograph(
+        sample.image, short_side, sample.mask, sample.name, sample.foreground, caption=caption, source=source
+    )
+
+
 def _column(row: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> Any:
     """The value of the named column, else of the first usual one that there is; None for none."""
     if named is None:

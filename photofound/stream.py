@@ -18,16 +18,16 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from photofound import data, image
+from photofound import data, geometry, image, precomputed
 from photofound.edit import Sample
 from photofound.geometry import Box, bounding_box, cover, nearest_bucket
-from photofound.sources import Raw, Source, open_source, raw
+from photofound.sources import Raw, Source, open_source, photograph, raw
 
 logger = logging.getLogger(__name__)
 
@@ -257,18 +257,29 @@ def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
 # ----------------------------------------------------------------------------------------------------------- decoding
 
 
+class _Crop(NamedTuple):
+    """One sample of a batch: (3, H, W) and (1, H, W) uint8, and what was made of it before training."""
+
+    pixels: Tensor
+    matte: Tensor
+    prompt: str
+    embedding: Tensor | None
+    latents: Tensor | None
+
+
 class _Decoder(torch.utils.data.Dataset):
     """What a worker does: batches of files to batches of pixels."""
 
-    def __init__(self, flip: bool, max_pixels: int | None) -> None:
-        self.flip, self.max_pixels = flip, max_pixels
+    def __init__(self, flip: bool, max_pixels: int | None, made_before: Sequence[str]) -> None:
+        self.flip, self.max_pixels, self.made_before = flip, max_pixels, made_before
 
     def __getitem__(self, batch: _Batch) -> dict[str, Any]:
-        """``pixels`` (B, 3, H, W) and ``matte`` (B, 1, H, W) uint8, ``prompt``, and the ``damaged`` ones as (name,
-        reason). Another sample of its batch takes the place of a damaged one; there are no pixels if all are."""
+        """``pixels`` (B, 3, H, W) and ``matte`` (B, 1, H, W) uint8, ``prompt``, ``embeddings``, ``latents`` or None,
+        and the ``damaged`` ones as (name, reason). Another sample of its batch takes the place of a damaged one; there
+        are no pixels if all are."""
         rng = np.random.default_rng(batch.seed)
         damaged: dict[str, str] = {}
-        crops: list[tuple[Tensor, Tensor, str]] = []
+        crops: list[_Crop] = []
         for sample in batch.samples:
             try:
                 crops.append(self._crop(sample, batch.bucket, rng))
@@ -277,28 +288,46 @@ class _Decoder(torch.utils.data.Dataset):
         if not crops:
             return {"damaged": list(damaged.items())}
         crops = [crops[i % len(crops)] for i in range(len(batch.samples))]
-        pixels, mattes, prompts = zip(*crops, strict=True)
+        latents = [crop.latents for crop in crops if crop.latents is not None]
         return {
-            "pixels": torch.stack(pixels),
-            "matte": torch.stack(mattes),
-            "prompt": list(prompts),
+            "pixels": torch.stack([crop.pixels for crop in crops]),
+            "matte": torch.stack([crop.matte for crop in crops]),
+            "prompt": [crop.prompt for crop in crops],
+            "embeddings": {crop.prompt: crop.embedding for crop in crops if crop.embedding is not None},
+            "latents": torch.stack(latents) if latents else None,
             "damaged": list(damaged.items()),
         }
 
-    def _crop(self, sample: Raw, bucket: tuple[int, int], rng: np.random.Generator) -> tuple[Tensor, Tensor, str]:
+    def _crop(self, sample: Raw, bucket: tuple[int, int], rng: np.random.Generator) -> _Crop:
         size = cover(*image.upright_size(sample.image, sample.name, self.max_pixels), bucket)
         pixels, matte = data.decode(
             sample.image, size, sample.mask, sample.name, self.max_pixels, foreground=sample.foreground
         )
         if matte is None:
             matte = np.zeros(pixels.shape[:2], np.uint8)
-        window = _window(size, bucket, matte, rng).slices
-        step = -1 if self.flip and rng.random() < 0.5 else 1
+        still = "latents" in self.made_before
+        window = (geometry.middle(size, bucket) if still else _window(size, bucket, matte, rng)).slices
+        step = -1 if self.flip and not still and rng.random() < 0.5 else 1
         prompt = ""
         if sample.captions:
             weights = np.array([weight for _, weight in sample.captions])
             prompt = sample.captions[rng.choice(len(weights), p=weights / weights.sum())][0]
-        return _planes(pixels[window][:, ::step]), _planes(matte[window][:, ::step]), prompt
+        return _Crop(
+            _planes(pixels[window][:, ::step]), _planes(matte[window][:, ::step]), prompt, *self._made(sample, prompt)
+        )
+
+    def _made(self, sample: Raw, prompt: str) -> tuple[Tensor | None, Tensor | None]:
+        """The embedding of the prompt and the latents, as far as they are asked for."""
+        if not self.made_before:
+            return None, None
+        embeddings, latents = precomputed.unpack(sample.row.get("safetensors"))
+        missing = [] if "latents" not in self.made_before or latents is not None else ["no latents"]
+        if "text" in self.made_before and prompt and prompt not in embeddings:
+            missing.append(f"no embedding of {prompt!r}")
+        if missing:
+            raise ValueError(f"has {' and '.join(missing)}; prepare the collection again")
+        text = "text" in self.made_before
+        return embeddings.get(prompt) if text else None, latents if "latents" in self.made_before else None
 
 
 def _window(size: tuple[int, int], bucket: tuple[int, int], matte: np.ndarray, rng: np.random.Generator) -> Box:
@@ -344,6 +373,8 @@ class Stream:
         enlarge: photographs that would have to be enlarged more than this are passed over.
         flip: mirror every other photograph; not for products with words on them.
         max_pixels: larger photographs count as damaged; nothing is decoded of them.
+        made_before: ``text``, ``latents`` or both: what is read that ``photofound train prepare`` computed, besides the
+            pixels. With ``latents`` every picture is shown as its latents are, its middle, unmirrored.
         log: a file that names every damaged sample, besides the log of Python.
     """
 
@@ -361,6 +392,7 @@ class Stream:
         enlarge: float = 1.25,
         flip: bool = True,
         max_pixels: int | None = None,
+        made_before: Sequence[str] = (),
         device: torch.device | str = "cpu",
         log: Path | None = None,
     ) -> None:
@@ -371,7 +403,7 @@ class Stream:
         self.sources, self.batch_size, self.buckets = list(sources), batch_size, list(buckets)
         self.seed, self.rank, self.world, self.workers = seed, rank, world, workers
         self.shuffle, self.enlarge, self.flip, self.max_pixels = shuffle, enlarge, flip, max_pixels
-        self.device, self.ledger = torch.device(device), Ledger(log)
+        self.made_before, self.device, self.ledger = tuple(made_before), torch.device(device), Ledger(log)
         self._position: dict[str, Any] | None = None
 
     @property
@@ -404,7 +436,14 @@ class Stream:
             self.ledger.check()
             if "pixels" in made:
                 pixels, matte = (made[key].to(self.device, non_blocking=True) for key in ("pixels", "matte"))
-                yield Sample(data.to_unit(pixels), matte.float().div_(255), made["prompt"])
+                latents, embeddings = made["latents"], made["embeddings"]
+                yield Sample(
+                    data.to_unit(pixels),
+                    matte.float().div_(255),
+                    made["prompt"],
+                    None if latents is None else latents.to(self.device, non_blocking=True),
+                    {words: value.to(self.device, non_blocking=True) for words, value in embeddings.items()},
+                )
 
     def _loader(self, reader: _Reader, positions: deque[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """torch's DataLoader with batches of files for indices: its workers get them in order, and answer in order."""
@@ -416,7 +455,7 @@ class Stream:
                     yield batch
 
         yield from torch.utils.data.DataLoader(
-            _Decoder(self.flip, self.max_pixels),
+            _Decoder(self.flip, self.max_pixels, self.made_before),
             batch_size=None,
             sampler=Files(),
             num_workers=self.workers,
@@ -435,17 +474,9 @@ def photographs(sources: Sequence[Source], count: int, short_side: int) -> list[
         ledger, rows = Ledger(), iter(open_source(source))
         for row in itertools.islice(rows, -(-count // len(sources))):
             try:
-                sample = raw(row, source)
-                size = image.upright_size(sample.image, sample.name)
-                scale = min(1.0, short_side / min(size))
-                size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-                pixels, matte = data.decode(sample.image, size, sample.mask, sample.name, foreground=sample.foreground)
+                found.append(photograph(raw(row, source), short_side))
             except (ValueError, OSError) as error:
                 ledger.skip(source.path, error)
-                continue
-            caption = sample.captions[0][0] if sample.captions else ""
-            planes = None if matte is None else _planes(matte)
-            found.append(data.Photograph(_planes(pixels), planes, caption, source.path))
     if not found:
         raise ValueError(f"data: {sources[0].path!r} gives no photograph; look at its format and columns")
     return found

@@ -79,6 +79,17 @@ def encode(
     return hidden, mask.to(device) if padded else None
 
 
+def stack(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Embeddings (L, D) of single prompts as ``encode`` gives those of a batch, in float32; padded to ``length``, or to
+    the longest."""
+    longest = max(len(row) for row in rows) if length is None else length
+    batch = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1], dtype=torch.float32)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=batch.device)
+    for index, row in enumerate(rows):
+        batch[index, : len(row)], mask[index, : len(row)] = row, True
+    return batch, None if bool(mask.all()) else mask
+
+
 def no_text(batch: int, width: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """(B, 1, D) zeros: what a model without a text encoder is given."""
     return torch.zeros(batch, 1, width, device=device, dtype=dtype)

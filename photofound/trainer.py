@@ -90,8 +90,9 @@ class Stage(Protocol):
 
     It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
     this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
-    weights. Optional, for a stage that reads a stream: ``state_dict() -> dict`` (anything JSON can hold) and
-    ``load_state_dict(dict)``, its position in the data; they are called with a checkpoint, in every process.
+    weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
+    progress; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
+    ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
 
     Attributes:
         module: everything that is trained. Its tensors that need no gradient are kept, too.
@@ -175,13 +176,21 @@ class Trainer:
         return min(1.0, max(self.step / self.config.steps, by_clock))
 
     def _update(self) -> None:
-        start = time.perf_counter()
-        row, lr = self.advance(self.progress())
-        self._log(row, lr, time.perf_counter() - start)
+        start, progress = time.perf_counter(), self.progress()
+        row, lr = self.advance(progress)
+        self._log(row, lr, self.samples(progress) / (time.perf_counter() - start))
         if self.config.sample_every and self.step % self.config.sample_every == 0:
             self._sample()
         if self.step % self.config.save_every == 0:
             self._save()
+
+    def samples(self, progress: float) -> int:
+        """How many samples an update at this progress is made of, over all processes."""
+        return self.micro_batches * self._micro_size(progress)
+
+    def _micro_size(self, progress: float) -> int:
+        size = self.config.batch_size // self.micro_batches
+        return getattr(self.stage, "batch_size", lambda size, _: size)(size, progress)
 
     def advance(self, progress: float) -> tuple[dict[str, float], float]:
         """One update: forward and backward of this process's micro-batches, then the optimizers; what is logged of it,
@@ -203,7 +212,7 @@ class Trainer:
         """Add the gradients of one micro-batch; what is logged of it."""
         torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
-        batch = self.stage.batch(generator, self.config.batch_size // self.micro_batches, progress)
+        batch = self.stage.batch(generator, self._micro_size(progress), progress)
         with self.engine.accumulating(last=index == self.mine[-1]):
             loss, logs = self.call(self.stage.loss, batch)
             self.engine.backward(loss / len(self.mine))
@@ -261,10 +270,10 @@ class Trainer:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.mark = time.perf_counter()
 
-    def _log(self, row: dict[str, float], lr: float, duration: float) -> None:
+    def _log(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
         minutes = (self.seconds + time.perf_counter() - self.mark) / 60
         row = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr} | {
-            "images_per_s": self.config.batch_size / duration,
+            "images_per_s": images_per_s,
             "minutes": minutes,
             "skipped": self.skipped,
             **row,

@@ -184,3 +184,10 @@ def test_an_outline_has_the_shape_without_the_weights(tmp_path):
     assert autoencoder.outline("none", (32, 16)) is None
     with pytest.raises(ValueError, match=r"model.latent: owner/name is not here; set its \[channels"):
         autoencoder.outline("owner/name")
+
+
+def test_the_embedded_one_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outline = autoencoder.outline("embedded")
+    assert (autoencoder.factor(outline), autoencoder.channels(outline)) == (8, 16)
+    assert autoencoder.channels(autoencoder.load("embedded")) == 16

@@ -20,7 +20,7 @@ APPLICATIONS = ("tasks", "training", "demos")
 ORDER = """
     config image geometry masks composite edit
     layers transformer autoencoder text objective regularizers consistency pipeline convert
-    colours data sources stream drawn engine optim ema checkpoint trainer estimate
+    colours data sources precomputed stream drawn engine optim ema checkpoint trainer estimate
     metrics card export serve cli __main__
 """.split()
 

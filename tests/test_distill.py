@@ -305,4 +305,4 @@ def test_only_a_student_has_a_teacher(tiny_folder):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "training/configs").glob("distill-*.yaml")))
 def test_the_recipes_are_valid(path):
     made = config.load(Config, path)
-    assert made.distill.phases == 4 and made.as_pretraining().model.start == made.start
+    assert made.distill.phases == 4 and made.as_pretraining().model.start == made.teacher

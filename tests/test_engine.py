@@ -102,6 +102,15 @@ def test_a_configuration_of_accelerates_own_does_not_shard_in_secret():
         engine._check_sharding("ddp", "FSDP", 2, torch.device("cuda"))
 
 
+def test_one_process_that_should_be_several_says_so(monkeypatch):
+    """What ``accelerate launch --cpu --num_processes 2`` leaves its only process with."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    Engine("cpu")  # asked for one
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="one process of several; on CPUs use 'torchrun"):
+        Engine("cpu")
+
+
 @pytest.mark.parametrize("size", [None, 1, 3, 4, 8])
 def test_groups_that_do_not_come_out_are_refused(size):
     with pytest.raises(ValueError, match=f"train.shard_size: {size} cannot divide 4 processes"):

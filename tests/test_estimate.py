@@ -51,18 +51,27 @@ def test_parameters_and_flops_are_counted():
     assert re.search(r"[\d.]+ images/s on 1 x cpu", said["speed"]) and "at the peak of a step" in said["memory"]
 
 
+def test_smaller_batches_late_in_the_run_count_as_what_they_are():
+    class Shrinking(Toy):
+        def batch_size(self, size, progress):
+            return size if progress < 0.5 else size // 2
+
+    said = lines(Shrinking)
+    assert said["FLOPs"] == lines()["FLOPs"]  # per sample: the same at both ends
+
+
 def test_time_and_cost_follow_from_the_speed_of_a_gpu():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1)
-    said = "\n".join(estimate._whole_run(train, [2e9], [100.0], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [2e12], [10.0], Offer(gpus=5, price=2.0)))
     assert "9,000 steps of 1,000 = 9,000,000 samples" in said
     assert "5.0 hours on 5 GPU(s), each as fast as this device" in said and "50.00 at 2 per GPU and hour" in said
-    said = "\n".join(estimate._whole_run(train, [2e12, 8e12], [100.0, 25.0], Offer(gpus=10, price=2.0, tflops=500)))
+    said = "\n".join(estimate._whole_run(train, [2e15, 8e15], [10.0, 40.0], Offer(gpus=10, price=2.0, tflops=500)))
     assert "1.0 hours to 4.0 hours on 10 GPU(s), at 500 TFLOP/s each" in said and "20.00 to 80.00" in said
 
 
 def test_minutes_limit_time_and_cost():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1, minutes=150.0)
-    said = "\n".join(estimate._whole_run(train, [2e9], [100.0], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [2e12], [10.0], Offer(gpus=5, price=2.0)))
     assert "2.5 hours on 5 GPU(s)" in said and "ends it after 50% of its steps" in said and "25.00 at 2" in said
 
 

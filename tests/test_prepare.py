@@ -238,9 +238,7 @@ def test_mattes_are_the_given_ones_or_clean_ones(tmp_path):
 
 
 def test_embeddings_and_latents_are_those_of_the_model(tmp_path, tiny_folder):
-    from safetensors.torch import load
-
-    from photofound import autoencoder, text
+    from photofound import autoencoder, precomputed, text
     from photofound.pipeline import EditPipeline
 
     tall = picture(1, (64, 100)).filter(ImageFilter.GaussianBlur(1))
@@ -248,17 +246,18 @@ def test_embeddings_and_latents_are_those_of_the_model(tmp_path, tiny_folder):
     extras = settings(model=str(tiny_folder), text=True, latents=True, side=64, multiple=16)
     prepare(source, tmp_path / "out", extras)
     (files,) = samples(tmp_path / "out").values()
-    tensors = load(files["safetensors"])
+    embeddings, found = precomputed.unpack(files["safetensors"])
     pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
     with torch.no_grad():
         wanted, _ = text.encode(pipe.tokenizer, pipe.text_encoder, ["a cup"])
-    assert tensors["text"].dtype == torch.bfloat16 and torch.allclose(tensors["text"].float(), wanted[0], atol=0.02)
-    assert tensors["latents"].dtype == torch.float16 and tensors["latents"].shape == (4, 80 // 8, 48 // 8)
+    assert embeddings["a cup"].dtype == torch.bfloat16
+    assert torch.allclose(embeddings["a cup"].float(), wanted[0], atol=0.02)
+    assert found.dtype == torch.float16 and found.shape == (4, 80 // 8, 48 // 8)
     pixels, _ = data.decode((tmp_path / "in" / "a cup.png").read_bytes(), (51, 80))
     middle = data.to_unit(torch.from_numpy(pixels[:, 1:49].copy())).permute(2, 0, 1)[None]
     with torch.no_grad():
         latents = autoencoder.encode(pipe.vae, middle)[0]
-    assert torch.allclose(tensors["latents"].float(), latents, atol=2e-3 * float(latents.abs().max()))
+    assert torch.allclose(found.float(), latents, atol=2e-3 * float(latents.abs().max()))
 
 
 def test_a_model_of_transformers_captions(tmp_path):
@@ -389,7 +388,7 @@ def failing(job, unit):
         (["{in}", "{out}", "--min_side=0"], "min_side: 0 is too small"),
         (["{in}", "{out}", "--short_side=3"], "short_side: 3 is too small"),
         (["{in}", "{out}", "--shortside=64"], "unknown key 'shortside'; did you mean 'short_side'"),
-        (["{in}", "{out}", "--text=true"], "name its folder with --model=DIR"),
+        (["{in}", "{out}", "--text=true"], "name a pipeline that makes them with --model=DIR"),
         (["{in}", "{out}", "--text=true", "--model={in}"], "model"),
         (["{in}", "{out}", "--matte=magic"], "matte: 'magic' is unknown; use grabcut, or module:function"),
         (["{in}", "{out}", "--scorer=nothing:here"], "'nothing:here' is no module:function that can be imported"),

@@ -535,10 +535,9 @@ def test_a_stream_takes_the_place_of_the_store(tiny_folder, shards):
 
 def test_stages_that_do_not_stream_say_so(tiny_folder, shards):
     class Other(PretrainStage):
-        def batch(self, generator, size, progress):
-            return None
+        streams = False
 
-    with pytest.raises(ValueError, match="data.sources: only pretraining streams; name a folder"):
+    with pytest.raises(ValueError, match="data.sources: this stage does not stream; name a folder"):
         Other(streamed(tiny_folder, shards), World())
 
 
@@ -558,6 +557,86 @@ def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
         assert torch.equal(batch.pixels, batches[step].pixels) and batch.condition.task == batches[step].condition.task
     late = resumed.batch(torch.Generator().manual_seed(4), 5, 0.9)  # another size goes on reading
     assert len(late.pixels) == 5
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_folder, shards, tmp_path_factory):
+    """The same shards with embeddings and latents of the tiny pipeline."""
+    from photofound.training.prepare import PrepareConfig, prepare
+
+    folder = tmp_path_factory.mktemp("prepared") / "out"
+    settings = {"model": str(tiny_folder), "text": True, "latents": True, "captioner": "colour", "workers": 0}
+    prepare(str(shards), folder, PrepareConfig(**settings, min_side=64, near=-1, side=64, multiple=16))
+    return folder
+
+
+USING = ["--data.precomputed=[text, latents]", "--model.train_text=false"]
+
+
+def test_what_was_computed_before_gives_the_same_loss(tiny_folder, prepared, monkeypatch):
+    from photofound import text
+
+    stage = PretrainStage(streamed(tiny_folder, prepared, *USING, "--mix.drop_text=0.3"), World())
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    assert batch.latents.shape == (14, 4, 8, 8) and batch.latents.dtype == torch.float16 and batch.embeddings
+    encode, encoded = text.encode, []
+    monkeypatch.setattr(
+        text, "encode", lambda t, e, prompts, *more: encoded.extend(prompts) or encode(t, e, prompts, *more)
+    )
+
+    def loss(batch):
+        torch.manual_seed(5)
+        encoded.clear()
+        return stage.loss(batch)[0].item(), list(encoded)
+
+    used, prompts = loss(batch)
+    assert prompts == [""]  # what was dropped; no caption
+    monkeypatch.setattr(stage, "encode", lambda pixels: pytest.fail("the target was encoded again"))
+    assert loss(batch)[0] == used
+    monkeypatch.undo()
+    computed, _ = loss(batch._replace(latents=None, embeddings={}))
+    assert used == pytest.approx(computed, rel=1e-4) and used != computed  # half precision, and no more than that
+    wanted = stage.encode(batch.pixels)
+    assert torch.allclose(batch.latents.float(), wanted, atol=1e-3 * float(wanted.abs().max()))
+    assert not torch.allclose(batch.latents.roll(1, 0).float(), wanted, atol=1e-2 * float(wanted.abs().max()))
+
+
+def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder, prepared):
+    stage = PretrainStage(streamed(tiny_folder, prepared, "--data.precomputed=[text]", USING[1]), World())
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    assert batch.latents is None and set(batch.condition.prompt) <= set(batch.embeddings)
+    assert torch.isfinite(stage.loss(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data.precomputed=[text]"], "model.train_text: embeddings are of the encoder before it is trained"),
+        ([*USING, "--data.crop=32", "--data.late_crop=32"], "were made with side 64, not 32"),
+        ([*USING, "--data.late_crop=96"], "data.late_crop: 96 is not the size of the latents; set it to 64"),
+        ([*USING, "--data.recolour=0.5"], "data.recolour: changes the pictures"),
+        ([*USING, "--model.text_length=32"], "were made with length 64, not 32"),
+        (["--data.precomputed=[latent]"], "'latent' is unknown; use text and latents"),
+    ],
+)
+def test_what_was_computed_otherwise_is_refused(tiny_folder, prepared, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        PretrainStage(streamed(tiny_folder, prepared, *arguments), World())
+
+
+def test_latents_of_another_autoencoder_are_refused(tiny_folder, prepared, tmp_path):
+    from photofound.pipeline import EditPipeline
+
+    pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    pipe.vae.encoder.conv_out.weight.data.mul_(1.1)
+    pipe.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="the latents of .* were made by another autoencoder"):
+        PretrainStage(streamed(tmp_path / "other", prepared, *USING), World())
+
+
+def test_shards_without_embeddings_are_refused(tiny_folder, shards):
+    with pytest.raises(ValueError, match="has no text by its index.json"):
+        PretrainStage(streamed(tiny_folder, shards, *USING), World())
 
 
 def test_tasks_that_need_an_object_get_no_others():

@@ -151,6 +151,23 @@ def test_every_step_is_a_line_of_numbers(tmp_path):
     assert all(a["minutes"] < b["minutes"] for a, b in zip(rows, rows[1:], strict=False))
 
 
+def test_images_per_second_counts_what_was_drawn(tmp_path, clock):
+    class Shrinking(Regression):
+        def batch_size(self, size, progress):
+            return size if progress < 0.5 else size // 4
+
+        def batch(self, generator, size, progress):
+            clock.now += 2.0
+            drawn = super().batch(generator, size, progress)
+            sizes.append(len(drawn))
+            return drawn
+
+    sizes = []
+    train(tmp_path, Shrinking(), steps=4, micro_batches=2)
+    assert sizes == [8, 8, 8, 8, 2, 2, 2, 2]
+    assert [row["images_per_s"] for row in metrics(tmp_path)] == pytest.approx([4, 4, 1, 1], rel=0.05)
+
+
 def test_progress_is_printed_now_and_then(tmp_path, capsys):
     train(tmp_path, steps=7, log_every=3)
     printed = capsys.readouterr().out.splitlines()

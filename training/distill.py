@@ -8,6 +8,7 @@ condition, and takes the guidance scale as an input. docs/distillation.md explai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,17 +66,24 @@ class DistillConfig:
 class Config:
     """Everything ``photofound train distill`` can be told."""
 
-    start: str = "photofound/weights/nano"  # the teacher: a pipeline folder or Hub id
+    start: str | None = None  # the teacher: a pipeline folder or Hub id; None = the embedded model
     text_length: int = 64  # tokens of a prompt that are read
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    @property
+    def teacher(self) -> str:
+        """Where the teacher is."""
+        from photofound.pipeline import EMBEDDED
+
+        return self.start or str(EMBEDDED)
+
     def as_pretraining(self) -> pretrain.Config:
         """What the part of this stage that reads photographs is told."""
         mix = pretrain.MixConfig(self.mix.tasks, self.mix.drop_text, 0.0, 0.0, self.mix.given_weight)
-        model = ModelConfig(start=self.start, text_length=self.text_length, train_text=False)
+        model = ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
         return pretrain.Config(model=model, data=self.data, mix=mix, train=self.train)
 
 
@@ -99,9 +107,9 @@ class DistillStage(PretrainStage):
     def _check_tasks(config: Config) -> None:
         from photofound.transformer import EditTransformer
 
-        if not Path(config.start).is_dir() and config.start.count("/") != 1:
-            raise FileNotFoundError(f"start: {config.start} does not exist; name a pipeline folder or a Hub id")
-        known = EditTransformer.load_config(config.start, subfolder="transformer")["tasks"]
+        if not Path(config.teacher).is_dir() and config.teacher.count("/") != 1:
+            raise FileNotFoundError(f"start: {config.teacher} does not exist; name a pipeline folder or a Hub id")
+        known = EditTransformer.load_config(config.teacher, subfolder="transformer")["tasks"]
         if unknown := [name for name, share in config.mix.tasks.items() if share > 0 and name not in known]:
             raise ValueError(f"mix.tasks: the teacher does not know {unknown[0]!r}, only {', '.join(known[1:])}")
 
@@ -149,11 +157,11 @@ class DistillStage(PretrainStage):
         condition, prompts = self._drop(batch.condition, generator)
         times = consistency.sample_times(n, options.phases, options.teacher_steps, generator, self.shift)
         scale = consistency.sample_guidance(n, *options.guidance, generator)
-        x0 = self.encode(batch.pixels)
+        x0 = self.clean(batch)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         x = objective.add_noise(x0, noise, times.start)
 
-        teacher, follower, student = self._fields(condition, prompts, scale)
+        teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings)
         goal = consistency.target(x, times, teacher, follower)
         made = consistency.jump(x, student(x, times.start), times.start, times.end)
         error = consistency.pseudo_huber(made, goal, options.huber)
@@ -163,7 +171,7 @@ class DistillStage(PretrainStage):
         return losses.mean(), logs
 
     def _fields(
-        self, condition: Condition, prompts: list[str], scale: Tensor
+        self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor]
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
         """The velocities of the guided teacher, of the average and of the student under one batch of conditions. Both
         branches of the guidance see the picture; what one of them lacks is the text."""
@@ -172,7 +180,7 @@ class DistillStage(PretrainStage):
         n, config = len(condition), self.student.config
         with torch.no_grad():
             folded = fold_condition(condition, self.vae, config.condition_space).float()
-            tokens, mask = self._encode_text([*prompts, ""])
+            tokens, mask = self._encode_text([*prompts, ""], known)
         task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
         given = {"condition": folded, "task": task, "strength": condition.strength}
         twice = {name: torch.cat([value, value]) for name, value in given.items()}

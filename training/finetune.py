@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import data, image, objective, sources, trainer
+from photofound import data, objective, sources, trainer
 from photofound.edit import Condition, Sample
 from photofound.training import pretrain
 from photofound.training.pretrain import Batch, PretrainStage
@@ -169,25 +169,11 @@ def read(
     if not picked:
         raise ValueError(f"data: {folder} has no photograph with {dict(only)} and without {dict(without)}; change them")
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda raw: decode(raw, short_side), picked))
+        return list(pool.map(lambda raw: sources.photograph(raw, short_side), picked))
 
 
 def _hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode()).digest()
-
-
-def decode(raw: sources.Raw, short_side: int) -> data.Photograph:
-    """A sample of a source, scaled down to a short side of ``short_side``."""
-    width, height = image.upright_size(raw.image, raw.name)
-    scale = min(1.0, short_side / min(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pixels, matte = data.decode(raw.image, size, raw.mask, raw.name, foreground=raw.foreground)
-    return data.Photograph(
-        torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
-        None if matte is None else torch.from_numpy(matte)[None],
-        raw.captions[0][0] if raw.captions else "",
-        str(raw.row.get("source", "")),
-    )
 
 
 # ---------------------------------------------------------------------------------------------------- what is trained

@@ -24,7 +24,7 @@ from torch import Tensor
 from photofound import data, objective, sources, trainer
 from photofound.edit import Condition, Sample, get_task
 from photofound.training import finetune, pretrain
-from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, decode, without_adapters
+from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, without_adapters
 from photofound.training.pretrain import Batch
 
 
@@ -76,7 +76,7 @@ def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[d
     for index, row in enumerate(sources.open_source(first)):
         if limit is not None and index >= limit:
             break
-        a, b = (_with_hole(decode(sources.raw(row, source), short_side)) for source in (first, second))
+        a, b = (_with_hole(sources.photograph(sources.raw(row, source), short_side)) for source in (first, second))
         if a.pixels.shape != b.pixels.shape:
             name, shapes = row.get("name", index), [tuple(x.pixels.shape[:0:-1]) for x in (a, b)]
             raise ValueError(
@@ -106,6 +106,7 @@ class PreferenceStage(AdaptedStage):
     """Diffusion-DPO (arXiv:2311.12908) for the flow: the reference is the model that the run starts from."""
 
     config: Config
+    streams = False  # results come in pairs
 
     def __init__(self, config: Config, world: trainer.World) -> None:
         (self.task,) = _check(config)

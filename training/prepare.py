@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import autoencoder, colours, config, data, geometry, image, text
+from photofound import autoencoder, colours, config, data, geometry, image, precomputed, text
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
 
@@ -58,11 +58,15 @@ class PrepareConfig:
     quality: int = 90  # WebP, of what is scaled down
     captioner: str | None = None  # colour, module:function (RGB -> text), or an image-to-text model of transformers
     matte: str | None = None  # grabcut (plain grounds only), or module:function (RGB -> (H, W) in [0, 1])
-    model: str | None = None  # a pipeline's folder or id: of the two below
-    text: bool = False  # add the embedding of the caption
+    text: bool = False  # add the embedding of every caption
     latents: bool = False  # add the latents of the middle of the picture, in the shape of its bucket
-    side: int = 512  # of the latents' buckets: about side x side pixels
-    multiple: int = 64
+    model: str | None = None  # a pipeline's folder or id, whose text encoder and autoencoder make the two
+    text_encoder: str | None = None  # or by themselves, as model.text_encoder and model.vae of the training name them
+    vae: str | None = None
+    text_length: int = 64  # as model.text_length: tokens of a caption that are read
+    side: int = 512  # as data.crop: the latents' buckets have about side x side pixels
+    multiple: int = 32  # as data.multiple
+    widest: float = 2.0  # as data.widest
     shard_size: int = 1000  # samples per tar
     workers: int = 2
     cluster: bool = False  # on Ray, in place of processes
@@ -75,8 +79,11 @@ class PrepareConfig:
             raise ValueError(f"quality: {self.quality} and near: {self.near} must be at most 100 and 16")
         if self.short_side is not None and self.short_side < 16:
             raise ValueError(f"short_side: {self.short_side} is too small; it must be at least 16 pixels")
-        if (self.text or self.latents) and not self.model:
-            raise ValueError("model: text and latents are made by a pipeline; name its folder with --model=DIR")
+        for kind, network in (("text", "text_encoder"), ("latents", "vae")):
+            if getattr(self, kind) and not (self.model or getattr(self, network)):
+                raise ValueError(f"{kind}: name a pipeline that makes them with --model=DIR, or --{network}=DIR")
+        if self.latents:
+            geometry.aspect_buckets(self.side, self.multiple, self.widest)  # says what does not fit together
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def _look(settings: PrepareConfig, key: str, sample: Raw | str) -> dict[str, Any
         if max(width, height) > settings.max_aspect * min(width, height):
             return line | {"dropped": "too long", "why": f"{width}x{height}"}
         shown = min(512, min(width, height)) if settings.scorer else 64
-        pixels, _ = data.decode(sample.image, _scaled(width, height, shown), sample.mask, sample.name)
+        pixels, _ = data.decode(sample.image, data.scaled((width, height), shown), sample.mask, sample.name)
     except (ValueError, OSError) as error:
         return line | {"dropped": "damaged", "why": str(error)}
     if settings.scorer:
@@ -141,11 +148,6 @@ def _look(settings: PrepareConfig, key: str, sample: Raw | str) -> dict[str, Any
         if not line["score"] >= settings.min_score:
             return line | {"dropped": "low score", "why": f"{line['score']:.3g}"}
     return line | dict(zip(("bits", "colours"), fingerprint(pixels), strict=True))
-
-
-def _scaled(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    scale = min(1.0, short_side / min(width, height)) if short_side else 1.0
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def fingerprint(pixels: np.ndarray) -> tuple[int, str]:
@@ -226,7 +228,7 @@ def _write_part(job: Job, name: str, samples: Sequence[tuple[str, Raw]]) -> dict
 def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[str, Any]]:
     """A sample's files by extension, and a line about it."""
     width, height = image.upright_size(sample.image, sample.name, settings.max_pixels)
-    size = _scaled(width, height, settings.short_side)
+    size = data.scaled((width, height), settings.short_side or min(width, height))
     pixels, matte = data.decode(
         sample.image, size, sample.mask, sample.name, settings.max_pixels, foreground=sample.foreground
     )
@@ -241,7 +243,8 @@ def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[
     captions = _describe(settings.captioner, sample, pixels)
     caption = next(iter(captions.values()), "")
     if settings.text or settings.latents:
-        files["safetensors"] = _precompute(settings, sample, (width, height), caption)
+        picture = next(content for kind, content in files.items() if f".{kind}" in data.IMAGES)
+        files["safetensors"] = _precompute(settings, picture, sample.name, list(captions.values()))
     kept = {
         name: value for name, value in sample.row.items() if isinstance(value, (str, int, float)) and name != "json"
     }
@@ -319,7 +322,7 @@ def _image_to_text(name: str) -> Callable[[np.ndarray], str]:
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"captioner: {name!r} cannot be loaded ({reason}); see --help for what it may be") from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     model.to(device)
     chats = getattr(processor, "chat_template", None) is not None
     question = [{"type": "image"}, {"type": "text", "text": "Describe this photograph in one sentence."}]
@@ -344,29 +347,61 @@ def _image_to_text(name: str) -> Callable[[np.ndarray], str]:
 def _pipeline(name: str) -> Any:
     from photofound.pipeline import EditPipeline
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EditPipeline.from_pretrained(name, torch_dtype=torch.float32).to(device)
+    return EditPipeline.from_pretrained(name, torch_dtype=torch.float32)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def _text_encoder(source: str | None, model: str | None) -> tuple[Any, Any]:
+    """Tokenizer and text encoder, by themselves or those of a pipeline."""
+    if source:
+        tokenizer, encoder = text.load(source)
+    else:
+        tokenizer, encoder = _pipeline(str(model)).tokenizer, _pipeline(str(model)).text_encoder
+    return tokenizer, encoder.to(_device()).eval()
+
+
+@cache
+def _vae(source: str | None, model: str | None) -> Any:
+    """The autoencoder, by itself or that of a pipeline."""
+    vae = autoencoder.load(source) if source else _pipeline(str(model)).vae
+    if vae is None:
+        raise ValueError(f"latents: {source or model} works on pixels, it has no autoencoder; leave latents out")
+    return vae.to(_device()).eval()
 
 
 @torch.inference_mode()
-def _precompute(settings: PrepareConfig, sample: Raw, size: tuple[int, int], caption: str) -> bytes:
-    """``text`` (L, D) bfloat16 and ``latents`` (C, h, w) float16, as asked for, as safetensors."""
-    from safetensors.torch import save
-
-    assert settings.model is not None
-    pipeline = _pipeline(settings.model)
-    tensors = {}
-    if settings.text:
-        embedding, _ = text.encode(pipeline.tokenizer, pipeline.text_encoder, [caption])
-        tensors["text"] = embedding[0].to(torch.bfloat16).cpu()
+def _precompute(settings: PrepareConfig, file: bytes, name: str, captions: Sequence[str]) -> bytes:
+    """What ``precomputed.pack`` makes of a sample as the shard has it."""
+    embeddings, latents = {}, None
+    if settings.text and captions:
+        parts = _text_encoder(settings.text_encoder, settings.model)
+        hidden, mask = text.encode(*parts, captions, settings.text_length)
+        rows = hidden if mask is None else [row[tokens] for row, tokens in zip(hidden, mask, strict=True)]
+        embeddings = dict(zip(captions, rows, strict=True))
     if settings.latents:
-        bucket = geometry.nearest_bucket(*size, geometry.aspect_buckets(settings.side, settings.multiple, 4.0))
-        pixels, _ = data.decode(sample.image, covered := geometry.cover(*size, bucket), name=sample.name)
-        left, top = (covered[0] - bucket[0]) // 2, (covered[1] - bucket[1]) // 2
-        middle = torch.from_numpy(pixels[top : top + bucket[1], left : left + bucket[0]].transpose(2, 0, 1).copy())
-        latents = autoencoder.encode(pipeline.vae, data.to_unit(middle)[None].to(pipeline.device))
-        tensors["latents"] = latents[0].to(torch.float16).cpu()
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        vae, size = _vae(settings.vae, settings.model), image.upright_size(file, name)
+        buckets = geometry.aspect_buckets(settings.side, settings.multiple, settings.widest)
+        covered = geometry.cover(*size, bucket := geometry.nearest_bucket(*size, buckets))
+        pixels, _ = data.decode(file, covered, name=name)
+        shown = torch.from_numpy(pixels[geometry.middle(covered, bucket).slices].transpose(2, 0, 1).copy())
+        latents = autoencoder.encode(vae, data.to_unit(shown)[None].to(_device()))[0]
+    return precomputed.pack(embeddings, latents)
+
+
+def _makers(settings: PrepareConfig) -> dict[str, Any]:
+    """What training compares itself with before it takes embeddings and latents from the shards."""
+    makers = {}
+    if settings.text:
+        parts = _text_encoder(settings.text_encoder, settings.model)
+        makers["text"] = precomputed.text_maker(*parts, settings.text_length)
+    if settings.latents:
+        vae = _vae(settings.vae, settings.model)
+        makers["latents"] = precomputed.latents_maker(vae, settings.side, settings.multiple, settings.widest)
+    return makers
 
 
 def _write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> dict[str, Any]:
@@ -430,9 +465,7 @@ def _load_models(settings: PrepareConfig) -> None:
         _image_to_text(settings.captioner)
     if settings.matte and settings.matte != "grabcut" and ":" not in settings.matte:
         raise ValueError(f"matte: {settings.matte!r} is unknown; use grabcut, or module:function")
-    if settings.text or settings.latents:
-        assert settings.model is not None
-        _pipeline(settings.model)
+    _makers(settings)
 
 
 def _begin(job: Job, count: int) -> None:
@@ -557,11 +590,11 @@ def _report(job: Job, count: int, dropped: list[dict[str, Any]], seconds: Mappin
         "source": job.source.path,
         "settings": config.to_dict(job.settings),
     }
-    names = {"samples": len(kept), "bytes": report["bytes"], "shards": shards}
+    index = {"samples": len(kept), "bytes": report["bytes"], "shards": shards, "precomputed": _makers(job.settings)}
     (job.folder / "dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dropped))
     (job.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (job.folder / "report.md").write_text(_markdown(report))
-    _write_json(job.folder / "index.json", names)
+    _write_json(job.folder / "index.json", index)
     return report
 
 

@@ -8,8 +8,9 @@ Every batch mixes tasks. Photographs lie in memory as uint8, or are streamed in 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, drawn, layers, masks, objective, regularizers, text
+from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, regularizers, text
 from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
@@ -35,7 +36,7 @@ SHOWN = 256  # photographs of a stream that are kept for the sheets of samples
 class ModelConfig:
     """The transformer's shape, the text encoder's, and which autoencoder."""
 
-    vae: str | None = "photofound/weights/nano/vae"  # a diffusers folder or Hub id; none = pixel space
+    vae: str | None = "embedded"  # a diffusers folder or Hub id; embedded = the embedded model's; none = pixel space
     latent: tuple[int, ...] | None = None  # the autoencoder's [channels, pixels per latent], to plan a run without it
     start: str | None = None  # a pipeline folder to start from; its parts and shapes replace those below
     hidden_size: int = 256
@@ -75,7 +76,20 @@ class DataConfig:
     multiple: int = 32  # sources: the sides of a batch are multiples of it, its area about crop x crop
     widest: float = 2.0  # sources: the most extreme shape of a batch
     workers: int = 2  # sources: processes that decode
+    precomputed: tuple[str, ...] = ()  # sources: text, latents: what `prepare` has computed and is not computed again
     log: str | None = None  # sources: a file that names every damaged sample
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.precomputed) - set(precomputed.KINDS):
+            raise ValueError(f"data.precomputed: {min(unknown)!r} is unknown; use {' and '.join(precomputed.KINDS)}")
+        if self.precomputed and not self.sources:
+            raise ValueError("data.precomputed: is read with data.sources, and there are none; name the shards there")
+        if "latents" not in self.precomputed:
+            return
+        if self.recolour:
+            raise ValueError("data.recolour: changes the pictures that the latents are of; set it to 0")
+        if self.late_crop != self.crop and self.late_from < 1:
+            raise ValueError(f"data.late_crop: {self.late_crop} is not the size of the latents; set it to {self.crop}")
 
 
 @dataclass(frozen=True)
@@ -240,16 +254,21 @@ def plan(config: Config) -> list[Any]:
 
 class Batch(NamedTuple):
     """What ``PretrainStage.loss`` takes: conditions, target pixels (B, 3, H, W), the share of the run that is over,
-    and how much each pixel of the target counts, (B, 1, H, W); None = all the same."""
+    how much each pixel of the target counts, (B, 1, H, W), None = all the same; and what was computed before: the
+    target's latents (B, C, h, w), and the embeddings (L, D) of prompts."""
 
     condition: Condition
     pixels: Tensor
     progress: float
     weight: Tensor | None = None
+    latents: Tensor | None = None
+    embeddings: Mapping[str, Tensor] = {}
 
 
 class PretrainStage:
     """What the trainer needs: see ``photofound.trainer.Stage``."""
+
+    streams = True  # whether the stage can read ``data.sources``
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.device = config, world.device
@@ -273,6 +292,7 @@ class PretrainStage:
         self.world, self.streamed = world, (0, 0)
         self.stream: Stream | None = None
         self._position: dict[str, Any] = {}
+        self._check_precomputed()
         self.store = self.photographs().to(self.device)
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
@@ -285,10 +305,27 @@ class PretrainStage:
         if files.drawn:
             return drawn.store(files.drawn, files.sizes)
         if files.sources:  # enough of them for the sheets of samples
-            if type(self).batch is not PretrainStage.batch:
-                raise ValueError("data.sources: only pretraining streams; name a folder with data.folder")
+            if not self.streams:
+                raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
             return data.PhotoStore.build(photographs(files.sources, SHOWN, max(files.sizes)), files.sizes)
         return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+
+    def _check_precomputed(self) -> None:
+        """Refuse embeddings and latents of other networks or pictures than this run's."""
+        files, model, mine = self.config.data, self.config.model, {}
+        if "text" in files.precomputed:
+            if "text_encoder" in self.module:
+                raise ValueError(
+                    "model.train_text: embeddings are of the encoder before it is trained; set it to false"
+                )
+            parts = self.pipeline.tokenizer, self.pipeline.text_encoder
+            mine["text"] = precomputed.text_maker(*parts, model.text_length)
+        if "latents" in files.precomputed:
+            if self.vae is None:
+                raise ValueError("data.precomputed: there are no latents without an autoencoder; leave them out")
+            mine["latents"] = precomputed.latents_maker(self.vae, files.crop, files.multiple, files.widest)
+        for source, (kind, maker) in itertools.product(files.sources, mine.items()):
+            precomputed.check(source, kind, maker)
 
     def _add_networks(self, recipe: RecipeConfig) -> None:
         """Load the frozen networks of the recipe; REPA's projector is trained along, and forgotten at the end."""
@@ -308,16 +345,20 @@ class PretrainStage:
 
     # ------------------------------------------------------------------------------------------------------ batches
 
+    def batch_size(self, size: int, progress: float) -> int:
+        """Late in the run, when pictures are larger, batches may be smaller."""
+        late = progress >= self.config.data.late_from
+        return max(1, round(size * self.config.data.late_batch)) if late else size
+
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
         """A mixed batch."""
         late = progress >= self.config.data.late_from
         crop = self.config.data.late_crop if late else self.config.data.crop
-        size = max(1, round(size * self.config.data.late_batch)) if late else size
         if self.config.data.sources:
             condition, sample = self.draw_streamed(crop, size, generator)
         else:
             condition, sample = self.draw(self.store, crop, size, generator)
-        return Batch(condition, sample.pixels, progress)
+        return Batch(condition, sample.pixels, progress, None, sample.latents, sample.embeddings)
 
     def draw_streamed(self, crop: int, size: int, generator: torch.Generator) -> tuple[Condition, Sample]:
         """The stream's next photographs and their conditions, in the tasks' shares as far as there are whole objects
@@ -331,8 +372,7 @@ class PretrainStage:
             part = sample[index]
             samples.append(recoloured(part, self.config.data.recolour, cpu) if self.objects[name] else part)
             conditions.append(self.examples[name](samples[-1], generator))
-        pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
-        return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
+        return Condition.cat(conditions), Sample.cat(samples)
 
     def _open_stream(self, crop: int, size: int) -> None:
         """Stream batches of this shape from here on, from where the last ones ended."""
@@ -346,6 +386,7 @@ class PretrainStage:
             world=self.world.size,
             workers=files.workers,
             flip=files.mirror,
+            made_before=files.precomputed,
             device=self.device,
             log=Path(files.log) if files.log else None,
         )
@@ -371,8 +412,7 @@ class PretrainStage:
             sample = store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror)
             samples.append(recoloured(sample, self.config.data.recolour, cpu) if self.objects[name] else sample)
             conditions.append(self.examples[name](samples[-1], generator))
-        pixels, matte = torch.cat([s.pixels for s in samples]), torch.cat([s.matte for s in samples])
-        return Condition.cat(conditions), Sample(pixels, matte, [prompt for s in samples for prompt in s.prompt])
+        return Condition.cat(conditions), Sample.cat(samples)
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
         """The tasks to draw from a store, and their shares."""
@@ -401,14 +441,16 @@ class PretrainStage:
         mix, recipe = self.config.mix, self.config.recipe
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
-        x0 = self.encode(batch.pixels)
+        x0 = self.clean(batch)
         late = batch.progress >= self.config.data.late_from
         shift = mix.shift if mix.late_shift is None or not late else mix.late_shift
         t = objective.sample_time(len(x0), generator, shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         x_t = objective.add_noise(x0, noise, t)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
-        v, x0_hat, features = self.predict(x_t, t, replace(condition, prompt=prompts), route, tap)
+        v, x0_hat, features = self.predict(
+            x_t, t, replace(condition, prompt=prompts), route, tap, known=batch.embeddings
+        )
         target = objective.velocity(x0, noise)
 
         losses = objective.masked_loss(v, target, condition.hole, mix.given_weight, batch.weight)
@@ -427,6 +469,10 @@ class PretrainStage:
         loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
 
+    def clean(self, batch: Batch) -> Tensor:
+        """What is trained on, (B, C, h, w) in float32: the latents that were made before, or those of the pixels."""
+        return self.encode(batch.pixels) if batch.latents is None else batch.latents.float()
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) to the latents that are trained on, float32."""
@@ -440,15 +486,16 @@ class PretrainStage:
         route: Tensor | None = None,
         tap: int | None = None,
         model: Any = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The model at x_t (B, C, h, w): its velocity, its clean sample, and the features of block ``tap``. ``model``
-        is a transformer to be asked in place of the one that is trained."""
+        is a transformer to be asked in place of the one that is trained, ``known`` the embeddings of some prompts."""
         from photofound.pipeline import fold_condition
 
         model = model or self.pipeline.transformer
         with torch.no_grad():
             folded = fold_condition(condition, self.vae, model.config.condition_space).float()
-        tokens, mask = self._encode_text(condition.prompt)
+        tokens, mask = self._encode_text(condition.prompt, known)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
         inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
         out = model(x_t, t, tokens, mask, **inputs)
@@ -462,10 +509,20 @@ class PretrainStage:
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
         return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
 
-    def _encode_text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        pad = "max_length" if self.config.train.compile else "longest"
-        length = self.config.model.text_length
-        return text.encode(self.pipeline.tokenizer, self.pipeline.text_encoder, prompts, length, pad)
+    def _encode_text(
+        self, prompts: Sequence[str], known: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings and their mask, as ``text.encode`` gives them; those that are known are not computed."""
+        parts, length = (self.pipeline.tokenizer, self.pipeline.text_encoder), self.config.model.text_length
+        fixed = self.config.train.compile
+        if not known:
+            return text.encode(*parts, prompts, length, "max_length" if fixed else "longest")
+        rows = dict(known)
+        if unknown := [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]:  # the empty one, mostly
+            hidden, mask = text.encode(*parts, unknown, length)
+            masks = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
+            rows |= {prompt: hidden[i, masks[i]] for i, prompt in enumerate(unknown)}
+        return text.stack([rows[prompt] for prompt in prompts], length if fixed else None)
 
     def _grid(self, x0: Tensor) -> tuple[int, int]:
         """Rows and columns of tokens."""
