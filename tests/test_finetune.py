@@ -214,7 +214,7 @@ def test_masked_loss_has_no_gradient_from_the_ground(stage):
     batch = masked.batch(torch.Generator().manual_seed(0), 4, 0.5)
     assert batch.weight is not None and 0 < batch.weight.mean() < 1
     seen = []
-    masked.predict = lambda x_t, t, *rest: (seen.append(0 * x_t) or seen[-1], x_t, None)
+    masked.predict = lambda x_t, t, *rest, **more: (seen.append(0 * x_t) or seen[-1], x_t, None)
     masked.encode = lambda pixels: pixels  # so that latents are pixels
 
     def loss(pixels):

@@ -171,7 +171,7 @@ class DistillStage(PretrainStage):
         return losses.mean(), logs
 
     def _fields(
-        self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor]
+        self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor] | None = None
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
         """The velocities of the guided teacher, of the average and of the student under one batch of conditions. Both
         branches of the guidance see the picture; what one of them lacks is the text."""
