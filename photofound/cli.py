@@ -144,9 +144,36 @@ def _convert(argv: list[str]) -> int:
     return 0
 
 
+def _card(argv: list[str]) -> int:
+    """``photofound.card`` says what the card is made of."""
+    parser = _Parser(prog="photofound card", description=COMMANDS["card"][1])
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or models, in the order of their making")
+    add("--eval", type=Path, metavar="FILE", help="report.json of 'photofound eval'")
+    add("--method", metavar="NAME", help="which of the report's methods it is; default: the one called like the model")
+    rate: dict[str, Any] = {"type": _rate, "action": "append", "default": [], "metavar": "[DEVICE=]X"}
+    add("--price", **rate, help="of a device for an hour; DEVICE is a part of its name, without it X is for all")
+    add("--watts", **rate, help="that a device takes while it computes")
+    add("-o", "--output", type=Path, metavar="DIR", help="the model's folder; default: that of the last RUN")
+    args = parser.parse_args(argv)
+    from photofound import card, data, record
+
+    last = args.runs[-1]
+    folder = args.output or (last if (last / "model_index.json").is_file() else last / "model")
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"card: {folder} holds no model (no model_index.json); name its folder with -o")
+    chain = record.join(*(record.of_folder(run, data.origins) for run in args.runs))
+    known = folder / card.EVALUATION if args.runs == [folder] else None  # of other weights it would not be true
+    known = args.eval or (known if known and known.is_file() else None)
+    report = card.read_report(known) if known else None
+    print(card.write(folder, chain, report, args.method, dict(args.price), dict(args.watts)))
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
+    "card": (_card, "write a model's card from what its training recorded"),
     "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
 }
 
@@ -267,6 +294,13 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    if (rate := _finite(value)) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return name, rate
 
 
 # ---------------------------------------------------------------------------------------------------- planning the work

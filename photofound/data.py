@@ -23,18 +23,21 @@ from photofound.colours import border_colour
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
 from photofound.masks import Segmenter, grabcut
+from photofound.record import Origin, licence_of, tally
 
 IMAGES = (".webp", ".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One training photograph. ``pixels``: (3, H, W) uint8; ``matte``: (1, H, W) uint8, 255 = object, or None."""
+    """One training photograph. ``pixels``: (3, H, W) uint8; ``matte``: (1, H, W) uint8, 255 = object, or None;
+    ``source`` and ``licence`` as its metadata name them, "" where they do not."""
 
     pixels: Tensor
     matte: Tensor | None
     caption: str
     source: str
+    licence: str = ""
 
 
 def read(folder: str | Path, short_side: int = 288, limit: int | None = None) -> list[Photograph]:
@@ -94,7 +97,7 @@ def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
     try:
         meta: dict[str, Any] = json.loads(sample[".json"])
         file = next(sample[e] for e in IMAGES if e in sample)
-        about = (str(meta["text"]), str(meta.get("source", "")))
+        about = (str(meta["text"]), str(meta.get("source", "")), licence_of(meta))
         return photograph(file, short_side, sample.get(".mask.png"), name, None, *about)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = 'its .json has no "text"' if isinstance(error, KeyError) else str(error).removeprefix(f"{name}: ")
@@ -109,19 +112,27 @@ def photograph(
     foreground: bytes | None = None,
     caption: str = "",
     source: str = "",
+    licence: str = "",
 ) -> Photograph:
     """A photograph of a file, scaled down (never up) to a short side of ``short_side``; the rest is as in ``decode``.
 
     Raises ValueError or OSError when it is damaged.
     """
     pixels, matte = decode(file, scaled(image.upright_size(file, name), short_side), mask, name, foreground=foreground)
-    return Photograph(_planes(pixels), None if matte is None else _planes(matte), caption, source)
+    return Photograph(_planes(pixels), None if matte is None else _planes(matte), caption, source, licence)
 
 
 def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """A size (W, H) brought down, never up, to a short side of ``short_side``."""
     scale = min(1.0, short_side / min(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def origins(folder: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
+    """Source and licence of each photograph of ``read``, in its order, "" where unknown. No picture is decoded."""
+    found = (sample for tar in sorted(Path(folder).glob("*.tar")) for sample in samples(tar) if ".json" in sample)
+    tables = (json.loads(sample[".json"]) for sample in _take(found, limit))
+    return [(table.get("source", ""), licence_of(table)) for table in tables]
 
 
 def decode(
@@ -200,11 +211,19 @@ class PhotoStore:
         flat: all pixels and mattes, uint8.
         table: (R, 9) int64, one row per photograph and size: offset of the pixels, of the matte (-1 = none), height,
             width, the complete object's left, top, right and bottom (zeros = none), and the photograph's index.
-        captions, sources: per photograph, the ways to caption it and where it is from.
+        captions, sources, licences: per photograph, the ways to caption it, where it is from, under which licence.
     """
 
-    def __init__(self, flat: Tensor, table: Tensor, captions: list[list[str]], sources: list[str]) -> None:
+    def __init__(
+        self,
+        flat: Tensor,
+        table: Tensor,
+        captions: list[list[str]],
+        sources: list[str],
+        licences: list[str] | None = None,
+    ) -> None:
         self.flat, self.table, self.captions, self.sources = flat, table, captions, sources
+        self.licences = licences or [""] * len(sources)
         self.offset, self.matte_offset, self.height, self.width = table[:, :4].unbind(1)
         self.box, self.photograph = table[:, 4:8], table[:, 8]
 
@@ -223,9 +242,8 @@ class PhotoStore:
                     chunks += [pixels.flatten()] if matte is None else [pixels.flatten(), matte.flatten()]
                     offset += sum(x.numel() for x in (pixels, matte) if x is not None)
                 rows.append(kept[pixels.shape])
-        return cls(
-            torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], [p.source for p in photographs]
-        )
+        sources, licences = [p.source for p in photographs], [p.licence for p in photographs]
+        return cls(torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], sources, licences)
 
     def save(self, path: Path) -> None:
         """Write the store as one safetensors file, whole or not at all."""
@@ -233,7 +251,7 @@ class PhotoStore:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        words = {"captions": json.dumps(self.captions), "sources": json.dumps(self.sources)}
+        words = {name: json.dumps(getattr(self, name)) for name in ("captions", "sources", "licences")}
         save_file({"flat": self.flat, "table": self.table.contiguous()}, partial, words)
         partial.replace(path)
 
@@ -246,13 +264,22 @@ class PhotoStore:
             with safe_open(path, "pt") as file:
                 words = file.metadata() or {}
                 captions, sources = json.loads(words["captions"]), json.loads(words["sources"])
-                return cls(file.get_tensor("flat"), file.get_tensor("table"), captions, sources)
+                licences = json.loads(words.get("licences", "null"))  # older stores have none
+                return cls(file.get_tensor("flat"), file.get_tensor("table"), captions, sources, licences)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"data.cache: {path} is no photo store ({error}); delete it, it is made again") from None
 
     def to(self, device: torch.device | str) -> PhotoStore:
         """The same store with its pixels on ``device``."""
-        return PhotoStore(self.flat.to(device), self.table, self.captions, self.sources)
+        return PhotoStore(self.flat.to(device), self.table, self.captions, self.sources, self.licences)
+
+    def part(self, rows: Tensor) -> PhotoStore:
+        """Some rows of the store, chosen by (R,) bool; the pixels are shared."""
+        return PhotoStore(self.flat, self.table[rows], self.captions, self.sources, self.licences)
+
+    def origins(self) -> tuple[Origin, ...]:
+        """Where the photographs of its rows are from, under which licences, and how many they are."""
+        return tally((self.sources[i], self.licences[i]) for i in self.photograph.unique().tolist())
 
     @property
     def device(self) -> torch.device:
@@ -266,12 +293,20 @@ class PhotoStore:
         named. ``mattes`` adds those of ``matte_plain_grounds``."""
         path = Path(cache) if cache else None
         if path and path.is_file():
-            return cls.load(path)
+            return cls.load(path)._licensed(folder, limit)
         photographs = read(folder, max(sizes), limit)
         store = cls.build(matte_plain_grounds(photographs) if mattes else photographs, sizes)
         if path:
             store.save(path)
         return store
+
+    def _licensed(self, folder: str, limit: int | None) -> PhotoStore:
+        """This store; one without licences takes them from the tars that it was made of, if they are still there."""
+        if not any(self.licences) and Path(folder).is_dir():
+            found = origins(folder, limit)
+            if [source for source, _ in found] == self.sources:
+                self.licences = [licence for _, licence in found]
+        return self
 
     def rows(self, crop: int, objects: bool = False) -> Tensor:
         """Indices of the rows that a crop fits into; with ``objects``, those whose whole object fits into it."""

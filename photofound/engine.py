@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,6 +46,19 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(f"train.device: {name!r} is not here, torch sees {found} of them; use auto or cpu")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What it is called by its maker; of a CPU also how many threads compute on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = found[0] if found else platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def seed_of(*parts: object) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from photofound.engine import World
+from photofound.engine import World, device_name
 from photofound.trainer import Stage, TrainConfig, Trainer, make_engine
 
 BYTES_PER_PARAMETER = 20  # fp32: weight, gradient, two moments, average
@@ -102,7 +102,7 @@ def _measure(
     trained = sum(p.numel() for p in stage.module.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in stage.module.parameters())
     first, last = ends
-    where = f"{engine.world.size} x {_device_name(engine.world.device)}"
+    where = f"{engine.world.size} x {device_name(engine.world.device)}"
     return ends, [
         f"parameters  {trained:,} trained, {everything:,} in all",
         f"memory      {_bytes(max(first.memory, last.memory))} at the peak of a step, of which at least "
@@ -174,9 +174,3 @@ def _bytes(value: float) -> str:
 
 def _hours(value: float) -> str:
     return f"{value:.1f} hours" if value >= 1 else f"{value * 60:.1f} minutes"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"

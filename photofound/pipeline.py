@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, composite, geometry, image, text
+from photofound import autoencoder, card, composite, geometry, image, text
 from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
@@ -204,7 +205,60 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         them."""
         names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
-        return cls(**{**pipeline.components, **settings, **components})
+        made = cls(**{**pipeline.components, **settings, **components})
+        if not components:  # these are the same weights still, and the same card is true of them
+            made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return made
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
+        what is known (``photofound.card``)."""
+        if push_to_hub:
+            hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+        self._save_card(Path(save_directory))
+        if push_to_hub:
+            self._upload(Path(save_directory), repo_id, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload as in diffusers, whose card of nothing but tags is ours here."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            return self._upload(Path(folder), repo_id, commit_message, private, token, create_pr, subfolder)
+
+    def _upload(
+        self,
+        folder: Path,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        subfolder: str | None = None,
+    ) -> str:
+        from huggingface_hub import create_repo
+
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        options = {"token": token, "commit_message": commit_message, "create_pr": create_pr, "subfolder": subfolder}
+        return self._upload_folder(str(folder), repo_id, **options)
+
+    def _save_card(self, folder: Path) -> None:
+        """Weights that were loaded from a folder and not adapted since have that folder's card."""
+        origin = self.config.get("_name_or_path")
+        adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)
+        if not origin or adapted or not card.carry(Path(origin), folder):
+            card.write(folder, ())
 
     def load_lora_weights(
         self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any

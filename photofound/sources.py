@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from photofound import data
+from photofound.record import licence_of
 
 IMAGE_COLUMNS = ("image", "img", "photo", "webp", "jpg", "jpeg", "png")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
@@ -180,9 +181,9 @@ def photograph(sample: Raw, short_side: int) -> data.Photograph:
 
     Raises ValueError or OSError when it is damaged.
     """
-    caption, source = sample.captions[0][0] if sample.captions else "", str(sample.row.get("source", ""))
+    about = {"caption": sample.captions[0][0] if sample.captions else "", "source": str(sample.row.get("source", ""))}
     return data.photograph(
-        sample.image, short_side, sample.mask, sample.name, sample.foreground, caption=caption, source=source
+        sample.image, short_side, sample.mask, sample.name, sample.foreground, **about, licence=licence_of(sample.row)
     )
 
 

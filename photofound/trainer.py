@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -29,9 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import checkpoint, optim
+from photofound import __version__, card, checkpoint, optim, record
+from photofound.config import to_dict
 from photofound.ema import EMA
-from photofound.engine import PARALLEL, Engine, World, resolve_device, seed_of, spread, whole
+from photofound.engine import PARALLEL, Engine, World, device_name, resolve_device, seed_of, spread, whole
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
 
@@ -93,6 +96,8 @@ class Stage(Protocol):
     weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
     progress; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
     ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
+    Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
+    ``data`` (of ``record.Origin``), ``filtering`` (sentences) and ``parents`` (of ``record.Training``).
 
     Attributes:
         module: everything that is trained. Its tensors that need no gradient are kept, too.
@@ -124,7 +129,8 @@ class Trainer:
     """Runs a stage until its steps or its minutes are used up, in ``run_dir``.
 
     The folder holds ``config.yaml`` (written by the script), ``metrics.jsonl`` (one line per step),
-    ``checkpoints/step-N/``, ``samples/`` and, at the end, ``model/`` with the averaged weights as a user loads them.
+    ``checkpoints/step-N/``, ``samples/``, ``record.json`` (what its card is made of, see ``photofound.record``) and, at
+    the end, ``model/`` with the averaged weights as a user loads them, and the record beside them.
     """
 
     def __init__(
@@ -145,7 +151,8 @@ class Trainer:
             stage.module, stage.blocks, self.optimizers.optimizers
         )
         self.ema = EMA(stage.module, config.ema)
-        self.step, self.seconds, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0
+        self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
+        self._begin_record()
         self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
         self.stopping = False
@@ -206,6 +213,7 @@ class Trainer:
         else:
             self._skip()
         self.step += 1
+        self.seen += self.samples(progress)
         return row, scale * config.lr
 
     def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
@@ -237,6 +245,10 @@ class Trainer:
         self.seconds, self.stopping = self.engine.agree(self.seconds + now - self.mark, self.stopping)
         self.mark = now
         return self.progress()
+
+    def _now(self) -> float:
+        """Seconds of the run, between ticks too."""
+        return self.seconds + time.perf_counter() - self.mark
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -271,7 +283,7 @@ class Trainer:
         self.mark = time.perf_counter()
 
     def _log(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
-        minutes = (self.seconds + time.perf_counter() - self.mark) / 60
+        minutes = self._now() / 60
         row = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr} | {
             "images_per_s": images_per_s,
             "minutes": minutes,
@@ -303,7 +315,50 @@ class Trainer:
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
             if self.main:
                 self.stage.export(self.run_dir / "model")
+                self._write_card(self.run_dir / "model")
             self.engine.wait()
+
+    # ------------------------------------------------------------------------------------------------------- the record
+
+    def _write_card(self, folder: Path) -> None:
+        """The record beside the exported model, and where that is a pipeline, its card."""
+        if (folder / "model_index.json").is_file():
+            card.write(folder, self.recorded)
+        else:
+            record.write(folder / record.MODEL, self.recorded)
+
+    def _begin_record(self) -> None:
+        """What this training is and what it started from, before its first step."""
+        facts: dict[str, Any] = getattr(self.stage, "record", dict)()
+        settings = record.settings_of(self.run_dir) or {"train": to_dict(self.config)}
+        named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering")}
+        name = type(self.stage).__name__.removesuffix("Stage").lower()
+        self.parents: list[record.Training] = facts.get("parents", [])
+        self.training = record.Training(secrets.token_hex(6), name, settings=record.placeless(settings), **named)
+        world, today = self.engine.world, datetime.now(UTC).date().isoformat()
+        self.session = record.Session(device_name(world.device), world.size, torch.__version__, __version__, today)
+        self.begun = (0, 0, 0.0)  # steps, samples and seconds of the sessions before this one
+
+    def _resume_record(self, state: dict[str, Any]) -> None:
+        """Go on with a checkpoint's record; one of before there were records knows its steps and its time alone."""
+        if "record" in state:
+            *self.parents, earlier = record.parse(state["record"])
+            changed = record.changes(earlier.settings, self.training.settings)
+            self.session = replace(self.session, changed=changed)
+        else:
+            done = record.Session(steps=self.step, samples=self.step * self.config.batch_size, seconds=self.seconds)
+            earlier = replace(self.training, sessions=(done,), notes=(record.INCOMPLETE,))
+        self.training = replace(self.training, id=earlier.id, sessions=earlier.sessions, notes=earlier.notes)
+        self.seen = earlier.samples
+        self.begun = (self.step, self.seen, self.seconds)
+        self.recorded = [*self.parents, self.training]
+
+    def trainings(self) -> list[record.Training]:
+        """The record: the parents' trainings and this one up to now."""
+        now = (self.step, self.seen, self._now())
+        steps, samples, seconds = (after - before for after, before in zip(now, self.begun, strict=True))
+        session = replace(self.session, steps=int(steps), samples=int(samples), seconds=round(seconds, 3))
+        return [*self.parents, replace(self.training, sessions=(*self.training.sessions, session))]
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -312,8 +367,9 @@ class Trainer:
         average = {name: whole(value) for name, value in self.ema.average.items()}
         tensors = {"model": model, "ema": average, "optimizer": self.optimizers.state_tensors()}
         position: dict[str, Any] = getattr(self.stage, "state_dict", dict)()
+        self.recorded = self.trainings()
         state = {
-            "seconds": self.seconds + time.perf_counter() - self.mark,
+            "seconds": self._now(),
             "ema_updates": self.ema.updates,
             "skipped": self.skipped,
             "skips_in_a_row": self.skips_in_a_row,
@@ -321,9 +377,11 @@ class Trainer:
             "seed": self.config.seed,
             "micro_batches": self.micro_batches,
             "data": self.engine.gather([position]),
+            "record": record.plain(self.recorded),
         }
         if self.main:
             checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+            record.write(self.run_dir / record.RUN, self.recorded)
         self.saved = self.step
         self.engine.wait()
 
@@ -346,6 +404,7 @@ class Trainer:
         self.step = self.saved = state["step"]
         self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
         self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
+        self._resume_record(state)
         self._load_data(state)
 
     def _load_data(self, state: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ APPLICATIONS = ("tasks", "training", "demos")
 
 # A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
 ORDER = """
-    config image geometry masks composite edit
-    layers transformer autoencoder text objective regularizers consistency pipeline convert
+    config record image geometry masks composite edit
+    layers transformer autoencoder text objective regularizers consistency card pipeline convert
     colours data sources precomputed stream drawn engine optim ema checkpoint trainer estimate
-    metrics card export serve cli __main__
+    metrics export serve cli __main__
 """.split()
 
 

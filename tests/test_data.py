@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from photofound import data
 from photofound.colours import COLOURS
 from photofound.data import Photograph, PhotoStore
+from photofound.record import Origin
 
 
 def picture(height, width, seed=0):
@@ -222,6 +224,36 @@ def store():
         photograph(40, 52, touching, "a fork", 2, "one"),
     ]
     return PhotoStore.build(photographs, (20, 40)), photographs
+
+
+def test_licences_are_read_kept_and_told(tmp_path):
+    tables = {
+        "a": {"text": "x", "source": "s", "licence": "MIT"},
+        "b": {"text": "y", "source": "s", "license": "CC0-1.0"},
+    }
+    members = {f"{key}.json": table for key, table in (tables | {"c": {"text": "z", "source": "t"}}).items()}
+    pictures = {f"{key}.png": encoded(picture(20, 30)) for key in "abc"}
+    write_tar(tmp_path / "0.tar", dict(sorted((members | pictures).items())))
+    pairs = [("s", "MIT"), ("s", "CC0-1.0"), ("t", "")]
+    photographs = data.read(tmp_path, 16)
+    assert [(p.source, p.licence) for p in photographs] == pairs == data.origins(tmp_path)
+    assert data.origins(tmp_path, 1) == pairs[:1]
+    store = PhotoStore.open(str(tmp_path), (12, 16), cache=str(tmp_path / "cache"))
+    expected = (Origin("s", "CC0-1.0", 1), Origin("s", "MIT", 1), Origin("t", "", 1))
+    assert store.origins() == expected == PhotoStore.load(tmp_path / "cache").origins()
+    assert store.part(store.photograph != 1).origins() == (Origin("s", "MIT", 1), Origin("t", "", 1))
+
+
+def test_a_cache_without_licences_takes_them_from_its_tars_or_does_without(tmp_path):
+    write_tar(
+        tmp_path / "0.tar",
+        {"a.json": {"text": "x", "source": "s", "licence": "MIT"}, "a.png": encoded(picture(20, 30))},
+    )
+    store, cache = PhotoStore.build(data.read(tmp_path, 16), (16,)), tmp_path / "cache"
+    words = {"captions": json.dumps(store.captions), "sources": json.dumps(store.sources)}
+    save_file({"flat": store.flat, "table": store.table}, cache, words)
+    assert PhotoStore.open(str(tmp_path), (16,), str(cache)).origins() == (Origin("s", "MIT", 1),)
+    assert PhotoStore.open("not-here", (16,), str(cache)).origins() == (Origin("s", "", 1),)
 
 
 def test_the_table_has_a_row_per_photograph_and_size(store):

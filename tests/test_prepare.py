@@ -94,6 +94,7 @@ def test_what_is_dropped_and_why(tmp_path):
     report = prepare(source, tmp_path / "out", settings())
     assert report["read"] == 12 and report["kept"] == 6
     assert report["dropped"] == {"damaged": 3, "too small": 1, "too long": 1, "duplicate": 1}
+    assert report["origins"] == [{"source": "", "licence": "", "photographs": 6}]
     assert set(metas(tmp_path / "out")) == {f"good{i}" for i in range(5)} | {"wide"}
     lines = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
     why = {Path(line["name"]).name: (line["dropped"], line["why"]) for line in lines}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from diffusers import AutoencoderDC
 from PIL import Image
 
-from photofound import cli, config, edit
+from photofound import cli, config, edit, record
+from photofound.data import PhotoStore
 from photofound.edit import Condition
 from photofound.engine import World
 from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan
@@ -143,6 +145,11 @@ def test_the_autoencoder_trains_and_its_decoder_alone_too(shards, tmp_path):
     assert all(torch.equal(x, y) for x, y in zip(a.encoder.parameters(), b.encoder.parameters(), strict=True))
     assert any(not torch.equal(x, y) for x, y in zip(a.decoder.parameters(), b.decoder.parameters(), strict=True))
     assert a.config.scaling_factor == b.config.scaling_factor != 1
+    chain = record.read(second / "model" / record.MODEL)
+    assert [(made.name, made.parts, made.steps, made.samples) for made in chain] == [
+        ("autoencoder", ("vae",), 2, 8)
+    ] * 2
+    assert chain[0] == record.read(first / record.RUN)[0] and sum(o.photographs for o in chain[1].data) > 0
 
 
 def test_a_new_model_from_an_autoencoder(tiny_folder, shards, tmp_path):
@@ -155,12 +162,29 @@ def test_a_new_model_from_an_autoencoder(tiny_folder, shards, tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2] and all(np.isfinite(row["loss"]) for row in rows)
     assert (run / "config.yaml").is_file() and list((run / "samples").glob("*.png"))
+    card = (run / "model" / "README.md").read_text()
+    assert "# run\n" in card and "| pretrain | transformer, text_encoder | 2 | 28 |" in card
     photo = tmp_path / "photo.png"
     Image.fromarray(disc(np.random.default_rng(1))[0]).save(photo)
     common = ["--model", str(run / "model"), "--steps", "1", "--quiet"]
     assert cli.main(["expand", str(photo), "--left", "8", "-o", str(tmp_path / "out.png"), *common]) == 0
     assert Image.open(tmp_path / "out.png").size == (104, 96)
     assert cli.main(["train", "pretrain", "--run_dir", str(run), *arguments, *small]) == 2  # never over another run
+
+
+def test_the_record_chains_the_models_that_a_run_started_from(tiny_folder, shards, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    vae, all_of_it = record.Training("v", "autoencoder", ("vae",)), record.Training("m", "pretrain", ("transformer",))
+    record.write(folder / record.MODEL, [vae, all_of_it])
+    arguments = overrides(folder, shards)
+    going_on = PretrainStage(config.load(Config, None, arguments), World()).record()
+    assert going_on["parents"] == [vae, all_of_it] and going_on["parts"] == ["transformer", "text_encoder"]
+    assert going_on["data"] == PhotoStore.open(str(shards), (72,)).origins()
+    anew = [a for a in arguments if "start" not in a] + [f"--model.vae={folder / 'vae'}", "--model.text_width=192"]
+    assert PretrainStage(config.load(Config, None, anew), World()).record()["parents"] == [vae]
+    stream = PretrainStage(streamed(tiny_folder, shards), World()).record()
+    assert stream["data"] == [record.Origin(Path(shards).name)]  # counted by nobody, and it says so
 
 
 SIXTH = '''

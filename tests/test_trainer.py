@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from photofound import checkpoint, trainer
+from photofound import checkpoint, record, trainer
 from photofound.engine import resolve_device, seed_of
 from photofound.trainer import TrainConfig, Trainer
 
@@ -377,6 +377,73 @@ def test_time_goes_on_after_resuming(tmp_path, clock):
     clock.now += 10_000  # the time between does not count
     resumed = train(tmp_path, Regression(pause=6.0), "latest", steps=1000, minutes=1.0)
     assert (killed.step, resumed.step) == (4, 10)
+
+
+# --------------------------------------------------------------------------------------------------------- the record
+
+
+class Told(Regression):
+    """A stage that says what it is made of."""
+
+    parent = record.Training("p", "autoencoder", ("vae",))
+
+    def record(self):
+        return {"parts": ["transformer"], "data": [record.Origin("s", "MIT", 7)], "parents": [self.parent]}
+
+
+def test_the_record_tells_the_run_and_lies_beside_its_model(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {folder: /srv/me/photos}\n")
+    made = train(tmp_path, Told(), steps=5)
+    parent, own = record.read(tmp_path / record.RUN)
+    assert parent == Told.parent and record.read(tmp_path / "model" / record.MODEL) == [parent, own]
+    assert (own.name, own.parts, own.data) == ("told", ("transformer",), (record.Origin("s", "MIT", 7),))
+    assert own.settings == {"data": {"folder": "photos"}}
+    (session,) = own.sessions
+    assert (session.steps, session.samples, session.count, session.changed) == (5, 80, 1, {})
+    assert session.seconds == pytest.approx(made.seconds, abs=0.1)
+    assert session.torch == torch.__version__ and "thread" in session.device
+
+
+def test_sessions_of_a_resumed_run_add_up_and_no_step_counts_twice(tmp_path, clock):
+    slow = {"pause": 6.0}
+    train(tmp_path, Told(**slow, kill_at=3), steps=1000)
+    died = train(tmp_path, Told(**slow), "latest", steps=6, save_every=2, lr=0.1)  # this one saves at 4 and 6 ...
+    (tmp_path / "checkpoints" / "step-6" / "state.json").unlink()  # ... and is taken to have died before the latter
+    train(tmp_path, Told(**slow), "latest", steps=8)
+    parent, own = record.read(tmp_path / "model" / record.MODEL)
+    assert parent == Told.parent and died.training.id == own.id
+    assert [session.steps for session in own.sessions] == [3, 1, 4]
+    assert [session.seconds for session in own.sessions] == pytest.approx([18, 6, 24])
+    assert (own.steps, own.samples) == (8, 128)
+    changed = {"train.steps": "1000 -> 6", "train.lr": "0.05 -> 0.1", "train.save_every": "1000 -> 2"}
+    assert own.sessions[1].changed == changed
+    assert record.read(tmp_path / record.RUN) == [parent, own]
+
+
+def test_resuming_a_finished_run_adds_nothing(tmp_path):
+    train(tmp_path, Told())
+    before = record.read(tmp_path / record.RUN)
+    train(tmp_path, Told(), "latest")
+    assert record.read(tmp_path / "model" / record.MODEL) == before
+
+
+def test_samples_are_those_that_the_stage_asks_for(tmp_path):
+    class Fewer(Regression):
+        def batch_size(self, size, progress):
+            return size // 2 if progress >= 0.5 else size
+
+    train(tmp_path, Fewer(), steps=4, micro_batches=2)
+    assert record.read(tmp_path / record.RUN)[0].samples == 2 * 16 + 2 * 8
+
+
+def test_a_checkpoint_without_a_record_is_gone_on_with_and_says_so(tmp_path):
+    train(tmp_path, steps=3)
+    path = tmp_path / "checkpoints" / "step-3" / "state.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "record"}))
+    train(tmp_path, resume="latest", steps=5)
+    (own,) = record.read(tmp_path / record.RUN)
+    assert [(s.steps, s.samples) for s in own.sessions] == [(3, 48), (2, 32)] and own.notes == (record.INCOMPLETE,)
+    assert own.sessions[0].device == "" != own.sessions[1].device
 
 
 # ------------------------------------------------------------------------------------------------------ micro-batches

@@ -27,7 +27,7 @@ def test_weights_are_small_and_safe():
     shards = [p for p in files if p.suffix == ".safetensors"]
     assert shards and sum(p.stat().st_size for p in files) <= 48 * MB
     assert all(p.stat().st_size <= 15 * MB for p in shards)
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md"}
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".yaml", ".jpg"}
 
 
 def test_it_knows_the_five_tasks(pipe):

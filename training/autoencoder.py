@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, drawn
+from photofound import autoencoder, data, drawn, record
 from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
 from photofound.trainer import TrainConfig, World
 
@@ -151,6 +151,13 @@ class AutoencoderStage:
         pictures = self.batch(torch.Generator(self.device).manual_seed(1), 8, self.progress)
         decoded = autoencoder.decode(self.vae, autoencoder.encode(self.vae, pictures))
         return sheet([list(pictures), list(decoded)])
+
+    def record(self) -> dict[str, Any]:
+        """What the model's card says of the data and of the model that this one started from."""
+        files = self.config.data
+        filtering = () if files.drawn else record.prepared(files.folder)[1]
+        parents = record.inherited(self.config.model.start)
+        return {"parts": ["vae"], "parents": parents, "data": self.store.origins(), "filtering": filtering}
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:

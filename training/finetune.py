@@ -413,6 +413,11 @@ class FinetuneStage(AdaptedStage):
         condition, sample = self.draw(store, self.config.data.crop, self.config.validation.size, generator)
         return Batch(condition, sample.pixels, 0.0)
 
+    def record(self) -> dict[str, Any]:
+        """The class's photographs are trained on, too."""
+        facts = super().record()
+        return facts | {"data": [*facts["data"], *(self.prior.origins() if self.prior else ())]}
+
     def measure(self) -> dict[str, Tensor]:
         """``loss_NAME`` of every set, all pixels alike, nothing dropped, at times spread evenly over (0, 1)."""
         return {f"loss_{name}": self._loss_on(exam) for name, exam in self.exams.items()}

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import autoencoder, colours, config, data, geometry, image, precomputed, text
+from photofound import autoencoder, colours, config, data, geometry, image, precomputed, record, text
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
 
@@ -251,6 +251,7 @@ def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[
     meta = kept | {"text": caption, "captions": captions, "width": size[0], "height": size[1]}
     files["json"] = json.dumps(meta | {"name": Path(sample.name).name}, ensure_ascii=False).encode()
     line = {"width": size[0], "height": size[1], "captions": list(captions)}
+    line |= {"source": str(kept.get("source", "")), "licence": record.licence_of(kept)}
     return files, line | {"matte": matte_kind if matte is not None else None}
 
 
@@ -575,9 +576,11 @@ def _report(job: Job, count: int, dropped: list[dict[str, Any]], seconds: Mappin
     dropped += [{name: line[name] for name in ("name", "dropped", "why")} for line in late]
     kept = [line for line in lines if "dropped" not in line]
     shards = [shard for unit in made for shard in unit["shards"]]
+    origins = record.tally((line["source"], line["licence"]) for line in kept)
     report = {
         "read": len(kept) + len(dropped),
         "kept": len(kept),
+        "origins": [dataclasses.asdict(each) for each in origins],
         "dropped": dict(Counter(line["dropped"] for line in dropped).most_common()),
         "mattes": dict(Counter(line["matte"] for line in kept if line["matte"])),
         "captions": dict(Counter(kind for line in kept for kind in line["captions"])),

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, regularizers, text
+from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, record, regularizers, text
 from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
 from photofound.geometry import aspect_buckets
+from photofound.record import Origin
 from photofound.sources import Source
 from photofound.stream import Stream, photographs
 from photofound.trainer import TrainConfig, World
@@ -185,6 +186,7 @@ def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
         if pipeline.config.distilled:  # a few-step student is trained from where it came from
             pipeline = EditPipeline.from_pretrained(config.start, teacher=True, torch_dtype=torch.float32)
         _add_tasks(pipeline.transformer, tasks)
+        pipeline.register_to_config(_name_or_path=None)  # its card is not that of what becomes of it
         return pipeline
     vae = autoencoder.load(config.vae)
     if config.text_encoder:
@@ -579,6 +581,20 @@ class PretrainStage:
             rows.append([picture for i in range(3) for picture in (shown[i], made[i], sample.pixels[i])])
         return sheet(rows)
 
+    def record(self) -> dict[str, Any]:
+        """What the model's card says of the data and of the models that this one started from."""
+        model, files = self.config.model, self.config.data
+        starts = (model.start,) if model.start else (model.vae, model.text_encoder)
+        folders = [source.path for source in files.sources] or [files.folder] * (not files.drawn)
+        found = {folder: record.prepared(folder) for folder in folders}
+        streamed = [each for path, (known, _) in found.items() for each in known or (Origin(record.placeless(path)),)]
+        return {
+            "parts": [name for name in ("transformer", "text_encoder") if name in self.module],
+            "parents": record.join(*map(record.inherited, starts)),
+            "data": streamed if files.sources else self.store.origins(),
+            "filtering": [line for _, lines in found.values() for line in lines],
+        }
+
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""
         self.pipeline.save_pretrained(folder, safe_serialization=True)
@@ -624,9 +640,7 @@ def _counts(shares: dict[str, float], size: int, cpu: torch.Generator) -> dict[s
 def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.PhotoStore]:
     """A store without every n-th photograph, and one with those alone; both share the pixels."""
     held = store.photograph % every == 0
-    return tuple(
-        data.PhotoStore(store.flat, store.table[part], store.captions, store.sources) for part in (~held, held)
-    )  # type: ignore[return-value]
+    return store.part(~held), store.part(held)
 
 
 def blank(condition: Condition, gone: Tensor) -> Condition:

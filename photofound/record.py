@@ -1,0 +1,271 @@
+"""What is remembered of how a model was made: the facts behind its card.
+
+A record is a list of ``Training``, the oldest first: an autoencoder's, the pretraining on its latents, what went on
+from there, a distillation. A run writes ``record.json`` into its folder, its own training behind those of the models
+that it started from, and the same as ``training.json`` beside the model that it exports. So a model's folder tells the
+whole chain, and hours and samples add up over it.
+
+A training has sessions, one for each time the run was started. They are kept in the checkpoints: a session that is
+resumed from ends where its checkpoint was taken, so that no step counts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from photofound import config
+
+RUN, MODEL = "record.json", "training.json"  # in a run's folder, beside a model's weights
+INCOMPLETE = "a part of it ran before runs kept records: its hardware is unknown, its samples are at most what is said"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Photographs of one source under one licence; "" where either is unknown, None where they were not counted."""
+
+    source: str = ""
+    licence: str = ""
+    photographs: int | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One stretch of a run, from its start or a checkpoint to its end or its last checkpoint.
+
+    Attributes:
+        device: what each of its processes computed on; "" = not recorded.
+        count: how many of them.
+        torch, photofound: versions.
+        date: when it began, UTC.
+        seconds: by the clock, the same for all its devices.
+        changed: settings that differ from the session before: name -> "before -> now".
+    """
+
+    device: str = ""
+    count: int = 1
+    torch: str = ""
+    photofound: str = ""
+    date: str = ""
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    changed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of some parts of a pipeline.
+
+    Attributes:
+        id: the same in every copy of this record, so that a chain which is joined from several places counts it once.
+        name: the stage: autoencoder, pretrain, finetune, ...
+        parts: components that it changed: vae, transformer, text_encoder.
+        settings: the run's configuration when it ended, without the places of files.
+        filtering: sentences on what was left out of the data.
+        notes: sentences on anything else that its card must say.
+    """
+
+    id: str
+    name: str
+    parts: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: tuple[Origin, ...] = ()
+    filtering: tuple[str, ...] = ()
+    sessions: tuple[Session, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return sum(session.steps for session in self.sessions)
+
+    @property
+    def samples(self) -> int:
+        return sum(session.samples for session in self.sessions)
+
+    @property
+    def hours(self) -> float:
+        """By the clock."""
+        return sum(session.seconds for session in self.sessions) / 3600
+
+    @property
+    def device_hours(self) -> dict[str, float]:
+        """Hours of each kind of device, all devices of that kind together."""
+        total: Counter[str] = Counter()
+        for session in self.sessions:
+            total[session.device] += session.seconds * session.count / 3600  # type: ignore[assignment]
+        return dict(total)
+
+
+# ------------------------------------------------------------------------------------------------------ read and write
+
+
+def read(path: Path) -> list[Training]:
+    """The trainings of a file; none where there is no such file. Raises ValueError for a damaged one."""
+    if not path.is_file():
+        return []
+    try:
+        return parse(json.loads(path.read_text())["trainings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"record: {path} is damaged ({error}); restore it, or delete it to do without") from None
+
+
+def write(path: Path, trainings: Sequence[Training]) -> None:
+    """Write the file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"trainings": plain(trainings)}, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def parse(trees: Sequence[dict[str, Any]]) -> list[Training]:
+    """What ``plain`` made. Raises ValueError for anything else."""
+    return [config.build(Training, tree, "training.") for tree in trees]
+
+
+def plain(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+    """For JSON; what is empty is left out."""
+    return [_without_defaults(config.to_dict(each)) for each in trainings]
+
+
+def _without_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty, which ``read`` fills in; deeper down as well, but for the settings as they are."""
+    lists = {k: [_without_defaults(x) for x in v] for k, v in tree.items() if k in ("data", "sessions")}
+    return {name: value for name, value in (tree | lists).items() if value not in ("", [], {}, None)}
+
+
+def inherited(folder: str | Path | None) -> list[Training]:
+    """What a run that starts from a model's folder goes on from; from one component of it (``MODEL/vae``): what changed
+    that. Distillation is left out, since a student is trained on from its teacher.
+
+    Nothing for Hub ids and for folders without a record.
+    """
+    if folder is None or not Path(folder).is_dir():
+        return []
+    folder = Path(folder)
+    trainings = read(folder / MODEL) or [t for t in read(folder.parent / MODEL) if folder.name in t.parts]
+    return [training for training in trainings if training.name != "distill"]
+
+
+def join(*chains: Iterable[Training]) -> list[Training]:
+    """The chains one after another, each training once, as its last chain tells it."""
+    found: dict[str, Training] = {}
+    for training in (training for chain in chains for training in chain):
+        found[training.id] = training
+    return list(found.values())
+
+
+# -------------------------------------------------------------------------------------------------------- from the data
+
+
+def tally(pairs: Iterable[tuple[str, str]]) -> tuple[Origin, ...]:
+    """Sources with their licences and counts, of (source, licence) per photograph; the largest source first."""
+    counts = Counter(pairs)
+    totals: Counter[str] = Counter()
+    for (source, _), count in counts.items():
+        totals[source] += count
+    order = sorted(counts, key=lambda pair: (-totals[pair[0]], pair[0], -counts[pair], pair[1]))
+    return tuple(Origin(source, licence, counts[source, licence]) for source, licence in order)
+
+
+def licence_of(metadata: Mapping[str, Any]) -> str:
+    """What a sample's metadata call its licence; "" if nothing."""
+    return next((str(metadata[name]) for name in ("licence", "license") if metadata.get(name)), "")
+
+
+def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
+    """Origins and filtering by the ``report.json`` that ``photofound train prepare`` left beside its shards; nothing
+    where there is none."""
+    path = Path(folder) / "report.json"
+    try:
+        report = json.loads(path.read_text())
+        origins = tuple(Origin(**each) for each in report.get("origins", ()))
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
+        return origins, (f"{report['kept']:,} of {report['read']:,} photographs kept; dropped: {dropped}",)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return (), ()
+
+
+# ---------------------------------------------------------------------------------------------------------- from a run
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that differ, by their dotted names."""
+    old, new = _flat(before), _flat(now)
+    return {name: f"{old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)}
+
+
+def placeless(tree: Any) -> Any:
+    """A configuration whose absolute paths are names alone: where files lay is nobody's business."""
+    if isinstance(tree, Mapping):
+        return {name: placeless(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [placeless(value) for value in tree]
+    if isinstance(tree, str) and re.match(r"[/~\\]|[A-Za-z]:[\\/]", tree):
+        return re.split(r"[/\\]", tree.rstrip("/\\"))[-1]
+    return tree
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def settings_of(run_dir: Path) -> dict[str, Any]:
+    """A run's ``config.yaml``; empty where there is none."""
+    import yaml
+
+    path = run_dir / "config.yaml"
+    return (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+
+
+def of_folder(folder: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
+    """The record of a run or a model; none for a model that has none. A run from before there were records is pieced
+    together from ``config.yaml`` and ``metrics.jsonl``: its hardware stays unknown, its samples are at most those said.
+
+    Args:
+        origins: (folder, limit) -> (source, licence) of every photograph: ``data.origins``.
+
+    Raises ValueError for a folder that is neither.
+    """
+    if (folder / "model_index.json").is_file():
+        return read(folder / MODEL)
+    return read(folder / RUN) or _pieced_together(folder, origins)
+
+
+def _pieced_together(run_dir: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
+    settings = settings_of(run_dir)
+    log = run_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.is_file() else []
+    if not rows or not settings:
+        raise ValueError(
+            f"card: {run_dir} holds neither {RUN} nor config.yaml and metrics.jsonl; name a run or a model"
+        )
+    model, files, last = settings.get("model", {}), settings.get("data", {}), rows[-1]
+    start = settings.get("start") or model.get("start")
+    is_vae = "latent_channels" in model
+    parts = ("vae",) if is_vae else ("transformer",) + ("text_encoder",) * bool(model.get("train_text", True))
+    samples = last["step"] * settings["train"]["batch_size"]
+    session = Session(steps=last["step"], samples=samples, seconds=round(last["minutes"] * 60, 1))
+    name = (
+        "autoencoder"
+        if is_vae
+        else "distill"
+        if "distill" in settings
+        else "finetune"
+        if "prior" in settings
+        else "pretrain"
+    )
+    folder = files.get("folder")
+    data = tally(origins(folder, files.get("limit"))) if folder and Path(folder).is_dir() else ()
+    identity = f"{run_dir.resolve().name}-{rows[0]['loss']}"  # the first loss is a run's own
+    filtering = prepared(folder)[1] if folder else ()
+    own = Training(identity, name, parts, placeless(settings), data, filtering, (session,), (INCOMPLETE,))
+    return join(inherited(start or model.get("vae")), [own])
