@@ -481,32 +481,62 @@ def _is_lossless(kind: str | None, stream: BinaryIO) -> bool:
     while len(header := stream.read(8)) == 8:
         if header[:4] in (b"VP8 ", b"VP8L"):
             return header[:4] == b"VP8L"
+        if header[:4] == b"ANMF":  # a frame of an animation: 16 bytes, then chunks of its own
+            stream.seek(16, io.SEEK_CUR)
+            continue
         length = int.from_bytes(header[4:], "little")
         stream.seek(length + length % 2, io.SEEK_CUR)
     return False
 
 
 def _deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray | None:
-    """(H, W, C) uint16 of a 16-bit PNG or TIFF that Pillow reduces to 8 bits, in RGB order; None for all others."""
-    grey_alpha = False
-    if image.format == "PNG":
-        stream.seek(24)  # in IHDR: bit depth, colour type
-        bits, kind = stream.read(2)
-        grey_alpha = kind == 4
-    else:
-        bits = max(getattr(image, "tag_v2", {}).get(258, (8,)))
-    if bits != 16 or image.mode.startswith(("I", "F")):
+    """(H, W, C) uint16 of a 16-bit file that Pillow reduces to 8 bits, in RGB order; None for all others."""
+    if image.mode.startswith(("I", "F")) or _bits(image, stream) != 16:
         return None
 
     import cv2
 
+    unreadable = _ImageError(f"{name}: is a kind of 16-bit {image.format} that cannot be read; save it as a 16-bit PNG")
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "CMYK" or tags.get(284) == 2:  # planes apart, which OpenCV takes for something else
+        raise unreadable
     stream.seek(0)
-    pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = stream.read()
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[1::-1] != image.size:
-        raise _ImageError(f"{name}: is a kind of 16-bit {image.format} that cannot be read; save it as a 16-bit PNG")
-    if grey_alpha:  # OpenCV gives grey + alpha as BGRA
+        raise unreadable
+    if image.format == "PNG" and data[25] == 4:  # grey + alpha, which OpenCV gives as BGRA
         return pixels[..., [0, 3]]
-    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    extra = tags.get(338, (2,))[0]  # what a TIFF's fourth channel is
+    if pixels.shape[2] == 4 and extra != 2:
+        pixels = _straight(pixels) if extra == 1 else pixels[..., :3]
+    return pixels
+
+
+_PPM_HEADER = re.compile(rb"P[36](?:(?:\s|#[^\n]*\n)+(\d+)){3}\s")  # the last group that matches is white
+
+
+def _bits(image: Image.Image, stream: BinaryIO) -> int:
+    """Bits per channel in the file, as far as they matter: 16 or something else."""
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    stream.seek(0)
+    if image.format == "PNG":
+        return stream.read(25)[24]
+    if image.format == "PPM":
+        header = _PPM_HEADER.match(stream.read(1000))
+        return 16 if header and header[1] == b"65535" else 8
+    if image.format == "JPEG2000" and len(size := stream.read().partition(b"\xff\x4f\xff\x51")[2]) > 38:
+        return (size[38] & 0x7F) + 1
+    return 8
+
+
+def _straight(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint16 with colours multiplied by alpha -> not multiplied."""
+    alpha = pixels[..., 3:].astype(np.float64)
+    colours = np.rint(pixels[..., :3] * (65535 / np.maximum(alpha, 1))).clip(0, 65535)
+    return np.concatenate([colours, alpha], axis=2).astype(np.uint16)
 
 
 def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -> Picture:
@@ -545,6 +575,7 @@ def _jpeg_options(image: Image.Image) -> dict[str, Any] | None:
     return {
         "qtables": tables,
         "subsampling": sampling if sampling in (0, 1, 2) else 0,  # a rare one: no subsampling rather than another
+        "keep_rgb": image.layer[0][0] == ord("R"),  # components named R, G, B: stored without a conversion to YCbCr
         "progressive": "progressive" in image.info,
     }
 
@@ -560,6 +591,8 @@ def _pixels_from_pil(image: Image.Image, name: str) -> np.ndarray:
     mode, transparent = image.mode, image.has_transparency_data
     if mode.startswith("I;16") or mode == "I":
         grey = np.asarray(image)
+        if getattr(image, "tag_v2", {}).get(262) == 0 and mode != "I":
+            grey = 65535 - grey  # a TIFF in which white is zero, which Pillow minds at 8 bits only
         if grey.min() < 0 or grey.max() > 65535:
             raise _ImageError(f"{name}: has values from {grey.min()} to {grey.max()}; rescale it to 0 to 65535")
         channels = [grey]

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from corpus import profile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from photofound import image as module
@@ -32,25 +33,6 @@ def write(path, pixels, **options):
     """An 8-bit file made by Pillow, not by us."""
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path, **options)
     return path
-
-
-def profile(space="RGB ", gamma=2.2):
-    """A minimal ICC profile: Adobe RGB's primaries (or grey), one gamma; far from sRGB."""
-    xyz = lambda *v: b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(x * 65536) for x in v))  # noqa: E731
-    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
-    tags = {b"wtpt": xyz(0.9642, 1, 0.8249)}
-    if space == "GRAY":
-        tags[b"kTRC"] = curve
-    else:
-        tags |= {b"rXYZ": xyz(0.6097, 0.3111, 0.0195), b"gXYZ": xyz(0.2053, 0.6257, 0.0609)}
-        tags |= {b"bXYZ": xyz(0.1492, 0.0632, 0.7446), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
-    table, body, offset = b"", b"", 128 + 4 + 12 * len(tags)
-    for name, data in tags.items():
-        table += name + struct.pack(">II", offset + len(body), len(data))
-        body += data
-    header = struct.pack(">I4sI4s4s4s", offset + len(body), b"lcms", 0x02100000, b"mntr", space.encode(), b"XYZ ")
-    header += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + xyz(0.9642, 1, 0.8249)[8:]
-    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
 @pytest.fixture(autouse=True)

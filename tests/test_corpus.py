@@ -1,0 +1,60 @@
+"""Odd files: each is read as what it is or refused in one line, and docs/file-formats.md says what comes back of it."""
+
+import warnings
+
+import corpus
+import numpy as np
+import pytest
+
+from photofound.image import decode
+
+FILES = corpus.corpus()
+LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM", "JPEG 2000", "HEIC")  # by what they are written as
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [corpus.measure(odd) for odd in FILES]
+
+
+def test_there_are_enough_of_them():
+    assert len(FILES) >= 120 and len({odd.name for odd in FILES}) == len(FILES)
+
+
+@pytest.mark.parametrize("odd", FILES, ids=lambda odd: odd.name)
+def test_a_file_is_read_as_what_it_is_or_refused_in_one_line(odd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if odd.truth is None:
+            with pytest.raises(ValueError) as caught:
+                decode(odd.data, "holiday.jpg")
+            assert str(caught.value).startswith("holiday.jpg: ") and "\n" not in str(caught.value)
+            return
+        pixels = decode(odd.data).pixels
+    assert pixels.shape == odd.truth.shape and pixels.dtype == odd.truth.dtype
+    assert np.abs(pixels.astype(float) - odd.truth).mean() <= odd.tolerance
+
+
+def test_nothing_that_can_be_kept_is_lost(rows):
+    """What the page must never say, whatever is measured."""
+    for row in rows:
+        if row.read == "refused":
+            continue
+        assert row.kind not in LOSSLESS or row.kept == "exact", row
+        assert "lossless" not in row.name or row.kept == "exact", row
+        assert all(row.metadata.values()), row
+        assert row.place_gone is not False, row
+        if any(what in row.name for what in ("Adobe RGB", "CMYK", "gamma", "animated", "pages", "damaged")):
+            assert row.metadata or row.remark, row
+    with_all = [row for row in rows if set(row.metadata) == {"profile", "EXIF", "XMP"} and row.place_gone]
+    assert {row.kind for row in with_all} == {"JPEG", "PNG", "WebP", "TIFF", "AVIF"}
+
+
+def test_the_page_says_what_is_measured(rows):
+    assert corpus.DOCS.read_text() == corpus.page(rows), "run 'python -m tests.corpus' and read what has changed"
+
+
+def test_a_jpeg_changes_less_when_it_is_compressed_as_it_was():
+    for quality, sampling in corpus.QUALITIES:
+        _, same, other = corpus.recompressed(quality, sampling)
+        assert int(same.split("%")[0]) >= int(other.split("%")[0]), (quality, sampling)
