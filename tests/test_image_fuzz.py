@@ -165,7 +165,7 @@ def bombs() -> dict[str, bytes]:
     counts = tiff.replace(struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 273, 4, 2**31))
     return {
         "PNG of a large size": corpus.png(colour, size=(65_000, 65_000)),
-        "PNG whose pixels go on": corpus.png(colour).replace(b"IDAT", b"IDAT", 1) + zeros,
+        "PNG whose pixels go on": corpus.png(colour, [(b"IDAT", zeros)]),
         "PNG with a profile of 120 MB": corpus.png(colour, [(b"iCCP", b"x\0\0" + zeros)]),
         "PNG with a text of 120 MB": corpus.png(colour, [(b"zTXt", b"x\0\0" + zeros)]),
         "PNG with XMP of 120 MB": corpus.png(colour, [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros)]),
