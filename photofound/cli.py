@@ -170,8 +170,47 @@ def _card(argv: list[str]) -> int:
     return 0
 
 
+def _demo(argv: list[str]) -> int:
+    """Start the page in the browser. What visitors may choose is fixed here, by who starts it."""
+    parser = _Parser(prog="photofound demo", description=COMMANDS["demo"][1])
+    add = parser.add_argument
+    add("--model", default="", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
+    add("--models", type=Path, metavar="DIR", help="offer the models (subfolders) and LoRAs (.safetensors) in it too")
+    add("--host", default="127.0.0.1", help="0.0.0.0 lets others on the network in; default: this machine alone")
+    add("--port", type=_count, metavar="N", help="default: the first free one from 7860 on")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    add("--share", action="store_true", help="a public address through Gradio's tunnel; never without this option")
+    add("--open", action="store_true", help="open the page in the browser")
+    add("--max-pixels", type=_count, default=40_000_000, metavar="N", help="largest photograph; default: 40 million")
+    add("--max-upload", type=_count, default=50, metavar="MB", help="largest file to upload; default: 50")
+    args = parser.parse_args(argv)
+    if args.models is not None and not args.models.is_dir():
+        raise ValueError(f"--models: {args.models} is not a folder; name one that holds models")
+    try:
+        app = importlib.import_module("photofound.demos.app")
+    except ImportError as error:
+        raise ImportError(
+            f"the demo needs packages that are missing ({error}); pip install 'photofound[demo]'"
+        ) from error
+    importlib.import_module("photofound.pipeline")  # brings in the libraries that are to be quiet
+    _hush_libraries()
+    local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share  # strangers must not fill the disk
+    app.serve(
+        app.Models(args.model, args.models, hub=local, device=_device(args.device)),
+        host=args.host,
+        port=args.port,
+        share=args.share,
+        browser=args.open,
+        max_pixels=args.max_pixels,
+        max_upload=f"{args.max_upload}mb",
+        ready=lambda address: print(f"photofound demo: {address} (Ctrl-C stops)", flush=True),
+    )
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
+    "demo": (_demo, "try the edits in a browser, on this machine"),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
     "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),

@@ -132,6 +132,7 @@ class Input:
         help: one line for people.
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
+        choices: the only values there are, where they are few; empty where any of the kind will do.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Input:
     help: str
     default: Any = None
     required: bool = False
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class UpscaleJob(Job):
 class Upscale(Task):
     name = "upscale"
     summary = "enlarge a photograph"
-    inputs = (Input("scale", "int", "2, 3 or 4", default=2),)
+    inputs = (Input("scale", "int", "2, 3 or 4", default=2, choices=(2, 3, 4)),)
     pipeline = UpscalePipeline
     fit = "tiles"
 

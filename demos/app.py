@@ -1,0 +1,666 @@
+"""The demo in a browser: ``photofound demo``. A tab per task, built from the inputs that the task declares.
+
+All tabs work on one photograph; a result can become the photograph, so that edits chain. The page fetches nothing from
+elsewhere, and the server reads and writes nothing outside a temporary folder of its own that goes when it stops, but
+for the models that it was started with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from photofound.demos import samples, studio
+from photofound.demos.brush import brush, painted, painting
+from photofound.demos.studio import Desk, Models, Request, Studio
+from photofound.demos.theme import CSS, theme
+from photofound.edit import Input, Task, get_task, task_names
+from photofound.image import Picture
+
+FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale")  # the order of tabs; further tasks follow
+SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
+ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
+KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")
+SAME_FORMAT = "same format"
+WAITING = 20  # visitors in the queue; the next one is told to come back
+EXPECTED = (
+    ValueError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+)  # what a visitor may do wrong; the rest is a bug
+
+MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit photographs with one small model. What you do not touch stays as it is,
+bit for bit.</p>"""
+TO_RESULT = "() => document.getElementById('result')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+DICE = "() => Math.floor(Math.random() * 2147483648)"
+
+
+@dataclass(frozen=True)
+class Tab:
+    """The widgets of one task.
+
+    Attributes:
+        inputs: by the input's name, in the task's order.
+        view: what is kept exactly, or the photograph; ``caption`` says how large and how much.
+    """
+
+    task: Task
+    inputs: dict[str, Any]
+    view: Any
+    caption: Any
+    run: Any
+    example: Any | None
+
+    @property
+    def declared(self) -> list[Input]:
+        return studio.declared(self.task)
+
+    @property
+    def masks(self) -> dict[str, Any]:
+        """The widgets that are brushed."""
+        return {each.name: self.inputs[each.name] for each in self.declared if each.kind == "mask"}
+
+    def raw(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Values of all widgets, by name; masks as arrays."""
+        raw = dict(zip(self.inputs, values, strict=True))
+        return raw | {name: painted(raw[name]) for name in self.masks}
+
+
+class Page:
+    """The widgets that all tabs share, and what happens when they are used."""
+
+    def __init__(self, work: Studio) -> None:
+        self.work = work
+        tasks = tabs_for(task_names())
+        pipe = work.models.pipeline(tasks[0])  # a model that cannot be loaded is told at the start
+        settings = {"title": "photofound", "analytics_enabled": False, "delete_cache": (600, 6 * 3600)}
+        with gr.Blocks(**settings) as self.blocks:
+            self.desk = gr.State(None, delete_callback=work.close)
+            gr.HTML(MASTHEAD, elem_id="masthead", padding=False)
+            self._photograph()
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=6, min_width=340):
+                    with gr.Tabs():
+                        self.tabs = [self._tab(task) for task in tasks]
+                    self._settings(pipe.config.default_steps, pipe.config.default_guidance)
+                    self._model()
+                with gr.Column(scale=5, min_width=340, elem_id="result"):
+                    self._result()
+            self._wire()
+
+    # ------------------------------------------------------------------------------------------------------- widgets
+
+    def _photograph(self) -> None:
+        with gr.Row(equal_height=True):
+            self.upload = gr.File(
+                show_label=False, file_types=["image"], height=132, elem_id="upload", scale=4, min_width=300
+            )
+            self.shelf = gr.Gallery(
+                value=[studio.shown(Picture.from_any(path), 240) for path in shelf()],
+                show_label=False,
+                columns=6,
+                height=132,
+                object_fit="cover",
+                allow_preview=False,
+                buttons=[],
+                interactive=False,
+                visible=bool(shelf()),
+                elem_id="shelf",
+                scale=7,
+                min_width=300,
+            )
+        with gr.Row(elem_classes="tight"):
+            self.info = gr.Markdown(elem_classes="quiet", elem_id="info")
+            self.undo = gr.Button("↩ Undo", size="sm", scale=0, min_width=110, interactive=False, elem_id="undo")
+
+    def _tab(self, task: Task) -> Tab:
+        declared = studio.declared(task)
+        masks = [each for each in declared if each.kind == "mask"]
+        folded = [each for each in declared if is_folded(each)]
+        sample = next((each for each in samples.SAMPLES if each.task == task.name), None) if shelf() else None
+        with gr.Tab(task.name.capitalize(), id=task.name, elem_id=f"tab-{task.name}"):
+            gr.Markdown(f"{task.summary[:1].upper()}{task.summary[1:]}.", elem_classes="quiet")
+            made = {each.name: self._widget(task, each) for each in masks}
+            view, caption = (None, None) if masks else self._view(task, 420)
+            self._canvas_inputs(task, declared, made)
+            for each in declared:
+                if each.name not in made and each not in folded:
+                    made[each.name] = self._widget(task, each)
+            with gr.Row(elem_classes="tight"):
+                run = gr.Button(task.name.capitalize(), variant="primary", min_width=150, elem_id=f"run-{task.name}")
+                example = (
+                    gr.Button(f"Example: {sample.caption}", min_width=150, elem_classes="example") if sample else None
+                )
+            if masks:
+                with gr.Accordion("What is kept exactly", open=any(map(studio.keeps, masks))):
+                    view, caption = self._view(task, 300)
+            if folded:
+                with gr.Accordion("More", open=False):
+                    made |= {each.name: self._widget(task, each) for each in folded}
+        inputs = {each.name: made[each.name] for each in declared}
+        return Tab(task, inputs, view, caption, run, example)
+
+    def _view(self, task: Task, height: int) -> tuple[Any, Any]:
+        view = gr.Image(
+            show_label=False,
+            interactive=False,
+            height=height,
+            buttons=["fullscreen"],
+            elem_id=f"view-{task.name}",
+        )
+        return view, gr.Markdown(elem_classes="quiet", elem_id=f"caption-{task.name}")
+
+    def _canvas_inputs(self, task: Task, declared: Sequence[Input], made: dict[str, Any]) -> None:
+        """Aspect ratios first, then the margins, two in a row."""
+        for each in declared:
+            if each.kind == "aspect":
+                made[each.name] = self._widget(task, each)
+        margins = [each for each in declared if each.kind == "length"]
+        for pair in (margins[i : i + 2] for i in range(0, len(margins), 2)):
+            with gr.Row(elem_classes="tight"):
+                made |= {each.name: self._widget(task, each) for each in pair}
+
+    def _widget(self, task: Task, each: Input) -> Any:
+        label = each.name.removesuffix("_image").replace("_", " ").capitalize()
+        shared: dict[str, Any] = {"label": label, "elem_id": f"{task.name}-{each.name}"}
+        if each.kind == "mask":
+            return self._brush(each, shared)
+        if each.kind == "image":
+            return gr.File(file_types=["image"], **shared | {"label": f"{label}: {each.help}"})
+        if each.kind == "length":
+            return gr.Slider(0, 100, value=0, step=1, min_width=140, buttons=[], **shared | {"label": f"{label}, %"})
+        if each.kind == "aspect":
+            return gr.Radio(list(ASPECTS), value="", **shared)
+        if each.choices:
+            return gr.Radio(list(each.choices), value=each.default, **shared)
+        if each.kind == "int":
+            return gr.Number(each.default, precision=0, info=each.help, **shared)
+        return gr.Textbox(each.default or "", placeholder=each.help, lines=1, max_lines=3, **shared)
+
+    def _brush(self, each: Input, shared: dict[str, Any]) -> Any:
+        what = "keep" if studio.keeps(each) else "change"
+        label = f"Brush over what to {what}"
+        return brush(_colour(each), container=True, padding=True, show_label=True, **shared | {"label": label})
+
+    def _settings(self, steps: int, guidance: float) -> None:
+        with gr.Accordion("Seed, variants, steps", open=False, elem_id="settings"):
+            with gr.Row(elem_classes="tight"):
+                self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=120)
+                self.dice = gr.Button("🎲", elem_classes="dice", elem_id="dice")
+                self.variants = gr.Slider(
+                    1, studio.VARIANTS, value=1, step=1, label="Variants", buttons=[], elem_id="variants", min_width=160
+                )
+            with gr.Row(elem_classes="tight"):
+                self.steps = gr.Slider(
+                    1, 50, value=steps, step=1, label="Steps", buttons=[], elem_id="steps", min_width=160
+                )
+                self.guidance = gr.Slider(
+                    1, 10, value=guidance, step=0.5, label="How closely to follow the prompt", buttons=[], min_width=160
+                )
+
+    def _model(self) -> None:
+        models = self.work.models
+        names = [(name or "photofound-nano (embedded)", name) for name in models.choices()]
+        hint = "or the id of a model on the Hub, owner/name" if models.hub else None
+        with gr.Accordion("Model", open=False, elem_id="models"):
+            self.model = gr.Dropdown(
+                names, value=models.default, allow_custom_value=models.hub, label="Model", info=hint, elem_id="model"
+            )
+            self.lora = gr.Dropdown(
+                ["", *models.loras()], value="", label="LoRA", visible=bool(models.loras()), elem_id="lora"
+            )
+            self.lora_file = gr.File(
+                file_types=[".safetensors"], label="A LoRA of yours, .safetensors", height=90, elem_id="lora-file"
+            )
+            with gr.Row(elem_classes="tight"):
+                self.load = gr.Button("Load", size="sm", scale=0, min_width=110, elem_id="load")
+                self.loaded = gr.Markdown("Loaded: the model above.", elem_classes="quiet", elem_id="loaded")
+
+    def _result(self) -> None:
+        self.slider = gr.ImageSlider(
+            label="Before and after", interactive=False, buttons=["fullscreen"], max_height=560, elem_id="slider"
+        )
+        self.status = gr.Markdown("The result appears here.", elem_classes="quiet", elem_id="status")
+        self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
+        self.gallery = gr.Gallery(
+            label="Variants",
+            columns=3,
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            visible=False,
+            elem_id="variants-made",
+        )
+        with gr.Row(elem_classes="tight"):
+            self.use = gr.Button("Use as input", interactive=False, elem_id="use", min_width=140)
+            self.download = gr.DownloadButton("Download", interactive=False, elem_id="download", min_width=140)
+            self.format = gr.Dropdown(
+                [SAME_FORMAT, *studio.FORMATS], value=SAME_FORMAT, show_label=False, container=False, min_width=150
+            )
+        self.file = gr.Markdown(elem_classes="quiet", elem_id="file")
+
+    # -------------------------------------------------------------------------------------------------------- events
+
+    def _wire(self) -> None:
+        """Connect widgets and handlers. Whatever changes the photograph is followed by a redrawing of every tab."""
+        desk = self.desk
+        listen: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        changed = [desk, self.info, self.undo, *self._result_widgets()]
+        for event, handler, inputs in (
+            (self.blocks.load, self.on_start, []),
+            (self.upload.upload, self.on_upload, [desk, self.upload]),
+            (self.shelf.select, self.on_shelf, [desk]),
+            (self.use.click, self.on_use, [desk]),
+            (self.undo.click, self.on_undo, [desk]),
+        ):
+            self._redraw(event(_polite(handler), inputs, changed, **listen), listen)
+        runs = [self._wire_tab(tab, changed, listen) for tab in self.tabs]
+        self.cancel.click(self.on_cancel, None, [self.status, self.cancel], cancels=runs, queue=False, **listen)
+        self.blocks.unload(self.on_leave)
+        self.dice.click(None, None, self.seed, js=DICE, **listen)
+        chosen = [desk, self.slider, self.download, self.file]
+        self.gallery.select(_polite(self.on_choose), [desk, self.format], chosen, **listen)
+        self.format.input(_polite(self.on_format), [desk, self.format], [self.download, self.file], **listen)
+        model = [self.model, self.lora, self.lora_file]
+        settings = [self.loaded, self.steps, self.guidance]
+        self.load.click(
+            _polite(self.on_load), model, settings, **listen | {"show_progress": "minimal"}, **_one_model_at_a_time()
+        )
+
+    def _wire_tab(self, tab: Tab, changed: list[Any], listen: dict[str, Any]) -> Any:
+        """The events of one tab; returns that of its run."""
+        desk = self.desk
+        inputs = list(tab.inputs.values())
+        drawn = [tab.view, tab.caption]
+
+        def preview(desk: Desk | None, *values: Any) -> list[Any]:
+            return self.on_preview(tab, desk, values)
+
+        def run(
+            desk: Desk | None,
+            *values: Any,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for one here)
+            request: gr.Request,
+        ) -> list[Any]:
+            return self.on_run(tab, desk, values, progress, request)
+
+        for each in tab.declared:
+            if each.kind in ("mask", "int", *studio.CANVAS_KINDS):
+                tab.inputs[each.name].change(preview, [desk, *inputs], drawn, trigger_mode="always_last", **listen)
+        self._alternatives(tab, listen)
+        shared = [
+            self.model,
+            self.lora,
+            self.lora_file,
+            self.seed,
+            self.variants,
+            self.steps,
+            self.guidance,
+            self.format,
+        ]
+        begun = tab.run.click(self.on_begin, None, [self.status, self.cancel], js=TO_RESULT, queue=False, **listen)
+        ran = begun.then(
+            _polite(run),
+            [desk, *shared, *inputs],
+            [desk, *self._result_widgets()],
+            show_progress="full",
+            show_progress_on=[self.slider],
+            api_visibility="private",
+            **_one_model_at_a_time(),
+        )
+        ran.then(lambda: gr.update(visible=False), None, self.cancel, queue=False, **listen)
+        if tab.example is not None:
+            self._wire_example(tab, changed, listen)
+        return ran
+
+    def _wire_example(self, tab: Tab, changed: list[Any], listen: dict[str, Any]) -> None:
+        def fill(desk: Desk) -> list[Any]:
+            return self.on_fill(tab, desk)
+
+        def show(desk: Desk | None) -> list[Any]:
+            return self.on_example(tab, desk)
+
+        self._redraw(
+            tab.example.click(_polite(show), self.desk, changed, **listen),
+            listen,
+            {tab.task.name: lambda event: event.then(fill, self.desk, list(tab.inputs.values()), **listen)},
+        )
+
+    def _alternatives(self, tab: Tab, listen: dict[str, Any]) -> None:
+        """Margins, an aspect ratio and a size are three ways to say one thing: using one of them clears the others."""
+        ways = {each.name: each.kind for each in tab.declared if each.kind in studio.CANVAS_KINDS}
+        for name, kind in ways.items():
+            others = [tab.inputs[other] for other, its in ways.items() if its != kind]
+            cleared = [0 if its == "length" else "" for its in ways.values() if its != kind]
+            if others:
+                values = cleared if len(cleared) > 1 else cleared[0]
+                tab.inputs[name].input(lambda values=values: values, None, others, **listen)
+
+    def _redraw(self, event: Any, listen: dict[str, Any], after: dict[str, Callable[[Any], Any]] | None = None) -> None:
+        """Every tab shows the new photograph; its masks start anew. ``after`` follows that of one tab."""
+        for tab in self.tabs:
+            others = {name: widget for name, widget in tab.inputs.items() if name not in tab.masks}
+
+            def draw(
+                desk: Desk | None, *values: Any, tab: Tab = tab, names: Sequence[str] = tuple(others)
+            ) -> list[Any]:
+                return self.on_draw(tab, desk, dict(zip(names, values, strict=True)))
+
+            outputs = [*tab.masks.values(), tab.view, tab.caption]
+            drawn = event.then(draw, [self.desk, *others.values()], outputs, **listen)
+            (after or {}).get(tab.task.name, lambda event: event)(drawn)
+
+    def _result_widgets(self) -> list[Any]:
+        return [self.slider, self.gallery, self.status, self.use, self.download, self.file]
+
+    # ------------------------------------------------------------------------------- handlers: the photograph changes
+
+    def on_start(self) -> list[Any]:
+        """A visitor comes: the first photograph of the shelf lies there, so that every button does something."""
+        return self._changed(self.work.open(shelf()[0]) if shelf() else None)
+
+    def on_upload(self, desk: Desk | None, path: str | None) -> list[Any]:
+        return self._changed(self.work.open(_given(path, "photograph"), desk))
+
+    def on_shelf(self, desk: Desk | None, event: gr.SelectData) -> list[Any]:
+        return self._changed(self.work.open(shelf()[event.index], desk))
+
+    def on_use(self, desk: Desk | None) -> list[Any]:
+        return self._changed(self.work.use_result(_given(desk, "photograph")))
+
+    def on_undo(self, desk: Desk | None) -> list[Any]:
+        return self._changed(self.work.undo(_given(desk, "photograph")))
+
+    def on_example(self, tab: Tab, desk: Desk | None) -> list[Any]:
+        sample = _sample(tab)
+        picture = Picture.from_any(samples.read(sample)[0])
+        return self._changed(self.work.open_picture(picture, sample.photograph, desk))
+
+    def on_fill(self, tab: Tab, desk: Desk) -> list[Any]:
+        """The example's own inputs: its mask, its words, its numbers."""
+        sample, values = _sample(tab), []
+        mask = samples.read(sample)[1]
+        for each in tab.declared:
+            value = sample.inputs.get(each.name, each.default)
+            if each.kind == "mask" and mask is not None and not studio.keeps(each):
+                values.append(self._painting(desk, np.asarray(mask, np.float32) / 255, each))
+            elif each.kind == "mask":
+                values.append(gr.skip())
+            elif each.kind == "length":
+                values.append(float(str(value or 0).removesuffix("%")))
+            else:
+                values.append("" if value is None and each.kind in ("text", "aspect", "size") else value)
+        return values if len(values) > 1 else values[0]
+
+    def _changed(self, desk: Desk | None) -> list[Any]:
+        """The desk with its automatic subjects, and the widgets around it; no result yet."""
+        if desk is None:
+            return [None, "Open a photograph to begin.", gr.update(interactive=False), *self._no_result()]
+        for tab in self.tabs:
+            if any(map(studio.keeps, tab.declared)):
+                desk = self.work.cut_out(desk, tab.task)
+        undo = gr.update(interactive=bool(desk.undo))
+        return [desk, studio.described(desk.photo), undo, *self._no_result()]
+
+    def _no_result(self) -> list[Any]:
+        off = gr.update(interactive=False)
+        return [None, gr.update(value=None, visible=False), "The result appears here.", off, off, ""]
+
+    # ------------------------------------------------------------------------------------------- handlers: in one tab
+
+    def on_draw(self, tab: Tab, desk: Desk | None, raw: dict[str, Any]) -> list[Any]:
+        """The masks as they start, and what would be kept."""
+        if desk is None:
+            return [*[None] * len(tab.masks), None, ""]
+        matte = desk.mattes.get(tab.task.name)
+        masks = [
+            self._painting(desk, matte if studio.keeps(each) else None, each)
+            for each in tab.declared
+            if each.kind == "mask"
+        ]
+        return [*masks, *self._preview(tab, desk, raw)]
+
+    def on_preview(self, tab: Tab, desk: Desk | None, values: Sequence[Any]) -> list[Any]:
+        return [None, ""] if desk is None else self._preview(tab, desk, tab.raw(values))
+
+    def _preview(self, tab: Tab, desk: Desk, raw: dict[str, Any]) -> list[Any]:
+        job = self.work.prepare(desk, tab.task, raw)
+        if job is None and any(map(studio.keeps, tab.declared)):
+            return [studio.shown(desk.photo.picture), "No subject was found: brush over what to keep."]
+        return [studio.kept(job) if job else studio.shown(desk.photo.picture), studio.told(desk, job)]
+
+    def _painting(self, desk: Desk, mask: np.ndarray | None, each: Input) -> dict[str, str | None]:
+        """What a brush shows: the photograph, and the mask as if it had been painted."""
+        photograph = studio.shown(desk.photo.picture)
+        small = None if mask is None else studio.resized(mask, photograph.shape[1::-1])
+        return painting(photograph, small, _colour(each))
+
+    # -------------------------------------------------------------------------------------------------- handlers: runs
+
+    def on_begin(self) -> list[Any]:
+        return ["Waiting …", gr.update(visible=True)]
+
+    def on_run(
+        self, tab: Tab, desk: Desk | None, values: Sequence[Any], progress: gr.Progress, request: gr.Request
+    ) -> list[Any]:
+        """``values``: those of the shared widgets as ``_wire_tab`` lists them, then those of the tab."""
+        desk = _given(desk, "photograph")
+        model, lora, lora_file, seed, variants, steps, guidance, format = values[:8]
+        wanted = Request(
+            task=tab.task.name,
+            inputs=tab.raw(values[8:]),
+            seed=int(seed or 0),
+            variants=int(variants),
+            steps=int(steps),
+            guidance=float(guidance),
+            model=model,
+            lora=lora_file or lora or None,
+        )
+        desk, report, warned = self.work.run(
+            desk, wanted, request.session_hash or "", lambda share, what: progress(share, desc=what)
+        )
+        for line in warned:
+            gr.Warning(line)
+        return [desk, *self._finished(desk, report, wanted.seed, format)]
+
+    def _finished(self, desk: Desk, report: str, seed: int, format: str) -> list[Any]:
+        several = len(desk.results) > 1
+        pictures = [(studio.shown(each.picture, 480), f"seed {seed + i}") for i, each in enumerate(desk.results)]
+        gallery = gr.update(value=pictures if several else None, visible=several, selected_index=0 if several else None)
+        on = gr.update(interactive=True)
+        return [self._compared(desk), gallery, report, on, *self.on_format(desk, format)]
+
+    def _compared(self, desk: Desk) -> tuple[np.ndarray, np.ndarray]:
+        result = _given(desk.result, "result")
+        return _given(desk.before, "result"), studio.shown(result.picture)
+
+    def on_choose(self, desk: Desk | None, format: str, event: gr.SelectData) -> list[Any]:
+        desk = dataclasses.replace(_given(desk, "photograph"), chosen=event.index)
+        return [desk, self._compared(desk), *self.on_format(desk, format)]
+
+    def on_format(self, desk: Desk | None, format: str) -> list[Any]:
+        """The chosen result as a file behind the button, and what is to be said about it."""
+        desk = _given(desk, "photograph")
+        if desk.result is None:
+            return [gr.skip(), gr.skip()]
+        path = self.work.export(desk, None if format == SAME_FORMAT else format)
+        size = path.stat().st_size
+        line = f"{path.name}, {size / 1e6:.1f} MB" if size > 1e5 else f"{path.name}, {size / 1e3:.0f} kB"
+        if path.suffix in (".jpg", ".jpeg") or (path.suffix == ".webp" and not desk.result.picture.lossless):
+            line += ". This format rounds every pixel; choose PNG to have the kept ones bit for bit."
+        return [gr.update(value=str(path), interactive=True), line]
+
+    def on_cancel(self, request: gr.Request) -> list[Any]:
+        self.work.cancel(request.session_hash or "")
+        return ["Cancelled.", gr.update(visible=False)]
+
+    def on_leave(self, request: gr.Request) -> None:
+        self.work.cancel(request.session_hash or "")
+
+    def on_load(self, model: str | None, lora: str, lora_file: str | None) -> list[Any]:
+        pipe = self.work.models.pipeline(self.tabs[0].task, model, lora_file or lora or None)
+        millions = pipe.transformer.num_parameters() / 1e6
+        update = gr.update
+        line = f"Loaded: {millions:,.1f} million parameters, {pipe.config.default_steps} steps by default."
+        return [line, update(value=pipe.config.default_steps), update(value=pipe.config.default_guidance)]
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def tabs_for(names: Sequence[str]) -> list[Task]:
+    """The tasks in the order of their tabs. One that cannot be loaded, or asks for what no widget can give, is named on
+    stderr and left out."""
+    tasks = []
+    for name in sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
+        try:
+            task = get_task(name)
+            for each in task.inputs:
+                if each.kind not in KINDS:
+                    raise ValueError(f"input {each.name!r} has kind {each.kind!r}; use {', '.join(KINDS)}")
+            tasks.append(task)
+        except Exception as error:  # anything can be wrong with a file that somebody dropped in
+            print(f"photofound: task {name!r} has no tab: {_one_line(error)}", file=sys.stderr)
+    return tasks
+
+
+def shelf() -> list[Path]:
+    """The example photographs, where they lie in scikit-image's wheel; none without it."""
+    try:
+        import skimage.data
+    except ImportError:
+        return []
+    folder = Path(skimage.data.__file__).parent
+    return [folder / name for name in SHELF if (folder / name).is_file()]
+
+
+def is_folded(each: Input) -> bool:
+    """Whether an input is for the few who look for it: what the task can do without and says no default of."""
+    return not each.required and each.default is None and each.kind in ("int", "size", "image")
+
+
+def _colour(each: Input) -> tuple[int, int, int]:
+    """What a mask is painted in."""
+    return studio.KEEP if studio.keeps(each) else studio.REPAINT
+
+
+def _sample(tab: Tab) -> samples.Sample:
+    return next(each for each in samples.SAMPLES if each.task == tab.task.name)
+
+
+def _given(value: Any, what: str) -> Any:
+    if value is None:
+        raise ValueError(
+            f"there is no {what} yet; " + ("open one first" if what == "photograph" else "run an edit first")
+        )
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _one_model_at_a_time() -> dict[str, Any]:
+    """The queue runs one of the events with this name at a time, in the order of arrival."""
+    return {"concurrency_id": "model", "concurrency_limit": 1}
+
+
+def _polite(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, with what a visitor did wrong shown as one line on the page instead of a traceback on the server."""
+
+    @functools.wraps(handler)
+    def polite(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except studio.Cancelled:
+            raise gr.Error("Cancelled.", title="", duration=2, print_exception=False) from None
+        except EXPECTED as error:
+            raise gr.Error(_one_line(error), title="This does not work", print_exception=False) from error
+
+    return polite
+
+
+# ----------------------------------------------------------------------------------------------------------- the server
+
+
+def build(work: Studio) -> Any:
+    """The page as gradio Blocks, ready to be launched."""
+    page = Page(work)
+    page.blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
+    return page.blocks
+
+
+def serve(
+    models: Models,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    browser: bool = False,
+    max_pixels: int = 40_000_000,
+    max_upload: str = "50mb",
+    ready: Callable[[str], None] = print,
+) -> None:
+    """Run the demo until it is interrupted. ``ready`` is told the address once the page can be opened.
+
+    Args:
+        host: who may come: this machine (127.0.0.1), or everybody who can reach it (0.0.0.0).
+        port: None = the first free one from 7860 on.
+        share: also through a public tunnel of Gradio's, which is never asked for by itself.
+        max_pixels: largest photograph, before and after the edit.
+        max_upload: largest file.
+    """
+    with tempfile.TemporaryDirectory(prefix="photofound-demo-") as folder:
+        os.environ |= confined(Path(folder), max_pixels)
+        blocks = build(Studio(Path(folder) / "desks", models, max_pixels))
+        _, local, public = blocks.launch(**launch_settings(host, port, share, browser, max_upload))
+        try:
+            ready(public or local)
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def confined(folder: Path, max_pixels: int) -> dict[str, str]:
+    """Environment variables that keep Gradio's files in ``folder`` and its telemetry off."""
+    return {
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "GRADIO_EXAMPLES_CACHE": str(folder / "examples"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SHARE": "False",
+        "PHOTOFOUND_MAX_PIXELS": str(max_pixels),  # what enlarged canvases are held to
+    }
+
+
+def launch_settings(
+    host: str = "127.0.0.1", port: int | None = None, share: bool = False, browser: bool = False, upload: str = "50mb"
+) -> dict[str, Any]:
+    """Arguments of ``Blocks.launch``."""
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "inbrowser": browser,
+        "max_file_size": upload,
+        "allowed_paths": [],
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "footer_links": [],
+        "ssr_mode": False,
+        "max_threads": 8,
+        "theme": theme(),
+        "css": CSS,
+    }

@@ -1,0 +1,438 @@
+"""What the demo does, without a browser: photographs, masks, models and runs. ``app.py`` puts widgets on it.
+
+A visitor's photograph never passes through the browser's canvas: the browser is shown a preview and sends back brush
+strokes, and the edit runs on the file that was uploaded. That is why kept pixels are exact in what is downloaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+import shutil
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photofound import image
+from photofound.edit import Input, Job, Task, get_task
+from photofound.image import Picture
+
+PREVIEW = 1024  # longest side of what is shown, in pixels
+UNDO = 10  # steps back
+VARIANTS = 6  # at most, in one run
+REPAINT, KEEP = (236, 72, 153), (20, 184, 166)  # colours of the two brushes
+FORMATS = ("PNG", "TIFF", "WEBP", "JPEG")  # that a result can be downloaded as, besides the photograph's own
+CANVAS_KINDS = ("length", "aspect", "size")  # three ways to say how large the canvas becomes; one at a time
+SHORT_OF_ALIKE = 0.25  # how far a mask may differ after its way through the browser and still be the same
+
+
+class Cancelled(Exception):
+    """The visitor stopped the run, or left."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph or a result, with its pixels in a file of the visitor's folder, so that memory stays free."""
+
+    picture: Picture
+    name: str  # of the download, without suffix
+    file: Path
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What lies before one visitor. Immutable: every step gives a new one.
+
+    Attributes:
+        folder: the visitor's own; holds everything below and is removed when they leave.
+        photo: what the next edit starts from.
+        undo: what it was before, the newest last.
+        mattes: for each task with a subject the automatic one, (H, W) float32 in [0, 1]; a task without is missing.
+        results: of the last run, one per variant; ``chosen`` is the index of the one that is looked at.
+        before: (h, w, 3) uint8, the photograph as it is compared with the results; None as long as there are none.
+    """
+
+    folder: Path
+    photo: Photo
+    undo: tuple[Photo, ...] = ()
+    mattes: dict[str, np.ndarray] = field(default_factory=dict)
+    results: tuple[Photo, ...] = ()
+    chosen: int = 0
+    before: np.ndarray | None = None
+
+    @property
+    def result(self) -> Photo | None:
+        return self.results[self.chosen] if self.results else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that a run needs besides the photograph. ``inputs`` are the task's, by name; None = left out."""
+
+    task: str
+    inputs: dict[str, Any]
+    seed: int = 0
+    variants: int = 1
+    steps: int | None = None
+    guidance: float | None = None
+    model: str | None = None  # the one that the demo was started with
+    lora: str | None = None
+
+
+class Models:
+    """The models that visitors may choose from; the last two stay in memory.
+
+    Args:
+        default: folder or Hub id; "" is the embedded model.
+        folder: holds further models as subfolders, and LoRAs as ``.safetensors``. Nothing else on this machine is read.
+        hub: whether visitors may name any model of the Hub, which is then downloaded.
+    """
+
+    def __init__(self, default: str = "", folder: Path | None = None, hub: bool = True, device: str = "cpu") -> None:
+        self.default, self.folder, self.hub, self.device = default, folder, hub, device
+        self._loaded: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
+
+    def choices(self) -> list[str]:
+        """Names of models: the embedded one as "", the one that the demo was started with, those of the folder."""
+        found = sorted(path.parent.name for path in self.folder.glob("*/model_index.json")) if self.folder else []
+        return list(dict.fromkeys([self.default, "", *found]))
+
+    def loras(self) -> list[str]:
+        """Names of the LoRA files in the folder."""
+        return sorted(path.name for path in self.folder.glob("*.safetensors")) if self.folder else []
+
+    def pipeline(self, task: Task, model: str | None = None, lora: str | None = None) -> Any:
+        """The task's pipeline on that model; ``lora`` is a name of ``loras()`` or the path of an uploaded file.
+
+        Raises ValueError for a model that is not offered, is no model, or does not fit the LoRA.
+        """
+        key = (self.default if model is None else model, lora)
+        if key not in self._loaded:
+            while len(self._loaded) > 1:
+                self._loaded.popitem(last=False)
+            self._loaded[key] = self._load(task, self._source(key[0]), lora)
+        self._loaded.move_to_end(key)
+        pipeline: Any = task.pipeline
+        pipe = pipeline.from_pipe(self._loaded[key])
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def _source(self, model: str) -> str | None:
+        """What to load for a name; None is the embedded model."""
+        if model == self.default or not model:
+            return model or None
+        if self.folder is not None and model in self.choices():
+            return str(self.folder / model)
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
+            raise ValueError(f"model: {model!r} is not offered here; choose one of the list or a Hub id (owner/name)")
+        if not self.hub or Path(model).exists():  # a folder of that name is not what the visitor may mean
+            raise ValueError(f"model: {model!r} cannot be fetched, this demo offers its own models only; choose one")
+        return model
+
+    def _load(self, task: Task, source: str | None, lora: str | None) -> Any:
+        pipeline: Any = task.pipeline
+        try:
+            pipe = pipeline.from_pretrained(*filter(None, [source])).to(self.device)
+        except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
+            reason = re.split(r"\.\s|\n", str(error))[0]
+            raise ValueError(reason if reason.startswith("model:") else f"model: {source!r}: {reason}") from error
+        if lora:
+            self._add_lora(pipe, Path(lora) if Path(lora).is_absolute() else self._own_lora(lora))
+        return pipe
+
+    def _own_lora(self, name: str) -> Path:
+        if self.folder is None or name not in self.loras():
+            raise ValueError(
+                f"LoRA: {name!r} is not offered here; choose one of the list or upload a .safetensors file"
+            )
+        return self.folder / name
+
+    def _add_lora(self, pipe: Any, path: Path) -> None:
+        if path.suffix != ".safetensors":
+            raise ValueError(f"LoRA: {path.name} is not a .safetensors file; other formats can run code when loaded")
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                pipe.load_lora_weights(path)
+        except Exception as error:  # peft and safetensors raise nearly anything for what does not fit
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"LoRA: {path.name} does not fit this model ({reason[:160]}); choose another") from error
+        if not getattr(pipe.transformer, "peft_config", None):
+            raise ValueError(f"LoRA: {path.name} holds no LoRA layers for this model; choose another")
+
+
+class Studio:
+    """The work behind the page. One model runs at a time; a visitor's desk is changed by that visitor alone.
+
+    Args:
+        folder: of the demo's own; every visitor gets a folder in it.
+        max_pixels: largest photograph, before and after the edit.
+    """
+
+    def __init__(self, folder: Path, models: Models, max_pixels: int = 40_000_000) -> None:
+        self.folder, self.models, self.max_pixels = folder, models, max_pixels
+        self._model = threading.Lock()  # a scheduler knows one run at a time
+        self._running: dict[str, threading.Event] = {}
+
+    # --------------------------------------------------------------------------------------------------- photographs
+
+    def open(self, path: str | Path, desk: Desk | None = None, name: str | None = None) -> Desk:
+        """A desk with this file on it; the visitor's folder is kept, what was done before is forgotten."""
+        return self.open_picture(image.load(path, self.max_pixels), name or Path(path).stem, desk)
+
+    def open_picture(self, picture: Picture, name: str, desk: Desk | None = None) -> Desk:
+        if desk is None:
+            folder = self.folder / secrets.token_hex(8)
+            folder.mkdir(parents=True)
+        else:
+            folder = desk.folder
+        name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "photograph"
+        return _tidied(Desk(folder, _spooled(folder, picture, name)))
+
+    def use_result(self, desk: Desk) -> Desk:
+        """The chosen result becomes the photograph, so that edits chain."""
+        if desk.result is None:
+            raise ValueError("there is no result yet; run an edit first")
+        return _tidied(Desk(desk.folder, desk.result, (*desk.undo, desk.photo)[-UNDO:]))
+
+    def undo(self, desk: Desk) -> Desk:
+        """The photograph as it was before the last result was taken over."""
+        if not desk.undo:
+            raise ValueError("there is nothing to undo; this is the photograph that you opened")
+        return _tidied(Desk(desk.folder, desk.undo[-1], desk.undo[:-1]))
+
+    def close(self, desk: Desk | None) -> None:
+        """Remove what a visitor leaves behind."""
+        if desk is not None:
+            shutil.rmtree(desk.folder, ignore_errors=True)
+
+    def export(self, desk: Desk, format: str | None = None) -> Path:
+        """The chosen result as a file: in the photograph's own format, or another."""
+        if desk.result is None:
+            raise ValueError("there is no result yet; run an edit first")
+        picture, folder = desk.result.picture, desk.folder / "download"
+        folder.mkdir(exist_ok=True)
+        format = image.output_format(picture, None, format)
+        path = folder / f"{desk.result.name}{image.suffix_of(format)}"
+        return image.save(picture, path, format, overwrite=True)
+
+    # -------------------------------------------------------------------------------------------------------- masks
+
+    def cut_out(self, desk: Desk, task: Task) -> Desk:
+        """The desk with the task's automatic subject; without one where none is found."""
+        try:
+            matte = task.prepare(desk.photo.picture).keep
+        except ValueError:
+            return dataclasses.replace(desk, mattes={k: v for k, v in desk.mattes.items() if k != task.name})
+        return dataclasses.replace(desk, mattes=desk.mattes | {task.name: matte})
+
+    def inputs(self, desk: Desk, task: Task, raw: dict[str, Any]) -> dict[str, Any]:
+        """What the widgets hold as arguments of the task; what is empty is left out.
+
+        Masks come as (h, w) float32 in [0, 1] of the preview's size or None, images as paths, lengths as per cent.
+        """
+        found = {}
+        for each in declared(task):
+            value = raw.get(each.name)
+            if value is None or value == "" if not isinstance(value, np.ndarray) else not value.any():
+                continue
+            if each.kind == "mask":
+                value = self._mask(desk, task, each, value)
+            elif each.kind == "image":
+                value = image.load(value, self.max_pixels)
+            elif each.kind == "length":
+                value = f"{value:g}%"
+            elif each.kind == "int":
+                value = int(value)
+            if value is not None:
+                found[each.name] = value
+        return found
+
+    def _mask(self, desk: Desk, task: Task, each: Input, painted: np.ndarray) -> np.ndarray | None:
+        """A brushed mask at the photograph's own size. A subject that was not touched is left to the task; of one that
+        was, only what was brushed differs from the automatic one, whose edge stays as fine as it was."""
+        size = desk.photo.picture.size
+        automatic = desk.mattes.get(task.name) if keeps(each) else None
+        if automatic is None:
+            return (resized(painted, size) > 0.5).astype(np.float32)
+        changed = np.abs(painted - resized(automatic, painted.shape[::-1])) > SHORT_OF_ALIKE
+        if not changed.any():
+            return None
+        touched = resized(changed.astype(np.float32), size) > 0.5
+        return np.where(touched, resized(painted, size) > 0.5, automatic).astype(np.float32)
+
+    def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job | None:
+        """The job that a run would do; None where something is still missing."""
+        try:
+            return task.prepare(desk.photo.picture, **self.inputs(desk, task, raw))
+        except ValueError:
+            return None
+
+    # ---------------------------------------------------------------------------------------------------------- runs
+
+    def run(
+        self, desk: Desk, request: Request, visitor: str = "", progress: Callable[[float, str], None] | None = None
+    ) -> tuple[Desk, str, list[str]]:
+        """Make the variants: a desk with the results, one line about them, and warnings. Variant i has seed + i.
+
+        Raises ValueError for what cannot be edited, Cancelled after ``cancel(visitor)``.
+        """
+        import torch
+
+        progress = progress or (lambda share, what: None)
+        task = get_task(request.task)
+        if not 1 <= request.variants <= VARIANTS:
+            raise ValueError(f"variants: {request.variants} is not possible; give 1 to {VARIANTS}")
+        inputs = self.inputs(desk, task, request.inputs)
+        job = task.prepare(desk.photo.picture, **inputs)  # what is wrong is told before the model is loaded
+        stop = self._running[visitor] = threading.Event()
+
+        def on_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if stop.is_set():
+                raise Cancelled
+            steps = len(pipe.scheduler.timesteps)
+            which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
+            progress((made + (step + 1) / steps) / request.variants, f"{which}step {step + 1} of {steps}")
+            return values
+
+        results: list[Picture] = []
+        seconds = 0.0
+        progress(0, "waiting for the model")
+        try:
+            with self._model, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                pipe = self.models.pipeline(task, request.model, request.lora)
+                start = time.perf_counter()
+                for made in range(request.variants):
+                    if stop.is_set():
+                        raise Cancelled
+                    edited = pipe(
+                        desk.photo.picture,
+                        **inputs,
+                        num_inference_steps=request.steps,
+                        guidance_scale=request.guidance,
+                        generator=torch.Generator().manual_seed(request.seed + made),
+                        callback_on_step_end=on_step,
+                        output_type="picture",
+                    )
+                    results.append(edited.images[0])
+                seconds = time.perf_counter() - start
+        finally:
+            self._running.pop(visitor, None)
+        photos = [_spooled(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
+        before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
+        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, before=before)
+        told = [" ".join(str(each.message).split()) for each in caught if each.category is UserWarning]
+        return _tidied(desk), self._report(desk, seconds, request), list(dict.fromkeys(told))
+
+    def _report(self, desk: Desk, seconds: float, request: Request) -> str:
+        size = desk.results[0].picture.size
+        each = f", {seconds / request.variants:.1f} s each" if request.variants > 1 else ""
+        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]} · seed {request.seed}"
+
+    def cancel(self, visitor: str = "") -> bool:
+        """Stop the visitor's run after the step that it is in; False where none is running."""
+        stop = self._running.get(visitor)
+        if stop is not None:
+            stop.set()
+        return stop is not None
+
+
+# -------------------------------------------------------------------------------------------------------- what is shown
+
+
+def declared(task: Task) -> list[Input]:
+    """The task's inputs but the photograph itself, required ones first."""
+    return sorted((each for each in task.inputs if each.name != "image"), key=lambda each: not each.required)
+
+
+def keeps(each: Input) -> bool:
+    """Whether a mask marks what is kept, and can be found without the visitor; every other one marks what goes."""
+    return each.kind == "mask" and each.name == "subject" and not each.required
+
+
+def shown(picture: Picture, side: int = PREVIEW) -> np.ndarray:
+    """A picture as the browser shows it: (h, w, 3) uint8 sRGB of at most ``side``, what is transparent chequered."""
+    small = picture.resize(preview_size(picture.size, side))
+    rgb, alpha = small.rgb(), small.alpha()
+    return _bytes(rgb if alpha is None else _over_chequers(rgb, alpha))
+
+
+def kept(job: Job, side: int = PREVIEW) -> np.ndarray:
+    """What comes back exactly, on chequers: (h, w, 3) uint8. For a job that keeps nothing as it is, all of it."""
+    if not job.keep.any():
+        return shown(job.picture, side)
+    size = preview_size(job.picture.size, side)
+    return _bytes(_over_chequers(job.picture.resize(size).rgb(), resized(job.keep, size)))
+
+
+def told(desk: Desk, job: Job | None) -> str:
+    """One line about a job: the size before and after, and how much is kept."""
+    width, height = desk.photo.picture.size
+    if job is None:
+        return f"{width} × {height}"
+    after = "" if job.picture.size == (width, height) else f" → {job.picture.width} × {job.picture.height}"
+    share = float((job.keep == 1).mean())
+    return f"{width} × {height}{after}" + (f" · {share:.0%} kept bit for bit" if share > 0 else "")
+
+
+def described(photo: Photo) -> str:
+    """One line about a photograph's file."""
+    picture = photo.picture
+    kind = {1: "grey", 2: "grey, alpha", 3: "RGB", 4: "RGB, alpha"}[picture.pixels.shape[2]]
+    depth = 8 * picture.pixels.dtype.itemsize
+    return f"**{photo.name}** · {picture.width} × {picture.height} · {picture.format or 'PNG'}, {depth} bit {kind}"
+
+
+def preview_size(size: tuple[int, int], side: int = PREVIEW) -> tuple[int, int]:
+    """(width, height) of at most ``side``, never enlarged."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) in [0, 1] at (width, height), as (height, width) float32."""
+    import cv2
+
+    mask = np.ascontiguousarray(mask, np.float32)
+    if mask.shape[::-1] == tuple(size):
+        return mask
+    shrinks = size[0] < mask.shape[1]
+    return cv2.resize(mask, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _over_chequers(rgb: np.ndarray, alpha: np.ndarray, square: int = 12) -> np.ndarray:
+    rows, columns = (np.arange(side) // square for side in alpha.shape)
+    ground = np.where((rows[:, None] + columns) % 2, 0.80, 0.92)[..., None]
+    return rgb * alpha[..., None] + ground * (1 - alpha[..., None])
+
+
+def _bytes(rgb: np.ndarray) -> np.ndarray:
+    return np.rint(rgb.clip(0, 1) * 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def _spooled(folder: Path, picture: Picture, name: str) -> Photo:
+    """The picture with its pixels in a file, from where they are read when they are needed."""
+    file = folder / f"{secrets.token_hex(8)}.npy"
+    np.save(file, picture.pixels)
+    pixels = np.asarray(np.load(file, mmap_mode="r"))
+    return Photo(dataclasses.replace(picture, pixels=pixels), name, file)
+
+
+def _tidied(desk: Desk) -> Desk:
+    """The desk itself, after removing the files of its folder that it no longer needs."""
+    needed = {photo.file for photo in (desk.photo, *desk.undo, *desk.results)}
+    for file in desk.folder.glob("*.npy"):
+        if file not in needed:
+            file.unlink(missing_ok=True)
+    return desk

@@ -1,0 +1,517 @@
+"""The demo without a browser: the page is built from what tasks declare, and what its buttons do is exact."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+import types
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from photofound import cli, edit, image
+from photofound.demos import app, brush, studio
+from photofound.demos.studio import Cancelled, Models, Request, Studio
+from photofound.edit import get_task
+
+SIZE = (72, 48)
+RETOUCH = """
+    from photofound.edit import Input, Task
+    from photofound.pipeline import EditPipeline
+
+    class RetouchPipeline(EditPipeline):
+        task_name = "retouch"
+
+    class Retouch(Task):
+        name = "retouch"
+        summary = "smooth the skin"
+        inputs = (
+            Input("mask_image", "mask", "white = retouch", required=True),
+            Input("style_image", "image", "a picture to imitate"),
+            Input("amount", "int", "how much", default=3, choices=(1, 2, 3)),
+            Input("left", "length", "pixels", default=0),
+            Input("aspect", "aspect", "W:H"),
+            Input("size", "size", "WxH"),
+            Input("prompt", "text", "what to paint", default=""),
+        )
+        pipeline = RetouchPipeline
+
+        def prepare(self, picture, prompt="", mask_image=None, **inputs):
+            raise ValueError("not today")
+
+        def example(self, sample, generator):
+            raise NotImplementedError
+
+    TASK = Retouch()
+"""
+
+
+def pixels(depth=np.uint8, channels=3, size=SIZE):
+    """A bright disc on a dark ground, so that there is a subject to cut out."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    disc = (x - size[0] / 2) ** 2 + (y - size[1] / 2) ** 2 < (0.3 * size[1]) ** 2
+    noise = np.random.default_rng(0).integers(0, 20, (size[1], size[0], channels))
+    values = np.where(disc[..., None], 200, 30) + noise
+    return (values * (257 if depth == np.uint16 else 1)).astype(depth)
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    path = tmp_path / "my cup.png"
+    Image.fromarray(pixels()).save(path)
+    return path
+
+
+@pytest.fixture
+def work(tiny_folder, tmp_path):
+    return Studio(tmp_path / "desks", Models(str(tiny_folder)))
+
+
+@pytest.fixture(scope="module")
+def page(tiny_folder, tmp_path_factory):
+    """Shared, since a page knows nothing of its visitors."""
+    return app.Page(Studio(tmp_path_factory.mktemp("page"), Models(str(tiny_folder))))
+
+
+@pytest.fixture
+def sixth(tmp_path, monkeypatch):
+    """A task in a folder of its own, and a file that is none."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "retouch.py").write_text(textwrap.dedent(RETOUCH))
+    (folder / "broken.py").write_text("raise RuntimeError('half a file')")
+    monkeypatch.setenv(edit.TASK_PATH, str(folder))
+    edit._finders.cache_clear()
+    edit.get_task.cache_clear()
+    yield
+    monkeypatch.undo()
+    edit._finders.cache_clear()
+    edit.get_task.cache_clear()
+
+
+def hole(size=SIZE):
+    mask = np.zeros((size[1], size[0]), np.float32)
+    mask[10:20, 20:40] = 1
+    return mask
+
+
+def request(task, **changes):
+    inputs = {"inpaint": {"mask_image": hole()}, "erase": {"mask_image": hole()}, "expand": {"left": 25}}
+    return Request(**{"task": task, "inputs": inputs.get(task, {}), "steps": 1, "guidance": 1.0} | changes)
+
+
+def visitor(name="anna"):
+    return types.SimpleNamespace(session_hash=name)
+
+
+def opened(work, photograph, *tasks):
+    desk = work.open(photograph)
+    for task in tasks:
+        desk = work.cut_out(desk, get_task(task))
+    return desk
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def labels(page):
+    return [tab.task.name for tab in page.tabs]
+
+
+def test_there_is_a_tab_for_each_task_with_a_widget_for_each_input(page):
+    assert labels(page) == list(app.FIRST)
+    for tab in page.tabs:
+        assert list(tab.inputs) == [each.name for each in studio.declared(tab.task)]
+    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
+    assert isinstance(expand.inputs["left"], gr.Slider) and isinstance(expand.inputs["aspect"], gr.Radio)
+    assert {"1:1", "4:5", "9:16", "16:9"} <= {value for _, value in expand.inputs["aspect"].choices}
+
+
+def test_a_sixth_task_appears_by_itself_and_a_broken_one_is_named(sixth, work, capsys):
+    page = app.Page(work)
+    assert labels(page) == [*app.FIRST, "retouch"]
+    tab = page.tabs[-1]
+    kinds = {name: type(widget) for name, widget in tab.inputs.items()}
+    assert kinds == {
+        "mask_image": gr.HTML,
+        "style_image": gr.File,
+        "amount": gr.Radio,
+        "left": gr.Slider,
+        "aspect": gr.Radio,
+        "size": gr.Textbox,
+        "prompt": gr.Textbox,
+    }
+    assert tab.run.value == "Retouch"
+    assert "task 'broken' has no tab: half a file" in capsys.readouterr().err
+
+
+def test_every_event_is_private_and_the_queue_is_bounded(work):
+    blocks = app.build(work)
+    assert all(each.api_visibility == "private" for each in blocks.fns.values() if each.fn is not None and each.queue)
+    assert blocks._queue.max_size == app.WAITING
+    ids = {each.concurrency_id for each in blocks.fns.values() if each.concurrency_limit == 1}
+    assert ids == {"model"}
+
+
+# ------------------------------------------------------------------------------------------------- editing, by handlers
+
+
+@pytest.mark.parametrize("task", app.FIRST)
+def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, task):
+    desk, report, warned = work.run(opened(work, photograph, task), request(task))
+    assert len(desk.results) == 1 and " s**" in report and not warned
+    path = work.export(desk)
+    assert path.name == f"my-cup-{task}.png" and Image.open(path).format == "PNG"
+    result, given = np.asarray(Image.open(path)), pixels()
+    job = get_task(task).prepare(image.load(photograph), **work.inputs(desk, get_task(task), request(task).inputs))
+    kept = job.keep == 1
+    assert result.shape == job.picture.pixels.shape
+    if task == "upscale":
+        assert result.shape == (96, 144, 3) and not kept.any()
+        return
+    assert 0.05 < kept.mean() < 1 and (result[kept] == job.picture.pixels[kept]).all()
+    assert (result[~kept] != job.picture.pixels[~kept]).any()
+    if task == "expand":
+        assert (result[:, 18:] == given).all()
+
+
+def test_depth_profile_and_format_of_the_photograph_survive(work, tmp_path):
+    path = tmp_path / "deep.tif"
+    image.save(pixels(np.uint16), path)
+    desk, _, _ = work.run(work.open(path), request("inpaint"))
+    download = work.export(desk)
+    result = image.load(download)
+    assert download.suffix == ".tif" and result.depth == 65535
+    kept = hole() == 0
+    assert (result.pixels[kept] == pixels(np.uint16)[kept]).all()
+
+
+def test_a_jpeg_comes_back_as_jpeg_and_on_request_exactly(page, work, tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels()).save(path, quality=90)
+    desk, _, _ = work.run(work.open(path), request("inpaint"))
+    update, line = page.on_format(desk, app.SAME_FORMAT)
+    assert Path(update["value"]).suffix == ".jpg" and "choose PNG" in line
+    update, line = page.on_format(desk, "PNG")
+    result, given = np.asarray(Image.open(update["value"])), np.asarray(Image.open(path))
+    assert (result[hole() == 0] == given[hole() == 0]).all() and "choose" not in line
+
+
+def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixels(work, photograph):
+    desk = work.open(photograph)
+    several, _, _ = work.run(desk, request("inpaint", seed=5, variants=3))
+    made = [each.picture.pixels.copy() for each in several.results]
+    assert not (made[0] == made[1]).all() and not (made[1] == made[2]).all()
+    again, _, _ = work.run(desk, request("inpaint", seed=6))
+    assert (again.results[0].picture.pixels == made[1]).all()
+    with pytest.raises(ValueError, match="variants: 99 .* give 1 to 6"):
+        work.run(desk, request("inpaint", variants=99))
+
+
+def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels()).save(path)
+    first = work.open(path)
+    given = first.photo.picture.pixels.copy()
+    desk, _, _ = work.run(first, request("inpaint"))
+    result = desk.result.picture.pixels.copy()
+    desk = work.use_result(desk)
+    assert not desk.results and (desk.photo.picture.pixels == result).all()  # not through a JPEG
+    desk, _, _ = work.run(desk, request("expand"))
+    assert (desk.result.picture.pixels[:, 18:] == result).all()
+    desk = work.use_result(desk)
+    assert work.export(work.run(desk, request("upscale"))[0]).name == "photo-inpaint-expand-upscale.jpg"
+    desk = work.undo(work.undo(desk))
+    assert (desk.photo.picture.pixels == given).all() and not desk.undo
+    with pytest.raises(ValueError, match="nothing to undo"):
+        work.undo(desk)
+    assert len(list(desk.folder.glob("*.npy"))) == 1  # what is no longer needed is gone
+
+
+def test_a_visitors_folder_goes_with_the_visitor(work, photograph):
+    desk = work.open(photograph)
+    other = work.open(photograph)
+    work.close(desk)
+    work.close(None)
+    assert not desk.folder.exists() and other.folder.exists()
+
+
+def test_progress_is_told_step_by_step(work, photograph):
+    heard = []
+    work.run(
+        work.open(photograph),
+        request("inpaint", steps=2, variants=2),
+        progress=lambda share, what: heard.append((share, what)),
+    )
+    assert [share for share, _ in heard] == [0, 0.25, 0.5, 0.75, 1]
+    assert heard[-1][1] == "variant 2 of 2, step 2 of 2"
+
+
+def test_a_run_is_cancelled_after_the_step_that_it_is_in(work, photograph):
+    desk, steps = work.open(photograph), []
+
+    def progress(share, what):
+        steps.append(share)
+        assert not work.cancel("bert")  # another visitor's run is none of his business
+        if share > 0:
+            assert work.cancel("anna")
+
+    with pytest.raises(Cancelled):
+        work.run(desk, request("inpaint", steps=8), "anna", progress)
+    assert steps == [0, 1 / 8]
+    assert not work.cancel("anna")
+    assert work.run(desk, request("inpaint"), "anna")[0].results  # and the next one runs
+
+
+def test_one_model_runs_at_a_time(work, photograph):
+    desk, inside, most = work.open(photograph), [], []
+
+    def progress(share, what):
+        if share > 0:
+            inside.append(threading.get_ident())
+            most.append(len(set(inside)))
+        if share == 1:
+            inside.clear()
+
+    threads = [
+        threading.Thread(target=work.run, args=(desk, request("inpaint", steps=3), name, progress)) for name in "ab"
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == [1] * 6
+
+
+# ---------------------------------------------------------------------------------------------------------------- masks
+
+
+def through_the_browser(mask):
+    """What a canvas sends back of what it was sent."""
+    return brush.painted(brush.painting(pixels(), mask, studio.KEEP))
+
+
+def test_a_mask_comes_back_from_the_browser_as_it_went():
+    mask = np.random.default_rng(0).random((48, 72)).astype(np.float32)
+    assert np.abs(through_the_browser(mask) - mask).max() <= 0.5 / 255 + 1e-6
+    assert through_the_browser(None) is None and brush.painted(None) is None
+    with pytest.raises(ValueError, match="not a PNG"):
+        brush.painted({"mask": "http://example.com/a.png"})
+
+
+def test_an_untouched_subject_is_left_to_the_task(work, photograph):
+    task, desk = get_task("outpaint"), opened(work, photograph, "outpaint")
+    sent = studio.resized(desk.mattes["outpaint"], SIZE)
+    assert work.inputs(desk, task, {"subject": through_the_browser(sent)}) == {}
+
+
+def test_of_a_corrected_subject_only_what_was_brushed_differs(work, tmp_path):
+    path = tmp_path / "large.png"
+    Image.fromarray(pixels(size=(1500, 1000))).save(path)
+    task, desk = get_task("outpaint"), opened(work, path, "outpaint")
+    matte = desk.mattes["outpaint"]
+    size = studio.preview_size((1500, 1000))
+    assert size == (1024, 683)
+    painted = through_the_browser(studio.resized(matte, size))
+    painted[:50, :50] = 1  # brushed: keep this corner too
+    subject = work.inputs(desk, task, {"subject": painted})["subject"]
+    assert (subject[:70, :70] == 1).all()
+    assert (subject[100:] == matte[100:]).all() and ((matte > 0) & (matte < 1))[100:].any()
+
+
+def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_path):
+    path = tmp_path / "flat.png"
+    Image.new("RGB", SIZE, "grey").save(path)
+    desk = opened(work, path, "outpaint")
+    assert desk.mattes == {}
+    tab = page.tabs[0]
+    painting, view, line = page.on_draw(tab, desk, {"prompt": ""})
+    assert painting["mask"] is None and "brush over what to keep" in line
+    view, line = page.on_preview(tab, desk, [brush.painting(pixels(), hole(), studio.KEEP), ""])
+    assert line == "72 × 48 · 6% kept bit for bit"
+
+
+def test_the_preview_shows_what_is_kept_on_chequers(page, work, photograph):
+    desk = opened(work, photograph, "outpaint")
+    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
+    values = dict.fromkeys(expand.inputs, 0) | {"aspect": "1:1", "size": "", "prompt": ""}
+    view, line = page.on_preview(expand, desk, [values[name] for name in expand.inputs])
+    assert view.shape == (72, 72, 3) and line == "72 × 48 → 72 × 72 · 67% kept bit for bit"
+    assert (view[12:60] == pixels()).all() and set(np.unique(view[:12])) == {204, 235}
+    view, line = page.on_preview(expand, desk, [values[name] if name != "aspect" else "" for name in expand.inputs])
+    assert line == "72 × 48" and (view == pixels()).all()
+
+
+def test_each_way_to_say_the_canvas_clears_the_others(page):
+    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
+    cleared = {}
+    for each in page.blocks.fns.values():
+        for block, event in each.targets:
+            if event == "input":
+                name = next((n for n, widget in expand.inputs.items() if widget._id == block), None)
+                if name:
+                    cleared[name] = {n for n, w in expand.inputs.items() if w in each.outputs}, each.fn()
+    sides = {"left", "right", "top", "bottom"}
+    assert cleared["aspect"] == (sides | {"size"}, [0, 0, 0, 0, ""])
+    assert cleared["left"] == ({"aspect", "size"}, ["", ""])
+
+
+# ------------------------------------------------------------------------------------------------------------- handlers
+
+
+def test_a_whole_visit(page, photograph):
+    """Open, edit, look at the second variant, take it over, undo: as the buttons do it."""
+    desk, info, undo, *_ = page.on_upload(None, str(photograph))
+    assert info.startswith("**my-cup** · 72 × 48 · PNG, 8 bit RGB") and undo["interactive"] is False
+    tab = page.tabs[1]
+    shared = [None, "", None, 3, 2, 1, 1.0, app.SAME_FORMAT]
+    desk, slider, gallery, report, use, download, line = page.on_run(
+        tab, desk, [*shared, brush.painting(pixels(), hole(), studio.REPAINT), ""], lambda *a, **k: None, visitor()
+    )
+    assert [caption for _, caption in gallery["value"]] == ["seed 3", "seed 4"] and gallery["visible"]
+    assert (slider[0] == pixels()).all() and use["interactive"] and download["value"].endswith("my-cup-inpaint.png")
+    chosen, slider, *_ = page.on_choose(desk, app.SAME_FORMAT, types.SimpleNamespace(index=1))
+    assert (slider[1] == chosen.results[1].picture.pixels).all()
+    used, _, undo, *_ = page.on_use(chosen)
+    assert (used.photo.picture.pixels == chosen.results[1].picture.pixels).all() and undo["interactive"]
+    back, *_ = page.on_undo(used)
+    assert (back.photo.picture.pixels == pixels()).all()
+
+
+def test_every_example_can_be_run(page):
+    """Photographs from scikit-image's wheel, with their masks and words."""
+    for tab in page.tabs:
+        desk, *_ = page.on_example(tab, None)
+        values = page.on_fill(tab, desk)
+        values = values if len(tab.inputs) > 1 else [values]
+        values = [None if "__type__" in str(value) else value for value in values]  # gr.skip()
+        assert page.work.prepare(desk, tab.task, tab.raw(values)) is not None, tab.task.name
+
+
+def test_a_visitor_without_a_photograph_is_told_so(page):
+    with pytest.raises(gr.Error, match="there is no photograph yet; open one first"):
+        app._polite(page.on_use)(None)
+    with pytest.raises(gr.Error, match="run an edit first"):
+        app._polite(page.work.use_result)(page.on_start()[0])
+
+
+# --------------------------------------------------------------------------------------------------------------- limits
+
+
+def test_what_is_too_large_or_no_picture_is_one_line(page, tmp_path, photograph, monkeypatch):
+    monkeypatch.setattr(page.work, "max_pixels", 1000)
+    with pytest.raises(gr.Error, match="above the limit"):
+        app._polite(page.on_upload)(None, str(photograph))
+    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
+    with pytest.raises(gr.Error, match="not an image that can be read"):
+        app._polite(page.on_upload)(None, str(tmp_path / "song.png"))
+
+
+def test_models_are_those_that_were_offered(tiny_folder, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "mine").symlink_to(tiny_folder)
+    models = Models(folder=folder, hub=False)
+    assert models.choices() == ["", "mine"]
+    assert models.pipeline(get_task("erase"), "mine").config.default_steps == 2
+    for name in (str(tiny_folder), "../mine", "/etc", "mine/../mine"):
+        with pytest.raises(ValueError, match="not offered here"):
+            models.pipeline(get_task("erase"), name)
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        models.pipeline(get_task("erase"), "owner/name")
+    with pytest.raises(ValueError, match="not offered here"):
+        models.pipeline(get_task("erase"), None, "missing.safetensors")
+
+
+def test_a_lora_changes_the_result_and_only_safetensors_are_read(work, photograph, tmp_path, tiny):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    from photofound import InpaintPipeline
+
+    pipe = tiny(InpaintPipeline)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "img_qkv_proj"], init_lora_weights=False))
+    pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.transformer))
+    (path,) = tmp_path.glob("*.safetensors")
+    desk = work.open(photograph)
+    plain = work.run(desk, request("inpaint"))[0].result.picture.pixels.copy()
+    lora = work.run(desk, request("inpaint", lora=str(path)))[0].result.picture.pixels
+    assert (lora != plain).any()
+    pickled = path.rename(tmp_path / "lora.bin")
+    with pytest.raises(ValueError, match="not a .safetensors file"):
+        work.run(desk, request("inpaint", lora=str(pickled)))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="broken.safetensors does not fit"):
+        work.run(desk, request("inpaint", lora=str(broken)))
+
+
+@pytest.fixture
+def served(work, tmp_path, monkeypatch):
+    """The page behind its real server, on a free port of this machine."""
+    for name, value in app.confined(tmp_path / "demo", work.max_pixels).items():
+        monkeypatch.setenv(name, value)
+    blocks = app.build(work)
+    _, address, public = blocks.launch(**app.launch_settings(upload="10kb"))
+    assert public is None
+    yield address.rstrip("/")
+    blocks.close(verbose=False)
+
+
+def test_the_server_gives_no_file_but_its_own_and_takes_none_too_large(served):
+    import httpx
+
+    root = Path(__file__).parent.parent
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        page = client.get(served)
+        assert page.status_code == 200
+        for path in ("/etc/passwd", root / "README.md", root / "pyproject.toml", "../README.md"):
+            assert client.get(f"{served}/gradio_api/file={path}").status_code == 403
+        sent = client.post(f"{served}/gradio_api/upload", files={"files": ("a.png", b"0" * 20_000)})
+        assert sent.status_code == 413
+        assert client.get(f"{served}/config").json()["analytics_enabled"] is False
+        fonts = [each for each in page.text.split('"') if "fonts.googleapis" in each]
+        assert not fonts
+
+
+def test_share_is_never_the_default():
+    assert app.launch_settings()["share"] is False and app.launch_settings()["server_name"] == "127.0.0.1"
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_starts_what_was_asked_for(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(app, "serve", lambda models, **settings: calls.append((models, settings)))
+    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", "--host", "0.0.0.0", "--port", "8000", "--models", str(tmp_path), "--device", "cpu"]) == 0
+    (models, settings), (others, public) = calls
+    assert models.hub and settings["share"] is False and settings["host"] == "127.0.0.1" and settings["port"] is None
+    assert not others.hub and others.folder == tmp_path and public["port"] == 8000
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--port", "many"], "'many' is not a whole number"),
+        (["--models", "nowhere"], "--models: nowhere is not a folder"),
+        (["--sharing"], "unrecognized arguments: --sharing"),
+    ],
+)
+def test_a_wrong_option_is_one_line(capsys, arguments, line):
+    assert cli.main(["demo", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+
+
+def test_without_gradio_the_way_to_it_is_told(capsys, monkeypatch):
+    import sys
+
+    monkeypatch.delitem(sys.modules, "photofound.demos.app")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["demo"]) == 2
+    assert "pip install 'photofound[demo]'" in capsys.readouterr().err
