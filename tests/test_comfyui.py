@@ -192,13 +192,12 @@ def comfy(monkeypatch):
         cancelled = False
 
         def __init__(self, total):
-            self.total, self.done = total, 0
+            pass
 
-        def update(self, steps):
+        def update_absolute(self, value, total=None):
             if ProgressBar.cancelled:
                 raise InterruptedError("cancelled")
-            self.done += steps
-            ProgressBar.seen.append((self.done, self.total))
+            ProgressBar.seen.append((value, total))
 
     modules = {name: types.ModuleType(name) for name in ("comfy", "comfy.utils", "comfy.model_management")}
     modules["comfy.utils"].ProgressBar = ProgressBar

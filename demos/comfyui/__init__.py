@@ -110,16 +110,13 @@ class TaskNode:
         pipe = pipeline.from_pipe(pipe)
         pipe.set_progress_bar_config(disable=True)
         settings: dict[str, Any] = {"num_inference_steps": steps or None, "guidance_scale": guidance or None}
-        settings |= {
-            "output_type": "np",
-            "callback_on_step_end": _progress((steps or pipe.config.default_steps) * len(image)),
-        }
         results = []
         for i, picture in enumerate(image):
             given = {each.name: _value(each, inputs.get(each.name), i, len(image)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            generator = torch.Generator().manual_seed(seed + i)
-            results.append(pipe(_array(picture), **given, **settings, generator=generator).images[0])
+            settings["generator"] = torch.Generator().manual_seed(seed + i)
+            settings["callback_on_step_end"] = _progress(i, len(image))
+            results.append(pipe(_array(picture), **given, **settings, output_type="np").images[0])
         return (torch.stack([torch.from_numpy(result) for result in results]),)
 
 
@@ -173,15 +170,17 @@ def _array(tensor: Tensor) -> Any:
     return tensor.float().clamp(0, 1).cpu().numpy()
 
 
-def _progress(total: int) -> Callable[..., dict[str, Tensor]] | None:
-    """A callback that moves ComfyUI's bar, through which Cancel arrives, too; None outside ComfyUI."""
+def _progress(i: int, batch: int) -> Callable[..., dict[str, Tensor]] | None:
+    """A callback for picture ``i`` of a batch that moves ComfyUI's bar, through which Cancel arrives, too; None outside
+    ComfyUI."""
     try:
-        bar = import_module("comfy.utils").ProgressBar(total)
+        bar = import_module("comfy.utils").ProgressBar(batch)
     except ImportError:
         return None
 
     def step(pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        bar.update(1)
+        steps = len(pipe.scheduler.timesteps)
+        bar.update_absolute(i * steps + index + 1, batch * steps)
         return tensors
 
     return step
