@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from photofound.edit import Input, Task
     from photofound.image import Picture
+    from photofound.serve import ServeConfig
 
 # What bad input, a full disk, too little memory or a missing package raise. Anything else is a bug and shows as one.
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -42,7 +43,6 @@ EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
 COMMON |= {"overwrite", "skip_existing", "report", "strip", "quiet", "max_pixels", "save_subject", "teacher", "help"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-FILE_KINDS = ("image", "mask")  # inputs that are files: for a folder of photographs they may be folders too
 # Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
 ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".heic", ".heif")
 
@@ -208,11 +208,71 @@ def _demo(argv: list[str]) -> int:
     return 0
 
 
+def _serve(argv: list[str]) -> int:
+    """Bind the port first, so that a taken one is told before the model is loaded."""
+    try:
+        from photofound import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}; pip install 'photofound[serve]'") from None
+    from photofound.edit import get_task, task_names
+
+    args = _serve_parser(serve.ServeConfig()).parse_args(argv)
+    keys = serve.read_keys(args.api_key_file)
+    config = serve.ServeConfig(
+        queue=args.queue,
+        batch=args.batch,
+        window=args.window / 1000,
+        max_bytes=args.max_megabytes * 2**20,
+        max_pixels=args.max_pixels,
+        max_steps=args.max_steps,
+        keys=keys,
+    )
+    with serve.listen(args.host, args.port) as listener:
+        pipe = _load_pipeline(get_task(task_names()[0]), args)
+        host, port = listener.getsockname()[:2]
+        if not args.quiet:
+            _print(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
+        if not keys and host not in ("127.0.0.1", "::1"):
+            _say(f"warning: {host} is open to others and there is no API key; see --api-key-file")
+        serve.run(pipe, config, listener)
+    return 0
+
+
+def _serve_parser(default: ServeConfig) -> _Parser:
+    parser = _Parser(prog="photofound serve", description=COMMANDS["serve"][1])
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; default: this machine only; 0.0.0.0: all")
+    add("--port", type=_port, default=8000, metavar="N", help="default: 8000; 0: any free one")
+    _add_model(add)
+    add("--queue", type=_count, default=default.queue, metavar="N", help="requests that may wait; default: %(default)s")
+    add("--batch", type=_count, default=default.batch, metavar="N", help="computed together; default: %(default)s")
+    add(
+        "--window",
+        type=_finite,
+        default=default.window * 1000,
+        metavar="MS",
+        help="a batch waits; default: %(default)s",
+    )
+    add(
+        "--max-megabytes",
+        type=_count,
+        default=default.max_bytes // 2**20,
+        metavar="N",
+        help="of a request; default: %(default)s",
+    )
+    add("--max-pixels", type=_count, default=default.max_pixels, metavar="N", help="of a picture; default: 24 million")
+    add("--max-steps", type=_count, default=default.max_steps, metavar="N", help="of an edit; default: %(default)s")
+    add("--api-key-file", metavar="FILE", help="keys, one per line; without it, $PHOTOFOUND_API_KEY if it is set")
+    add("--quiet", action="store_true", help="print errors and warnings only")
+    return parser
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
     "demo": (_demo, "try the edits in a browser, on this machine"),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
+    "serve": (_serve, "serve the edits over HTTP: photofound serve --port N"),
     "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
 }
 
@@ -251,10 +311,7 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
         metavar="PATH",
         help="file or folder; a folder is created. Default: beside IMAGE, named after the edit",
     )
-    add("--model", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
-    add("--teacher", action="store_true", help="of a model of few steps, the one of many that it was distilled from")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
-    add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
+    _add_model(add)
     add("--steps", type=_count, metavar="N", help="sampling steps; default: the model's")
     add("--guidance", type=_finite, metavar="X", help="how strongly to follow the prompt; default: the model's")
     add("--seed", type=_seed, default=0, metavar="N", help="same seed, same result; default: 0")
@@ -271,6 +328,14 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
     add("--max-pixels", type=_count, metavar="N", help="largest image to open, in pixels; default: 200 million")
     if saves_subject:
         add("--save-subject", action="store_true", help="also write what was kept, as a mask, to NAME-subject.png")
+
+
+def _add_model(add: Callable[..., Any]) -> None:
+    """Which model, and where and how it computes."""
+    add("--model", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
+    add("--teacher", action="store_true", help="of a model of few steps, the one of many that it was distilled from")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
 
 
 def _options(task: Task) -> list[Input]:
@@ -297,11 +362,21 @@ def _help_text(each: Input) -> str:
 
 def _type(task: Task, each: Input) -> Callable[[str], Any]:
     """How to read an input of this kind from the command line."""
-    readers: dict[str, Callable[[str], Any]] = {"text": str, "int": _whole, "image": Path, "mask": Path}
-    readers |= {"length": _length, "aspect": _aspect, "size": _size}
-    if each.kind not in readers:
-        raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {', '.join(readers)}")
-    return readers[each.kind]
+    from photofound.edit import FILE_KINDS, SPELLINGS
+
+    if each.kind in FILE_KINDS:
+        return Path
+    if each.kind not in SPELLINGS:
+        kinds = ", ".join((*SPELLINGS, *FILE_KINDS))
+        raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
+
+    def read(text: str) -> Any:
+        try:
+            return each.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def _reader(pattern: str, wanted: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
@@ -315,14 +390,9 @@ def _reader(pattern: str, wanted: str, convert: Callable[[str], Any] = str) -> C
     return read
 
 
-_whole = _reader(r"-?\d{1,9}", "a whole number", int)
 _count = _reader(r"0*[1-9]\d{0,11}", "a whole number above 0", int)
+_port = _reader(r"\d{1,5}", "a port from 0 to 65535", int)
 _seed = _reader(r"\d{1,18}", "a whole number from 0 on", int)
-_length = _reader(
-    r"\d{1,9}|\d+(\.\d+)?%", "pixels like 200 or a share like 25%", lambda t: t if t.endswith("%") else int(t)
-)
-_aspect = _reader(r"\d+(\.\d+)?:\d+(\.\d+)?", "an aspect ratio like 4:5")
-_size = _reader(r"\d+x\d+", "a size like 1200x800")
 
 
 def _finite(text: str) -> float:
@@ -421,6 +491,8 @@ def _require(path: Path) -> None:
 
 def _given_files(task: Task, args: argparse.Namespace) -> list[str]:
     """Names of the inputs that are files and were given."""
+    from photofound.edit import FILE_KINDS
+
     return [each.name for each in _options(task) if each.kind in FILE_KINDS and getattr(args, each.name) is not None]
 
 
@@ -608,6 +680,14 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load_model(task: Task, args: argparse.Namespace) -> Any:
+    """The task's pipeline, on its device, with a bar for a person who waits for one picture."""
+    pipe = _load_pipeline(task, args)
+    one = not args.image.is_dir()
+    pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
+    return pipe
+
+
+def _load_pipeline(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device."""
     import torch
 
@@ -628,8 +708,6 @@ def _load_model(task: Task, args: argparse.Namespace) -> Any:
         advice = "--model takes a folder, or the id of a model that is cached or on the Hub"
         raise ValueError(f"{_first_sentence(error)}; {advice}") from error
     pipe.to(device)
-    one = not args.image.is_dir()
-    pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
     return pipe
 
 

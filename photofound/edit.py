@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,13 @@ class Condition:
         return replace(
             self, canvas=self.canvas.to(device), hole=self.hole.to(device), strength=self.strength.to(device)
         )
+
+    def split(self) -> list[Condition]:
+        """Undo ``cat``: one condition of batch 1 per sample."""
+        parts = zip(
+            self.canvas.split(1), self.hole.split(1), self.task, self.prompt, self.strength.split(1), strict=True
+        )
+        return [Condition(canvas, hole, [task], [prompt], strength) for canvas, hole, task, prompt, strength in parts]
 
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
@@ -121,6 +129,17 @@ class Sample:
         )
 
 
+# Kinds of input that are written as text: how, and what that is called.
+SPELLINGS = {
+    "text": (r"(?s:.*)", "text"),
+    "int": (r"-?[0-9]{1,9}", "a whole number"),
+    "length": (r"[0-9]{1,9}|[0-9]{1,9}(\.[0-9]{1,9})?%", "pixels like 200 or a share like 25%"),
+    "aspect": (r"[0-9]{1,9}(\.[0-9]{1,9})?:[0-9]{1,9}(\.[0-9]{1,9})?", "an aspect ratio like 4:5"),
+    "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800"),
+}
+FILE_KINDS = ("image", "mask")  # kinds of input that are files
+
+
 @dataclass(frozen=True)
 class Input:
     """One thing that a task asks of its user; the CLI, the demo and the server are built from these.
@@ -141,6 +160,19 @@ class Input:
     default: Any = None
     required: bool = False
     choices: tuple[Any, ...] = ()
+
+    @property
+    def spelling(self) -> str:
+        """The regular expression that its text must match as a whole, on the command line or in a form."""
+        return SPELLINGS[self.kind][0]
+
+    def parse(self, text: str) -> Any:
+        """The pipeline's argument from text. Raises ValueError that says what is wanted."""
+        pattern, wanted = SPELLINGS[self.kind]
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} is not {wanted}")
+        whole = self.kind == "int" or (self.kind == "length" and not text.endswith("%"))
+        return int(text) if whole else text
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
+_TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
@@ -70,6 +71,25 @@ class EditOutput(BaseOutput):
     """``images``: a list of results, of the type that ``output_type`` names."""
 
     images: list[Any]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job as the model is to see it.
+
+    Attributes:
+        job: what is to be done, at the picture's own size.
+        box: the part of the picture that is worked on.
+        hole: (1, 1, H, W), the job's hole within the box.
+        size: working (height, width), before padding.
+        condition: of batch 1, at the working size, padded.
+    """
+
+    job: Job
+    box: Box
+    hole: Tensor
+    size: tuple[int, int]
+    condition: Condition
 
 
 @dataclass(frozen=True)
@@ -297,20 +317,19 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
         task = get_task(self.task_name)
-        steps, guidance, count = self._check(settings)
+        steps, guidance, count = self.check(settings)
         convert = _CONVERTERS.get(settings.get("output_type", "pil"))
         if convert is None:
             raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
         job = task.prepare(Picture.from_any(source), **inputs)
         generators = _generators(settings.get("generator"), count)
-        # One after another, not as a batch: matrix products of another batch size round differently, and the same seed
-        # must give the same pixels however many variants are asked for.
-        results = [self._work(task, job, steps, guidance, g, settings.get("callback_on_step_end")) for g in generators]
-        images = [convert(result) for result in results]
+        callback = settings.get("callback_on_step_end")
+        # One after another, since variants that share a generator draw from it in turn.
+        images = [convert(*self.run([job], [g], steps, guidance, callback)) for g in generators]
         return EditOutput(images=images) if settings.get("return_dict", True) else (images,)
 
-    def _check(self, settings: Settings) -> tuple[int, float, int]:
-        """Steps, guidance and number of variants, with the checkpoint's defaults filled in."""
+    def check(self, settings: Settings) -> tuple[int, float, int]:
+        """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""
         steps, guidance = settings.get("num_inference_steps"), settings.get("guidance_scale")
         steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
@@ -326,16 +345,51 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def _default_steps(self, task: str) -> int:
         return (self.config.task_steps or {}).get(task, self.config.default_steps)
 
-    def _work(self, task: Task, job: Job, steps: int, guidance: float, generator: Any, callback: Any) -> Picture:
-        """One variant: crop and scale to the working size, sample, bring back to the picture's size, finish."""
-        box, (height, width) = self.plan(task, job.hole)
+    @torch.no_grad()
+    def run(
+        self,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callable[..., dict[str, Tensor]] | None = None,
+    ) -> list[Picture]:
+        """Work on what ``Task.prepare`` has made ready: one picture per job.
+
+        Jobs that look alike to the model (working size, tiles, length of the prompt) are sampled together. The same
+        generator gives the same pixels in any company, since whatever rounds differently in another batch is computed
+        one by one or once for all; ``sample`` says what that is.
+        """
+        task = get_task(self.task_name)
+        drafts = [self._draft(task, job) for job in jobs]
+        alike: dict[Any, list[int]] = {}
+        for index, draft in enumerate(drafts):
+            alike.setdefault(self._look(draft.condition), []).append(index)
+        results: dict[int, Picture] = {}
+        for group in alike.values():
+            condition = Condition.cat([drafts[i].condition for i in group])
+            made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback).cpu()
+            for i, pixels in zip(group, made.split(1), strict=True):
+                height, width = drafts[i].size
+                pixels = self._enlarged(pixels[..., :height, :width], drafts[i].hole, generators[i])
+                results[i] = task.finish(drafts[i].job, pixels, drafts[i].box)
+        return [results[i] for i in range(len(drafts))]
+
+    def _draft(self, task: Task, job: Job) -> Draft:
+        """Crop, scale to the working size, and pad."""
+        box, size = self.plan(task, job.hole)
         native_hole = torch_from(job.hole[box.slices])
-        pixels = composite.resize_given(image.to_tensor(job.picture.crop(box).rgb()), native_hole, (height, width))
-        pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, (height, width)), hole=True)
+        pixels = composite.resize_given(image.to_tensor(job.picture.crop(box).rgb()), native_hole, size)
+        pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, size), hole=True)
         strength = torch.full((1,), job.strength)
         condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
-        made = self.sample(condition, steps, guidance, [generator], callback)[..., :height, :width]
-        return task.finish(job, self._enlarged(made.cpu(), native_hole, generator), box)
+        return Draft(job, box, native_hole, size, condition)
+
+    def _look(self, condition: Condition) -> Any:
+        """What two conditions of batch 1 must have in common to be sampled together and come out as they would
+        alone."""
+        (prompt,), tiles = condition.prompt, self._tiling(condition.hole).boxes
+        return condition.canvas.shape, tuple(condition.task), condition.strength.item(), self._room([prompt]), *tiles
 
     def _padded(self, x: Tensor, hole: bool = False) -> Tensor:
         """(B, C, H, W) up to whole patches, to the right and below. The model paints the padding, which nobody sees."""
@@ -396,11 +450,16 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
+
+        A batch gives the same latents as its members one by one. Three things would round differently: products with
+        a single row, as time, task, strength and the empty prompt have them, so what all have in common is computed
+        once; the autoencoder, which goes one by one; and attention to another number of tokens, so prompts are padded
+        to ``_TEXT_ROOM``.
         """
         device, dtype = self._execution_device, self.transformer.dtype
         condition = condition.to(device)
         space = self.transformer.config.condition_space
-        folded = fold_condition(condition, self.vae, space).to(dtype)
+        folded = torch.cat([fold_condition(each, self.vae, space) for each in condition.split()]).to(dtype)
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
         latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
         latents = latents * self.config.noise_scale
@@ -414,7 +473,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                 if callback is not None:
                     latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
                 bar.update()
-        decoded = autoencoder.decode(self.vae, latents)
+        decoded = torch.cat([autoencoder.decode(self.vae, each) for each in latents.split(1)])
         self.maybe_free_model_hooks()
         return decoded
 
@@ -432,16 +491,19 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         guided = not distilled and guidance != 1 and any(condition.prompt)
         copies = 2 if guided else 1
         tokens, mask = self._encode_prompts(list(condition.prompt) + [""] * (batch * guided))
-        task = torch.tensor([model.task_index(name) for name in condition.task] * copies, device=folded.device)
-        each: dict[str, Tensor | None] = {"task": task, "strength": condition.strength.float().repeat(copies)}
-        each |= {"text_kv": model.encode_text(tokens), "attention_mask": mask}
+        heads = [model.task_index(name) for name in condition.task] * copies
+        task = heads[0] if len(set(heads)) == 1 else torch.tensor(heads, device=folded.device)
+        strength = condition.strength.float().repeat(copies)
+        each: dict[str, Any] = {"task": task, "attention_mask": mask}
+        each["strength"] = strength[:1] if bool((strength == strength[0]).all()) else strength
+        each["text_kv"] = torch.cat([model.encode_text(row) for row in tokens.split(1)])
         tiling = self._tiling(where)
         at_once = max(1, _TOKENS_AT_ONCE * model.config.patch_size**2 // (tiling.area * batch * copies))
         groups = [tiling.boxes[i : i + at_once] for i in range(0, len(tiling.boxes), at_once)]
 
-        def per_tile(x: Tensor | None, tiles: int) -> Tensor | None:
-            """(copies * B, ...) -> (copies * tiles * B, ...)."""
-            if x is None or tiles == 1:
+        def per_tile(x: Any, tiles: int) -> Any:
+            """(copies * B, ...) -> (copies * tiles * B, ...); what all have in common stays as it is."""
+            if not isinstance(x, Tensor) or tiles == 1 or len(x) == 1:
                 return x
             return x.unflatten(0, (copies, 1, batch)).expand(-1, tiles, *[-1] * x.ndim).flatten(0, 2)
 
@@ -449,7 +511,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             total = torch.zeros_like(latents)
             for group in groups:
                 x, given = (cut(part, group).to(folded.dtype).repeat(copies, 1, 1, 1) for part in (latents, folded))
-                times = t.float().expand(len(x))  # the model multiplies time by 1,000: bf16 would round it visibly
+                times = t.float().reshape(1)  # the model multiplies time by 1,000: bf16 would round it visibly
                 inputs = {name: per_tile(value, len(group)) for name, value in each.items()}
                 out = model(x, times, condition=given, guidance=told, **inputs).sample
                 if model.config.prediction_type == "sample":
@@ -480,11 +542,25 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return Tiling(boxes, weight, torch.where(coverage > 0, coverage, 1.0))
 
     def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
+        """(B, L, D) embeddings, each prompt's computed alone, and the mask (B, L) of what is not padding, or None; of
+        batch 1 where all prompts are the same."""
         if self.text_encoder is None:
             width = self.transformer.config.context_in_dim
-            return text.no_text(len(prompts), width, self._execution_device, self.transformer.dtype), None
-        tokens, mask = text.encode(self.tokenizer, self.text_encoder, prompts)
-        return tokens.to(self.transformer.dtype), mask
+            return text.no_text(1, width, self._execution_device, self.transformer.dtype), None
+        prompts = prompts[:1] if len(set(prompts)) == 1 else prompts
+        known = {p: text.encode(self.tokenizer, self.text_encoder, [p])[0] for p in set(prompts)}
+        room = self._room(prompts)
+        tokens = torch.cat([F.pad(known[p], (0, 0, 0, room - known[p].shape[1])) for p in prompts])
+        lengths = torch.tensor([[known[p].shape[1]] for p in prompts], device=tokens.device)
+        mask = torch.arange(room, device=tokens.device) < lengths
+        return tokens.to(self.transformer.dtype), mask if any(prompts) else None
+
+    def _room(self, prompts: Sequence[str]) -> int:
+        """Tokens that these prompts are padded to; a lone empty prompt is not."""
+        if self.text_encoder is None:
+            return 1
+        longest = max(text.count(self.tokenizer, prompt) for prompt in prompts)
+        return geometry.round_up(longest, _TEXT_ROOM) if any(prompts) else longest
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

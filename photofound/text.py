@@ -69,7 +69,7 @@ def encode(
         (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing
         is padded.
     """
-    limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
+    limit = _limit(tokenizer, max_length)
     tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=limit, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
@@ -88,6 +88,15 @@ def stack(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Te
     for index, row in enumerate(rows):
         batch[index, : len(row)], mask[index, : len(row)] = row, True
     return batch, None if bool(mask.all()) else mask
+
+
+def count(tokenizer: Any, prompt: str, max_length: int = MAX_LENGTH) -> int:
+    """How many tokens ``encode`` makes of one prompt."""
+    return len(tokenizer(prompt, truncation=True, max_length=_limit(tokenizer, max_length)).input_ids)
+
+
+def _limit(tokenizer: Any, max_length: int) -> int:
+    return min(max_length, getattr(tokenizer, "model_max_length", max_length))
 
 
 def no_text(batch: int, width: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:

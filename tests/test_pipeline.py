@@ -120,6 +120,36 @@ def test_tiles_are_computed_together_as_one_by_one(tiny, monkeypatch):
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("model", ["tiny", "nano"])
+def test_a_picture_has_the_same_pixels_alone_and_in_company(tiny, photo, model, dtype):
+    """Bit for bit: other pictures, masks, prompts (short, long, none) and seeds must not change a rounding."""
+    pipe = tiny(InpaintPipeline, torch_dtype=dtype) if model == "tiny" else InpaintPipeline.from_pretrained(dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    jobs = []
+    for i, prompt in enumerate(("a cup", "on a table", "", "")):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[20 : 40 + i, 30:60] = 255
+        jobs.append(get_task("inpaint").prepare(Picture.from_any(np.roll(photo, i, 1)[:64, :64]), prompt, mask))
+    calls = []
+    pipe.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    together = pipe.run(jobs, [seeded(i) for i in range(4)], 1, 3.0)
+    assert calls == [4, 2], "two prompts in two branches, and two without"
+    for i, (job, result) in enumerate(zip(jobs, together, strict=True)):
+        assert (pipe.run([job], [seeded(i)], 1, 3.0)[0].pixels == result.pixels).all()
+
+
+def test_jobs_of_several_sizes_come_back_in_order(tiny, photo):
+    pipe = tiny(ExpandPipeline)
+    pictures = [Picture.from_any(part) for part in (photo, photo[:, :50], photo)]
+    jobs = [get_task("expand").prepare(picture, left=20) for picture in pictures]
+    results = pipe.run(jobs, [seeded(), seeded(), seeded(1)], 1, 1.0)
+    assert [r.size for r in results] == [(110, 70), (70, 70), (110, 70)]
+    for result, picture in zip(results, pictures, strict=True):
+        assert (result.pixels[:, 20:] == picture.pixels).all()
+    assert (results[0].pixels != results[2].pixels).any(), "each has its own seed"
+
+
 def test_condition_is_folded_without_loss(tiny):
     vae = tiny(InpaintPipeline).vae
     condition = Condition(torch.rand(2, 3, 32, 16), torch.rand(2, 1, 32, 16), ["inpaint"] * 2, [""] * 2, torch.zeros(2))

@@ -1,0 +1,472 @@
+"""The server: every task by HTTP, batches that change no pixel, bounds that hold, and words for all that is wrong."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from starlette.testclient import TestClient
+
+from photofound import InpaintPipeline, Picture, serve
+from photofound.edit import get_task
+from photofound.serve import Busy, Edit, Engine, ServeConfig, create_app
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def png(array, format="PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format, **options)
+    return stream.getvalue()
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+MASK = np.zeros((64, 64), np.uint8)
+MASK[20:40, 30:60] = 255
+FILES = {"image": ("photo.png", png(PHOTO), "image/png"), "mask": ("mask.png", png(MASK), "image/png")}
+# The least that each task wants besides the photograph.
+NEEDS: dict[str, dict] = {
+    "inpaint": {"files": FILES},
+    "erase": {"files": FILES},
+    "outpaint": {"files": {"image": FILES["image"], "subject": FILES["mask"]}},
+    "expand": {"files": {"image": FILES["image"]}, "data": {"left": "25%"}},
+    "upscale": {"files": {"image": FILES["image"]}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch):
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # create_app sets it for the process: put back afterwards
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder):
+    return InpaintPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+
+
+@pytest.fixture
+def client(pipe):
+    with TestClient(create_app(pipe), raise_server_exceptions=False) as client:
+        yield client
+
+
+@contextmanager
+def served(pipe, **config):
+    with TestClient(create_app(pipe, ServeConfig(**config)), raise_server_exceptions=False) as client:
+        yield client
+
+
+def decoded(response) -> np.ndarray:
+    assert response.status_code == 200, response.text
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
+def refused(response, status: int, *words: str) -> None:
+    assert response.status_code == status, response.text
+    detail = response.json()["detail"]
+    assert isinstance(detail, str) and "\n" not in detail
+    for word in words:
+        assert word in detail
+
+
+# ---------------------------------------------------------------------------------------------- what it answers
+
+
+@pytest.mark.parametrize("task", sorted(NEEDS))
+def test_every_task_answers_with_the_pixels_that_the_pipeline_gives(client, pipe, task):
+    response = client.post(f"/v1/{task}", **NEEDS[task])
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["content-disposition"] == f'inline; filename="{task}.png"'
+    inputs = {"inpaint": {"mask_image": MASK}, "erase": {"mask_image": MASK}, "outpaint": {"subject": MASK}}
+    inputs["expand"] = {"left": "25%"}
+    direct = get_task(task).pipeline.from_pipe(pipe)
+    expected = direct(PHOTO, generator=torch.Generator().manual_seed(0), **inputs.get(task, {})).images[0]
+    assert (decoded(response) == np.asarray(expected)).all()
+
+
+def test_the_seed_and_the_settings_count(client):
+    def ask(**data):
+        return decoded(client.post("/v1/inpaint", files=FILES, data=data))
+
+    plain = ask()
+    assert (plain == ask(seed=0)).all() and (plain != ask(seed=1)).any()
+    assert (plain != ask(num_inference_steps=1)).any() and (plain != ask(prompt="snow")).any()
+    assert (ask(prompt="snow", guidance_scale=1) != ask(prompt="snow", guidance_scale=9)).any()
+    assert (plain == PHOTO)[MASK == 0].all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
+def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
+    response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, "format": suffix})
+    image = Image.open(io.BytesIO(response.content))
+    assert image.size == (72, 64) and response.headers["content-type"] == image.get_format_mimetype()
+    assert response.headers["content-disposition"] == f'inline; filename="expand.{suffix}"'
+
+
+def test_the_format_profile_and_metadata_are_the_photographs(client):
+    exif = Image.Exif()
+    exif[0x010E] = "a cup"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = png(PHOTO, "JPEG", quality=95, exif=exif, icc_profile=profile)
+    response = client.post("/v1/expand", files={"image": ("x", photo)}, data={"left": 8})
+    image = Image.open(io.BytesIO(response.content))
+    assert image.format == "JPEG" and image.getexif()[0x010E] == "a cup" and image.info["icc_profile"] == profile
+
+
+def test_the_place_is_left_out_on_demand(client):
+    exif = Image.Exif()
+    exif[0x010E] = "a cup"
+    exif.get_ifd(0x8825)[1] = "N"
+    files = {"image": ("x.jpg", png(PHOTO, "JPEG", exif=exif))}
+    kept, left_out = (
+        Image.open(io.BytesIO(client.post("/v1/expand", files=files, data={"left": 8, "strip": s}).content)).getexif()
+        for s in ("false", "true")
+    )
+    assert 0x8825 in kept and 0x8825 not in left_out and left_out[0x010E] == "a cup"
+
+
+def test_tasks_are_listed_with_their_fields(client):
+    tasks = {task["name"]: task for task in client.get("/v1/tasks").json()}
+    assert set(tasks) == set(NEEDS)
+    fields = {field["name"]: field for field in tasks["inpaint"]["inputs"]}
+    assert list(fields) == ["image", "mask", "prompt"]
+    assert fields["mask"]["required"] and not fields["prompt"]["required"]
+    assert tasks["upscale"]["url"] == "/v1/upscale" and tasks["upscale"]["inputs"][1]["default"] == 2
+
+
+def test_the_documentation_has_every_field_bound_and_example(client):
+    schema = client.get("/openapi.json").json()
+    form = schema["paths"]["/v1/expand"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields = schema["components"]["schemas"][form["$ref"].rpartition("/")[2]]
+    assert fields["required"] == ["image"]
+    assert {"image", "left", "aspect", "seed", "format", "num_inference_steps"} <= set(fields["properties"])
+    assert fields["properties"]["left"]["examples"] == ["25%"] and fields["properties"]["left"]["default"] == "0"
+    answers = schema["paths"]["/v1/expand"]["post"]["responses"]
+    assert {"200", "413", "422", "503"} <= set(answers) and "image/png" in answers["200"]["content"]
+    assert client.get("/docs").status_code == 200
+
+
+SIXTH = '''
+from photofound.edit import Input
+from photofound.pipeline import EditPipeline
+from photofound.tasks.inpaint import Inpaint
+
+
+class RetouchPipeline(EditPipeline):
+    """Retouches."""
+
+    task_name = "retouch"
+
+    def __call__(self, image, mask_image=None, **settings):
+        return self.edit(image, settings, mask_image=mask_image)
+
+
+class Retouch(Inpaint):
+    name = "retouch"
+    summary = "smooth what a mask covers"
+    inputs = (Input("mask_image", "mask", "white = smooth", required=True), Input("size", "size", "unused"))
+    pipeline = RetouchPipeline
+
+    def prepare(self, picture, prompt="", mask_image=None, size=None):
+        assert size in (None, "8x8")
+        return super().prepare(picture, prompt, mask_image)
+
+
+TASK = Retouch()
+'''
+
+
+@pytest.fixture
+def sixth(tmp_path, monkeypatch):
+    """A folder with one more task, and the tasks looked up anew."""
+    from photofound import edit
+
+    (tmp_path / "retouch.py").write_text(SIXTH)
+    (tmp_path / "broken.py").write_text("import nothing_that_exists")
+    monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
+    for cached in (edit._finders, edit.get_task):
+        cached.cache_clear()
+    yield
+    monkeypatch.delenv(edit.TASK_PATH)
+    for cached in (edit._finders, edit.get_task):
+        cached.cache_clear()
+
+
+def test_a_sixth_task_appears_by_itself(tiny, sixth):
+    pipe = tiny(InpaintPipeline)
+    with served(pipe) as client:
+        assert client.post("/v1/retouch", files=FILES).status_code == 404, "the model has not learnt it"
+    pipe.transformer.add_task("retouch")
+    with served(pipe) as client:
+        names = [task["name"] for task in client.get("/v1/tasks").json()]
+        assert "retouch" in names and "broken" not in names
+        assert (decoded(client.post("/v1/retouch", files=FILES, data={"size": "8x8"})) == PHOTO)[MASK == 0].all()
+        refused(client.post("/v1/retouch", files=FILES, data={"size": "8"}), 422, "size")
+        refused(client.post("/v1/retouch", files={"image": FILES["image"]}), 422, "mask")
+
+
+# ---------------------------------------------------------------------------------------------- what it does not do
+
+
+def test_damaged_and_missing_files(client):
+    def ask(**files):
+        return client.post("/v1/inpaint", files=FILES | files)
+
+    refused(ask(image=("x.png", b"not a picture")), 422, "image", "not an image")
+    refused(ask(image=("x.png", b"")), 422, "image", "empty")
+    refused(ask(image=("x.png", png(PHOTO)[:2000])), 422, "image", "truncated")
+    refused(ask(mask=("x.png", png(np.zeros_like(MASK)))), 422, "mask is empty")
+    refused(ask(mask=("x.png", png(MASK[:, :20]))), 422, "mask")
+    refused(client.post("/v1/inpaint", files={"image": FILES["image"]}), 422, "mask")
+    refused(client.post("/v1/inpaint", data={"image": "text", "mask": "text"}), 422, "image")
+    refused(client.post("/v1/inpaint", content=b"{}", headers={"content-type": "application/json"}), 422, "image")
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    assert client.post("/v1/inpaint", content=b"--x\r\nnonsense", headers=broken).status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("seed", v) for v in ("-1", "1.5", "x", str(2**63))),
+        *(("format", v) for v in ("gif", "exe", "../png")),
+        *(("num_inference_steps", v) for v in ("0", "101", "many")),
+        *(("guidance_scale", v) for v in ("-1", "nan", "inf", "101")),
+        *(("left", v) for v in ("-5", "1e9", "٣", "25%%", "9" * 40)),
+        *(("aspect", v) for v in ("4", "0:1", "1:0", "a:b")),
+        *(("size", v) for v in ("8x8", "0x0", "99999999x99999999", "800x")),
+        ("prompt", "x" * 2001),
+    ],
+)
+def test_bad_values_are_the_users_mistake_and_named(client, field, value):
+    refused(client.post("/v1/expand", files={"image": FILES["image"]}, data={field: value}), 422)
+
+
+def test_unknown_places_and_methods(client):
+    refused(client.post("/v1/levitate", files=FILES), 404)
+    refused(client.get("/v1/inpaint"), 405)
+
+
+def test_too_many_bytes_are_refused_before_they_are_read_or_while_they_arrive(pipe):
+    with served(pipe, max_bytes=10_000) as client:
+        refused(client.post("/v1/inpaint", files=FILES), 413, "MiB")
+
+        def chunks():  # without a length
+            for _ in range(20):
+                yield b"x" * 1000
+
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        refused(client.post("/v1/inpaint", content=chunks(), headers=kind), 413, "MiB")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
+    huge = png(np.zeros((3000, 3000), np.uint8))
+    with served(pipe, max_pixels=5000) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(serve.image, "decode", lambda *_: pytest.fail("decoded"))
+            refused(client.post("/v1/upscale", files={"image": ("x.png", huge)}), 413, "image", "megapixels")
+        refused(client.post("/v1/inpaint", files=FILES | {"mask": ("m.png", huge)}), 413, "mask")
+        refused(client.post("/v1/upscale", files={"image": FILES["image"]}), 422, "limit")
+
+
+def test_a_key_is_asked_for_before_anything_is_read(pipe):
+    with served(pipe, keys=("first key", "clé")) as client:
+        for headers in ({}, {"X-API-Key": "first"}, {"Authorization": "Basic first key"}, {"Authorization": "Bearer"}):
+            refused(client.post("/v1/inpaint", content=b"x" * 100, headers=headers), 401, "X-API-Key")
+            refused(client.get("/v1/tasks", headers=headers), 401)
+            refused(client.get("/metrics", headers=headers), 401)
+        for headers in ({"X-API-Key": "first key"}, {"Authorization": "Bearer first key"}):
+            assert client.get("/v1/tasks", headers=headers).status_code == 200
+            decoded(client.post("/v1/inpaint", files=FILES, headers=headers))
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+        assert client.get("/openapi.json").json()["components"]["securitySchemes"]
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    assert serve.read_keys() == ()
+    monkeypatch.setenv("PHOTOFOUND_API_KEY", " one \n")
+    assert serve.read_keys() == ("one",)
+    (tmp_path / "keys").write_text("# people\n two\n\nthree\n")
+    assert serve.read_keys(tmp_path / "keys") == ("two", "three")
+    (tmp_path / "keys").write_text("\n")
+    with pytest.raises(ValueError, match="holds no API key"):
+        serve.read_keys(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("name", ["queue", "batch", "max_bytes", "max_pixels", "max_steps"])
+def test_bounds_are_positive(name):
+    with pytest.raises(ValueError, match=name):
+        ServeConfig(**{name: 0})
+
+
+def test_a_fault_is_a_500_that_tells_nothing(pipe, monkeypatch):
+    def fail(*_):
+        raise KeyError("secret")
+
+    with served(pipe) as client:
+        monkeypatch.setattr(get_task("inpaint"), "prepare", fail)
+        response = client.post("/v1/inpaint", files=FILES)
+        assert response.status_code == 500 and "secret" not in response.text and "log" in response.json()["detail"]
+        monkeypatch.undo()
+        decoded(client.post("/v1/inpaint", files=FILES))  # and the engine works on
+
+
+def test_too_little_memory_is_told(client, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(get_task("inpaint"), "prepare", fail)
+    refused(client.post("/v1/inpaint", files=FILES), 413, "memory")
+
+
+# ---------------------------------------------------------------------------------------------- the engine
+
+
+def edits(count: int) -> list[Edit]:
+    prompts = ("a cup", "", "on a table", "")
+    return [
+        Edit("inpaint", Picture.from_any(np.roll(PHOTO, i, 1)), {"mask_image": MASK, "prompt": prompts[i % 4]}, i)
+        for i in range(count)
+    ]
+
+
+class Held:
+    """An engine whose worker waits at a gate before every batch, and notes what each batch held."""
+
+    def __init__(self, pipe, **config):
+        self.engine = Engine(pipe, ServeConfig(**{"window": 0.0, **config}))
+        self.open, self.arrived, self.batches = threading.Event(), threading.Event(), []
+        work = self.engine._edit
+
+        def held(prepared):
+            self.batches.append([ticket.edit.seed for ticket, _ in prepared])
+            self.arrived.set()
+            assert self.open.wait(30)
+            work(prepared)
+
+        self.engine._edit = held
+
+    def __enter__(self):
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_):
+        self.open.set()
+        self.engine.close()
+
+    def occupy(self):
+        """Give the worker something to wait with, so that what follows stays in the queue."""
+        ticket = self.engine.submit(Edit("upscale", Picture.from_any(PHOTO), seed=99))
+        assert self.arrived.wait(30)
+        return ticket
+
+
+def test_pixels_are_the_same_alone_and_in_a_batch(pipe):
+    with Held(pipe) as held:
+        held.occupy()
+        together = [held.engine.submit(edit) for edit in edits(4)]
+        held.open.set()
+        results = [ticket.result.result(60) for ticket in together]
+        assert held.batches == [[99], [0, 1, 2, 3]]
+        for edit, result in zip(edits(4), results, strict=True):
+            assert (held.engine.submit(edit).result.result(60).pixels == result.pixels).all()
+
+
+def test_others_of_its_kind_are_waited_for(pipe):
+    """Two requests one after the other share a batch, because the window is long and ends when the batch is full."""
+    with Held(pipe, window=10.0, batch=2) as held:
+        held.open.set()
+        tickets = [held.engine.submit(edit) for edit in edits(2)]
+        for ticket in tickets:
+            ticket.result.result(60)
+        assert held.batches == [[0, 1]]
+
+
+def test_only_what_is_alike_shares_a_batch_and_the_oldest_goes_first(pipe):
+    with Held(pipe, batch=2) as held:
+        held.occupy()
+        a, b, c, d = edits(4)
+        other = Edit("inpaint", a.picture, a.inputs, 7, steps=1)
+        tickets = [held.engine.submit(edit) for edit in (a, other, b, c, d)]
+        held.open.set()
+        for ticket in tickets:
+            ticket.result.result(60)
+        assert held.batches == [[99], [0, 1], [7], [2, 3]]
+
+
+def test_a_full_queue_says_when_to_come_again(pipe):
+    with Held(pipe, queue=2) as held:
+        held.occupy()
+        for edit in edits(2):
+            held.engine.submit(edit)
+        with pytest.raises(Busy, match="queue is full") as caught:
+            held.engine.submit(edits(1)[0])
+        assert caught.value.seconds >= 1
+
+
+def test_what_is_abandoned_in_the_queue_is_never_computed(pipe):
+    with Held(pipe, queue=2) as held:
+        held.occupy()
+        first, second = (held.engine.submit(edit) for edit in edits(2))
+        held.engine.abandon(first)
+        third = held.engine.submit(edits(3)[2])  # there is room again
+        held.open.set()
+        second.result.result(60), third.result.result(60)
+        assert first.result.cancelled() and held.batches == [[99], [1, 2]]
+
+
+def test_sampling_stops_when_its_whole_batch_is_abandoned(pipe):
+    with Held(pipe) as held:
+        steps = []
+        count = pipe.transformer.register_forward_hook(lambda *_: steps.append(1))
+        try:
+            alone = held.occupy()
+            held.engine.abandon(alone)
+            pair = [held.engine.submit(Edit("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
+            pair[1].abandoned = True  # one of two: the other's wish counts
+            held.open.set()
+            assert isinstance(alone.result.exception(60), serve.Abandoned)
+            done = len(steps)
+            assert done < 2, "of an upscale's two steps only one was taken"
+            assert pair[0].result.result(60).size == (64, 64)
+        finally:
+            count.remove()
+
+
+def test_one_bad_request_does_not_spoil_its_batch(pipe, monkeypatch):
+    finish = get_task("inpaint").finish
+
+    def fail_on_seed_one(job, generated, box):
+        if job.prompt == "" and (job.picture.pixels == edits(2)[1].picture.pixels).all():
+            raise ValueError("the generated image has NaN")
+        return finish(job, generated, box)
+
+    monkeypatch.setattr(get_task("inpaint"), "finish", fail_on_seed_one)
+    with Held(pipe) as held:
+        held.occupy()
+        tickets = [held.engine.submit(edit) for edit in edits(3)]
+        bad = held.engine.submit(Edit("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
+        held.open.set()
+        assert isinstance(bad.result.exception(60), ValueError)
+        assert [type(ticket.result.exception(60)) for ticket in tickets] == [type(None), ValueError, type(None)]
+
+
+def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
+    with Held(pipe) as held:
+        held.occupy()
+        tickets = [held.engine.submit(edit) for edit in edits(3)]
+        closing = threading.Thread(target=held.engine.close)
+        closing.start()
+        while held.engine.ready:
+            time.sleep(0.001)
+        with pytest.raises(Busy):
+            held.engine.submit(edits(1)[0])
+        held.open.set()
+        closing.join(60)
+        assert all(ticket.result.done() for ticket in tickets) and not held.engine.ready
