@@ -267,12 +267,18 @@ def _serve_parser(default: ServeConfig) -> _Parser:
     return parser
 
 
+def _eval(argv: list[str]) -> int:
+    """The same as ``photofound train evaluate``: who judges a model does not look for it among what trains one."""
+    return importlib.import_module("photofound.training.evaluate").main(argv)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
     "demo": (_demo, "try the edits in a browser, on this machine"),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (_serve, "serve the edits over HTTP: photofound serve --port N"),
+    "eval": (_eval, "judge models and other methods on photographs, and write a report"),
     "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
 }
 
@@ -691,9 +697,9 @@ def _load_pipeline(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device."""
     import torch
 
-    from photofound.pipeline import fast_dtype
+    from photofound.pipeline import fast_dtype, usable_device
 
-    device = _device(args.device)
+    device = usable_device(args.device)
     _hush_libraries()
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
@@ -723,19 +729,6 @@ def _not_collecting() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = _first_sentence(error)
-        raise ValueError(f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave --device out") from None
-    return name
 
 
 def _hush_libraries() -> None:

@@ -28,7 +28,7 @@ COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
 _SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
+def lab(rgb: np.ndarray) -> np.ndarray:
     """(N, 3) sRGB 0..255 to CIE L*a*b*, in which distance is roughly what the eye sees."""
     import cv2
 
@@ -38,7 +38,7 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 def colour_name(rgb: np.ndarray) -> str:
     """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
     weights = np.array([0.5, 1.0, 1.0], np.float32)
-    distance = ((_lab(np.array([shade for _, shade in _SHADES], np.float32)) - _lab(rgb)) * weights) ** 2
+    distance = ((lab(np.array([shade for _, shade in _SHADES], np.float32)) - lab(rgb)) * weights) ** 2
     return _SHADES[int(distance.sum(1).argmin())][0]
 
 
@@ -51,8 +51,8 @@ def border_colour(pixels: Tensor) -> str | None:
     edge = max(2, min(array.shape[1:]) // 16)
     sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
     ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
-    lab, median = _lab(ring), np.median(ring, 0)
-    near = np.linalg.norm(lab - _lab(median), axis=1) < 18
+    median = np.median(ring, 0)
+    near = np.linalg.norm(lab(ring) - lab(median), axis=1) < 18
     return colour_name(median) if near.mean() >= 0.55 else None
 
 

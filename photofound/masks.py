@@ -174,6 +174,41 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     return np.clip(mask * 1.5 - 0.25, 0, 1)  # back to a narrow edge, so that the inside is fully opaque
 
 
+def extent(rgb: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """What a viewer would take for the subject, of which ``subject`` is known: GrabCut started from it, so that it can
+    only grow.
+
+    Only what lies within a third of the subject's size can belong to it, and only what hangs together with it does.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+        subject: (H, W) bool.
+
+    Returns:
+        (H, W) bool, a superset of ``subject``.
+    """
+    import cv2
+
+    height, width = subject.shape
+    scale = min(1.0, 512 / max(height, width))
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize((rgb * 255).round().astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+    known = cv2.resize(subject.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+    box = bounding_box(known) if known.any() else None
+    if box is None or known.all():
+        return subject.copy()
+    near = grow_user_mask(known, max(2, max(box.width, box.height) // 3))
+    label = np.where(known > 0, cv2.GC_FGD, np.where(near > 0, cv2.GC_PR_BGD, cv2.GC_BGD)).astype(np.uint8)
+    if not (label == cv2.GC_PR_BGD).any():
+        return subject.copy()
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(small[..., ::-1]), label, None, *models, 3, cv2.GC_INIT_WITH_MASK)
+    _, parts = cv2.connectedComponents(np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))
+    found = np.isin(parts, np.unique(parts[known > 0]))
+    return subject | cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
 def _largest(mask: np.ndarray) -> np.ndarray:
     """The largest connected part of a {0, 1} mask, with its pinholes filled."""
     import cv2

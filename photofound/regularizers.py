@@ -94,7 +94,7 @@ class Patches(nn.Module):
         model = getattr(model, "vision_model", model)  # CLIP and SigLIP hold a text model, too
         if getattr(model, "main_input_name", "") != "pixel_values":
             raise ValueError(f"vision model: {source} is a {type(model).__name__}, which does not look at pictures")
-        return cls(model, *_normalisation(str(source)))
+        return cls(model, *normalisation(str(source)))
 
     def patches(self, pixels: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to (B, rows * columns, width), gradients included.
@@ -119,7 +119,7 @@ def _takes(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
-def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel that a model expects, ImageNet's where it does not say."""
     from transformers.utils import cached_file
 

@@ -21,7 +21,7 @@ ORDER = """
     config record image geometry masks composite edit
     layers transformer autoencoder text objective regularizers consistency card pipeline convert
     colours data sources precomputed stream drawn engine optim ema checkpoint trainer estimate
-    metrics export serve cli __main__
+    metrics features protocols methods evaluation report export serve cli __main__
 """.split()
 
 

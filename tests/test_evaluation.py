@@ -1,0 +1,197 @@
+"""Rows, costs, summaries: what a run measures is what the metrics say of the results."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from photofound import evaluation, metrics
+from photofound.evaluation import METRICS, Evaluation, Judges, Row, evaluate, measure, summarise
+from photofound.features import FeatureNet
+from photofound.masks import extent
+from photofound.methods import CLASSICS, Method
+from photofound.protocols import Problem, centre_box
+
+
+def picture(seed=0, height=24, width=32):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def hidden(seed=0):
+    truth, hole = picture(seed), centre_box(24, 32)
+    return Problem("box-centre", f"{seed}.png", "inpaint", np.where(hole[..., None], np.uint8(127), truth), hole, truth)
+
+
+class Noisy(Method):
+    """The truth with noise in the hole, by the seed; remembers what it was asked."""
+
+    name, tasks = "noisy", ("inpaint", "outpaint")
+
+    def __init__(self):
+        self.asked = []
+
+    def edit(self, problem, seed):
+        self.asked.append((problem.name, problem.prompt, seed))
+        result = problem.given.copy()
+        result[problem.hole] = picture(seed + 100)[problem.hole]
+        return result
+
+
+class Mean(FeatureNet):
+    """Three features: the mean colour, also of the word for it."""
+
+    name = "mean"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("words", torch.tensor([[1.0, 0.0, 0.0]]))
+
+    def forward(self, pixels):
+        return (pixels + 1).mean((2, 3))
+
+    def prompts(self, texts):
+        return self.words.expand(len(texts), 3)
+
+
+def test_a_row_holds_what_the_metrics_say():
+    problem = hidden()
+    result = Noisy().edit(problem, 0)
+    made, truth = result.astype(np.float32) / 255, problem.truth.astype(np.float32) / 255
+    row = measure(problem, result, Judges())
+    assert set(row) == {"psnr", "ssim", "hole_psnr", "altered", "seam"}
+    assert row["psnr"] == metrics.psnr(truth, made) and row["ssim"] == metrics.ssim(truth, made)
+    assert row["hole_psnr"] == metrics.psnr(truth, made, problem.hole) < row["psnr"]
+    assert row["seam"] == metrics.seam_excess(made, truth, problem.hole)
+    assert row["altered"] == 0
+    result[0, 0] ^= 1
+    assert measure(problem, result, Judges())["altered"] == pytest.approx(1 / (~problem.hole).sum())
+
+
+def test_an_enlargement_has_luma_and_consistency_and_a_prompt_its_score():
+    truth = picture()
+    problem = Problem("x2", "n", "upscale", truth[::2, ::2], None, truth, scale=2)
+    row = measure(problem, truth, Judges())
+    assert set(row) == {"psnr", "ssim", "y_psnr", "consistency"} and row["psnr"] == math.inf
+    red = np.zeros((24, 32, 3), np.uint8)
+    red[..., 0] = 255
+    said = replace(hidden(), prompt="red")
+    assert measure(said, red, Judges(clip=Mean()))["clip_score"] == pytest.approx(100)
+    assert "clip_score" not in measure(hidden(), red, Judges(clip=Mean()))
+
+
+def test_growth_is_measured_by_the_segmenter_that_is_named():
+    subject = np.zeros((24, 32), bool)
+    subject[8:16, 8:16] = True
+    problem = Problem("outpaint-product", "n", "outpaint", picture(), ~subject, None)
+
+    def one_column_more(rgb, known):
+        assert rgb.dtype == np.float32 and (known == subject).all()
+        return np.roll(known, 1, 1)
+
+    row = measure(problem, picture(), Judges(segmenter=one_column_more))
+    assert row["growth"] == pytest.approx(8 / 64) and "seam" not in row
+
+
+def test_grabcut_sees_an_object_that_was_extended_and_none_that_was_not():
+    subject = np.zeros((96, 96), bool)
+    subject[40:60, 30:66] = True
+    rng = np.random.default_rng(0)
+    alone = np.where(subject[..., None], (0.8, 0.1, 0.1), (0.2, 0.5, 0.3)) + rng.normal(0, 0.02, (96, 96, 3))
+    longer = alone.copy()
+    longer[60:67, 40:56] = (0.8, 0.1, 0.1)  # 7 x 16 pixels more, a handle
+    alone, longer = (p.clip(0, 1).astype(np.float32) for p in (alone, longer))
+    assert metrics.object_growth(subject, extent(alone, subject)) < 0.01
+    assert metrics.object_growth(subject, extent(longer, subject)) == pytest.approx(7 * 16 / (20 * 36), rel=0.15)
+    apart = alone.copy()
+    apart[70:80, 40:56] = (0.8, 0.1, 0.1)  # another such thing is not the object
+    assert metrics.object_growth(subject, extent(apart, subject)) < 0.01
+    for empty in (np.zeros_like(subject), np.ones_like(subject)):
+        assert (extent(alone, empty) == empty).all()
+
+
+def test_every_seed_is_asked_of_methods_that_draw_and_the_first_edit_is_not_timed():
+    method = Noisy()
+    found = evaluate([hidden(0), hidden(1)], [CLASSICS["telea"], method], seeds=3)
+    assert method.asked == [("0.png", "", 0), *[(f"{i}.png", "", seed) for i in (0, 1) for seed in (0, 1, 2)]]
+    assert [(r.method, r.picture, r.seed) for r in found.rows[:4]] == [
+        ("Telea", "0.png", 0), *[("noisy", "0.png", seed) for seed in (0, 1, 2)]
+    ]  # fmt: skip
+    assert all(row.values["seconds"] >= 0 for row in found.rows)
+    assert [list(strip.shown) for strip in found.strips] == [["given", "Telea", "noisy", "truth"]] * 2
+
+
+def test_methods_are_asked_only_what_they_can_do():
+    outpaint = Problem("colour-words", "n", "outpaint", picture(), centre_box(24, 32), None, "red", "blue", (1, 0, 0))
+    found = evaluate([outpaint], [CLASSICS["telea"], CLASSICS["untouched"], Noisy()])
+    assert [row.method for row in found.rows] == ["noisy"]
+    plain = replace(outpaint, contrast="", colour=None)
+    assert [row.method for row in evaluate([plain], [CLASSICS["untouched"]]).rows] == ["untouched"]
+
+
+@pytest.mark.parametrize(("painted", "moved"), [((250, 0, 0), 1.0), ((101, 100, 100), 0.0), ((0, 0, 250), 0.0)])
+def test_a_colour_word_counts_when_the_background_visibly_follows(painted, moved):
+    class Prompted(Method):
+        name, tasks = "prompted", ("outpaint",)
+
+        def edit(self, problem, seed):
+            return np.full_like(problem.given, painted if problem.prompt == "red" else 100)
+
+    problem = Problem("colour-words", "n", "outpaint", picture(), centre_box(24, 32), None, "red", "blue", (1, 0, 0))
+    (row,) = evaluate([problem], [Prompted()]).rows
+    assert row.values["followed"] == moved
+
+
+def test_a_result_of_another_size_is_refused():
+    class Wrong(Noisy):
+        def edit(self, problem, seed):
+            return problem.given[:-1]
+
+    with pytest.raises(ValueError, match=r"noisy returned \(23, 32, 3\) for 0.png, not \(24, 32, 3\)"):
+        evaluate([hidden()], [Wrong()])
+
+
+def test_strips_are_kept_of_the_first_problems_only():
+    assert [s.picture for s in evaluate([hidden(i) for i in range(3)], [Noisy()], strips=2).strips] == [
+        "0.png",
+        "1.png",
+    ]
+
+
+def test_memory_is_what_an_edit_needs_beyond_what_is_held():
+    held = np.ones(2**23)  # 64 MB that do not count
+    with evaluation.cost(torch.device("cpu")) as spent:
+        needed = np.ones(2**24)  # 128 MB that do, for a moment
+        del needed
+    if "memory" not in spent:
+        pytest.skip("this system does not tell")
+    assert 120 < spent["memory"] < 160 and spent["seconds"] > 0 and held[0] == 1
+
+
+def test_means_are_over_pictures_with_their_seeds_averaged_first():
+    values = {"a": [1.0, 3.0], "b": [10.0]}
+    rows = [Row("x4", "m", name, i, {"psnr": v}) for name, all in values.items() for i, v in enumerate(all)]
+    (summary,) = summarise(Evaluation(rows + [Row("x4", "m", "b", 1, {"psnr": 10.0})]))
+    figure = summary.figures["psnr"]
+    assert figure.value == pytest.approx((2 + 10) / 2) and summary.pictures == 2
+    assert (figure.low, figure.high) == (2, 10)  # of two pictures, each may be drawn twice
+    assert figure.seeds == pytest.approx(math.sqrt(2) / 2)
+
+
+def test_sets_are_compared_over_the_features_of_all_pictures():
+    problems, method = [hidden(i) for i in range(5)], Noisy()
+    found = evaluate(problems, [method], Judges(features=Mean()), seeds=2)
+    (summary,) = summarise(found)
+    results = [method.edit(problem, seed) / 255 for problem in problems for seed in (0, 1)]
+    a = np.array([2 * result.mean((0, 1)) for result in results])
+    b = np.array([2 * (problem.truth / 255).mean((0, 1)) for problem in problems])
+    assert summary.figures["fid"].value == pytest.approx(metrics.frechet_distance(a, b), rel=1e-3)
+    assert summary.figures["kid"].value == pytest.approx(1000 * metrics.kernel_distance(a, b), rel=1e-2)
+    assert summary.figures["cmmd"].value == pytest.approx(metrics.clip_distance(a, b), rel=1e-2)
+    assert summary.figures["fid"].low < summary.figures["fid"].value < summary.figures["fid"].high
+    assert list(summary.figures) == [name for name in METRICS if name in summary.figures]
+    few = summarise(evaluate(problems[:2], [method], Judges(features=Mean())))[0]
+    assert "fid" not in few.figures

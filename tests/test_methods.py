@@ -1,0 +1,159 @@
+"""What is compared: each method does what its own library does, and answers in the truth's size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.restoration import inpaint_biharmonic
+
+from photofound import UpscalePipeline
+from photofound.methods import CLASSICS, Foreign, Ours, classics
+from photofound.protocols import Problem, border, centre_box
+
+
+def smooth(height=48, width=64):
+    noise = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def hidden(task="inpaint", draw=centre_box, **more):
+    truth = smooth()
+    hole = draw(*truth.shape[:2])
+    return Problem("p", "n", task, np.where(hole[..., None], np.uint8(127), truth), hole, truth, **more)
+
+
+def small(scale=2):
+    truth = smooth()
+    given = np.asarray(Image.fromarray(truth).resize((64 // scale, 48 // scale), Image.Resampling.BICUBIC))
+    return Problem("p", "n", "upscale", given, None, truth, scale=scale)
+
+
+@pytest.mark.parametrize("name", ["telea", "navier-stokes", "biharmonic"])
+def test_a_classic_fills_holes_and_leaves_the_rest(name):
+    problem = hidden()
+    result = CLASSICS[name].edit(problem, 0)
+    assert (result[~problem.hole] == problem.truth[~problem.hole]).all()
+    error = np.abs(result.astype(int) - problem.truth)[problem.hole].mean()
+    assert error < np.abs(problem.given.astype(int) - problem.truth)[problem.hole].mean()
+
+
+def test_classics_are_their_libraries_own():
+    problem = hidden()
+    mask = problem.hole.astype(np.uint8)
+    assert (CLASSICS["telea"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_TELEA)).all()
+    assert (CLASSICS["navier-stokes"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_NS)).all()
+    theirs = inpaint_biharmonic(problem.given / 255, problem.hole, channel_axis=-1) * 255
+    assert np.abs(CLASSICS["biharmonic"].edit(problem, 0) - theirs).max() <= 0.5
+    given = Image.fromarray(small().given)
+    for name, method in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
+        assert (CLASSICS[name].edit(small(), 0) == np.asarray(given.resize((64, 48), method))).all()
+
+
+def test_methods_are_named_and_unknown_ones_refused():
+    assert [m.name for m in classics(["lanczos", "telea"])] == ["Lanczos", "Telea"]
+    with pytest.raises(ValueError, match="method 'cubic' is unknown; known: telea"):
+        classics(["telea", "cubic"])
+
+
+@pytest.mark.parametrize("task", ["inpaint", "erase", "outpaint", "expand"])
+def test_ours_answers_every_task_in_the_truths_size_with_kept_pixels(tiny_folder, task):
+    ours = Ours(str(tiny_folder), steps=1, dtype=torch.float32)
+    problem = hidden(task, border if task == "expand" else centre_box, prompt="a cup")
+    result = ours.edit(problem, 0)
+    assert result.shape == problem.truth.shape and result.dtype == np.uint8
+    assert (result[~problem.hole] == problem.given[~problem.hole]).all()
+    assert (result == ours.edit(problem, 0)).all() and (result != ours.edit(problem, 1)).any()
+
+
+def test_ours_is_the_pipeline_itself_with_its_steps(tiny, tiny_folder):
+    pipe, problem = tiny(UpscalePipeline), small()
+    for steps in (1, 3):
+        ours = Ours(str(tiny_folder), steps=steps, guidance=1.0, dtype=torch.float32)
+        seed = torch.Generator().manual_seed(4)
+        made = pipe(problem.given, scale=2, num_inference_steps=steps, guidance_scale=1.0, generator=seed).images[0]
+        assert (ours.edit(problem, 4) == np.asarray(made)).all()
+        assert ours.name == f"{tiny_folder.name}, {steps} steps, guidance 1"
+    assert Ours(str(tiny_folder), name="mine").name == "mine"
+    with pytest.raises(ValueError, match="no few-step student"):
+        Ours(str(tiny_folder), teacher=True)
+
+
+# ----------------------------------------------------------------------------------------------- pipelines of diffusers
+
+
+def vae(channels=(8, 8)):
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * len(channels)}
+    blocks |= {"up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 4}
+    return AutoencoderKL(block_out_channels=channels, layers_per_block=1, latent_channels=4, **blocks)
+
+
+def unet(channels, **more):
+    from diffusers import UNet2DConditionModel
+
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    sizes = {"block_out_channels": (8,), "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4}
+    sizes |= {"sample_size": 64}  # the pipeline asks for it
+    return UNet2DConditionModel(in_channels=channels, out_channels=4, layers_per_block=1, **sizes, **blocks, **more)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    import json
+
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("text")
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    return {"text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
+
+
+@pytest.fixture(scope="module")
+def inpainter(tmp_path_factory, text):
+    from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-inpaint"
+    parts = {"vae": vae(), "unet": unet(9), "scheduler": DDIMScheduler(), **text}
+    empty = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    pipe = StableDiffusionInpaintPipeline(**parts, **empty, requires_safety_checker=False)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_any_inpainting_pipeline_of_diffusers_can_be_asked(inpainter):
+    method = Foreign(str(inpainter), steps=2, dtype=torch.float32)
+    assert method.name == "tiny-inpaint, 2 steps" and set(method.tasks) == {"inpaint", "expand", "erase", "outpaint"}
+    problem = hidden(prompt="a cup")
+    result = method.edit(problem, 0)
+    assert result.shape == problem.truth.shape and (result == method.edit(problem, 0)).all()
+    assert (result != method.edit(problem, 1)).any()
+
+
+def test_any_upscaling_pipeline_of_diffusers_can_be_asked(tmp_path, text):
+    from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
+
+    folder = tmp_path / "tiny-upscale"
+    parts = {"vae": vae((8, 8, 8)), "unet": unet(7, num_class_embeds=1000), **text}
+    pipe = StableDiffusionUpscalePipeline(**parts, scheduler=DDIMScheduler(), low_res_scheduler=DDPMScheduler())
+    pipe.save_pretrained(folder)
+    method = Foreign(str(folder), steps=1, dtype=torch.float32)
+    assert method.tasks == ("upscale",)
+    assert method.edit(small(4), 0).shape == (48, 64, 3)
+    assert method.edit(small(2), 0).shape == (48, 64, 3)  # it only knows x4; brought down to what was asked
+
+
+def test_a_pipeline_that_cannot_do_it_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="pipeline: nowhere/at-all cannot be loaded for inpainting or upscaling"):
+        Foreign("nowhere/at-all")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "_diffusers_version": "0.40"}')
+    with pytest.raises(ValueError, match="cannot be loaded for inpainting or upscaling"):
+        Foreign(str(tmp_path))

@@ -1,0 +1,105 @@
+"""Reports say what was measured, and the page needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from photofound import report
+from photofound.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, summarise
+
+
+@pytest.fixture
+def found():
+    rows = []
+    for method, shift in (("Telea", 0.0), ("mine <b>", 3.0)):
+        values = [{"psnr": 20 + shift + i, "seam": 0.02 - shift / 100, "seconds": 1 + shift} for i in range(4)]
+        rows += [Row("strokes-20", method, f"{i}.png", 0, v) for i, v in enumerate(values)]
+    rows.append(Row("x4", "bicubic", "0.png", 0, {"psnr": math.inf, "seconds": 0.0}))
+    colours = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)
+    shown = dict(zip(("given", "mine <b>", "truth"), colours, strict=True))
+    return Evaluation(rows, [Strip("strokes-20", "0.png", "a 'red' cup", shown)])
+
+
+ABOUT = {"photographs": "holiday", "seeds": 1}
+
+
+def test_markdown_has_a_row_per_method_with_the_best_in_bold(found):
+    text = report.as_markdown(summarise(found), ABOUT)
+    assert "- photographs: holiday" in text and "## strokes 20 % (`strokes-20`)" in text and "4 problems." in text
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert lines[0] == ["method", "PSNR dB", "seam", "seconds"]
+    assert lines[1] == ["Telea", "21.50 [20.50, 22.50]", "+0.0200", "**1.00**"]
+    assert lines[2] == ["mine <b>", "**24.50** [23.50, 25.50]", "**-0.0100**", "4.00"]  # nearer to zero is better
+    assert "- **seam**: " in text and "∞" in text
+
+
+def test_json_holds_rows_and_intervals_and_no_infinity(found):
+    tree = json.loads(report.as_json(found, summarise(found), ABOUT), parse_constant=pytest.fail)
+    assert tree["about"] == ABOUT and len(tree["rows"]) == 9 and tree["rows"][-1]["values"]["psnr"] is None
+    first = tree["summary"][0]
+    assert first["method"] == "Telea" and first["pictures"] == 4 and set(tree["metrics"]) == set(METRICS)
+    psnr = first["figures"]["psnr"]
+    assert psnr["value"] == 21.5 and psnr["low"] <= 20.75 and psnr["high"] >= 22.25 and psnr["seeds"] is None
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is not closed; keeps sources and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "line", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_stands_alone_and_shows_the_pictures(found):
+    page = report.as_html(summarise(found), found.strips, ABOUT)
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open and "mine <b>" in parser.text and "0.png: “a 'red' cup”" in parser.text
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in parser.links)
+    assert {link[1:] for link in parser.links if link[0] == "#"} <= set(re.findall(r'id="([\w.-]+)"', page))
+    assert "24.50" in parser.text and "[23.50, 25.50]" in parser.text and page.count('class="best"') == 3
+
+
+def test_pictures_are_small_and_true():
+    rng = np.random.default_rng(0)
+    flat = np.full((600, 900, 3), rng.integers(0, 256, 3), np.uint8)
+    shown = Image.open(io.BytesIO(base64.b64decode(report.data_uri(flat).removeprefix("data:image/jpeg;base64,"))))
+    assert shown.size == (384, 256) and np.abs(np.asarray(shown).astype(int) - flat[0, 0]).max() < 4
+    small = Image.open(io.BytesIO(base64.b64decode(report.data_uri(flat[:10, :10], 4).split(",")[1])))
+    assert small.size == (40, 40)
+
+
+def test_what_is_left_untouched_is_no_competitor():
+    figures = [("untouched", 0.0), ("a", 0.2), ("b", 0.1)]
+    methods = [Summary("outpaint-product", n, 1, {"growth": Figure(v, v, v)}) for n, v in figures]
+    assert report.best(methods, "growth") == 0.1 and report.best(methods[:2], "growth") is None
+
+
+def test_everything_is_written(found, tmp_path):
+    report.write(tmp_path / "new" / "folder", found, ABOUT)
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+        "report.json", "report.md", "report.html"
+    }  # fmt: skip

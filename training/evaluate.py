@@ -1,0 +1,219 @@
+"""Judge models by named protocols, beside what everybody has: a report as JSON, Markdown and one HTML page.
+
+    photofound eval PHOTOS -o report
+    photofound eval PHOTOS --protocols strokes-20,x4 --model embedded@4 --model runs/mine/model --perceptual FILE
+    photofound eval Set5 --protocols x4 --methods bicubic,lanczos
+
+PHOTOS is a folder, with or without masks and captions, or anything else that training reads. docs/evaluation.md lists
+the protocols and metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from photofound import __version__
+from photofound.training import _Parser
+
+MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(?:@(?P<steps>\d+))?")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option, without importing anything heavy."""
+    made = _Parser(prog="photofound eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("data", metavar="PHOTOS", help="folder of photographs; or parquet, tars, a dataset's id on the Hub")
+    add("-o", "--output", type=Path, default=Path("evaluation"), help="folder of the report; default: evaluation")
+    add("--overwrite", action="store_true", help="replace a report that exists")
+    add("--protocols", type=_names, help="names with commas; default: all that the photographs allow")
+    add("--methods", type=_names, help="methods without a model, with commas, or none; default: all")
+    add("--model", action="append", default=[], metavar="[NAME=]ID_OR_DIR[:teacher][@STEPS]",
+        help="one of ours, as often as you like; 'embedded', also the default; 'none'")  # fmt: skip
+    add("--pipeline", action="append", default=[], metavar="[NAME=]ID_OR_DIR[@STEPS]",
+        help="a diffusers inpainting or upscaling pipeline, as often as you like")  # fmt: skip
+    add("--guidance", type=float, help="of all models; default: each one's own")
+    add("--seeds", type=_count, default=1, metavar="N", help="ask every model with so many seeds; default: 1")
+    add("--limit", type=_count, metavar="N", help="so many photographs per protocol, spread evenly")
+    add("--match", metavar="WORD", help="only photographs whose name, label or source holds this word")
+    add("--max-side", type=_count, metavar="PX", help="scale larger photographs down to it")
+    add("--mask-seed", type=int, default=0, help="of holes, places and degradations; default: 0")
+    add(
+        "--perceptual",
+        metavar="FILE_OR_ID",
+        help="network of the perceptual distance: SqueezeNet .safetensors, DINO, ...",
+    )
+    add(
+        "--features", metavar="FILE_OR_ID", help="network of FID, KID, CMMD: .safetensors, 'inception', CLIP, DINO, ..."
+    )
+    add("--clip", metavar="ID_OR_DIR", help="CLIP model of the CLIP score; also --features where that is left out")
+    add("--segmenter", metavar="MODULE:FUNCTION", help="(RGB, known object) -> whole object; default: GrabCut")
+    add("--pictures", type=_whole, default=4, metavar="N", help="problems per protocol to show; default: 4")
+    add("--device", default="auto", help="cpu, cuda, ...; default: cuda where there is one")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: what the device computes fast in")
+    add("--quiet", action="store_true", help="print errors only")
+    return made
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if _whole(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def models(args: argparse.Namespace) -> list[Any]:
+    """Ours, then those of diffusers."""
+    import diffusers
+    import torch
+    import transformers
+
+    from photofound.methods import Foreign, Ours
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    common = {"guidance": args.guidance, "device": args.device, "dtype": dtype}
+    sources = [each for each in args.model or ["embedded"] if each != "none"]
+    made: list[Any] = [Ours(**_model(each), **common) for each in sources]
+    for each in args.pipeline:
+        wanted = _model(each)
+        if wanted.pop("teacher"):
+            raise ValueError(f"pipeline: {each!r} has no teacher; leave ':teacher' out")
+        made.append(Foreign(**wanted, **common))
+    return made
+
+
+def _model(text: str) -> dict[str, Any]:
+    """``NAME=SOURCE:teacher@STEPS`` as the arguments of a method."""
+    found = MODEL.fullmatch(text)
+    if found is None:
+        raise ValueError(f"model: {text!r} names nothing; write [NAME=]ID_OR_DIR[@STEPS]")
+    steps = found["steps"]
+    return {
+        "name": found["name"],
+        "source": found["source"],
+        "steps": int(steps) if steps else None,
+        "teacher": bool(found["teacher"]),
+    }
+
+
+def judges(args: argparse.Namespace) -> Any:
+    """The networks that were asked for."""
+    from photofound.evaluation import Judges
+    from photofound.features import load_features
+    from photofound.regularizers import load_vision_model
+
+    chosen: dict[str, Any] = {}
+    if args.perceptual:
+        chosen["perceptual"] = load_vision_model(args.perceptual)
+    if args.clip:
+        chosen["clip"] = chosen["features"] = load_features(args.clip)
+        chosen["clip"].prompts([""])  # a network without language is told at once
+    if args.features:
+        chosen["features"] = load_features(args.features)
+    if args.segmenter:
+        chosen["segmenter"] = _function(args.segmenter)
+    return Judges(**chosen)
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"segmenter: {path!r} cannot be had ({error}); write MODULE:FUNCTION") from None
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """ValueError where a report would be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file; name a folder")
+    if (folder / "report.json").exists() and not overwrite:
+        raise ValueError(f"output: {folder} holds a report; pass --overwrite or another -o")
+
+
+def run(args: argparse.Namespace) -> Any:
+    """Evaluate as the arguments say, write the report, and return its summary."""
+    check_output(args.output, args.overwrite)
+    from photofound import evaluation, protocols, report
+    from photofound.methods import CLASSICS, classics
+
+    entries = protocols.find_photographs(args.data, args.match)
+    names = args.protocols or protocols.available(entries)
+    protocols.check_names(names, entries)
+    methods = classics(CLASSICS if args.methods is None else args.methods) + models(args)
+    if not methods:
+        raise ValueError("methods: none were named; leave --methods or --model out, or name one")
+    if len({method.name for method in methods}) < len(methods):
+        raise ValueError("model: two of the same name; tell them apart with NAME=ID_OR_DIR")
+    asked = protocols.problems(entries, names, args.limit, args.mask_seed, args.max_side)
+    start = time.perf_counter()
+    found = evaluation.evaluate(asked, methods, judges(args), args.seeds, args.pictures, _teller(args.quiet))
+    if not found.rows:
+        raise ValueError(
+            f"methods: none of {', '.join(m.name for m in methods)} can do {', '.join(names)}; name others"
+        )
+    return report.write(args.output, found, _about(args, time.perf_counter() - start))
+
+
+def _about(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """The head of the report: what was run, on what. Folders are told by their names alone."""
+    import torch
+
+    gpu = torch.cuda.is_available() and args.device != "cpu"
+    networks = {name: getattr(args, name) for name in ("perceptual", "features", "clip", "segmenter")}
+    named = {f"{name} network": Path(value).name for name, value in networks.items() if value}
+    return {
+        "photographs": Path(args.data).resolve().name + (f", only {args.match}" if args.match else ""),
+        "seeds": args.seeds,
+        "mask seed": args.mask_seed,
+        **({"at most": f"{args.limit} photographs per protocol"} if args.limit else {}),
+        **({"scaled down to": f"{args.max_side} px"} if args.max_side else {}),
+        **named,
+        "versions": f"photofound {__version__}, torch {torch.__version__}",
+        "machine": torch.cuda.get_device_name()
+        if gpu
+        else f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+        "took": f"{seconds / 60:.1f} minutes",
+    }
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    """Progress on stderr: one line that is overwritten on a terminal, nothing where nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        return lambda line: None
+    return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 for a mistake, which is one line on stderr."""
+    try:
+        args = parser().parse_args(argv)
+        run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"photofound: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if not args.quiet:
+        print(args.output / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
