@@ -697,9 +697,9 @@ def _load_pipeline(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device."""
     import torch
 
-    from photofound.pipeline import fast_dtype, usable_device
+    from photofound.pipeline import fast_dtype
 
-    device = usable_device(args.device)
+    device = _device(args.device)
     _hush_libraries()
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
@@ -729,6 +729,19 @@ def _not_collecting() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = _first_sentence(error)
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave --device out") from None
+    return name
 
 
 def _hush_libraries() -> None:

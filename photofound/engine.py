@@ -34,17 +34,18 @@ class World:
     device: torch.device = torch.device("cpu")
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one. Raises ValueError for a device that is unknown or not there."""
+def resolve_device(name: str, setting: str = "train.device") -> torch.device:
+    """``auto`` is the GPU where there is one. Raises ValueError, which names the setting, for a device that is unknown
+    or not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"train.device: {name!r} is unknown; use auto, cpu or cuda") from None
+        raise ValueError(f"{setting}: {name!r} is unknown; use auto, cpu or cuda") from None
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
-        raise ValueError(f"train.device: {name!r} is not here, torch sees {found} of them; use auto or cpu")
+        raise ValueError(f"{setting}: {name!r} is not here, torch sees {found} of them; use auto or cpu")
     return device
 
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from photofound.edit import get_task
-from photofound.pipeline import EditPipeline, fast_dtype, usable_device
+from photofound.engine import resolve_device
+from photofound.pipeline import EditPipeline, fast_dtype
 from photofound.protocols import Problem
 
 HOLES = ("inpaint", "expand", "erase")
@@ -106,7 +107,7 @@ class Ours(Method):
         source: a folder, a Hub id, or ``embedded``.
         steps, guidance: None for the checkpoint's own.
         teacher: of a few-step student, the model that it was distilled from.
-        name: what reports call it; None: the folder's name and the steps.
+        name: what reports call it; None: the folder's name, and the steps and guidance that were given.
         device: ``auto``: a GPU where there is one.
     """
 
@@ -123,12 +124,12 @@ class Ours(Method):
         dtype: torch.dtype | None = None,
     ) -> None:
         folder = None if source == "embedded" else source
-        device = usable_device(device)
-        loaded = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(device))
-        self.pipe = loaded.to(device)
+        place = resolve_device(device, "device")
+        loaded = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(place.type))
+        self.pipe = loaded.to(place)
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
         stem = "photofound-nano" if folder is None else Path(source).name
-        said = [stem, "teacher" if teacher else "", f"{steps or self.pipe.config.default_steps} steps"]
+        said = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
         said.append("" if guidance is None else f"guidance {guidance:g}")
         self.name = name or ", ".join(filter(None, said))
 
@@ -136,18 +137,7 @@ class Ours(Method):
         return self.pipe.device
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
-        given, inputs = problem.given, dict[str, Any]()
-        hole = None if problem.hole is None else problem.hole.astype(np.float32)
-        if problem.task == "expand":
-            given, inputs = _cropped(problem)
-        elif problem.task == "upscale":
-            inputs = {"scale": problem.scale}
-        elif problem.task == "outpaint":
-            inputs = {"subject": 1 - hole, "prompt": problem.prompt}
-        elif problem.task == "erase":
-            inputs = {"mask_image": hole, "grow": 0}
-        else:
-            inputs = {"mask_image": hole, "prompt": problem.prompt}
+        given, inputs = _request(problem)
         return np.asarray(self.run(problem.task, given, seed, **inputs))
 
     def run(self, task: str, given: np.ndarray, seed: int, **inputs: Any) -> Image.Image:
@@ -157,6 +147,22 @@ class Ours(Method):
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
         return pipe(given, generator=generator, output_type="pil", **self.options, **inputs).images[0]
+
+
+def _request(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
+    """A picture and the inputs of its task's pipeline."""
+    if problem.task == "upscale":
+        return problem.given, {"scale": problem.scale}
+    if problem.task == "expand":
+        return _cropped(problem)
+    assert problem.hole is not None
+    hole = problem.hole.astype(np.float32)
+    if problem.task == "outpaint":
+        return problem.given, {"subject": 1 - hole, "prompt": problem.prompt}
+    return problem.given, {
+        "mask_image": hole,
+        **({"grow": 0} if problem.task == "erase" else {"prompt": problem.prompt}),
+    }
 
 
 def _cropped(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
@@ -188,8 +194,8 @@ class Foreign(Method):
     ) -> None:
         from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 
-        device = usable_device(device)
-        options: dict[str, Any] = {"dtype": dtype or fast_dtype(device), "use_safetensors": True}
+        place = resolve_device(device, "device")
+        options: dict[str, Any] = {"dtype": dtype or fast_dtype(place.type), "use_safetensors": True}
         try:
             pipe = DiffusionPipeline.from_pretrained(source, **options)
             if not _takes(pipe, "mask_image") and not _enlarges(pipe):
@@ -197,7 +203,7 @@ class Foreign(Method):
         except (OSError, ValueError) as error:
             reason = re.split(r"\.\s|\n", str(error))[0]
             raise ValueError(f"pipeline: {source} cannot be loaded for inpainting or upscaling ({reason})") from None
-        self.pipe = pipe.to(device)
+        self.pipe = pipe.to(place)
         self.pipe.set_progress_bar_config(disable=True)
         self.tasks = ("upscale",) if _enlarges(pipe) else (*HOLES, "outpaint")
         said = {"num_inference_steps": steps, "guidance_scale": guidance}

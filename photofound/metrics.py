@@ -141,7 +141,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     _require_set(a, b)
     mean_a, mean_b = a.mean(0), b.mean(0)
     centred_a, centred_b = (a - mean_a) / np.sqrt(len(a) - 1), (b - mean_b) / np.sqrt(len(b) - 1)
-    root_a, root_b = (np.linalg.qr(x, mode="r") for x in (centred_a, centred_b))
+    root_a, root_b = (np.asarray(np.linalg.qr(x, mode="r")) for x in (centred_a, centred_b))
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     spread = np.square(centred_a).sum() + np.square(centred_b).sum()
     return float(np.square(mean_a - mean_b).sum() + spread - 2 * cross)

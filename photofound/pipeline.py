@@ -140,20 +140,6 @@ def fast_dtype(device: str | None = None) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def usable_device(name: str = "auto") -> str:
-    """``name``, or for ``auto`` a GPU where there is one, else the CPU. Raises ValueError for what is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = re.split(r"\.\s|\n|\.$|\s\(", str(error))[0]
-        raise ValueError(
-            f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave the device out"
-        ) from None
-    return name
-
-
 class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     """What the tasks' pipelines share.
 

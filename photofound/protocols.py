@@ -162,7 +162,7 @@ def _any(source: Path | list[Path]) -> list[Entry]:
             Entry(path.name, frozenset({"photo"}), partial(_photo, path, path.name, "", None, None)) for path in source
         ]
     opened = sources.Source(str(source))
-    found = []
+    found: list[Entry] = []
     for row in sources.open_source(opened):
         name = str(row.get("name") or row.get("__key__") or len(found))
         masked = any(row.get(column) is not None for column in sources.MASK_COLUMNS)
@@ -334,7 +334,8 @@ def _hidden(task: str, draw: Callable[[int, int, int], np.ndarray]) -> Maker:
     """Grey over a hole: nobody sees the truth."""
 
     def make(photo: Photo, seed: int, product: Photo | None) -> dict[str, Any]:
-        return _filled(task, photo.rgb, draw(*photo.rgb.shape[:2], seed))
+        height, width = photo.rgb.shape[:2]
+        return _filled(task, photo.rgb, draw(height, width, seed))
 
     return make
 

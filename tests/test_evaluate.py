@@ -117,7 +117,7 @@ def test_a_segmenter_of_ones_own(photos, tmp_path, monkeypatch):
         (["--pipeline", "gone/at-all"], "pipeline: gone/at-all cannot be loaded"),
         (["--pipeline", "gone:teacher"], "has no teacher"),
         (["--model", "gone/at-all"], "gone/at-all"),
-        (["--device", "gpu"], "device: 'gpu' cannot be used here"),
+        (["--device", "gpu"], "device: 'gpu' is unknown; use auto, cpu or cuda"),
         (["--guidence", "3"], "unrecognized arguments: --guidence 3"),
     ],
 )

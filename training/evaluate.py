@@ -153,8 +153,10 @@ def run(args: argparse.Namespace) -> Any:
     """Evaluate as the arguments say, write the report, and return its summary."""
     check_output(args.output, args.overwrite)
     from photofound import evaluation, protocols, report
+    from photofound.engine import resolve_device
     from photofound.methods import CLASSICS, classics
 
+    resolve_device(args.device, "device")
     entries = protocols.find_photographs(args.data, args.match)
     names = args.protocols or protocols.available(entries)
     protocols.check_names(names, entries)
