@@ -41,7 +41,18 @@ if TYPE_CHECKING:
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 # Names that a task's inputs must not have.
 COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
-COMMON |= {"overwrite", "skip_existing", "report", "strip", "quiet", "max_pixels", "save_subject", "teacher", "help"}
+COMMON |= {
+    "overwrite",
+    "skip_existing",
+    "report",
+    "strip",
+    "no_mark",
+    "quiet",
+    "max_pixels",
+    "save_subject",
+    "teacher",
+    "help",
+}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
 ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".heic", ".heif")
@@ -324,6 +335,7 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
     add("--num-images", type=_count, default=1, metavar="N", help="variants, numbered -1, -2, ...; default: 1")
     add("--format", metavar="NAME", help="png, jpg, webp, avif, tif or bmp; default: as IMAGE")
     add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
+    add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     existing.add_argument(
@@ -619,7 +631,7 @@ def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, e
 
 def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
     """Read, edit, write. The files are read before the model is loaded, so that a bad one is told at once."""
-    from photofound import image
+    from photofound import image, provenance
 
     picture = image.load(work.image)
     if args.strip:
@@ -631,6 +643,7 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     images = model()(picture, **inputs, **_settings(args)).images
     overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
+        result = result if args.no_mark else provenance.mark(result)
         image.save(result, path, image.output_format(picture, path, args.format), overwrite=overwrite)
     if subject is not None and work.subject is not None:
         image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
