@@ -413,7 +413,7 @@ def _recipe(trainings: Sequence[Training]) -> str:
         ]  # fmt: skip
         settings = yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip()
         blocks += [
-            f"<details><summary>{training.name}</summary>",
+            f'<details markdown="1"><summary>{training.name}</summary>',
             _table(("begun", "updates", "time", "devices", "torch", "changed"), rows),
             f"```yaml\n{settings}\n```",
             "</details>",
@@ -432,7 +432,9 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     if not evaluation:
         return "## Evaluation\n\nThese weights have not been evaluated, or the figures are not here."
     metrics = evaluation.get("metrics", {})
-    blocks = ["## Evaluation", "Means over photographs with their 95 % intervals; the best of a column in bold."]
+    known = any(f.get("low") is not None for each in evaluation["summary"] for f in each["figures"].values())
+    intervals = "with their 95 % intervals" if known else "without intervals, which were not computed"
+    blocks = ["## Evaluation", f"Means over photographs, {intervals}; the best of a column in bold."]
     for protocol, methods in _by_protocol(evaluation).items():
         names = list(dict.fromkeys(name for each in methods for name in each["figures"]))
         best = {name: _best(methods, name, metrics.get(name, {}).get("better")) for name in names}

@@ -65,6 +65,7 @@ def test_every_page_has_its_place_in_the_documentation():
             yield from pages(value) if isinstance(value, list) else [value]
 
     listed = sorted(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    listed.remove("model-card.md")  # the embedded model's, which lies beside its weights: docs/hooks.py
     assert listed == sorted(page.removeprefix("docs/") for page in PAGES if page.startswith("docs/"))
 
 
