@@ -44,7 +44,10 @@ EXPECTED = (
 
 MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit photographs with one small model. What you do not touch stays as it is,
 bit for bit.</p>"""
-TO_RESULT = "() => document.getElementById('result')?.scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+TO_RESULT = """() => {
+  document.getElementById('result').scrollIntoView({behavior: 'smooth', block: 'nearest'});
+  return [];
+}"""
 DICE = "() => Math.floor(Math.random() * 2147483648)"
 
 
@@ -290,13 +293,9 @@ class Page:
         def preview(desk: Desk | None, *values: Any) -> list[Any]:
             return self.on_preview(tab, desk, values)
 
-        def run(
-            desk: Desk | None,
-            *values: Any,
-            progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for one here)
-            request: gr.Request,
-        ) -> list[Any]:
-            return self.on_run(tab, desk, values, progress, request)
+        # Gradio puts the two where it finds their types, before the values of the widgets.
+        def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> list[Any]:  # noqa: B008
+            return self.on_run(tab, values[0], values[1:], progress, request)
 
         for each in tab.declared:
             if each.kind in ("mask", "int", *studio.CANVAS_KINDS):
