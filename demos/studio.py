@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from photofound import image
+from photofound import image, provenance
 from photofound.edit import Input, Job, Task, get_task
 from photofound.image import Picture
 
@@ -214,14 +214,15 @@ class Studio:
             shutil.rmtree(desk.folder, ignore_errors=True)
 
     def export(self, desk: Desk, format: str | None = None) -> Path:
-        """The chosen result as a file: in the photograph's own format, or another."""
+        """The chosen result as a file that says what it is (``photofound.provenance``): in the photograph's own format,
+        or another."""
         if desk.result is None:
             raise ValueError("there is no result yet; run an edit first")
         picture, folder = desk.result.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
         format = image.output_format(picture, None, format)
         path = folder / f"{desk.result.name}{image.suffix_of(format)}"
-        return image.save(picture, path, format, overwrite=True)
+        return image.save(provenance.mark(picture), path, format, overwrite=True)
 
     # -------------------------------------------------------------------------------------------------------- masks
 

@@ -37,7 +37,8 @@ def write(folder: Path, found: Evaluation, about: dict[str, Any]) -> list[Summar
 def as_json(found: Evaluation, summaries: Sequence[Summary], about: dict[str, Any]) -> str:
     """``{"about", "metrics", "summary", "rows"}``; figures that are not finite are null."""
     metrics = {
-        name: {"title": each.title, "better": each.better, "about": each.about} for name, each in METRICS.items()
+        name: {"title": each.title, "style": each.style, "better": each.better, "about": each.about}
+        for name, each in METRICS.items()
     }
     tree = {"about": about, "metrics": metrics, "summary": [asdict(each) for each in summaries]}
     return json.dumps(_finite(tree | {"rows": [asdict(row) for row in found.rows]}), indent=1)

@@ -44,6 +44,7 @@ from photofound import __version__, image
 from photofound.edit import Input, Task, get_task, task_names
 from photofound.image import Picture
 from photofound.pipeline import EditPipeline
+from photofound.provenance import mark
 
 log = logging.getLogger("photofound.serve")
 
@@ -52,6 +53,7 @@ FIELDS = (
     "seed",
     "format",
     "strip",
+    "mark",
     "num_inference_steps",
     "guidance_scale",
 )  # names that no task's input may have
@@ -341,6 +343,7 @@ def _parameters(task: Task, config: ServeConfig) -> list[inspect.Parameter]:
         "seed": (Annotated[int, Form(ge=0, lt=2**63, description="same seed, same pixels", examples=[7])], 0),
         "format": (Annotated[formats | None, Form(description="of the answer; left out, the photograph's")], None),
         "strip": (Annotated[bool, Form(description="leave out where the photograph was taken")], False),
+        "mark": (Annotated[bool, Form(description="say in the metadata that a part of it was generated")], True),
         "num_inference_steps": (
             Annotated[int | None, Form(ge=1, le=config.max_steps, description="left out, the model's")],
             None,
@@ -537,6 +540,7 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPool
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
             if (result := await _wait(request, engine, ticket)) is None:
                 return Response(status_code=GONE)
+            result = mark(result) if fields["mark"] else result
             kind, data = await in_thread(_encode, result, picture, fields["format"])
         return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import cli, edit, image
+from photofound import cli, edit, image, provenance
 from photofound.demos import app, brush, studio
 from photofound.demos.studio import Cancelled, Models, Request, Studio
 from photofound.edit import get_task
@@ -165,6 +165,7 @@ def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, 
     assert len(desk.results) == 1 and " s**" in report and not warned
     path = work.export(desk)
     assert path.name == f"my-cup-{task}.png" and Image.open(path).format == "PNG"
+    assert provenance.source_type(image.load(path)) == provenance.COMPOSITE
     result, given = np.asarray(Image.open(path)), pixels()
     job = get_task(task).prepare(image.load(photograph), **work.inputs(desk, get_task(task), request(task).inputs))
     kept = job.keep == 1

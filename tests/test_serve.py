@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from photofound import InpaintPipeline, Picture, serve
 from photofound.edit import get_task
+from photofound.provenance import COMPOSITE, source_type
 from photofound.serve import Busy, Edit, Engine, ServeConfig, create_app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +119,14 @@ def test_the_format_profile_and_metadata_are_the_photographs(client):
     response = client.post("/v1/expand", files={"image": ("x", photo)}, data={"left": 8})
     image = Image.open(io.BytesIO(response.content))
     assert image.format == "JPEG" and image.getexif()[0x010E] == "a cup" and image.info["icc_profile"] == profile
+
+
+def test_the_answer_says_that_it_was_generated_unless_told_not_to(client):
+    def ask(**fields):
+        response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, **fields})
+        return Picture.from_any(response.content)
+
+    assert source_type(ask()) == COMPOSITE and source_type(ask(mark="false")) is None
 
 
 def test_the_place_is_left_out_on_demand(client):
