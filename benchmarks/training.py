@@ -34,7 +34,7 @@ from photofound.transformer import EditTransformer
 FACTOR, CHANNELS = 8, 16  # of the latents
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 128, "depth": 2, "num_heads": 2, "mlp_ratio": 3.0, "context_in_dim": 64},
-    "nano": {"hidden_size": 256, "depth": 12, "num_heads": 4, "mlp_ratio": 3.0, "context_in_dim": 192},
+    "nano": {"hidden_size": 192, "depth": 8, "num_heads": 3, "mlp_ratio": 3.0, "context_in_dim": 128},
     "1b": {"hidden_size": 1792, "depth": 16, "num_heads": 28, "mlp_ratio": 3.5, "context_in_dim": 2304},
 }
 TEXT_TOKENS = {"tiny": 16, "nano": 64, "1b": 256}
@@ -170,13 +170,13 @@ def measure(args: argparse.Namespace, resolution: int, batch: int, top: float) -
     rates: dict[str, float] = {}
     for name, done in rounds.items():
         if not done:
-            print(f"{resolution:5} {batch:5} {name:>7}  out of memory", flush=True)
+            print(f"| {resolution} | {batch} | {name} | out of memory | | | | |", flush=True)
             continue
         seconds, size = median(s for spent, _ in done for s in spent), max(size for _, size in done)
         rates[name] = rate = batch / seconds
         print(
-            f"{resolution:5} {batch:5} {name:>7} {1000 * seconds:10.1f} {rate:9.2f} {flops * rate:9.2e} "
-            f"{flops * rate / top:6.1%} {size / 2**30:8.2f} {rate / rates.get('theirs', rate):6.2f}",
+            f"| {resolution} | {batch} | {name} | {1000 * seconds:.1f} | {rate:.2f} | {flops * rate / top:.1%} "
+            f"| {size / 2**30:.2f} | {rate / rates.get('theirs', rate):.2f} |",
             flush=True,
         )
 
@@ -213,10 +213,8 @@ def main() -> None:
     top = peak(args.device, args.precision)
     extras = [flag for flag in ("compile", "checkpoint_activations") if getattr(args, flag)]
     print(f"torch {torch.__version__}, {name}; {args.shape}, {args.precision}, {args.optimizer} {' '.join(extras)}")
-    print(f"peak by matmul: {top:.3e} FLOP/s")
-    print(
-        f"{'px':>5} {'batch':>5} {'what':>7} {'ms/step':>10} {'images/s':>9} {'FLOP/s':>9} {'MFU':>6} {'GiB':>8} ratio"
-    )
+    print(f"peak by matmul: {top:.3e} FLOP/s\n")
+    print("| px | batch | loop | ms/step | images/s | MFU | GiB | ratio |\n|---|---|---|---|---|---|---|---|")
     for resolution in args.resolutions:
         for batch in args.batches:
             measure(args, resolution, batch, top)

@@ -43,17 +43,25 @@ def colour_name(rgb: np.ndarray) -> str:
 
 
 def border_colour(pixels: Tensor) -> str | None:
-    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does.
+    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does."""
+    colour = ground_colour(pixels)
+    return None if colour is None else colour_name(colour)
 
-    One does when at least 55 % of the border lies within a CIE distance of 18 of the border's median.
-    """
+
+def ground_colour(pixels: Tensor) -> np.ndarray | None:
+    """The colour (3,), sRGB 0..255, that dominates a picture's border (3, H, W uint8), or None when none does: the
+    border's median, when at least 55 % of the border are ``alike``."""
     array = pixels.numpy()
     edge = max(2, min(array.shape[1:]) // 16)
     sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
     ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
-    median = np.median(ring, 0)
-    near = np.linalg.norm(lab(ring) - lab(median), axis=1) < 18
-    return colour_name(median) if near.mean() >= 0.55 else None
+    median: np.ndarray = np.median(ring, 0)
+    return median if alike(ring, median).mean() >= 0.55 else None
+
+
+def alike(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of (N, 3) colours lie within a CIE distance of 18 of a colour; all sRGB 0..255."""
+    return np.linalg.norm(lab(rgb) - lab(colour), axis=1) < 18
 
 
 GROUNDS = ("background", "background", "cloth", "table", "surface", "wall", "backdrop", "floor")

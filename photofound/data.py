@@ -7,6 +7,7 @@ there is one, a foreground mask ``KEY.mask.png`` (white = object). For more than
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor
 
 from photofound import image
-from photofound.colours import border_colour
+from photofound.colours import alike, border_colour, ground_colour
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
-from photofound.masks import Segmenter, grabcut
+from photofound.masks import GRABCUT_FRAME, Segmenter, grabcut
 from photofound.record import Origin, licence_of, tally
 
 IMAGES = (".webp", ".jpg", ".jpeg", ".png")
@@ -378,13 +379,13 @@ def _resized(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(array.reshape(*shape, -1).transpose(2, 0, 1).copy())
 
 
-def _object_box(matte: Tensor | None) -> tuple[int, int, int, int]:
-    """The box of a complete object: one that covers 3 to 75 % and does not touch the frame; zeros for none."""
+def _object_box(matte: Tensor | None, frame: int = 1) -> tuple[int, int, int, int]:
+    """The box of a complete object: one that covers 3 to 75 % and does not touch the outermost ``frame`` pixels; zeros
+    for none."""
     if matte is None:
         return (0, 0, 0, 0)
     solid = matte[0].numpy() > 127
-    frame = solid[0].any() or solid[-1].any() or solid[:, 0].any() or solid[:, -1].any()
-    if frame or not 0.03 < solid.mean() < 0.75:
+    if solid.sum() != solid[frame:-frame, frame:-frame].sum() or not 0.03 < solid.mean() < 0.75:
         return (0, 0, 0, 0)
     return tuple(bounding_box(solid))  # type: ignore[return-value]
 
@@ -400,14 +401,21 @@ def cut_clean(
     """The matte (1, H, W) uint8 of a photograph's object (3, H, W), where it comes out clean, else None.
 
     Clean means: complete (see ``_object_box``) and 5 to 70 % of the picture; with ``plain`` also that the border is of
-    one nameable colour, without which GrabCut is guessing. ``short_side`` is what the segmenter sees at most.
+    one colour, without which GrabCut is guessing, and at most 30 % of the object: more is ground or a shadow on it.
+    ``short_side`` is what the segmenter sees at most.
     """
-    if plain and border_colour(pixels) is None:
+    ground = ground_colour(pixels) if plain else None
+    if plain and ground is None:
         return None
     small = _resized(pixels, _shape_of_short_side(pixels, short_side))
-    mask = segmenter(small.permute(1, 2, 0).numpy().astype(np.float32) / 255)
-    matte = torch.from_numpy(_eight_bit(mask))[None]
-    if _object_box(matte) == (0, 0, 0, 0) or not 0.05 < float((mask > 0.5).mean()) < 0.7:
+    rgb = small.permute(1, 2, 0).numpy()
+    mask = segmenter(rgb.astype(np.float32) / 255)
+    matte, solid = torch.from_numpy(_eight_bit(mask))[None], mask > 0.5
+    # GrabCut's mattes never reach the frame: of an object that does, they end where it is told that there is none.
+    frame = math.ceil((GRABCUT_FRAME + 0.01) * min(solid.shape)) if segmenter is grabcut else 1
+    if _object_box(matte, frame) == (0, 0, 0, 0) or not 0.05 < float(solid.mean()) < 0.7:
+        return None
+    if ground is not None and alike(rgb[solid], ground).mean() > 0.3:
         return None
     return _resized(matte, tuple(pixels.shape[-2:]))
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from photofound.geometry import bounding_box, grow_box
 
+GRABCUT_FRAME = 0.03  # of the short side: what GrabCut is told is background, all around
+
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
     """Random floats in [low, high) on the generator's device."""
@@ -156,7 +158,7 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     small_size = (max(8, round(width * scale)), max(8, round(height * scale)))
     small = cv2.resize((rgb * 255).round().astype(np.uint8), small_size, interpolation=cv2.INTER_AREA)
     label = np.full(small.shape[:2], cv2.GC_PR_FGD, np.uint8)
-    edge = max(1, round(0.03 * min(small_size)))
+    edge = max(1, round(GRABCUT_FRAME * min(small_size)))
     label[:edge], label[-edge:], label[:, :edge], label[:, -edge:] = (cv2.GC_BGD,) * 4
     cv2.setRNGSeed(0)
     cv2.grabCut(

@@ -68,6 +68,7 @@ class TrainConfig:
     max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
     log_every: int = 20
     trackers: tuple[str, ...] | None = None  # tensorboard, wandb; None = tensorboard where it is installed
+    validate_every: int = 0  # measure what is held out every so many steps; 0 = never
     sample_every: int = 0  # 0 = only at the end
     save_every: int = 500
     keep: int = 2
@@ -94,7 +95,8 @@ class Stage(Protocol):
     It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
     this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
     weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
-    progress; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
+    progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
+    as ``sample`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
     ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
     ``data`` (of ``record.Origin``), ``filtering`` (sentences) and ``parents`` (of ``record.Training``).
@@ -136,6 +138,8 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, stage: Stage, run_dir: Path, resume: str | None = None, engine: Engine | None = None
     ) -> None:
+        if config.validate_every and not hasattr(stage, "validate"):
+            raise ValueError("train.validate_every: this stage measures nothing; set it to 0")
         self.config, self.stage, self.run_dir = config, stage, run_dir
         self.engine = engine or make_engine(config, run_dir)
         self.device, self.main = self.engine.world.device, self.engine.main
@@ -185,7 +189,10 @@ class Trainer:
     def _update(self) -> None:
         start, progress = time.perf_counter(), self.progress()
         row, lr = self.advance(progress)
-        self._log(row, lr, self.samples(progress) / (time.perf_counter() - start))
+        rate = self.samples(progress) / (time.perf_counter() - start)
+        if self.config.validate_every and self.step % self.config.validate_every == 0:
+            row |= self._validate()
+        self._log(row, lr, rate)
         if self.config.sample_every and self.step % self.config.sample_every == 0:
             self._sample()
         if self.step % self.config.save_every == 0:
@@ -304,12 +311,22 @@ class Trainer:
         from PIL import Image
 
         torch.manual_seed(self.config.seed)
-        with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
+        with self._averaged():
             sheet = self.call(self.stage.sample)
         if self.main:
             (self.run_dir / "samples").mkdir(exist_ok=True)
             Image.fromarray(sheet).save(self.run_dir / "samples" / f"step-{self.step}.png")
             self.engine.log_image("samples", sheet, self.step)
+
+    def _validate(self) -> dict[str, float]:
+        with self._averaged():
+            return {name: float(value) for name, value in self.call(self.stage.validate).items()}  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the block the model is the averaged one, in evaluation mode, at hand in whole, without gradients."""
+        with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
+            yield
 
     def _export(self) -> None:
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):

@@ -11,8 +11,8 @@ from PIL import Image
 from photofound import EditPipeline, cli, config, drawn, objective
 from photofound.engine import World
 from photofound.training import preference
-from photofound.training.finetune import _take
 from photofound.training.preference import Config, PreferenceStage
+from photofound.training.pretrain import take
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,7 @@ def test_the_loss_is_the_formula(stage, tiny, train):
     x = [learner.encode(pixels) for pixels in batch.pixels.chunk(2)]
     t = objective.sample_time(4, generator, 1.0, 1.0)
     noise = torch.randn(x[0].shape, generator=generator)
-    start, condition = tiny(EditPipeline).transformer.eval(), _take(batch.condition, torch.arange(4))
+    start, condition = tiny(EditPipeline).transformer.eval(), take(batch.condition, torch.arange(4))
     excess = []
     with torch.no_grad():
         for x0 in x:

@@ -170,6 +170,12 @@ class DistillStage(PretrainStage):
         logs = {name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
         return losses.mean(), logs
 
+    def validate(self) -> dict[str, Tensor]:
+        """``val_loss``: this stage's loss on what is held out, always with the same noise and times."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return {"val_loss": self.loss(self.exam)[0]}
+
     def _fields(
         self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor] | None = None
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import data, objective, sources, trainer
+from photofound import data, sources, trainer
 from photofound.edit import Condition, Sample
 from photofound.training import pretrain
 from photofound.training.pretrain import Batch, PretrainStage
@@ -274,6 +274,10 @@ class AdaptedStage(PretrainStage):
         """Named scalars, the same for the same weights. Called without gradients."""
         raise NotImplementedError
 
+    def validate(self) -> dict[str, Tensor]:
+        """For ``train.validate_every``: the same, of the averaged weights."""
+        return self.measure()
+
     def measure_in_time(self, progress: float) -> dict[str, Tensor]:
         """``measure()`` when it is time for it at this progress, else nothing."""
         times = self.config.validation.times
@@ -289,11 +293,12 @@ class AdaptedStage(PretrainStage):
         return results
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured, for a run that goes on."""
-        return {"measured": self.measured, "before": self.before}
+        """The position in a stream and what was measured, for a run that goes on."""
+        return super().state_dict() | {"measured": self.measured, "before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.measured, self.before = state["measured"], state["before"]
+        super().load_state_dict({name: value for name, value in state.items() if name == "position"})
 
     def sample(self) -> np.ndarray:
         """Pretraining's sheet. The averaged weights, which it shows and which are exported, are measured, too."""
@@ -329,14 +334,15 @@ class FinetuneStage(AdaptedStage):
             print(f"data: left out of the mix, for want of a whole object by its mask: {', '.join(sorted(left_out))}")
         self.prior = self._class_photographs().to(self.device) if config.prior.weight else None
         others = {name: self._store(self._read(photos)) for name, photos in config.validation.sets.items()}
-        sets = ({"held_out": self.held_out} if config.data.hold_out else {}) | others
-        self.exams = {name: self._exam(store.to(self.device)) for name, store in sets.items()}
+        sets = ({} if self.held_out is None else {"held_out": self.held_out}) | others
+        size = config.validation.size
+        self.exams = {name: self.exam_of(store.to(self.device), size) for name, store in sets.items()}
 
     # ------------------------------------------------------------------------------------------------------ batches
 
     def photographs(self) -> data.PhotoStore:
         files = self.config.data
-        if files.drawn:
+        if files.drawn or files.sources:
             return super().photographs()
         store = self._store(self._read(Photos(files.folder, files.only, files.without, files.limit)))
         if files.caption is not None:
@@ -381,12 +387,16 @@ class FinetuneStage(AdaptedStage):
         return made
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
-        """The mix without the tasks that need whole objects where a store has none."""
-        return {n: share for n, share in self.shares.items() if not self.objects[n] or len(store.rows(crop, True))}
+        """The tasks to draw from a store, and their shares: what it can show."""
+        return self.possible(store, crop)
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
         """Products and, by the weight of the prior, photographs of their class."""
         prior, loss, crop = self.config.prior, self.config.loss, self.config.data.crop
+        if self.config.data.sources:
+            condition, sample = self.draw_streamed(crop, size, generator)
+            weight = importance(sample.matte, loss.object_weight, loss.background_weight)
+            return Batch(condition, sample.pixels, progress, weight, sample.latents, sample.embeddings)
         ordinary = size * prior.weight / (1 + prior.weight)
         whole = int(ordinary + torch.rand((), generator=generator, device=generator.device).item())
         drawn = []
@@ -407,12 +417,6 @@ class FinetuneStage(AdaptedStage):
 
     # --------------------------------------------------------------------------------------------------- validation
 
-    def _exam(self, store: data.PhotoStore) -> Batch:
-        """What a set is measured on."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        condition, sample = self.draw(store, self.config.data.crop, self.config.validation.size, generator)
-        return Batch(condition, sample.pixels, 0.0)
-
     def record(self) -> dict[str, Any]:
         """The class's photographs are trained on, too."""
         facts = super().record()
@@ -420,20 +424,7 @@ class FinetuneStage(AdaptedStage):
 
     def measure(self) -> dict[str, Tensor]:
         """``loss_NAME`` of every set, all pixels alike, nothing dropped, at times spread evenly over (0, 1)."""
-        return {f"loss_{name}": self._loss_on(exam) for name, exam in self.exams.items()}
-
-    def _loss_on(self, exam: Batch) -> Tensor:
-        generator = torch.Generator(self.device).manual_seed(0)
-        count, losses = len(exam.pixels), []
-        times = (torch.randperm(count, generator=generator, device=self.device) + 0.5) / count
-        for rows in torch.arange(count).split(self.config.train.batch_size):
-            x0 = self.encode(exam.pixels[rows])
-            noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
-            condition, t = _take(exam.condition, rows), times[rows]
-            v, *_ = self.predict(objective.add_noise(x0, noise, t), t, condition)
-            target = objective.velocity(x0, noise)
-            losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
-        return torch.cat(losses).mean()
+        return {f"loss_{name}": self.loss_on(exam) for name, exam in self.exams.items()}
 
 
 def plan(config: Any) -> list[Any]:
@@ -454,6 +445,11 @@ def _check(config: Config) -> None:
     if config.model.train == "head" and config.train.weight_decay:
         decay = config.train.weight_decay
         raise ValueError(f"train.weight_decay: {decay} would shrink the other tasks' heads, too; set it to 0")
+    files = config.data
+    if files.sources and (files.only or files.without or files.limit or files.caption or config.prior.weight):
+        raise ValueError(
+            "data.sources: data.only, .without, .limit, .caption and prior are for data.folder; leave them"
+        )
     if config.data.cache:
         raise ValueError("data.cache: fine-tuning reads its photographs anew each time; leave it out")
     if config.prior.weight < 0:
@@ -469,12 +465,6 @@ def _save(pictures: Sequence[Tensor], folder: Path, first: int, caption: str) ->
     for index, picture in enumerate(pictures, first):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"made-{index:04}.png")
         (folder / f"made-{index:04}.txt").write_text(caption)
-
-
-def _take(condition: Condition, rows: Tensor) -> Condition:
-    """Some samples of a condition."""
-    task, prompt = ([words[i] for i in rows.tolist()] for words in (condition.task, condition.prompt))
-    return Condition(condition.canvas[rows], condition.hole[rows], task, prompt, condition.strength[rows])
 
 
 def _numbers(measured: Mapping[str, Tensor]) -> dict[str, float]:

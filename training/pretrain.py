@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -71,6 +72,8 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)  # source -> weight; 1 where it is not named
     limit: int | None = None
     hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
+    held_out: tuple[Source, ...] = ()  # or these are measured, which are not among the folder or the sources
+    held_out_crops: int = 64  # crops of them that are measured
     recolour: float = 0.0  # share of the objects that get a ground of another colour, named in the prompt
     mirror: bool = True  # mirror every other crop; not for products with words on them
     sources: tuple[Source, ...] = ()  # streamed in aspect buckets, in place of the folder: what memory does not hold
@@ -83,6 +86,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if unknown := set(self.precomputed) - set(precomputed.KINDS):
             raise ValueError(f"data.precomputed: {min(unknown)!r} is unknown; use {' and '.join(precomputed.KINDS)}")
+        if self.hold_out and (self.sources or self.held_out):
+            raise ValueError("data.hold_out: divides what lies in memory; name held-out photographs with data.held_out")
         if self.precomputed and not self.sources:
             raise ValueError("data.precomputed: is read with data.sources, and there are none; name the shards there")
         if "latents" not in self.precomputed:
@@ -296,8 +301,13 @@ class PretrainStage:
         self._position: dict[str, Any] = {}
         self._check_precomputed()
         self.store = self.photographs().to(self.device)
+        self.held_out: data.PhotoStore | None = None
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
+        elif config.data.held_out:
+            self.held_out = self._some_of(config.data.held_out).to(self.device)
+        elif config.train.validate_every:
+            raise ValueError("train.validate_every: nothing is held out; set data.hold_out or data.held_out")
         self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
 
@@ -309,8 +319,13 @@ class PretrainStage:
         if files.sources:  # enough of them for the sheets of samples
             if not self.streams:
                 raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
-            return data.PhotoStore.build(photographs(files.sources, SHOWN, max(files.sizes)), files.sizes)
+            return self._some_of(files.sources)
         return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+
+    def _some_of(self, sources: Sequence[Source]) -> data.PhotoStore:
+        """The first photographs of sources, in memory."""
+        sizes = self.config.data.sizes
+        return data.PhotoStore.build(photographs(sources, SHOWN, max(sizes)), sizes)
 
     def _check_precomputed(self) -> None:
         """Refuse embeddings and latents of other networks or pictures than this run's."""
@@ -417,8 +432,12 @@ class PretrainStage:
         return Condition.cat(conditions), Sample.cat(samples)
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
-        """The tasks to draw from a store, and their shares."""
-        return self.shares
+        """The tasks to draw from a store, and their shares: all, but for what held-out photographs cannot show."""
+        return self.shares if store is self.store else self.possible(store, crop)
+
+    def possible(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
+        """The mix without the tasks that need whole objects where a store has none."""
+        return {n: share for n, share in self.shares.items() if not self.objects[n] or len(store.rows(crop, True))}
 
     def _choices(self, store: data.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
         """A store's rows that fit and their weights."""
@@ -474,6 +493,37 @@ class PretrainStage:
     def clean(self, batch: Batch) -> Tensor:
         """What is trained on, (B, C, h, w) in float32: the latents that were made before, or those of the pixels."""
         return self.encode(batch.pixels) if batch.latents is None else batch.latents.float()
+
+    # --------------------------------------------------------------------------------------------------- validation
+
+    def validate(self) -> dict[str, Tensor]:
+        """``val_loss``: the loss on what is held out."""
+        return {"val_loss": self.loss_on(self.exam)}
+
+    @cached_property
+    def exam(self) -> Batch:
+        """What ``validate`` measures."""
+        assert self.held_out is not None
+        return self.exam_of(self.held_out, self.config.data.held_out_crops)
+
+    def exam_of(self, store: data.PhotoStore, size: int) -> Batch:
+        """Crops of photographs, and their holes: the same whenever it is called."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        condition, sample = self.draw(store, self.config.data.crop, size, generator)
+        return Batch(condition, sample.pixels, 0.0)
+
+    def loss_on(self, exam: Batch) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(0)
+        count, losses = len(exam.pixels), []
+        times = (torch.randperm(count, generator=generator, device=self.device) + 0.5) / count
+        for rows in torch.arange(count).split(self.config.train.batch_size):
+            x0 = self.encode(exam.pixels[rows])
+            noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+            condition, t = take(exam.condition, rows), times[rows]
+            v, *_ = self.predict(objective.add_noise(x0, noise, t), t, condition)
+            target = objective.velocity(x0, noise)
+            losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
+        return torch.cat(losses).mean()
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -641,6 +691,12 @@ def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.
     """A store without every n-th photograph, and one with those alone; both share the pixels."""
     held = store.photograph % every == 0
     return store.part(~held), store.part(held)
+
+
+def take(condition: Condition, rows: Tensor) -> Condition:
+    """Some samples of a condition."""
+    task, prompt = ([words[i] for i in rows.tolist()] for words in (condition.task, condition.prompt))
+    return Condition(condition.canvas[rows], condition.hole[rows], task, prompt, condition.strength[rows])
 
 
 def blank(condition: Condition, gone: Tensor) -> Condition:
