@@ -448,3 +448,24 @@ def test_objects_on_plain_grounds_get_a_matte():
     assert matted[0].matte.shape == (1, 90, 120)
     assert (found & inside).sum() / (found | inside).sum() > 0.9
     assert matted[1] is busy and matted[2] is has and matted[3] is empty
+
+
+def test_mattes_of_cut_objects_and_of_shadows_are_not_clean():
+    y, x = np.mgrid[:90, :120]
+    noise = np.random.default_rng(0).normal(0, 3, (90, 120, 3))
+
+    def matted(inside, segmenter=data.grabcut):
+        array = np.where(inside[..., None], (200, 30, 35), (205, 205, 205)) + noise
+        pixels = torch.from_numpy(array.clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())
+        return data.cut_clean(pixels, segmenter)
+
+    whole, cut = np.hypot(y - 45, x - 60) < 25, np.hypot(y - 80, x - 60) < 30
+    assert matted(whole) is not None
+    assert matted(cut) is None  # GrabCut's matte ends just inside the frame
+
+    def with_shadow(rgb):
+        """The object and as much of the ground beside it."""
+        rows, columns = np.mgrid[: rgb.shape[0], : rgb.shape[1]] * 90 / rgb.shape[0]
+        return (np.hypot(rows - 45, columns - 60) < 36).astype(np.float32)
+
+    assert matted(whole, with_shadow) is None

@@ -244,6 +244,21 @@ def test_prior_photographs_are_made_once_and_take_their_share(stage, tmp_path):
 # ------------------------------------------------------------------------------------------- measured and written
 
 
+def test_products_can_be_streamed(stage, products, tmp_path):
+    sources = [f"--data.sources=[{{path: {products}}}]", "--data.multiple=16", "--data.workers=0"]
+    streamed = stage(*sources, "--loss.background_weight=0.5", "--validation.sets={again: {limit: 3}}")
+    batch = streamed.batch(torch.Generator().manual_seed(0), 6, 0.5)
+    assert batch.pixels.shape == (6, 3, 64, 64) and batch.weight.min() == 0.5 and batch.weight.max() == 1
+    assert torch.isfinite(streamed.loss(batch)[0]) and streamed.validate()["loss_again"] > 0
+    state = json.loads(json.dumps(streamed.state_dict()))
+    wanted = streamed.batch(torch.Generator().manual_seed(1), 6, 0.5)
+    resumed = stage(*sources)
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.batch(torch.Generator().manual_seed(1), 6, 0.5).pixels, wanted.pixels)
+    with pytest.raises(ValueError, match="data.sources: data.only, .without, .limit, .caption and prior are for"):
+        stage(*sources, "--data.caption=a photo of sks mug")
+
+
 def test_validation_is_the_same_whenever_it_is_measured(stage):
     watched = stage("--data.hold_out=2", "--validation.sets={others: {limit: 2}}")
     with torch.no_grad():

@@ -632,6 +632,44 @@ def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder,
     assert torch.isfinite(stage.loss(batch)[0])
 
 
+def test_held_out_photographs_are_measured_alike_every_time(tiny_folder, shards):
+    settings = config.load(
+        Config,
+        None,
+        overrides(tiny_folder, shards, "--data.hold_out=4", "--data.held_out_crops=10", "--mix.drop_text=1"),
+    )
+    stage, again = PretrainStage(settings, World()), PretrainStage(settings, World())
+    with torch.no_grad():
+        first = stage.validate()["val_loss"]
+        stage.loss(stage.batch(torch.Generator().manual_seed(0), 4, 0.0))
+        assert first == stage.validate()["val_loss"] == again.validate()["val_loss"]
+        assert len(stage.exam.pixels) == 10
+        for parameter in stage.pipeline.transformer.parameters():
+            parameter.mul_(1.5)
+        assert stage.validate()["val_loss"] != first
+
+
+def test_a_stream_is_measured_on_other_photographs(tiny_folder, shards, tmp_path):
+    held_out = f"--data.held_out=[{{path: {shards}}}]"
+    arguments = ["--train.validate_every=1", "--data.held_out_crops=6", held_out]
+    stage = PretrainStage(streamed(tiny_folder, shards, *arguments), World())
+    with torch.no_grad():
+        assert torch.isfinite(stage.validate()["val_loss"])
+    with pytest.raises(ValueError, match="nothing is held out; set data.hold_out or data.held_out"):
+        PretrainStage(streamed(tiny_folder, shards, "--train.validate_every=1"), World())
+    with pytest.raises(ValueError, match="data.hold_out: divides what lies in memory"):
+        streamed(tiny_folder, shards, "--data.hold_out=4")
+
+
+def test_a_run_logs_its_validation(tiny_folder, shards, tmp_path):
+    arguments = overrides(
+        tiny_folder, shards, "--data.hold_out=4", "--data.held_out_crops=6", "--train.validate_every=2"
+    )
+    assert cli.main(["train", "pretrain", "--run_dir", str(tmp_path), "--train.device=cpu", *arguments]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "val_loss" not in rows[0] and rows[1]["val_loss"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -174,6 +174,26 @@ def test_progress_is_printed_now_and_then(tmp_path, capsys):
     assert [line.split("  ")[0] for line in printed] == ["step 3", "step 6"]
 
 
+def test_what_is_held_out_is_measured_by_averaged_weights_and_changes_nothing(tmp_path):
+    class Measuring(Regression):
+        def validate(self):
+            assert not torch.is_grad_enabled() and not self.module.training
+            seen.append(self.module[0].weight.clone())
+            torch.rand(5)  # draws something
+            return {"val_loss": torch.tensor(float(len(seen)))}
+
+    seen = []
+    measured = train(tmp_path / "a", Measuring(), steps=6, validate_every=2)
+    plain = train(tmp_path / "b", Measuring(), steps=6)
+    rows = metrics(tmp_path / "a")
+    assert [row.get("val_loss") for row in rows] == [None, 1, None, 2, None, 3]
+    assert torch.equal(seen[-1], measured.ema.average["0.weight"]) and len(seen) == 3
+    assert same(weights(measured), weights(plain))
+    assert [row["loss"] for row in rows] == [row["loss"] for row in metrics(tmp_path / "b")]
+    with pytest.raises(ValueError, match="train.validate_every: this stage measures nothing; set it to 0"):
+        train(tmp_path / "c", validate_every=2)
+
+
 def test_the_stage_is_told_how_far_the_run_is(tmp_path):
     stage = Regression()
     train(tmp_path, stage, steps=4)
