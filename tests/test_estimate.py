@@ -48,7 +48,7 @@ def test_parameters_and_flops_are_counted():
     forward = 2 * (4 * 4 + 4 * 4 + 4 * 2)  # a sample through two blocks and a head; a multiply-add is two
     backward = 2 * forward - 2 * 4 * 4  # by weights and by inputs, but for the first layer's inputs
     assert f"{forward + backward} FLOP per sample" in said["FLOPs"]
-    assert re.search(r"[\d.]+ images/s on 1 x cpu", said["speed"]) and "at the peak of a step" in said["memory"]
+    assert re.search(r"[\d.]+ images/s on 1 x .+ thread", said["speed"]) and "at the peak of a step" in said["memory"]
 
 
 def test_smaller_batches_late_in_the_run_count_as_what_they_are():
