@@ -491,7 +491,10 @@ def _is_lossless(kind: str | None, stream: BinaryIO) -> bool:
 
 def _deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray | None:
     """(H, W, C) uint16 of a 16-bit file that Pillow reduces to 8 bits, in RGB order; None for all others."""
-    if image.mode.startswith(("I", "F")) or _bits(image, stream) != 16:
+    if image.mode.startswith(("I", "F")) or (bits := _bits(image, stream)) <= 8:
+        return None
+    if bits != 16:
+        warnings.warn(f"{name}: has {bits} bits per channel, of which 8 are read; a 16-bit PNG keeps all", stacklevel=5)
         return None
 
     import cv2
@@ -518,17 +521,21 @@ _PPM_HEADER = re.compile(rb"P[36](?:(?:\s|#[^\n]*\n)+(\d+)){3}\s")  # the last g
 
 
 def _bits(image: Image.Image, stream: BinaryIO) -> int:
-    """Bits per channel in the file, as far as they matter: 16 or something else."""
+    """Bits per channel in the file; 8 for formats that have no more."""
     if image.format == "TIFF":
         return max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    if image.format == "HEIF":
+        return image.info.get("bit_depth", 8)
     stream.seek(0)
+    start = stream.read(65_536)
     if image.format == "PNG":
-        return stream.read(25)[24]
-    if image.format == "PPM":
-        header = _PPM_HEADER.match(stream.read(1000))
-        return 16 if header and header[1] == b"65535" else 8
-    if image.format == "JPEG2000" and len(size := stream.read().partition(b"\xff\x4f\xff\x51")[2]) > 38:
+        return start[24]
+    if image.format == "PPM" and (header := _PPM_HEADER.match(start)):  # other whites than 65535 are not 16 bits' own
+        return 16 if header[1] == b"65535" else min(int(header[1]).bit_length(), 15)
+    if image.format == "JPEG2000" and len(size := start.partition(b"\xff\x4f\xff\x51")[2]) > 38:
         return (size[38] & 0x7F) + 1
+    if image.format == "AVIF" and len(codec := start.partition(b"av1C")[2]) > 2:
+        return {0x40: 10, 0x60: 12}.get(codec[2] & 0x60, 8)
     return 8
 
 

@@ -364,6 +364,8 @@ def others() -> Iterator[Odd]:
     yield Odd("PPM: grey", pil(grey, "PPM"), grey)
     yield Odd("PPM: 1 bit", pil(black, "PPM"), truth)
     yield Odd("PPM: RGB, 16 bit", b"P6 # raw\n" + header + b"65535\n" + deep.astype(">u2").tobytes(), deep)
+    ten = (deep >> 6).astype(">u2").tobytes()
+    yield Odd("PPM: RGB, 10 bit", b"P6 " + header + b"1023\n" + ten, colour, 1)
     one = scene(1, np.uint16)
     yield Odd("PPM: grey, 16 bit", b"P5 " + header + b"65535\n" + one.astype(">u2").tobytes(), one)
     yield Odd("JPEG 2000: RGB", pil(colour, "JPEG2000"), colour)
@@ -376,15 +378,15 @@ def others() -> Iterator[Odd]:
     yield Odd("AVIF: Adobe RGB, EXIF, XMP, turned", pil(turned(colour, 6), "AVIF", quality=90, **meta), colour, 5)
     yield Odd("AVIF: cut off", pil(colour, "AVIF")[:-200], None)
     yield Odd("HEIC: RGB, EXIF, XMP", heic(colour), colour, 5)
+    yield Odd("HEIC: RGB, 10 bit", heic(deep), colour, 5)
 
 
 def heic(pixels: np.ndarray) -> bytes:
     import pillow_heif
 
-    stream = io.BytesIO()
-    source = image(pixels)
-    source.info.update(exif=exif().tobytes(), xmp=XMP)
-    pillow_heif.from_pillow(source).save(stream, quality=90)
+    stream, mode = io.BytesIO(), "RGB;16" if pixels.dtype == np.uint16 else "RGB"
+    source = pillow_heif.from_bytes(mode, (WIDTH, HEIGHT), pixels.tobytes())
+    source.save(stream, quality=90, exif=exif().tobytes(), xmp=XMP)
     return stream.getvalue()
 
 

@@ -697,6 +697,14 @@ def test_heic_needs_a_package_and_says_which(tmp_path, monkeypatch):
     assert output_format(picture) == "PNG" and not picture.lossless
 
 
+@pytest.mark.parametrize(("flags", "bits"), [(0x0C, 8), (0x4C, 10), (0x6C, 12)])
+def test_the_depth_of_an_avif_is_told(flags, bits):
+    """By the box that configures its codec; Pillow reads AVIF of any depth as 8 bits, and writes no other."""
+    image = Image.new("RGB", (1, 1))
+    image.format = "AVIF"
+    assert module._bits(image, io.BytesIO(b"\0\0\0\x1cftypavif\0\0\0\x0cav1C\x81\0" + bytes([flags]))) == bits
+
+
 def test_the_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert decode(encode(Picture(noise(10, 10, 3)), "PNG")).size == (10, 10)
