@@ -74,7 +74,7 @@ class Picture:
     path: Path | None = None
     lossless: bool = True  # whether the source's encoding was; a WebP is then written so too
     xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
-    jpeg: dict[str, Any] | None = field(default=None, repr=False)  # how a JPEG was compressed, as Pillow's save options
+    jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape
@@ -354,7 +354,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
             image.load()  # also what finds a truncated file, before OpenCV would half read it
             deep = _deep_pixels(image, stream, name)
             picture = _from_pil(image, name, deep)
-    return dataclasses.replace(picture, lossless=_is_lossless(picture.format, stream))
+            jpeg = JpegSource.of(image, stream) if at_least is None else None
+    return dataclasses.replace(picture, lossless=_is_lossless(picture.format, stream), jpeg=jpeg)
 
 
 def _open_header(stream: BinaryIO, name: str) -> Image.Image:
@@ -550,7 +551,7 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
     """Picture from a PIL image; `pixels` (H, W, C), not yet upright, replace its own where those are reduced."""
     image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
     exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
-    xmp, jpeg = _xmp_bytes(image.info.get("xmp"), name), _jpeg_options(image)
+    xmp = _xmp_bytes(image.info.get("xmp"), name)
     profile = image.info.get("icc_profile") or None
     _warn_of_gamma(image, name)
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
@@ -564,27 +565,80 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
         exif=_exif_bytes(exif, name),
         dpi=dpi,
         xmp=xmp,
-        jpeg=jpeg,
     )
 
 
-def _jpeg_options(image: Image.Image) -> dict[str, Any] | None:
-    """How a grey or colour JPEG was compressed, so that the result can be compressed in the same way: what was not
-    painted then comes out of the same quantisation nearly as it went in."""
-    if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
-        return None
-    tables = [image.quantization.get(table) for _, _, _, table in image.layer]  # of each component
-    if not tables or None in tables:
+@dataclass(frozen=True, eq=False)
+class JpegSource:
+    """How a JPEG was compressed, so that what stays of it comes out of the same quantisation nearly as it went in."""
+
+    data: bytes  # the file
+    size: tuple[int, int]  # upright
+    is_grey: bool
+    orientation: int
+    options: dict[str, Any]  # Pillow's, to compress in the same way once upright
+
+    @staticmethod
+    def of(image: Image.Image, stream: BinaryIO) -> JpegSource | None:
+        """That of a grey or colour JPEG, if Pillow can write its kind and its blocks stay where they are."""
+        if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
+            return None
+        sampling = 0 if image.mode == "L" else JpegImagePlugin.get_sampling(image)
+        orientation = image.getexif().get(0x0112, 1)
+        tables = _upright_tables(image, orientation)
+        if sampling not in (0, 1, 2) or tables is None or not _keeps_blocks(image.size, sampling, orientation):
+            return None
+        options = {"qtables": tables, "subsampling": sampling, "progressive": "progressive" in image.info}
+        options["keep_rgb"] = image.layer[0][0] == ord("R")  # components named R, G, B: not converted to YCbCr
+        stream.seek(0)
+        size = image.size[::-1] if orientation in _SIDEWAYS else image.size
+        return JpegSource(stream.read(), size, image.mode == "L", orientation, options)
+
+    def fits(self, picture: Picture) -> bool:
+        return picture.size == self.size and picture.is_grey == self.is_grey
+
+    def restored(self, picture: Picture) -> Image.Image:
+        """What to compress: the picture, with the file's own luma and chroma where it still has the file's colours.
+
+        Chroma at half size is interpolated for the eye when it is read, and would be blurred a little by every further
+        averaging. Repeated instead, its average is what the file holds.
+        """
+        image = picture.to_pil()
+        if self.is_grey or self.options["keep_rgb"] or self.options["subsampling"] == 1 or min(self.size) < 16:
+            return image
+        ycbcr = self._decoded("YCbCr")
+        if self.options["subsampling"] == 2:
+            ycbcr[..., 1:] = self._decoded("YCbCr", 2)[..., 1:]
+        changed = (picture.pixels != self._decoded("RGB")).any(axis=2)
+        ycbcr[changed] = np.asarray(image.convert("YCbCr"))[changed]
+        return Image.fromarray(ycbcr, "YCbCr")
+
+    def _decoded(self, mode: str, scale: int = 1) -> np.ndarray:
+        """(H, W, 3) uint8, upright. Decoded at half its size, and repeated, chroma at half size is as it is stored."""
+        with _open_header(io.BytesIO(self.data), "image") as image:
+            width, height = image.size
+            image.draft(mode, (width // scale, height // scale))
+            pixels = np.asarray(image) if scale == 1 else np.asarray(image).repeat(scale, axis=0).repeat(scale, axis=1)
+            return np.array(_upright(pixels[:height, :width], self.orientation))
+
+
+def _upright_tables(image: JpegImagePlugin.JpegImageFile, orientation: int) -> list[list[int]] | None:
+    """The quantisation tables of the components; in a picture turned by a right angle frequencies change places."""
+    order = [8 * (n % 8) + n // 8 if orientation in _SIDEWAYS else n for n in range(64)]
+    tables = [image.quantization[table] for _, _, _, table in image.layer if table in image.quantization]
+    if not tables or len(tables) < len(image.layer):
         return None
     while len(tables) > 1 and tables[-1] == tables[-2]:  # the last one serves all further components
         tables.pop()
-    sampling = JpegImagePlugin.get_sampling(image)
-    return {
-        "qtables": tables,
-        "subsampling": sampling if sampling in (0, 1, 2) else 0,  # a rare one: no subsampling rather than another
-        "keep_rgb": image.layer[0][0] == ord("R"),  # components named R, G, B: stored without a conversion to YCbCr
-        "progressive": "progressive" in image.info,
-    }
+    return [[table[n] for n in order] for table in tables]
+
+
+def _keeps_blocks(size: tuple[int, int], sampling: int, orientation: int) -> bool:
+    """Whether the blocks of a JPEG stay blocks when it is turned upright: they start at the top left corner."""
+    width, height = (16, 8) if sampling == 1 else (16, 16) if sampling == 2 else (8, 8)
+    if orientation in (2, 3, 7, 8) and size[0] % width or orientation in (3, 4, 6, 7) and size[1] % height:
+        return False
+    return not (sampling == 1 and orientation in _SIDEWAYS)  # 4:2:2 on its side is not a kind that Pillow writes
 
 
 def _warn_of_gamma(image: Image.Image, name: str) -> None:
@@ -879,9 +933,9 @@ def save(
 
     Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. WebP is
     lossless if the source was. JPEG, AVIF and other WebP lose a little in every pixel: at `quality` (1 to 100), without
-    subsampling; if it is None, a JPEG that came from a JPEG is compressed as that was, all else at 95. JPEG and BMP
-    hold no alpha: it is flattened onto white with a warning. The profile, EXIF and XMP are kept (BMP has none; colours
-    are converted to sRGB). docs/file-formats.md has what comes back of each kind of file.
+    subsampling. If it is None, a JPEG that was a JPEG of this size is compressed as it was, so that what did not change
+    changes least; all else at 95. JPEG and BMP hold no alpha: it is flattened onto white with a warning. The profile,
+    EXIF and XMP are kept (BMP has none; colours are converted to sRGB). docs/file-formats.md has the measured details.
     Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place is unwritable.
     """
     path, picture = Path(path), Picture.from_any(picture)
@@ -919,30 +973,31 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
         return _encode_png_16(picture)
     stream = io.BytesIO()
     try:
-        image = picture.to_pil()  # with its metadata in `info`, which not every writer reads
-        image.save(stream, format, **_pil_metadata(picture), **_compression(picture, format, quality))
+        image, options = _compression(picture, format, quality)
+        image.save(stream, format, **_pil_metadata(picture), **options)  # not every writer looks into `info`
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
     return stream.getvalue()
 
 
-def _compression(picture: Picture, format: str, quality: int | None) -> dict[str, Any]:
-    """Pillow's options for the pixels of a format."""
-    if format == "JPEG" and quality is None and picture.jpeg:
-        return picture.jpeg | {"optimize": True}
+def _compression(picture: Picture, format: str, quality: int | None) -> tuple[Image.Image, dict[str, Any]]:
+    """What Pillow is to compress, and how."""
+    source = picture.jpeg if format == "JPEG" and quality is None else None
+    if source is not None and source.fits(picture):
+        return source.restored(picture), source.options | {"optimize": True}
     quality = 95 if quality is None else quality
+    options: dict[str, Any] = {}
     if format == "JPEG":
-        return {"quality": quality, "subsampling": "4:4:4", "optimize": True}
-    if format == "WEBP":
-        return {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
-    if format == "AVIF":  # at Pillow's own speed of 6, twelve megapixels take more than a minute
-        return {"quality": quality, "subsampling": "4:4:4", "speed": 8}
-    if format == "PNG" and picture.xmp:
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt(_PNG_XMP, picture.xmp.decode("utf-8"))
-        return {"pnginfo": text}
-    return {}
+        options = {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+    elif format == "WEBP":
+        options = {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
+    elif format == "AVIF":  # at Pillow's own speed of 6, twelve megapixels take more than a minute
+        options = {"quality": quality, "subsampling": "4:4:4", "speed": 8}
+    elif format == "PNG" and picture.xmp:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt(_PNG_XMP, picture.xmp.decode("utf-8"))
+    return picture.to_pil(), options
 
 
 def _fit_to_format(picture: Picture, format: str) -> Picture:

@@ -85,7 +85,7 @@ def read(data: bytes) -> Picture | None:
     return picture
 
 
-@bounded(1500)
+@bounded(1000)
 @given(damaged())
 def test_damaged_files(data):
     read(data)
