@@ -83,7 +83,9 @@ def test_a_node_is_what_comfyui_expects(name):
     for kind, *options in inputs.values():
         assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", comfyui.PIPE)
         assert len(options) <= 1 and json.dumps(options)
-        if kind in ("STRING", "INT", "FLOAT"):
+        if isinstance(kind, list):
+            assert options[0].get("default", kind[0]) in kind
+        elif kind in ("STRING", "INT", "FLOAT"):
             assert ("default" in options[0]) != options[0].get("forceInput", False)
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
@@ -310,6 +312,18 @@ def test_a_sixth_task_gives_a_sixth_node(sixth, pipe):
     assert node.INPUT_TYPES()["optional"]["weight"][1]["forceInput"]
     with pytest.raises(ValueError, match="angle 45, weight None"):
         node().edit(pipe, photograph(), seed=0, steps=0, guidance=0.0, angle=45)
+
+
+def test_choices_are_a_list(sixth, pipe):
+    nodes, _ = sixth(
+        'Input("angle", "int", "degrees", default=90, choices=(90, 180)), '
+        'Input("weight", "text", "how much", choices=("light", "heavy"))'
+    )
+    required = nodes["PhotofoundMirrorLeft"].INPUT_TYPES()["required"]
+    assert required["angle"] == ([90, 180], {"tooltip": "degrees", "default": 90})
+    assert required["weight"][0] == ["", "light", "heavy"] and required["weight"][1]["default"] == ""
+    with pytest.raises(ValueError, match="angle 180, weight None"):
+        nodes["PhotofoundMirrorLeft"]().edit(pipe, photograph(), seed=0, steps=0, guidance=0, angle=180, weight="")
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,7 @@ class TaskNode:
         required: dict[str, Any] = {"pipe": (PIPE,), "image": ("IMAGE",)}
         optional: dict[str, Any] = {}
         for each in _inputs(cls.task):
-            may_be_empty = each.default is None and not each.required and each.kind not in (*FORMATS, "text")
-            (optional if may_be_empty else required)[each.name] = _socket(each)
+            (required if each.required or _is_widget(each) else optional)[each.name] = _declared(each)
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
         steps = {"default": 0, "min": 0, "max": 1000, "tooltip": "sampling steps; 0 = the model's own number"}
         guidance = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
@@ -125,25 +124,34 @@ def _inputs(task: Task) -> list[Input]:
     return [each for each in task.inputs if each.name != "image"]
 
 
-def _socket(each: Input) -> tuple[str, dict[str, Any]]:
-    """An input as ComfyUI declares it: its type, and the options of its widget."""
-    tooltip = {"tooltip": f"{each.help} ({FORMATS[each.kind]})" if each.kind in FORMATS else each.help}
+def _is_widget(each: Input) -> bool:
+    """Whether a person sets it on the node itself. Otherwise it is a socket, left out while nothing is connected: a
+    number without a default, too, since a widget always has a value."""
+    return bool(each.choices) or each.kind in ("text", *FORMATS) or (each.kind == "int" and each.default is not None)
+
+
+def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
+    """An input as ComfyUI declares it: its type, or its choices, and its options."""
+    options: dict[str, Any] = {"tooltip": f"{each.help} ({FORMATS[each.kind]})" if each.kind in FORMATS else each.help}
+    if _is_widget(each) and not (each.choices and each.required):
+        options["default"] = "" if each.default is None else each.default
+    if each.choices:
+        return [""] * (each.default is None and not each.required) + list(each.choices), options
     if each.kind in ("image", "mask"):
-        return each.kind.upper(), tooltip
+        return each.kind.upper(), options
+    if each.kind == "int":
+        return "INT", {"min": -LARGEST, "max": LARGEST, "forceInput": not _is_widget(each), **options}
     if each.kind == "text":
-        return "STRING", {"default": each.default or "", "multiline": True, **tooltip}
+        return "STRING", {"multiline": True, **options}
     if each.kind in FORMATS:
-        return "STRING", {"default": "" if each.default is None else str(each.default), **tooltip}
-    if each.kind == "int":  # a widget always has a value: without a default it is a socket, left out while empty
-        value = {"forceInput": True} if each.default is None else {"default": each.default}
-        return "INT", {"min": -LARGEST, "max": LARGEST, **value, **tooltip}
+        return "STRING", {**options, "default": str(options["default"])}
     kinds = ", ".join(("image", "mask", "text", "int", *FORMATS))
     raise ValueError(f"input {each.name!r} has kind {each.kind!r}, which has no widget; use one of {kinds}")
 
 
 def _value(each: Input, value: Any, i: int, batch: int) -> Any:
     """An input for picture ``i`` as the pipeline takes it; None = left out."""
-    if each.kind in FORMATS and isinstance(value, str):
+    if isinstance(value, str) and (each.kind != "text" or each.choices):
         return value.strip() or None
     if not isinstance(value, Tensor):
         return value
