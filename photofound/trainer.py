@@ -285,7 +285,9 @@ class Trainer:
         path = self.run_dir / "metrics.jsonl"
         if self.main and path.is_file():
             lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            path.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))
+            partial = path.with_suffix(".partial")  # a kill between emptying and writing would take the history with it
+            partial.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))
+            partial.replace(path)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.mark = time.perf_counter()
 

@@ -632,6 +632,29 @@ def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder,
     assert torch.isfinite(stage.loss(batch)[0])
 
 
+def test_sheets_are_of_the_same_inputs_and_noise(stage):
+    with torch.no_grad():
+        first = stage.sample()
+        stage.batch(torch.Generator().manual_seed(3), 4, 0.0)
+        torch.rand(7)
+        assert np.array_equal(first, stage.sample())
+
+
+def test_checkpointed_activations_are_computed_again(tiny_folder, shards, tmp_path):
+    from photofound.trainer import Trainer
+
+    calls = {}
+    for checkpointed in (False, True):
+        arguments = overrides(tiny_folder, shards, "--train.device=cpu", "--train.trackers=[]")
+        settings = config.load(Config, None, [*arguments, f"--train.checkpoint_activations={checkpointed}".lower()])
+        stage, seen = PretrainStage(settings, World()), []
+        for block in stage.blocks:
+            block.attention.img_qkv_proj.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        Trainer(settings.train, stage, tmp_path / str(checkpointed)).advance(0.0)
+        calls[checkpointed] = len(seen)
+    assert calls[False] == len(stage.blocks) and calls[True] == 2 * calls[False]
+
+
 def test_held_out_photographs_are_measured_alike_every_time(tiny_folder, shards):
     settings = config.load(
         Config,

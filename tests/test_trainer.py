@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,21 @@ def test_every_step_is_a_line_of_numbers(tmp_path):
     rates = [row["lr"] / TOY.lr for row in rows]
     assert rates == pytest.approx([0.5, 1, 1, 1, 1, 0.9375, 0.625, 0.3125])  # warm-up, plateau, fall over the last 40 %
     assert all(a["minutes"] < b["minutes"] for a, b in zip(rows, rows[1:], strict=False))
+
+
+def test_the_bar_says_how_fast_it_goes(tmp_path, monkeypatch):
+    import tqdm
+
+    said = []
+
+    class Bar(tqdm.tqdm):
+        def set_postfix_str(self, text, refresh=True):
+            said.append(text)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    train(tmp_path, steps=3)
+    assert [text.split("  ")[0] for text in said] == ["step 1", "step 2", "step 3"]
+    assert all(re.fullmatch(r"step \d+  loss [\d.e+-]+  [\d.e+]+ images/s", text) for text in said)
 
 
 def test_images_per_second_counts_what_was_drawn(tmp_path, clock):
