@@ -28,7 +28,7 @@ def load(source: str | None) -> Any | None:
 
     Raises FileNotFoundError when it is not to be had, ValueError when it is no autoencoder.
     """
-    source = _resolved(source)
+    source = resolved(source)
     if source is None:
         return None
     from diffusers import AutoModel
@@ -56,7 +56,7 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
 
     Raises ValueError where neither says.
     """
-    source = _resolved(source)
+    source = resolved(source)
     if source is None:
         return None
     config = Path(source) / "config.json"
@@ -71,7 +71,7 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
     return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
 
 
-def _resolved(source: str | None) -> str | None:
+def resolved(source: str | None) -> str | None:
     """What the two words stand for, wherever the package is installed; anything else as it is."""
     return {"none": None, "embedded": str(EMBEDDED / "vae")}.get(source or "none", source)
 

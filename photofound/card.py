@@ -31,6 +31,7 @@ from photofound import config, record
 from photofound.record import Training
 
 CARD, ABOUT, EVALUATION = "README.md", "about.yaml", "evaluation.json"
+FILES = (CARD, ABOUT, EVALUATION, record.MODEL)  # all that a card is and is made of, but for pictures
 
 # --------------------------------------------------------------------------------------------------------- what is told
 
@@ -165,6 +166,8 @@ def read_about(folder: Path) -> About:
     path = folder / ABOUT
     about = config.load(About, path if path.is_file() else None)
     for limit in about.limits:
+        if limit.picture and Path(limit.picture).name != limit.picture:
+            raise ValueError(f"card: {path} names {limit.picture}, which is a path; put the picture beside it")
         if limit.picture and not (folder / limit.picture).is_file():
             raise ValueError(f"card: {path} names {limit.picture}, which is not beside it; add the picture")
     return about
@@ -199,10 +202,9 @@ def carry(source: Path, folder: Path) -> bool:
     if not (source / CARD).is_file():
         return False
     about = read_about(source)
-    named = [CARD, ABOUT, EVALUATION, record.MODEL, *(limit.picture for limit in about.limits if limit.picture)]
+    named = [*FILES, *(limit.picture for limit in about.limits if limit.picture)]
     for name in named:
         if (source / name).is_file() and source.resolve() != folder.resolve():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
     return True
 
@@ -517,8 +519,9 @@ def behind(evaluation: Mapping[str, Any] | None) -> list[str]:
                 continue
             other = next(e for e in methods if e["figures"].get(name, {}).get("value") == best)
             title = metrics[name].get("title", name)
-            values = [_figure(each, name, metrics, None) for each in (ours, other)]
-            said.append(f"{protocol}: {title} {values[0]}, where {other['method']} has {values[1]}.")
+            mine, theirs = (_figure(each, name, metrics, None) for each in (ours, other))
+            if mine != theirs:  # as they are shown
+                said.append(f"{protocol}: {title} {mine}, where {other['method']} has {theirs}.")
     return said
 
 

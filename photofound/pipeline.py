@@ -10,6 +10,7 @@ import math
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -213,11 +214,15 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
         if not Path(source).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-            source = cls.download(str(source), use_safetensors=True, **hub)
+            name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
+            _download_card(name, hub)
         check_folder(Path(source))
         if teacher:
             kwargs |= _teacher(Path(source), kwargs["dtype"])
-        return super().from_pretrained(str(source), use_safetensors=True, **kwargs)
+        pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
+        if {"transformer", "vae", "text_encoder"} & set(kwargs):  # not the folder's, so its card is not theirs
+            pipeline.register_to_config(_name_or_path=None)
+        return pipeline
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
@@ -609,6 +614,15 @@ _CONVERTERS: dict[str, Callable[[Picture], Any]] = {
 }
 
 _TRUSTED = ("diffusers", "transformers", "photofound")
+
+
+def _download_card(name: str, hub: dict[str, Any]) -> None:
+    """Fetch the model's card to where its weights were downloaded, so that saving carries it along; or do without."""
+    from huggingface_hub import snapshot_download
+
+    options = {key: hub[key] for key in ("cache_dir", "local_files_only", "token", "revision") if key in hub}
+    with suppress(OSError, ValueError):  # not there, or not reachable: nobody loads a model for its card
+        snapshot_download(name, allow_patterns=[*card.FILES, "*.jpg", "*.png"], **options)
 
 
 def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:

@@ -140,6 +140,9 @@ def test_words_of_ones_own_take_the_place_of_general_ones(model):
     text = card.write(model, []).read_text()
     assert "# mine\n\nA test." in text and "- Hands are odd.\n\n  ![hands.png](hands.png)" in text
     assert "Nobody has written" not in text and "**People.** None seen." in text
+    (model / card.ABOUT).write_text("limits: [{text: x, picture: ../../secret.png}]")
+    with pytest.raises(ValueError, match="which is a path; put the picture beside it"):
+        card.write(model, [])
     (model / card.ABOUT).write_text("{licens: mit}")
     with pytest.raises(ValueError, match="unknown key 'licens'; did you mean 'licence'"):
         card.write(model, [])
@@ -229,10 +232,27 @@ def test_other_weights_do_not_get_that_card(model, tmp_path):
     EditPipeline.from_pipe(pipe, transformer=pipe.transformer).save_pretrained(tmp_path / "replaced")
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules="all-linear"))
     EditPipeline.from_pipe(pipe).save_pretrained(tmp_path / "adapted")
-    for name in ("replaced", "adapted"):
+    load_with = {"torch_dtype": torch.float32, "transformer": pipe.transformer}
+    EditPipeline.from_pretrained(model, **load_with).save_pretrained(tmp_path / "given")
+    for name in ("replaced", "adapted", "given"):
         text = (tmp_path / name / "README.md").read_text()
         assert "nothing is known here of how these weights were made" in text
         assert not (tmp_path / name / record.MODEL).exists()
+
+
+def test_the_card_of_a_model_of_the_hub_is_fetched_with_it(model, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fetch(name, allow_patterns, **options):
+        assert (name, options) == ("me/mine", {"revision": "v1"}) and "README.md" in allow_patterns
+        card.write(model, [VAE])
+
+    monkeypatch.setattr(EditPipeline, "download", lambda name, **options: str(model))
+    load("me/mine").save_pretrained(tmp_path / "offline")  # no card to be had, and no error
+    assert "nothing is known here" in (tmp_path / "offline" / "README.md").read_text()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    EditPipeline.from_pretrained("me/mine", revision="v1", torch_dtype=torch.float32).save_pretrained(tmp_path / "copy")
+    assert "| autoencoder | vae |" in (tmp_path / "copy" / "README.md").read_text()
 
 
 def test_pushing_uploads_the_card(model, monkeypatch):

@@ -183,6 +183,9 @@ def test_the_record_chains_the_models_that_a_run_started_from(tiny_folder, shard
     assert going_on["data"] == PhotoStore.open(str(shards), (72,)).origins()
     anew = [a for a in arguments if "start" not in a] + [f"--model.vae={folder / 'vae'}", "--model.text_width=192"]
     assert PretrainStage(config.load(Config, None, anew), World()).record()["parents"] == [vae]
+    anew[-2] = "--model.vae=embedded"
+    parents = PretrainStage(config.load(Config, None, anew), World()).record()["parents"]
+    assert parents and all(made.parts == ("vae",) for made in parents)
     stream = PretrainStage(streamed(tiny_folder, shards), World()).record()
     assert stream["data"] == [record.Origin(Path(shards).name)]  # counted by nobody, and it says so
 

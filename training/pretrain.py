@@ -634,7 +634,7 @@ class PretrainStage:
     def record(self) -> dict[str, Any]:
         """What the model's card says of the data and of the models that this one started from."""
         model, files = self.config.model, self.config.data
-        starts = (model.start,) if model.start else (model.vae, model.text_encoder)
+        starts = (model.start,) if model.start else (autoencoder.resolved(model.vae), model.text_encoder)
         folders = [source.path for source in files.sources] or [files.folder] * (not files.drawn)
         found = {folder: record.prepared(folder) for folder in folders}
         streamed = [each for path, (known, _) in found.items() for each in known or (Origin(record.placeless(path)),)]
