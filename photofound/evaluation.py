@@ -86,11 +86,11 @@ def _against_truth(problem: Problem, made: np.ndarray, truth: np.ndarray, judges
 JUST_NOTICEABLE = 2.3  # in CIE L*a*b*
 
 
-def followed(problem: Problem, before: np.ndarray, after: np.ndarray) -> float:
-    """1 if the background came visibly nearer to the colour that the prompt names, else 0."""
+def follow(problem: Problem, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How much nearer the background came to the colour that the prompt names, and whether that can be seen, 1 or 0."""
     assert problem.hole is not None and problem.colour is not None
     shift = metrics.colour_shift(before / 255, after / 255, problem.hole, np.array(problem.colour))
-    return float(shift > JUST_NOTICEABLE)
+    return {"followed": float(shift > JUST_NOTICEABLE), "shift": shift}
 
 
 @torch.no_grad()
@@ -157,8 +157,14 @@ class Strip:
 
 @dataclass
 class Evaluation:
-    """All that a run found. ``features``: (protocol, method) -> one vector per result, beside those of the truths."""
+    """All that a run found.
 
+    Attributes:
+        models: the methods that draw.
+        features: (protocol, method) -> picture, and the vectors of its result and its truth.
+    """
+
+    models: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
     features: dict[tuple[str, str], list[tuple[str, np.ndarray, np.ndarray]]] = field(default_factory=dict)
@@ -179,7 +185,7 @@ def evaluate(
         strips: of how many problems per protocol the pictures are kept.
         progress: is told what is being done.
     """
-    judges, found = judges or Judges(), Evaluation()
+    judges, found = judges or Judges(), Evaluation([method.name for method in methods if method.draws])
     shown: dict[str, int] = {}
     warm: set[tuple[str, str]] = set()
     for problem in problems:
@@ -191,9 +197,11 @@ def evaluate(
                 method.edit(problem, 0)  # what happens only once is not timed
                 warm.add((method.name, problem.task))
             for seed in range(seeds if method.draws else 1):
-                result, values = _ask(method, problem, seed, judges)
+                result, before, values = _ask(method, problem, seed, judges)
                 found.rows.append(Row(problem.protocol, method.name, problem.name, seed, values))
-                if seed == 0:
+                if seed == 0 and before is not None:
+                    strip.shown[f"{method.name}, {problem.contrast}"] = before
+                if seed == 0 and method is not CLASSICS["untouched"]:
                     strip.shown[method.name] = result
                 if truth is not None and judges.features is not None:
                     pair = (problem.name, _embed(judges.features, result), truth)
@@ -211,17 +219,20 @@ def _can(method: Method, problem: Problem) -> bool:
     return problem.task in method.tasks and not (method is CLASSICS["untouched"] and problem.contrast)
 
 
-def _ask(method: Method, problem: Problem, seed: int, judges: Judges) -> tuple[np.ndarray, dict[str, float]]:
-    """A method's result and what is measured of it."""
+def _ask(
+    method: Method, problem: Problem, seed: int, judges: Judges
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, float]]:
+    """A method's result, that of the problem's other prompt if it has one, and what is measured."""
     with cost(method.device()) as spent:
         result = method.edit(problem, seed)
     wanted = (problem.given if problem.truth is None else problem.truth).shape
     if result.shape != wanted:
         raise ValueError(f"{method.name} returned {result.shape} for {problem.name}, not {wanted}; leave it out")
     values = measure(problem, result, judges) | spent
-    if problem.contrast:
-        values["followed"] = followed(problem, method.edit(replace(problem, prompt=problem.contrast), seed), result)
-    return result, values
+    if not problem.contrast:
+        return result, None, values
+    before = method.edit(replace(problem, prompt=problem.contrast), seed)
+    return result, before, values | follow(problem, before, result)
 
 
 def _embed(net: FeatureNet, picture: np.ndarray) -> np.ndarray:
@@ -252,6 +263,7 @@ METRICS = {
     "cmmd": Metric("CMMD", ".2f", -1, "Gaussian kernel distance of the same features, times 1,000"),
     "clip_score": Metric("CLIP score", ".1f", 1, "100 x cosine of prompt and picture"),
     "followed": Metric("colour followed", ".0%", 1, "share of swaps that bring the background visibly nearer"),
+    "shift": Metric("colour shift", "+.1f", 1, "how much nearer the background comes, in CIE L*a*b*"),
     "growth": Metric("object growth", ".2%", -1, "area that the object gained, as a share of its own"),
     "seam": Metric("seam", "+.4f", 0, "step across the hole's border less that in the original's same place"),
     "altered": Metric("kept pixels altered", ".2%", -1, "share of the pixels outside the hole that changed at all"),
@@ -298,15 +310,65 @@ def summarise(found: Evaluation) -> list[Summary]:
     return summaries
 
 
-def _figure(name: str, rows: Sequence[Row]) -> Figure:
+def _by_picture(name: str, rows: Iterable[Row]) -> dict[str, list[float]]:
+    """picture -> a metric's values over the seeds."""
     pictures: dict[str, list[float]] = {}
     for row in rows:
-        pictures.setdefault(row.picture, []).append(row.values[name])
+        if name in row.values:
+            pictures.setdefault(row.picture, []).append(row.values[name])
+    return pictures
+
+
+def _figure(name: str, rows: Sequence[Row]) -> Figure:
+    pictures = _by_picture(name, rows)
     several = max(len(values) for values in pictures.values()) > 1
     with np.errstate(invalid="ignore"):  # a perfect picture has infinite PSNR, and a mean, but no interval
         means = np.array([np.mean(values) for values in pictures.values()])
         between = float(np.mean([np.std(values, ddof=1) for values in pictures.values()])) if several else None
         return Figure(float(means.mean()), *metrics.bootstrap(means), between)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model less a rival, picture by picture: far surer than two intervals side by side, since what is hard about a
+    picture is so for both. ``better``: on so many of the ``pictures`` the model is strictly better."""
+
+    protocol: str
+    method: str
+    rival: str
+    metric: str
+    figure: Figure
+    better: int
+    pictures: int
+
+
+COMPARED = ("perceptual", "psnr", "y_psnr", "hole_psnr", "ssim", "growth", "clip_score")
+
+
+def differences(found: Evaluation) -> list[Difference]:
+    """Every model against every other method, by every metric of ``COMPARED`` that both have."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in found.rows:
+        grouped.setdefault((row.protocol, row.method), []).append(row)
+    made = []
+    for protocol, method in grouped:
+        rivals = [other for other in grouped if other[0] == protocol and other[1] != method]
+        for _, rival in rivals if method in found.models else []:
+            for metric in COMPARED:
+                mine, theirs = (_by_picture(metric, grouped[protocol, name]) for name in (method, rival))
+                if mine.keys() & theirs.keys():
+                    made.append(_difference(protocol, method, rival, metric, mine, theirs))
+    return made
+
+
+def _difference(
+    protocol: str, method: str, rival: str, metric: str, mine: dict[str, list[float]], theirs: dict[str, list[float]]
+) -> Difference:
+    with np.errstate(invalid="ignore"):
+        steps = np.array([np.mean(mine[name]) - np.mean(theirs[name]) for name in mine if name in theirs])
+        figure = Figure(float(steps.mean()), *metrics.bootstrap(steps))
+    better = int((steps * (METRICS[metric].better or 0) > 0).sum())
+    return Difference(protocol, method, rival, metric, figure, better, len(steps))
 
 
 _SET_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

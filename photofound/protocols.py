@@ -319,14 +319,22 @@ Maker = Callable[[Photo, int, "Photo | None"], dict[str, Any]]  # photograph, se
 
 @dataclass(frozen=True)
 class Protocol:
-    """``role``: which photographs it is for. ``make`` turns one of them into a problem. ``pastes``: it needs a product,
-    too. ``repeat``: so many problems, going round the photographs."""
+    """What is asked of which photographs.
+
+    Attributes:
+        role: which photographs it is for.
+        make: turns one of them into a problem.
+        pastes: whether it needs a product, too.
+        enlarges: whether results are larger than what is given.
+        repeat: so many problems, going round the photographs; None: one per photograph.
+    """
 
     title: str
     about: str
     role: str
     make: Maker
     pastes: bool = False
+    enlarges: bool = False
     repeat: int | None = None
 
 
@@ -428,13 +436,21 @@ PROTOCOLS = {
         _erase,
         pastes=True,
     ),
-    "x2": Protocol("upscale x2", "enlarged from a bicubic reduction", "photo", _enlarge(2, _bicubic)),
-    "x4": Protocol("upscale x4", "enlarged from a bicubic reduction", "photo", _enlarge(4, _bicubic)),
+    "x2": Protocol("upscale x2", "enlarged from a bicubic reduction", "photo", _enlarge(2, _bicubic), enlarges=True),
+    "x4": Protocol("upscale x4", "enlarged from a bicubic reduction", "photo", _enlarge(4, _bicubic), enlarges=True),
     "x2-real": Protocol(
-        "upscale x2, real degradations", "enlarged from a blurred, noised JPEG", "photo", _enlarge(2, degraded)
+        "upscale x2, real degradations",
+        "enlarged from a blurred, noised JPEG",
+        "photo",
+        _enlarge(2, degraded),
+        enlarges=True,
     ),
     "x4-real": Protocol(
-        "upscale x4, real degradations", "enlarged from a blurred, noised JPEG", "photo", _enlarge(4, degraded)
+        "upscale x4, real degradations",
+        "enlarged from a blurred, noised JPEG",
+        "photo",
+        _enlarge(4, degraded),
+        enlarges=True,
     ),
     "outpaint-product": Protocol(
         "outpaint a product", "a new background, 'on a wooden table'; the truth is unknown", "product", _outpaint

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from photofound.evaluation import METRICS, Evaluation, Figure, Strip, Summary, summarise
+from photofound.evaluation import METRICS, Difference, Evaluation, Figure, Strip, Summary, differences, summarise
 from photofound.methods import CLASSICS
 from photofound.protocols import PROTOCOLS
 
@@ -29,18 +29,20 @@ def write(folder: Path, found: Evaluation, about: dict[str, Any]) -> list[Summar
     summaries = summarise(found)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(as_json(found, summaries, about))
-    (folder / "report.md").write_text(as_markdown(summaries, about))
-    (folder / "report.html").write_text(as_html(summaries, found.strips, about))
+    compared = differences(found)
+    (folder / "report.md").write_text(as_markdown(summaries, compared, about))
+    (folder / "report.html").write_text(as_html(summaries, compared, found.strips, about))
     return summaries
 
 
 def as_json(found: Evaluation, summaries: Sequence[Summary], about: dict[str, Any]) -> str:
-    """``{"about", "metrics", "summary", "rows"}``; figures that are not finite are null."""
+    """``{"about", "metrics", "summary", "differences", "rows"}``; figures that are not finite are null."""
     metrics = {
         name: {"title": each.title, "style": each.style, "better": each.better, "about": each.about}
         for name, each in METRICS.items()
     }
     tree = {"about": about, "metrics": metrics, "summary": [asdict(each) for each in summaries]}
+    tree["differences"] = [asdict(each) for each in differences(found)]
     return json.dumps(_finite(tree | {"rows": [asdict(row) for row in found.rows]}), indent=1)
 
 
@@ -79,8 +81,9 @@ def best(methods: Sequence[Summary], name: str) -> float | None:
 # ------------------------------------------------------------------------------------------------------------- Markdown
 
 
-def as_markdown(summaries: Sequence[Summary], about: dict[str, Any]) -> str:
-    """A table per protocol, the best figure of a column in bold, 95 % intervals in brackets."""
+def as_markdown(summaries: Sequence[Summary], compared: Sequence[Difference], about: dict[str, Any]) -> str:
+    """A table per protocol, the best figure of a column in bold, 95 % intervals in brackets, and models against the
+    rest picture by picture."""
     lines = ["# Evaluation", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
     for protocol, methods in by_protocol(summaries).items():
         names = columns(methods)
@@ -92,13 +95,28 @@ def as_markdown(summaries: Sequence[Summary], about: dict[str, Any]) -> str:
         for each in methods:
             cells = [_markdown_cell(each.figures.get(name), name, best(methods, name)) for name in names]
             lines.append(f"| {each.method} | " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += ["", *(f"- {line}" for line in _against(protocol, compared)), ""]
     return "\n".join([*lines, *_legend(summaries), ""])
 
 
 def _sentence(protocol: str, methods: Sequence[Summary]) -> str:
     about, pictures = PROTOCOLS[protocol].about, methods[0].pictures
-    return f"{about[0].upper()}{about[1:]}. {pictures} {'problem' if pictures == 1 else 'problems'}."
+    stop = "" if about.endswith("?") else "."
+    return f"{about[0].upper()}{about[1:]}{stop} {pictures} {'problem' if pictures == 1 else 'problems'}."
+
+
+def _against(protocol: str, compared: Sequence[Difference]) -> list[str]:
+    """Models against the rest, by the first metric that there is."""
+    here = [each for each in compared if each.protocol == protocol]
+    lines = []
+    for each in (each for each in here if each.metric == here[0].metric):
+        low, value, high = (format(v, "+" + METRICS[each.metric].style.lstrip("+")) for v in
+                            (each.figure.low, each.figure.value, each.figure.high))  # fmt: skip
+        lines.append(
+            f"{each.method} against {each.rival}: {METRICS[each.metric].title} {value} [{low}, {high}], "
+            f"better on {each.better} of {each.pictures}"
+        )
+    return lines
 
 
 def _legend(summaries: Sequence[Summary]) -> list[str]:
@@ -157,7 +175,9 @@ td small { color: var(--soft); display: block; font-size: .75rem; }
 td.best { color: var(--mark); font-weight: 600; } td.best small { font-weight: 400; }
 svg { display: block; margin: .15rem 0 0 auto; fill: currentColor; stroke-linecap: round; }
 line { stroke: var(--bar); stroke-width: 3; }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(150px, 1fr); gap: .6rem; overflow-x: auto;
+ul { margin: .9rem 0 0; padding: 0; list-style: none; color: var(--soft); font-size: .85rem; }
+ul:empty { display: none; }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(150px, 280px); gap: .6rem; overflow-x: auto;
          margin-top: 1.1rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; color: var(--soft); margin-bottom: .25rem; white-space: nowrap;
          overflow: hidden; text-overflow: ellipsis; }
@@ -166,12 +186,14 @@ h3 { font-size: .85rem; font-weight: 500; color: var(--soft); margin: 1.25rem 0 
 """
 
 
-def as_html(summaries: Sequence[Summary], strips: Sequence[Strip], about: dict[str, Any]) -> str:
+def as_html(
+    summaries: Sequence[Summary], compared: Sequence[Difference], strips: Sequence[Strip], about: dict[str, Any]
+) -> str:
     """One page that needs nothing beside it: tables with intervals drawn, and the pictures as small JPEGs."""
     grouped = by_protocol(summaries)
     links = "".join(f'<a href="#{name}">{_text(PROTOCOLS[name].title)}</a>' for name in grouped)
     facts = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in about.items())
-    sections = "".join(_section(name, methods, strips) for name, methods in grouped.items())
+    sections = "".join(_section(name, methods, _against(name, compared), strips) for name, methods in grouped.items())
     legend = "".join(
         f"<dt>{_text(METRICS[n].title)}</dt><dd>{_text(METRICS[n].about)}</dd>" for n in columns(summaries)
     )
@@ -186,18 +208,20 @@ def as_html(summaries: Sequence[Summary], strips: Sequence[Strip], about: dict[s
     )
 
 
-def _section(protocol: str, methods: Sequence[Summary], strips: Sequence[Strip]) -> str:
+def _section(protocol: str, methods: Sequence[Summary], against: Sequence[str], strips: Sequence[Strip]) -> str:
     names = columns(methods)
     head = "".join(f"<th>{_text(METRICS[name].title)}</th>" for name in names)
     body = "".join(
         f"<tr><td>{_text(each.method)}</td>" + "".join(_cell(each, name, methods) for name in names) + "</tr>"
         for each in methods
     )
+    lines = "".join(f"<li>{_text(line)}</li>" for line in against)
     shown = "".join(_strip(strip) for strip in strips if strip.protocol == protocol)
     return (
         f'<section id="{protocol}"><h2>{_text(PROTOCOLS[protocol].title)}</h2>'
         f"<p>{_text(_sentence(protocol, methods))}</p>"
-        f'<div class="scroll"><table><tr><th>method</th>{head}</tr>{body}</table></div>{shown}</section>'
+        f'<div class="scroll"><table><tr><th>method</th>{head}</tr>{body}</table></div>'
+        f"<ul>{lines}</ul>{shown}</section>"
     )
 
 
@@ -224,21 +248,32 @@ def _interval(figure: Figure, name: str, methods: Sequence[Summary], width: int 
 
 def _strip(strip: Strip) -> str:
     title = strip.picture + (f": “{strip.prompt}”" if strip.prompt else "")
-    largest = max(picture.shape[0] for picture in strip.shown.values())
+    shown = _details(strip.shown) if PROTOCOLS[strip.protocol].enlarges else strip.shown
     figures = "".join(
         f'<figure><figcaption title="{_text(name)}">{_text(name)}</figcaption>'
-        f'<img loading="lazy" alt="{_text(name)}" src="{data_uri(picture, largest / picture.shape[0])}"></figure>'
-        for name, picture in strip.shown.items()
+        f'<img loading="lazy" alt="{_text(name)}" src="{data_uri(picture)}"></figure>'
+        for name, picture in shown.items()
     )
     return f'<h3>{_text(title)}</h3><div class="strip">{figures}</div>'
 
 
-def data_uri(picture: np.ndarray, scale: float = 1, side: int = 384) -> str:
-    """A small JPEG of (H, W, 3) uint8 as text, ``scale`` times as large with its pixels as squares, at most ``side``
-    pixels long."""
+def _details(shown: dict[str, np.ndarray], side: int = 192) -> dict[str, np.ndarray]:
+    """The middle of every picture, (side, side) pixels of the largest, each pixel as the square that it stands for."""
+    height, width = max(picture.shape[:2] for picture in shown.values())
+    details = {}
+    for name, picture in shown.items():
+        scale = height / picture.shape[0]
+        part = [max(1, round(min(side, length) / scale)) for length in (height, width)]
+        top, left = (picture.shape[0] - part[0]) // 2, (picture.shape[1] - part[1]) // 2
+        middle = Image.fromarray(np.ascontiguousarray(picture[top : top + part[0], left : left + part[1]]))
+        size = (2 * min(side, width), 2 * min(side, height))
+        details[name] = np.asarray(middle.resize(size, Image.Resampling.NEAREST))
+    return details
+
+
+def data_uri(picture: np.ndarray, side: int = 384) -> str:
+    """A small JPEG of (H, W, 3) uint8 as text, at most ``side`` pixels long."""
     made = Image.fromarray(picture)
-    if scale > 1:
-        made = made.resize((round(made.width * scale), round(made.height * scale)), Image.Resampling.NEAREST)
     made.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     made.save(stream, "JPEG", quality=84, optimize=True)

@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line(photos, tmp_path, capsys, options, line):
     assert run(photos, "-o", str(tmp_path / "out"), *options) == 2
     said = capsys.readouterr().err
     assert line in said and said.startswith("photofound: ") and said.count("\n") == 1, said
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 def test_a_report_is_not_overwritten_by_accident(photos, tmp_path, capsys):

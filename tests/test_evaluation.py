@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from photofound import evaluation, metrics
-from photofound.evaluation import METRICS, Evaluation, Judges, Row, evaluate, measure, summarise
+from photofound.evaluation import METRICS, Evaluation, Judges, Row, differences, evaluate, measure, summarise
 from photofound.features import FeatureNet
 from photofound.masks import extent
 from photofound.methods import CLASSICS, Method
@@ -141,8 +141,10 @@ def test_a_colour_word_counts_when_the_background_visibly_follows(painted, moved
             return np.full_like(problem.given, painted if problem.prompt == "red" else 100)
 
     problem = Problem("colour-words", "n", "outpaint", picture(), centre_box(24, 32), None, "red", "blue", (1, 0, 0))
-    (row,) = evaluate([problem], [Prompted()]).rows
-    assert row.values["followed"] == moved
+    found = evaluate([problem], [Prompted()])
+    assert found.rows[0].values["followed"] == moved
+    assert list(found.strips[0].shown) == ["given", "prompted, blue", "prompted"]
+    assert (found.strips[0].shown["prompted, blue"] == 100).all()
 
 
 def test_a_result_of_another_size_is_refused():
@@ -174,11 +176,23 @@ def test_memory_is_what_an_edit_needs_beyond_what_is_held():
 def test_means_are_over_pictures_with_their_seeds_averaged_first():
     values = {"a": [1.0, 3.0], "b": [10.0]}
     rows = [Row("x4", "m", name, i, {"psnr": v}) for name, all in values.items() for i, v in enumerate(all)]
-    (summary,) = summarise(Evaluation(rows + [Row("x4", "m", "b", 1, {"psnr": 10.0})]))
+    (summary,) = summarise(Evaluation([], rows + [Row("x4", "m", "b", 1, {"psnr": 10.0})]))
     figure = summary.figures["psnr"]
     assert figure.value == pytest.approx((2 + 10) / 2) and summary.pictures == 2
     assert (figure.low, figure.high) == (2, 10)  # of two pictures, each may be drawn twice
     assert figure.seeds == pytest.approx(math.sqrt(2) / 2)
+
+
+def test_a_model_is_compared_picture_by_picture():
+    pictures = {"a": (3.0, 1.0), "b": (20.0, 18.5), "c": (7.0, 7.5)}
+    rows = [
+        Row("x4", name, p, 0, {"psnr": v}) for p, both in pictures.items() for name, v in zip("mt", both, strict=True)
+    ]
+    (found,) = differences(Evaluation(["m"], rows))
+    assert (found.method, found.rival, found.metric) == ("m", "t", "psnr") and (found.better, found.pictures) == (2, 3)
+    assert found.figure.value == pytest.approx(1.0) and (found.figure.low, found.figure.high) == (-0.5, 2.0)
+    lower = [replace(row, values={"perceptual": row.values["psnr"]}) for row in rows]
+    assert differences(Evaluation(["m"], lower))[0].better == 1 and differences(Evaluation([], rows)) == []
 
 
 def test_sets_are_compared_over_the_features_of_all_pictures():

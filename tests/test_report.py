@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from photofound import report
-from photofound.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, summarise
+from photofound.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, differences, summarise
 
 
 @pytest.fixture
@@ -26,20 +26,21 @@ def found():
     rows.append(Row("x4", "bicubic", "0.png", 0, {"psnr": math.inf, "seconds": 0.0}))
     colours = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)
     shown = dict(zip(("given", "mine <b>", "truth"), colours, strict=True))
-    return Evaluation(rows, [Strip("strokes-20", "0.png", "a 'red' cup", shown)])
+    return Evaluation(["mine <b>"], rows, [Strip("strokes-20", "0.png", "a 'red' cup", shown)])
 
 
 ABOUT = {"photographs": "holiday", "seeds": 1}
 
 
 def test_markdown_has_a_row_per_method_with_the_best_in_bold(found):
-    text = report.as_markdown(summarise(found), ABOUT)
+    text = report.as_markdown(summarise(found), differences(found), ABOUT)
     assert "- photographs: holiday" in text and "## strokes 20 % (`strokes-20`)" in text and "4 problems." in text
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert lines[0] == ["method", "PSNR dB", "seam", "seconds"]
     assert lines[1] == ["Telea", "21.50 [20.50, 22.50]", "+0.0200", "**1.00**"]
     assert lines[2] == ["mine <b>", "**24.50** [23.50, 25.50]", "**-0.0100**", "4.00"]  # nearer to zero is better
     assert "- **seam**: " in text and "∞" in text
+    assert "- mine <b> against Telea: PSNR dB +3.00 [+3.00, +3.00], better on 4 of 4" in text
 
 
 def test_json_holds_rows_and_intervals_and_no_infinity(found):
@@ -74,7 +75,7 @@ class Balanced(HTMLParser):
 
 
 def test_the_page_stands_alone_and_shows_the_pictures(found):
-    page = report.as_html(summarise(found), found.strips, ABOUT)
+    page = report.as_html(summarise(found), differences(found), found.strips, ABOUT)
     parser = Balanced()
     parser.feed(page)
     assert not parser.open and "mine <b>" in parser.text and "0.png: “a 'red' cup”" in parser.text
@@ -88,8 +89,16 @@ def test_pictures_are_small_and_true():
     flat = np.full((600, 900, 3), rng.integers(0, 256, 3), np.uint8)
     shown = Image.open(io.BytesIO(base64.b64decode(report.data_uri(flat).removeprefix("data:image/jpeg;base64,"))))
     assert shown.size == (384, 256) and np.abs(np.asarray(shown).astype(int) - flat[0, 0]).max() < 4
-    small = Image.open(io.BytesIO(base64.b64decode(report.data_uri(flat[:10, :10], 4).split(",")[1])))
-    assert small.size == (40, 40)
+
+
+def test_of_enlargements_the_middle_is_shown_in_squares():
+    truth = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    shown = report._details({"given": truth[::4, ::4], "truth": truth})
+    assert {picture.shape for picture in shown.values()} == {(384, 384, 3)}
+    assert (shown["truth"][::2, ::2] == truth[104:296, 204:396]).all()
+    assert (shown["given"][::8, ::8] == truth[104:296:4, 204:396:4]).all()
+    tiny = report._details({"given": truth[:10, :20], "truth": truth[:40, :80]})
+    assert {picture.shape for picture in tiny.values()} == {(80, 160, 3)}
 
 
 def test_what_is_left_untouched_is_no_competitor():

@@ -116,18 +116,20 @@ def _model(text: str) -> dict[str, Any]:
 
 def judges(args: argparse.Namespace) -> Any:
     """The networks that were asked for."""
+    from photofound.engine import resolve_device
     from photofound.evaluation import Judges
     from photofound.features import load_features
     from photofound.regularizers import load_vision_model
 
     chosen: dict[str, Any] = {}
+    place = resolve_device(args.device, "device")
     if args.perceptual:
         chosen["perceptual"] = load_vision_model(args.perceptual)
     if args.clip:
-        chosen["clip"] = chosen["features"] = load_features(args.clip)
+        chosen["clip"] = chosen["features"] = load_features(args.clip).to(place)
         chosen["clip"].prompts([""])  # a network without language is told at once
     if args.features:
-        chosen["features"] = load_features(args.features)
+        chosen["features"] = load_features(args.features).to(place)
     if args.segmenter:
         chosen["segmenter"] = _function(args.segmenter)
     return Judges(**chosen)
@@ -153,25 +155,25 @@ def run(args: argparse.Namespace) -> Any:
     """Evaluate as the arguments say, write the report, and return its summary."""
     check_output(args.output, args.overwrite)
     from photofound import evaluation, protocols, report
-    from photofound.engine import resolve_device
     from photofound.methods import CLASSICS, classics
 
-    resolve_device(args.device, "device")
     entries = protocols.find_photographs(args.data, args.match)
     names = args.protocols or protocols.available(entries)
     protocols.check_names(names, entries)
-    methods = classics(CLASSICS if args.methods is None else args.methods) + models(args)
+    methods = classics(CLASSICS if args.methods is None else args.methods)
+    judging = judges(args)
+    methods += models(args)
     if not methods:
         raise ValueError("methods: none were named; leave --methods or --model out, or name one")
     if len({method.name for method in methods}) < len(methods):
         raise ValueError("model: two of the same name; tell them apart with NAME=ID_OR_DIR")
+    args.output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told now, not after hours
     asked = protocols.problems(entries, names, args.limit, args.mask_seed, args.max_side)
     start = time.perf_counter()
-    found = evaluation.evaluate(asked, methods, judges(args), args.seeds, args.pictures, _teller(args.quiet))
+    found = evaluation.evaluate(asked, methods, judging, args.seeds, args.pictures, _teller(args.quiet))
     if not found.rows:
-        raise ValueError(
-            f"methods: none of {', '.join(m.name for m in methods)} can do {', '.join(names)}; name others"
-        )
+        able = ", ".join(method.name for method in methods)
+        raise ValueError(f"methods: none of {able} can do {', '.join(names)}; name others")
     return report.write(args.output, found, _about(args, time.perf_counter() - start))
 
 
@@ -179,7 +181,7 @@ def _about(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """The head of the report: what was run, on what. Folders are told by their names alone."""
     import torch
 
-    gpu = torch.cuda.is_available() and args.device != "cpu"
+    threads = f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
     networks = {name: getattr(args, name) for name in ("perceptual", "features", "clip", "segmenter")}
     named = {f"{name} network": Path(value).name for name, value in networks.items() if value}
     return {
@@ -190,11 +192,15 @@ def _about(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
         **({"scaled down to": f"{args.max_side} px"} if args.max_side else {}),
         **named,
         "versions": f"photofound {__version__}, torch {torch.__version__}",
-        "machine": torch.cuda.get_device_name()
-        if gpu
-        else f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+        "machine": torch.cuda.get_device_name() if _on_gpu(args.device) else threads,
         "took": f"{seconds / 60:.1f} minutes",
     }
+
+
+def _on_gpu(device: str) -> bool:
+    from photofound.engine import resolve_device
+
+    return resolve_device(device).type == "cuda"
 
 
 def _teller(quiet: bool) -> Callable[[str], None]:
