@@ -589,7 +589,9 @@ def _edit(name: str, argv: list[str]) -> int:
 def _edit_folder(task: Task, args: argparse.Namespace, work: list[Work], model: Callable[[], Any]) -> int:
     failed = 0
     for each in _bar(work, args.quiet):
-        if error := _try_one(task, args, each, model):
+        with _warnings_name(each.image):
+            error = _try_one(task, args, each, model)
+        if error:
             line = _one_line(error)
             _say(line if str(each.image) in line else f"{each.image}: {line}")
             failed += 1
@@ -802,6 +804,23 @@ def _first_sentence(error: BaseException) -> str:
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"{what} {name!r} is unknown; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+
+
+@contextmanager
+def _warnings_name(photograph: Path) -> Iterator[None]:
+    """Of many photographs, each warning says which one it is about, once."""
+    show, said = warnings.showwarning, set()
+
+    def named(message: Warning | str, *rest: Any, **more: Any) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            show(text if str(photograph) in text else f"{photograph}: {text}", *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # else what was said of one is not said of the next
+        warnings.showwarning = named
+        yield
 
 
 @contextmanager

@@ -532,6 +532,19 @@ def test_warnings_are_one_line_and_those_for_developers_silent(run, photo, monke
     assert err == "photofound: warning: the mask is 6x4 but the image is 12x9; the mask was resized\n"
 
 
+def test_in_a_folder_a_warning_names_its_photograph_once(run, folders, monkeypatch):
+    def warn(self, picture, **inputs):
+        for _ in range(2):
+            warnings.warn("the mask was resized", stacklevel=1)
+        warnings.warn("old", FutureWarning, stacklevel=1)
+        return types.SimpleNamespace(images=[picture])
+
+    monkeypatch.setattr(FakePipeline, "__call__", warn)
+    _, _, err = run("retouch", *folders)
+    names = [folders[0] / f"{name}.jpg" for name in "abc"]
+    assert err.splitlines() == [f"photofound: warning: {name}: the mask was resized" for name in names]
+
+
 def test_running_out_of_memory_is_one_line_too(run, photo, monkeypatch):
     def fail(self, picture, **inputs):
         raise RuntimeError("CUDA out of memory.\nTried to allocate 20.00 GiB")
