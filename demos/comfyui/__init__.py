@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from photofound.edit import Input, Task, get_task, task_names
+from photofound.edit import FILE_KINDS, SPELLINGS, Input, Task, get_task, task_names
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -29,7 +29,7 @@ RESERVED = (
     "steps",
     "guidance",
 )  # arguments of every node, which no task's input may be called
-FORMATS = {"length": "pixels like 200, or a share like 25%", "aspect": "like 4:5", "size": "like 1200x800"}
+WRITTEN = tuple(kind for kind in SPELLINGS if kind not in ("text", "int"))  # kinds that are lines of text, like 25%
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
 LAST_SEED = 2**53 - 1  # the browser's whole numbers end there
 
@@ -127,45 +127,55 @@ def _inputs(task: Task) -> list[Input]:
 def _is_widget(each: Input) -> bool:
     """Whether a person sets it on the node itself. Otherwise it is a socket, left out while nothing is connected: a
     number without a default, too, since a widget always has a value."""
-    return bool(each.choices) or each.kind in ("text", *FORMATS) or (each.kind == "int" and each.default is not None)
+    return bool(each.choices) or each.kind in ("text", *WRITTEN) or (each.kind == "int" and each.default is not None)
 
 
 def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
     """An input as ComfyUI declares it: its type, or its choices, and its options."""
-    options: dict[str, Any] = {"tooltip": f"{each.help} ({FORMATS[each.kind]})" if each.kind in FORMATS else each.help}
+    options: dict[str, Any] = {"tooltip": each.help}
     if _is_widget(each) and not (each.choices and each.required):
         options["default"] = "" if each.default is None else each.default
     if each.choices:
         return [""] * (each.default is None and not each.required) + list(each.choices), options
-    if each.kind in ("image", "mask"):
+    if each.kind in FILE_KINDS:
         return each.kind.upper(), options
     if each.kind == "int":
         return "INT", {"min": -LARGEST, "max": LARGEST, "forceInput": not _is_widget(each), **options}
     if each.kind == "text":
         return "STRING", {"multiline": True, **options}
-    if each.kind in FORMATS:
-        return "STRING", {**options, "default": str(options["default"])}
-    kinds = ", ".join(("image", "mask", "text", "int", *FORMATS))
+    if each.kind in WRITTEN:
+        wanted = SPELLINGS[each.kind][1]
+        return "STRING", {"default": str(options["default"]), "tooltip": f"{each.help} ({wanted})"}
+    kinds = ", ".join((*FILE_KINDS, *SPELLINGS))
     raise ValueError(f"input {each.name!r} has kind {each.kind!r}, which has no widget; use one of {kinds}")
 
 
 def _value(each: Input, value: Any, i: int, batch: int) -> Any:
     """An input for picture ``i`` as the pipeline takes it; None = left out."""
-    if isinstance(value, str) and (each.kind != "text" or each.choices):
-        return value.strip() or None
-    if not isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        return _part(each, value, i, batch)
+    written = each.kind in WRITTEN and not each.choices
+    if not isinstance(value, str) or not (written or each.choices):
         return value
+    if not value.strip():
+        return None
+    try:
+        return each.parse(value.strip()) if written else value
+    except ValueError as error:
+        raise ValueError(f"{each.name}: {error}") from None
+
+
+def _part(each: Input, tensor: Tensor, i: int, batch: int) -> Any:
+    """What belongs to picture ``i`` of images (B, H, W, C) or masks (H, W) or (B, H, W), B of 1 for all; as numpy."""
     if each.kind == "mask":
-        value = value.reshape(-1, *value.shape[-2:])
-        if _stands_for_none(value):
+        tensor = tensor.reshape(-1, *tensor.shape[-2:])
+        if _stands_for_none(tensor):
             if each.required:
-                raise ValueError(
-                    f"{each.name}: Load Image gave no mask; paint one in its mask editor, or connect a mask"
-                )
+                raise ValueError(f"{each.name}: Load Image gave no mask; paint one in its mask editor, or connect one")
             return None
-    if len(value) not in (1, batch):
-        raise ValueError(f"{each.name}: got {len(value)} for {batch} pictures; give one, or as many")
-    return _array(value[i if len(value) > 1 else 0])
+    if len(tensor) not in (1, batch):
+        raise ValueError(f"{each.name}: got {len(tensor)} for {batch} pictures; give one, or as many")
+    return _array(tensor[i if len(tensor) > 1 else 0])
 
 
 def _stands_for_none(mask: Tensor) -> bool:
