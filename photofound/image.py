@@ -183,12 +183,13 @@ class Picture:
     ) -> Picture:
         """This picture with generated colours where `keep` is below 1. Kept pixels are the same integers, bit for bit.
 
-        rgb: (h, w, 3) float sRGB in [0, 1], clipped; is converted to this picture's profile, depth and mode.
-        keep: (h, w) float in [0, 1]: 1 = untouched, 0 = generated, between = mixed in native values and rounded.
-        at: (left, top) of the patch in the picture; everything outside the patch is kept.
-        colour: promote a grey picture to RGB (kept pixels r = g = b = grey); otherwise grey stays grey, by luma.
-        flatten: drop the alpha channel; `keep` then already includes alpha, as outpainting does it.
-        opaque: generated pixels become opaque (a soft edge is composited over them); False leaves alpha as it is.
+        Args:
+            rgb: (h, w, 3) float sRGB in [0, 1], clipped; is converted to this picture's profile, depth and mode.
+            keep: (h, w) float in [0, 1]: 1 = untouched, 0 = generated, between = mixed in native values and rounded.
+            at: (left, top) of the patch in the picture; everything outside the patch is kept.
+            colour: promote a grey picture to RGB (kept pixels r = g = b = grey); otherwise grey stays grey, by luma.
+            flatten: drop the alpha channel; `keep` then already includes alpha, as outpainting does it.
+            opaque: generated pixels become opaque (a soft edge is composited over them); False leaves alpha as it is.
         """
         rgb, keep = _check_patch(rgb, keep, at, self.size)
         base = self._without_alpha() if flatten else self
@@ -324,8 +325,9 @@ def decode(
 ) -> Picture:
     """As `load`, from the bytes of a file; `name` is used in errors.
 
-    at_least: (width, height), upright; a JPEG that is far larger is decoded at 1/2, 1/4 or 1/8 of its size, which is
-        many times faster, but never below this.
+    Args:
+        at_least: (width, height), upright; a JPEG that is far larger is decoded at 1/2, 1/4 or 1/8 of its size, which
+            is many times faster, but never below this.
     """
     return _decode(io.BytesIO(data), name, max_pixels, at_least)
 
