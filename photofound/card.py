@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,7 +224,7 @@ def render(
 
     about = about or About()
     name = about.name or name_of(folder)
-    parts = components(folder)
+    parts, trainings = components(folder), _numbered(trainings)
     sections = [
         f"# {name}\n\n{about.summary.strip() or _SUMMARY}",
         _model(parts),
@@ -326,6 +327,17 @@ def _training(trainings: Sequence[Training], about: About) -> str:
     return "\n\n".join(
         ["## Training", _table(head, rows), _rates(trainings, about), *(["\n".join(notes)] * bool(notes))]
     )
+
+
+def _numbered(trainings: Iterable[Training]) -> list[Training]:
+    """The same, with names of their own: pretrain, pretrain 2, ..."""
+    seen: Counter[str] = Counter()
+    named = []
+    for training in trainings:
+        seen[training.name] += 1
+        number = f" {seen[training.name]}" * (seen[training.name] > 1)
+        named.append(replace(training, name=training.name + number))
+    return named
 
 
 def _what(training: Training) -> tuple[str, ...]:

@@ -103,6 +103,14 @@ def test_data_are_told_by_source_and_licence_and_unknown_is_said(model):
     assert "| shards | not counted | unknown | pretrain |" in card.write(model, [streamed]).read_text()
 
 
+def test_trainings_of_one_name_are_told_apart(model):
+    again = replace(MAIN, id="again", data=(Origin("org/c", "MIT", 5),), notes=())
+    text = card.write(model, [MAIN, again]).read_text()
+    assert "| pretrain 2 | transformer |" in text and "| org/c | 5 | MIT | pretrain 2 |" in text
+    assert "In all, pretrain: 100 photographs; pretrain 2: 5 photographs." in text
+    assert [made.name for made in record.read(model / record.MODEL)] == ["pretrain", "pretrain"]
+
+
 def test_a_model_without_a_record_claims_nothing(model):
     text = card.write(model, []).read_text()
     for words in ("nothing is known here of how these weights", "No record of the training data", "not been evaluated",

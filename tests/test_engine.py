@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from photofound import engine
+from photofound import engine, record
 from photofound.engine import Engine, World, seed_of, spread, whole
 from photofound.trainer import Trainer
 
@@ -58,6 +58,8 @@ def test_two_processes_train_what_one_does(together, tmp_path, name, within):
         for key, value in a.items():
             assert torch.allclose(value.float(), b[key].float(), atol=10 * within), (file, key)
     assert {p.name for p in (two / "samples").iterdir()} == {"step-3.png", "step-6.png"}
+    (made,) = record.read(two / "model" / record.MODEL)
+    assert [(s.count, s.steps, s.samples) for s in made.sessions] == [(2, 3, 24), (2, 3, 24)]  # of all, and once
     a, b = (
         load_file(run / "model" / "m.safetensors") for run in (one, two)
     )  # what a user loads: whole, fp32, averaged
