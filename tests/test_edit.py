@@ -130,3 +130,16 @@ def test_samples_are_picked_by_index():
     sample = Sample(pixels, torch.zeros(3, 1, 4, 4), ["a", "b", "c"])
     picked = sample[torch.tensor([2, 0])]
     assert len(picked) == 2 and list(picked.prompt) == ["c", "a"] and float(picked.pixels[0, 0, 0, 0]) == 2.0
+
+
+def test_samples_keep_what_was_computed_of_them_when_they_are_picked_and_joined():
+    pixels = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    known = {"a": torch.ones(2, 5)}
+    sample = Sample(pixels, pixels[:, :1], ["a", "b", "c"], pixels[:, :2, :1, :1], known)
+    joined = Sample.cat([sample[torch.tensor([2])], sample[torch.tensor([0, 1])]])
+    assert joined.prompt == ["c", "a", "b"] and joined.latents[:, 0, 0, 0].tolist() == [2, 0, 1]
+    assert torch.equal(joined.pixels[:, 0, 0, 0], joined.latents[:, 0, 0, 0]) and joined.embeddings == known
+    without = Sample(pixels, pixels[:, :1], ["a", "b", "c"])
+    assert Sample.cat([without, without]).latents is None
+    with pytest.raises(AssertionError, match="all of a batch have latents, or none"):
+        Sample.cat([sample, without])

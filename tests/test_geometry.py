@@ -15,6 +15,7 @@ from photofound.geometry import (
     bounding_box,
     cover,
     grow_box,
+    middle,
     nearest_bucket,
     parse_length,
     parse_pair,
@@ -197,3 +198,11 @@ def test_a_covering_picture_fits_one_side_of_its_bucket(size):
     assert width >= 144 and height >= 112 and (width == 144 or height == 112)
     scale = max(144 / size[0], 112 / size[1])  # the shape is kept up to rounding
     assert abs(width - size[0] * scale) <= 0.5 + 1e-9 and abs(height - size[1] * scale) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("size", [(51, 80), (48, 81), (48, 80)])
+def test_the_middle_has_the_buckets_size_and_as_much_cut_off_on_either_side(size):
+    box = middle(size, (48, 80))
+    assert (box.width, box.height) == (48, 80)
+    for low, high, length in ((box.left, box.right, size[0]), (box.top, box.bottom, size[1])):
+        assert 0 <= (length - high) - low <= 1
