@@ -22,7 +22,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -1098,12 +1098,9 @@ def _write_atomically(path: Path, data: bytes) -> None:
     part = path.with_name(f".photofound-{secrets.token_hex(4)}.part")
     try:
         try:
-            with _open_unnamed(part) as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-                if not part.exists():  # src_dir_fd only makes Python follow the link, which leads to the file itself
-                    os.link(f"/proc/self/fd/{stream.fileno()}", part, src_dir_fd=stream.fileno())
+            if not _write_unnamed(part, data):
+                with open(part, "xb") as stream:
+                    _write_through(stream, data)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)  # nothing to remove after a replace
@@ -1111,13 +1108,28 @@ def _write_atomically(path: Path, data: bytes) -> None:
         raise type(error)(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
 
 
-def _open_unnamed(part: Path) -> BinaryIO:
-    """A new file beside `part` that has no name yet, so that a process killed while writing leaves nothing behind;
-    `part` itself where the system has no such files."""
-    if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
-        with suppress(OSError):
-            return open(os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
-    return open(part, "xb")
+def _write_unnamed(part: Path, data: bytes) -> bool:
+    """Write a file that is named `part` only once it is whole, so that a process killed meanwhile leaves nothing
+    behind; False, and nothing done, where the system has no such files."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        file = os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:
+        return False
+    with open(file, "wb") as stream:
+        _write_through(stream, data)
+        try:  # src_dir_fd only makes Python follow the link in /proc, which leads to the file itself
+            os.link(f"/proc/self/fd/{file}", part, src_dir_fd=file)
+        except OSError:
+            return False
+    return True
+
+
+def _write_through(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 # ------------------------------------------------------------------------------------------------------------- masks

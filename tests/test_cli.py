@@ -400,7 +400,9 @@ def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folder
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert [path.name for path in target.iterdir() if not path.name.endswith(".part")] == ["a-retouch.jpg"]
-    if hasattr(os, "O_TMPFILE"):
+    if image._write_unnamed(
+        tmp_path / "probe", b""
+    ):  # elsewhere a hidden .part may stay, which nothing takes for a result
         assert len(list(target.iterdir())) == 1
     assert run("retouch", *folders, "--skip-existing")[0] == 0
     for name in "abc":

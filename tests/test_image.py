@@ -821,7 +821,17 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_a_saved_file_has_the_permissions_of_the_umask(tmp_path):
+@pytest.mark.parametrize("missing", ["nothing", "unnamed files", "links"])
+def test_a_saved_file_has_the_permissions_of_the_umask(tmp_path, monkeypatch, missing):
+    """Also where the system has no unnamed files, or cannot name one."""
+
+    def refuse(*_, **__):
+        raise OSError(1, "not permitted")
+
+    if missing == "unnamed files":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif missing == "links":
+        monkeypatch.setattr(os, "link", refuse)
     plain = tmp_path / "plain"
     plain.touch()
     assert save(noise(2, 2, 3), tmp_path / "a.png").stat().st_mode == plain.stat().st_mode
