@@ -2,10 +2,13 @@
 
 import re
 import shlex
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
+from skimage import data
 
 from photofound import cli
 from photofound.edit import get_task, task_names
@@ -31,7 +34,23 @@ def test_snippets_run(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     compiled = compile(code, name, "exec")
     if name.startswith(RUN):
-        exec(compiled, {})
+        with a_server(monkeypatch) if "localhost:8000" in code else nullcontext():
+            exec(compiled, {})
+
+
+@contextmanager
+def a_server(monkeypatch):
+    """What a client's snippet takes for granted: a photograph in its folder, and a server, here within the process."""
+    from starlette.testclient import TestClient
+
+    from photofound import OutpaintPipeline, serve
+
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "0")  # the application sets it: put back afterwards
+    Image.fromarray(data.coffee()[::2, ::2]).save("cup.jpg")
+    with TestClient(serve.create_app(OutpaintPipeline.from_pretrained()), "http://localhost:8000") as client:
+        monkeypatch.setattr("httpx.post", lambda url, timeout, **form: client.post(url, **form))
+        yield
+    assert Image.open("out.jpg").size == Image.open("cup.jpg").size
 
 
 def commands() -> list[str]:

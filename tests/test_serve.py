@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import schemathesis
 import torch
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import data, dictionaries, integers, one_of, sampled_from, text
 from PIL import Image, ImageCms
+from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture, serve
+from photofound import InpaintPipeline, Picture, cli, serve
 from photofound.edit import get_task
 from photofound.provenance import COMPOSITE, source_type
 from photofound.serve import Busy, Edit, Engine, ServeConfig, create_app
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def png(array, format="PNG", **options) -> bytes:
@@ -479,3 +487,206 @@ def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
         held.open.set()
         closing.join(60)
         assert all(ticket.result.done() for ticket in tickets) and not held.engine.ready
+
+
+# ---------------------------------------------------------------------------------------------- over a real connection
+
+
+@contextmanager
+def listening(app):
+    """A server on a free port of this machine, in a thread: its address."""
+    listener = serve.listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listener.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def address(pipe):
+    with listening(create_app(pipe, ServeConfig(max_steps=3, max_pixels=100_000))) as address:
+        yield address
+
+
+class Blocked:
+    """Keeps ``prepare`` of a task from returning until it is let."""
+
+    def __init__(self, task, monkeypatch):
+        self.entered, self.go, prepare = threading.Semaphore(0), threading.Event(), get_task(task).prepare
+
+        def wait(*args, **kwargs):
+            self.entered.release()
+            assert self.go.wait(30)
+            return prepare(*args, **kwargs)
+
+        monkeypatch.setattr(get_task(task), "prepare", wait)
+
+
+def in_thread(call, *args, **kwargs) -> Future:
+    """The call's future result."""
+    future: Future = Future()
+
+    def work():
+        try:
+            future.set_result(call(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work).start()
+    return future
+
+
+def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pipe, monkeypatch):
+    blocked = Blocked("inpaint", monkeypatch)
+    app = create_app(pipe, ServeConfig(queue=1, batch=1))
+    with listening(app) as address:
+
+        def edit():
+            return httpx.post(f"{address}/v1/inpaint", files=FILES, timeout=60)
+
+        try:
+            computing = in_thread(edit)
+            assert blocked.entered.acquire(timeout=30)
+            waiting = in_thread(edit)
+            while not app.state.engine._queue:
+                time.sleep(0.001)
+            assert httpx.get(f"{address}/healthz").json() == {"status": "alive"}
+            metrics = httpx.get(f"{address}/metrics").text
+            assert "photofound_queue_length 1.0" in metrics
+            full = edit()
+            refused(full, 503, "queue is full")
+            assert int(full.headers["retry-after"]) >= 1
+        finally:
+            blocked.go.set()
+        assert decoded(computing.result(60)).shape == decoded(waiting.result(60)).shape
+        metrics = httpx.get(f"{address}/metrics").text
+        assert 'photofound_requests_total{status="503",task="inpaint"} 1.0' in metrics
+        assert 'photofound_requests_total{status="200",task="inpaint"} 2.0' in metrics
+        assert 'photofound_batch_size_count{task="inpaint"} 2.0' in metrics
+
+
+def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
+    blocked = Blocked("inpaint", monkeypatch)
+    app = create_app(pipe, ServeConfig(batch=1))
+    engine = app.state.engine
+    with listening(app) as address:
+        try:
+            first = in_thread(httpx.post, f"{address}/v1/inpaint", files=FILES, timeout=60)
+            assert blocked.entered.acquire(timeout=30)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/v1/inpaint", files=FILES, timeout=httpx.Timeout(60, read=0.5))
+            until = time.monotonic() + 30
+            while engine._queue and time.monotonic() < until:
+                time.sleep(0.001)
+            assert not engine._queue, "it left the queue without being computed"
+        finally:
+            blocked.go.set()
+        assert first.result(60).status_code == 200
+        assert not blocked.entered.acquire(blocking=False), "only the first was prepared"
+        assert f'status="{serve.GONE}",task="inpaint"}} 1.0' in httpx.get(f"{address}/metrics").text
+
+
+def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
+    blocked = Blocked("inpaint", monkeypatch)
+    app = create_app(pipe, ServeConfig(batch=1))
+    with listening(app) as address:
+        asked = [in_thread(httpx.post, f"{address}/v1/inpaint", files=FILES, timeout=60) for _ in range(3)]
+        assert blocked.entered.acquire(timeout=30)
+        while len(app.state.engine._queue) < 2:
+            time.sleep(0.001)
+        threading.Timer(0.2, blocked.go.set).start()  # once the server is stopping
+    assert [future.result(60).status_code for future in asked] == [200, 200, 200]
+
+
+def test_nothing_that_the_documentation_allows_or_forbids_makes_the_server_fail(address):
+    """schemathesis makes up requests from the OpenAPI description, good and bad; none may end in a 500."""
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+    seen = Counter()
+
+    @settings(max_examples=6, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(data())
+    def try_all(draw):
+        for operation in schema.get_all_operations():
+            strategy = operation.ok().as_strategy(generation_mode=draw.draw(sampled_from(list(GenerationMode))))
+            case = draw.draw(strategy)
+            response = case.call(timeout=30)
+            case.validate_response(response, checks=[checks.not_a_server_error, checks.response_schema_conformance])
+            seen[operation.ok().path, response.status_code] += 1
+
+    try_all()
+    assert {path for path, _ in seen} >= {f"/v1/{task}" for task in NEEDS} | {"/v1/tasks", "/metrics"}
+    assert not [status for _, status in seen if status >= 500]
+
+
+def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
+    """What schemathesis cannot make up is a picture; here hypothesis varies all else around real ones."""
+    values = one_of(
+        text(max_size=12), integers().map(str), sampled_from(["25%", "4:5", "80x80", "1", "2", "png", "true"])
+    )
+    statuses = Counter()
+
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(sampled_from(sorted(NEEDS)), data())
+    def try_one(task, draw):
+        fields = sampled_from(
+            ["prompt", "seed", "format", "strip", "guidance_scale", "grow", "left", "aspect", "scale"]
+        )
+        form = draw.draw(dictionaries(fields, values, max_size=3))
+        response = httpx.post(f"{address}/v1/{task}", files=NEEDS[task]["files"], data=form, timeout=60)
+        statuses[response.status_code] += 1
+        assert response.status_code in (200, 413, 422), (form, response.text)
+
+    try_one()
+    assert statuses[200] and statuses[422]
+
+
+def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
+    """In a process of its own, as it is started; stopped while an edit is on its way, it answers and ends with 0."""
+    keys = tmp_path / "keys"
+    keys.write_text("secret\n")
+    command = [sys.executable, "-m", "photofound.cli", "serve", "--port", "0", "--model", str(tiny_folder)]
+    process = subprocess.Popen([*command, "--api-key-file", keys], stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip().removesuffix("/docs")
+        assert address.startswith("http://127.0.0.1:")
+        assert httpx.post(f"{address}/v1/upscale", files=NEEDS["upscale"]["files"], timeout=60).status_code == 401
+        headers = {"X-API-Key": "secret"}
+        files = {"image": ("photo.png", png(np.tile(PHOTO, (4, 4, 1))))}
+        asked = in_thread(httpx.post, f"{address}/v1/upscale", files=files, headers=headers, timeout=60)
+        while "photofound_queue_seconds_count" not in httpx.get(f"{address}/metrics", headers=headers).text:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert decoded(asked.result(60)).shape == (512, 512, 3)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_a_taken_port_is_one_line(tiny_folder, capsys):
+    with serve.listen("127.0.0.1", 0) as taken:
+        assert cli.main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cannot listen" in error and "--port" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--port", "x"], "port"),
+        (["--port", "70000"], "listen"),
+        (["--queue", "0"], "queue"),
+        (["--window", "-1"], "window"),
+    ]
+    + [(["--api-key-file", "nowhere"], "nowhere"), (["--host", "300.1.1.1"], "listen"), (["here"], "here")],
+)
+def test_wrong_options_are_one_line(options, word, capsys):
+    assert cli.main(["serve", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and word in error

@@ -1,0 +1,116 @@
+"""The server on a Ray cluster: what its settings mean, what a replica is, and one of two replicas on a local Ray."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from photofound import cluster, serve
+from photofound.cluster import ClusterConfig
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch):
+    monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # applications set it: put back afterwards
+
+
+def files():
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)).save(stream, "PNG")
+    return {"image": ("photo.png", stream.getvalue())}
+
+
+def test_a_replica_is_the_whole_server(tiny_folder, monkeypatch):
+    monkeypatch.setenv("PHOTOFOUND_API_KEY", "secret")
+    wanted = ClusterConfig(model=str(tiny_folder), server=serve.ServeConfig(queue=3))
+    with TestClient(cluster.replica(wanted)) as client:
+        assert client.post("/v1/upscale", files=files()).status_code == 401
+        answer = client.post("/v1/upscale", files=files(), headers={"X-API-Key": "secret"})
+        assert Image.open(io.BytesIO(answer.content)).size == (96, 96)
+        assert client.app.state.engine.config.queue == 3
+
+
+def test_bounds_that_contradict_each_other():
+    with pytest.raises(ValueError, match="min_replicas is 3"):
+        ClusterConfig(min_replicas=3, max_replicas=2)
+
+
+def ray_serve():
+    pytest.importorskip("ray.serve", reason="Ray Serve is not installed; pip install 'photofound[cluster]' to test it")
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({"modell": "x"}, "model"), ({"server.queue": 0}, "queue"), ({"max_replicas": "many"}, "max_replicas")],
+)
+def test_wrong_settings_are_told_before_anything_starts(settings, word):
+    ray_serve()
+    with pytest.raises(ValueError, match=word):
+        cluster.build(settings)
+
+
+@pytest.fixture
+def local_ray(monkeypatch):
+    ray_serve()
+    import ray
+    from ray import serve as ray_serving
+
+    for name in ("READY_CHECK", "HEALTH_CHECK"):  # on a machine that is busy with something else
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{name}_TIMEOUT_S", "60")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])))
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        with serve.listen("127.0.0.1", 0) as free:
+            port = free.getsockname()[1]
+        ray_serving.start(http_options={"host": "127.0.0.1", "port": port})
+        yield ray_serving, f"http://127.0.0.1:{port}"
+    finally:
+        ray_serving.shutdown()
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_replicas_answer_alike_and_the_second_comes_with_the_work(local_ray, tiny_folder):
+    ray_serving, address = local_ray
+    settings = {"model": str(tiny_folder), "cpus": 0.5, "max_replicas": 2, "target": 1, "upscale_seconds": 0}
+    ray_serving.run(cluster.build(settings), name="photofound")
+    assert httpx.get(f"{address}/readyz", timeout=60).json() == {"status": "ready"}
+    assert len(httpx.get(f"{address}/v1/tasks", timeout=60).json()) == 5
+
+    answers, stop = [], threading.Event()
+
+    def keep_asking():
+        while not stop.is_set():
+            answers.append(httpx.post(f"{address}/v1/upscale", files=files(), data={"seed": 3}, timeout=120))
+
+    askers = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    try:
+        until = time.monotonic() + 600
+        while running(ray_serving) < 2 and time.monotonic() < until:
+            time.sleep(0.5)
+        assert running(ray_serving) == 2, "four at a time are more than one replica is to have"
+        time.sleep(2)  # for both to answer
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1, "one seed, one picture, whichever replica and batch"
+    assert httpx.post(f"{address}/v1/upscale", timeout=60).status_code == 422
+
+
+def running(ray_serving) -> int:
+    states = ray_serving.status().applications["photofound"].deployments["photofound"].replica_states
+    return {str(getattr(state, "value", state)): count for state, count in states.items()}.get("RUNNING", 0)
