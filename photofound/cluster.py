@@ -96,4 +96,5 @@ def replica(wanted: ClusterConfig) -> FastAPI:
     device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given
     pipeline: Any = get_task(task_names()[0]).pipeline
     pipe = pipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
-    return create_app(pipe, replace(wanted.server, keys=read_keys(wanted.api_key_file)))
+    keys = read_keys(wanted.api_key_file) or wanted.server.keys
+    return create_app(pipe, replace(wanted.server, keys=keys))

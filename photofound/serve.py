@@ -182,8 +182,14 @@ class Engine:
         self._thread.join()
 
     @property
+    def alive(self) -> bool:
+        """Whether there is a worker; without one only a new process helps."""
+        return self._thread.is_alive()
+
+    @property
     def ready(self) -> bool:
-        return self._thread.is_alive() and not self._closing
+        """Whether edits are taken."""
+        return self.alive and not self._closing
 
     def check_room(self) -> None:
         """Raise Busy if the queue is full."""
@@ -492,8 +498,10 @@ def _add_information(app: FastAPI, engine: Engine, tasks: Sequence[Task], secure
     async def list_tasks() -> list[TaskInfo]:
         return [_info(task) for task in tasks]
 
-    @app.get("/healthz", summary="whether the process lives")
+    @app.get("/healthz", summary="whether the server lives", responses={503: {"model": Problem}})
     async def healthz() -> Status:
+        if not engine.alive:
+            raise HTTPException(503, "the worker is gone: start the server anew")
         return Status(status="alive")
 
     @app.get("/readyz", summary="whether edits are taken", responses={503: {"model": Problem}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -71,7 +72,8 @@ def local_ray(monkeypatch):
     try:
         with serve.listen("127.0.0.1", 0) as free:
             port = free.getsockname()[1]
-        ray_serving.start(http_options={"host": "127.0.0.1", "port": port})
+        with contextlib.suppress(TimeoutError):  # Ray waits for a minute; on a busy machine its proxy comes later
+            ray_serving.start(http_options={"host": "127.0.0.1", "port": port})
         yield ray_serving, f"http://127.0.0.1:{port}"
     finally:
         ray_serving.shutdown()
@@ -79,7 +81,7 @@ def local_ray(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_two_replicas_answer_alike_and_the_second_comes_with_the_work(local_ray, tiny_folder):
     ray_serving, address = local_ray
     settings = {"model": str(tiny_folder), "cpus": 0.5, "max_replicas": 2, "target": 1, "upscale_seconds": 0}

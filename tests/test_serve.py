@@ -474,6 +474,17 @@ def test_one_bad_request_does_not_spoil_its_batch(pipe, monkeypatch):
         assert [type(ticket.result.exception(60)) for ticket in tickets] == [type(None), ValueError, type(None)]
 
 
+def test_health_and_readiness_follow_the_worker(pipe):
+    app = create_app(pipe)
+    client = TestClient(app)  # entered later: until then nothing has started
+    refused(client.get("/readyz"), 503, "not ready")
+    refused(client.get("/healthz"), 503, "worker")
+    with client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.get("/healthz").json() == {"status": "alive"}
+    refused(client.get("/readyz"), 503, "not ready")
+
+
 def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
     with Held(pipe) as held:
         held.occupy()
@@ -604,12 +615,13 @@ def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
     assert [future.result(60).status_code for future in asked] == [200, 200, 200]
 
 
+@pytest.mark.slow
 def test_nothing_that_the_documentation_allows_or_forbids_makes_the_server_fail(address):
     """schemathesis makes up requests from the OpenAPI description, good and bad; none may end in a 500."""
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     seen = Counter()
 
-    @settings(max_examples=6, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=4, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(data())
     def try_all(draw):
         for operation in schema.get_all_operations():
@@ -631,7 +643,7 @@ def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
     )
     statuses = Counter()
 
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(sampled_from(sorted(NEEDS)), data())
     def try_one(task, draw):
         fields = sampled_from(
@@ -646,6 +658,7 @@ def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
     assert statuses[200] and statuses[422]
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
     """In a process of its own, as it is started; stopped while an edit is on its way, it answers and ends with 0."""
     keys = tmp_path / "keys"
