@@ -48,15 +48,8 @@ from photofound.provenance import mark
 
 log = logging.getLogger("photofound.serve")
 
-FIELDS = (
-    "image",
-    "seed",
-    "format",
-    "strip",
-    "mark",
-    "num_inference_steps",
-    "guidance_scale",
-)  # names that no task's input may have
+# Fields of every form: names that no task's input may have.
+FIELDS = ("image", "seed", "format", "strip", "mark", "num_inference_steps", "guidance_scale")
 GONE = 499  # what web servers log for a client that did not wait
 
 
@@ -548,8 +541,7 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPool
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
             if (result := await _wait(request, engine, ticket)) is None:
                 return Response(status_code=GONE)
-            result = mark(result) if fields["mark"] else result
-            kind, data = await in_thread(_encode, result, picture, fields["format"])
+            kind, data = await in_thread(_encode, result, picture, fields["format"], fields["mark"])
         return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket))
 
     edit.__name__ = task.name
@@ -570,11 +562,11 @@ def _read(upload: UploadFile, name: str, max_pixels: int) -> Picture:
     return image.decode(data, name, max_pixels)
 
 
-def _encode(result: Picture, source: Picture, format: str | None) -> tuple[str, bytes]:
+def _encode(result: Picture, source: Picture, format: str | None, marked: bool) -> tuple[str, bytes]:
     """(format, bytes) of the answer: in the photograph's format, with its profile and metadata, unless another is
     asked for."""
     kind = image.output_format(source, None, format)
-    return kind, image.encode(result, kind)
+    return kind, image.encode(mark(result) if marked else result, kind)
 
 
 async def _wait(request: Request, engine: Engine, ticket: Ticket) -> Picture | None:
