@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -177,6 +178,7 @@ def evaluate(
     seeds: int = 1,
     strips: int = 4,
     progress: Callable[[str], None] = lambda line: None,
+    found: Evaluation | None = None,
 ) -> Evaluation:
     """Every method on every problem that it can do.
 
@@ -184,8 +186,11 @@ def evaluate(
         seeds: how often a method that draws is asked, with the seeds 0, 1, ...
         strips: of how many problems per protocol the pictures are kept.
         progress: is told what is being done.
+        found: what is filled, None for a new one; whoever holds it has what was found if the run does not end well.
     """
-    judges, found = judges or Judges(), Evaluation([method.name for method in methods if method.draws])
+    judges = judges or Judges()
+    found = Evaluation() if found is None else found
+    found.models = [method.name for method in methods if method.draws]
     shown: dict[str, int] = {}
     warm: set[tuple[str, str]] = set()
     for problem in problems:
@@ -379,17 +384,19 @@ _SET_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def _set_figures(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, Figure]:
-    """Distances of results and truths. Pictures, with all their seeds, are what is left out in turn."""
-    names = list(dict.fromkeys(name for name, _, _ in pairs))
+    """Distances of results and truths, the mean over seeds: several results of one picture in one set would look like a
+    lack of variety. Pictures, with all their seeds, are what is left out in turn."""
+    counts = Counter(name for name, _, _ in pairs)
+    names = [name for name, count in counts.items() if count == max(counts.values())]  # all but where a run was stopped
     if len(names) < 3:  # less than two pictures, once one is left out
         return {}
-    results = [np.stack([result for name, result, _ in pairs if name == each]) for each in names]
+    results = np.array([[result for name, result, _ in pairs if name == each] for each in names])  # (N, seeds, D)
     truths = np.stack([next(truth for name, _, truth in pairs if name == each) for each in names])
     figures = {}
     for metric, distance in _SET_DISTANCES.items():
 
         def of(chosen: np.ndarray, distance: Callable[..., float] = distance) -> float:
-            return distance(np.concatenate([results[i] for i in chosen]), truths[chosen])
+            return float(np.mean([distance(results[chosen, seed], truths[chosen]) for seed in range(results.shape[1])]))
 
         value, error = of(np.arange(len(names))), metrics.jackknife(of, len(names))
         figures[metric] = Figure(value, value - 1.96 * error, value + 1.96 * error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -104,8 +105,8 @@ def _listed(folder: Path) -> list[Entry]:
         if role is None or (role != "photo" and mask is None):
             continue
         file, caption = folder / each["file"], each.get("caption", "")
-        read = partial(_photo, file, file.name, caption, mask, None)
-        found.append(Entry(file.name, frozenset({role}), read, json.dumps(each)))
+        read = partial(_photo, file, each["file"], caption, mask, None)
+        found.append(Entry(each["file"], frozenset({role}), read, json.dumps(each)))
     return found
 
 
@@ -115,7 +116,7 @@ def _brushbench(folder: Path) -> list[Entry]:
     def read(each: dict[str, Any], max_side: int | None) -> Photo:
         sides = {"inside": "inpainting_mask", "outside": "outpainting_mask"}
         holes = {side: _run_lengths(each[key], (512, 512)) for side, key in sides.items() if key in each}
-        rgb = np.asarray(Image.fromarray(_read(folder / each["image"])).resize((512, 512)))
+        rgb = np.asarray(Image.fromarray(_read(folder / each["image"], each["image"])).resize((512, 512)))
         return Photo(each["image"], rgb, each.get("caption", ""), holes=holes)
 
     found = []
@@ -188,16 +189,19 @@ def _photo(
     max_side: int | None,
 ) -> Photo:
     """Read, and scale down to ``max_side``; the mask and the truth to the photograph's size."""
-    picture = Image.fromarray(_read(file))
+    picture = Image.fromarray(_read(file, name))
     if max_side is not None:
         picture.thumbnail((max_side, max_side))
-    others = [None if each is None else Image.fromarray(_read(each)).resize(picture.size) for each in (mask, truth)]
+    others = [
+        None if each is None else Image.fromarray(_read(each, f"{name}, mask")).resize(picture.size)
+        for each in (mask, truth)
+    ]
     marked = None if others[0] is None else np.asarray(others[0].convert("L")) > 127
     return Photo(name, np.asarray(picture), caption, marked, None if others[1] is None else np.asarray(others[1]))
 
 
-def _read(file: Path | bytes) -> np.ndarray:
-    picture = image.load(file) if isinstance(file, Path) else image.decode(file)
+def _read(file: Path | bytes, name: str) -> np.ndarray:
+    picture = image.load(file) if isinstance(file, Path) else image.decode(file, name)
     return np.rint(picture.rgb() * 255).astype(np.uint8)
 
 
@@ -480,6 +484,7 @@ PROTOCOLS = {
     ),
 }
 LARGEST_PRODUCT = 768  # pixels; larger product shots take long and tell no more
+SMALLEST = 32  # pixels; SSIM's window and the perceptual network need them
 
 
 def available(entries: Sequence[Entry]) -> list[str]:
@@ -522,7 +527,7 @@ def problems(
         seed: of holes, places and degradations.
         max_side: larger photographs are scaled down to it.
 
-    Raises ValueError as ``check_names`` does.
+    A photograph that cannot be read or judged by is left out with a warning. Raises ValueError as ``check_names`` does.
     """
     check_names(names, entries)
     products = with_role(entries, "product")
@@ -530,12 +535,30 @@ def problems(
         wanted = [name for name in names if (PROTOCOLS[name].role, PROTOCOLS[name].repeat) == (role, repeat)]
         chosen = with_role(entries, role, min(limit or repeat, repeat) if repeat else limit)
         for i in range(repeat or len(chosen)):
-            photo = _fitting(chosen[i % len(chosen)], role, max_side)
+            photo = _read_or_warn(chosen[i % len(chosen)], role, max_side)
+            if photo is None:
+                continue
             title = f"{i + 1}, {photo.name}" if repeat else photo.name
             for name in wanted:
                 pastes = PROTOCOLS[name].pastes
-                product = _fitting(products[i % len(products)], "product", max_side) if pastes else None
+                product = _read_or_warn(products[i % len(products)], "product", max_side) if pastes else None
+                if pastes and product is None:
+                    continue
                 yield Problem(name, title, **PROTOCOLS[name].make(photo, seed + i, product))
+
+
+def _read_or_warn(entry: Entry, role: str, max_side: int | None) -> Photo | None:
+    try:
+        photo = _fitting(entry, role, max_side)
+        if min(photo.rgb.shape[:2]) < SMALLEST:
+            size = f"{photo.rgb.shape[1]}x{photo.rgb.shape[0]}"
+            raise ValueError(f"{entry.name}: {size} is too small to judge by, a side needs {SMALLEST} pixels")
+        if role != "photo" and photo.mask is not None and photo.mask.min() == photo.mask.max():
+            raise ValueError(f"{entry.name}: its mask marks {'all' if photo.mask.any() else 'nothing'} of it")
+    except (ValueError, OSError) as error:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+        return None
+    return photo
 
 
 def _fitting(entry: Entry, role: str, max_side: int | None) -> Photo:

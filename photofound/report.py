@@ -153,7 +153,7 @@ _STYLE = """
           --bar: #565d66; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 1440px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 2rem; margin: 0 0 .5rem; letter-spacing: -.02em; }
 h2 { font-size: 1.25rem; margin: 0; }
 p { margin: .25rem 0 1rem; color: var(--soft); }

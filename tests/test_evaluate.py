@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound import cli
+from photofound import cli, methods
 from photofound.regularizers import PerceptualNet
 from photofound.training import evaluate
 
@@ -48,14 +48,14 @@ def test_a_report_of_models_and_classics(photos, network, tiny_folder, tmp_path,
     assert cli.main(["eval", str(photos), *models, *networks, *more]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
     tree = json.loads((tmp_path / "out" / "report.json").read_text())
-    methods: dict = {}
+    shown: dict = {}
     for each in tree["summary"]:
-        methods.setdefault(each["protocol"], []).append(each["method"])
+        shown.setdefault(each["protocol"], []).append(each["method"])
     ours = ["one", f"{tiny_folder.name}, 2 steps"]
     classic = ["Telea", "Navier-Stokes", "biharmonic"]
-    assert all(methods[name] == [*classic, *ours] for name in ("strokes-20", "border-12.5", "object-erase"))
-    assert methods["x4-real"] == ["bicubic", "Lanczos", *ours]
-    assert methods["outpaint-product"] == ["untouched", *ours]
+    assert all(shown[name] == [*classic, *ours] for name in ("strokes-20", "border-12.5", "object-erase"))
+    assert shown["x4-real"] == ["bicubic", "Lanczos", *ours]
+    assert shown["outpaint-product"] == ["untouched", *ours]
     (strokes,) = [e for e in tree["summary"] if (e["protocol"], e["method"]) == ("strokes-20", "one")]
     wanted = {"psnr", "ssim", "hole_psnr", "perceptual", "fid", "kid", "cmmd", "seam", "altered", "seconds"}
     assert wanted <= set(strokes["figures"]) and strokes["figures"]["altered"]["value"] == 0
@@ -64,7 +64,7 @@ def test_a_report_of_models_and_classics(photos, network, tiny_folder, tmp_path,
     assert seeds == {0, 1} and tree["about"]["features network"] == "squeeze.safetensors"
     assert not [value for value in tree["about"].values() if str(tmp_path) in str(value)]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<h3>") == len(methods) and "## strokes 20 %" in (tmp_path / "out" / "report.md").read_text()
+    assert page.count("<h3>") == len(shown) and "## strokes 20 %" in (tmp_path / "out" / "report.md").read_text()
 
 
 def run(photos, *options):
@@ -126,6 +126,22 @@ def test_a_mistake_is_one_line(photos, tmp_path, capsys, options, line):
     said = capsys.readouterr().err
     assert line in said and said.startswith("photofound: ") and said.count("\n") == 1, said
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_what_was_found_is_written_also_when_a_method_fails(photos, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def failing(problem):
+        asked.append(problem.name)
+        if len(asked) == 2:
+            raise ValueError("out of luck; try again")
+        return problem.truth
+
+    monkeypatch.setitem(methods.CLASSICS, "bicubic", methods.Classic("bicubic", ("upscale",), failing))
+    assert run(photos, "--protocols", "x2", "--methods", "bicubic", "-o", str(tmp_path)) == 2
+    assert capsys.readouterr().err == "photofound: out of luck; try again\n"
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert len(tree["rows"]) == 1 and tree["about"]["took"].endswith("stopped before the end")
 
 
 def test_a_report_is_not_overwritten_by_accident(photos, tmp_path, capsys):

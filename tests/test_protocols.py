@@ -132,11 +132,11 @@ def test_a_listing_says_what_is_for_what(tmp_path):
     (tmp_path / "eval.json").write_text(json.dumps(listing))
     entries = find_photographs(tmp_path)
     roles = {entry.name: set(entry.roles) for entry in entries}
-    assert roles == {"photo.png": {"photo"}, "cup.png": {"product"}, "street.png": {"removal"}}
+    assert roles == {"images/photo.png": {"photo"}, "images/cup.png": {"product"}, "images/street.png": {"removal"}}
     assert {"strokes-20", "object-erase", "outpaint-product", "object-removal"} <= set(protocols.available(entries))
     (removal,) = problems(entries, ["object-removal"])
     assert removal.truth is None and (removal.given == photograph()).all() and (removal.hole == (blob() > 0)).all()
-    assert [e.name for e in find_photographs(tmp_path, match="STREET")] == ["street.png"]
+    assert [e.name for e in find_photographs(tmp_path, match="STREET")] == ["images/street.png"]
     assert len(find_photographs(tmp_path, match="here")) == 3
 
 
@@ -169,6 +169,19 @@ def test_of_a_super_resolution_set_only_the_originals_are_taken(tmp_path, origin
     save(tmp_path / originals.replace("GTmod12", "LRbicx4").replace("HR", "LR"), photograph(10, 13))
     (problem,) = made(tmp_path, "x4")
     assert problem.truth.shape == (40, 52, 3)
+
+
+def test_a_photograph_that_cannot_be_judged_by_is_left_out_with_a_warning(folder):
+    (folder / "bad.png").write_bytes(b"no picture")
+    save(folder / "tiny.png", photograph(20, 60))
+    save(folder / "1.mask.png", blob() * 0)
+    with pytest.warns(UserWarning, match="left out: ") as warned:
+        photos = [p.name for p in made(folder, "box-centre")]
+    assert photos == ["0.png", "1.png", "2.png"]
+    said = " ".join(str(w.message) for w in warned)
+    assert "bad.png" in said and "tiny.png: 60x20 is too small to judge by, a side needs 32 pixels" in said
+    with pytest.warns(UserWarning, match="left out: 1.png: its mask marks nothing of it"):
+        assert [p.name for p in made(folder, "outpaint-product")] == ["2.png"]
 
 
 def test_what_cannot_be_asked_is_one_line(tmp_path, folder):

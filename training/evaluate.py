@@ -151,8 +151,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"output: {folder} holds a report; pass --overwrite or another -o")
 
 
-def run(args: argparse.Namespace) -> Any:
-    """Evaluate as the arguments say, write the report, and return its summary."""
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the arguments say, and write the report."""
     check_output(args.output, args.overwrite)
     from photofound import evaluation, protocols, report
     from photofound.methods import CLASSICS, classics
@@ -169,15 +169,19 @@ def run(args: argparse.Namespace) -> Any:
         raise ValueError("model: two of the same name; tell them apart with NAME=ID_OR_DIR")
     args.output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is told now, not after hours
     asked = protocols.problems(entries, names, args.limit, args.mask_seed, args.max_side)
-    start = time.perf_counter()
-    found = evaluation.evaluate(asked, methods, judging, args.seeds, args.pictures, _teller(args.quiet))
+    start, found, ended = time.perf_counter(), evaluation.Evaluation(), False
+    try:
+        evaluation.evaluate(asked, methods, judging, args.seeds, args.pictures, _teller(args.quiet), found)
+        ended = True
+    finally:  # also of a run that was interrupted, or that a method brought down
+        if found.rows:
+            report.write(args.output, found, _about(args, time.perf_counter() - start, ended))
     if not found.rows:
         able = ", ".join(method.name for method in methods)
-        raise ValueError(f"methods: none of {able} can do {', '.join(names)}; name others")
-    return report.write(args.output, found, _about(args, time.perf_counter() - start))
+        raise ValueError(f"methods: none of {able} can do {', '.join(names)} on these photographs; name others")
 
 
-def _about(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, Any]:
     """The head of the report: what was run, on what. Folders are told by their names alone."""
     import torch
 
@@ -193,7 +197,7 @@ def _about(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
         **named,
         "versions": f"photofound {__version__}, torch {torch.__version__}",
         "machine": torch.cuda.get_device_name() if _on_gpu(args.device) else threads,
-        "took": f"{seconds / 60:.1f} minutes",
+        "took": f"{seconds / 60:.1f} minutes" + ("" if ended else ", stopped before the end"),
     }
 
 
