@@ -337,35 +337,24 @@ def _parameters(task: Task, config: ServeConfig) -> list[inspect.Parameter]:
             raise ValueError(
                 f"task {task.name!r}: its input {each.name!r} clashes with a field of the server; rename it"
             )
-    formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
-    common: dict[str, tuple[Any, Any]] = {
-        "seed": (Annotated[int, Form(ge=0, lt=2**63, description="same seed, same pixels", examples=[7])], 0),
-        "format": (Annotated[formats | None, Form(description="of the answer; left out, the photograph's")], None),
-        "strip": (Annotated[bool, Form(description="leave out where the photograph was taken")], False),
-        "mark": (Annotated[bool, Form(description="say in the metadata that a part of it was generated")], True),
-        "num_inference_steps": (
-            Annotated[int | None, Form(ge=1, le=config.max_steps, description="left out, the model's")],
-            None,
-        ),
-        "guidance_scale": (
-            Annotated[
-                float | None,
-                Form(
-                    ge=0,
-                    le=100,
-                    allow_inf_nan=False,
-                    description="how strongly to follow the prompt; left out, the model's",
-                ),
-            ],
-            None,
-        ),
-    }
     only = inspect.Parameter.KEYWORD_ONLY
+    formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
+
+    def common(name: str, kind: Any, default: Any, text: str, **bounds: Any) -> inspect.Parameter:
+        return inspect.Parameter(
+            name, only, default=default, annotation=Annotated[kind, Form(description=text, **bounds)]
+        )
+
     return [
         inspect.Parameter("request", only, annotation=Request),
         _parameter(Input("image", "image", "the photograph", required=True)),
         *map(_parameter, inputs),
-        *(inspect.Parameter(name, only, default=value, annotation=kind) for name, (kind, value) in common.items()),
+        common("seed", int, 0, "same seed, same pixels", ge=0, lt=2**63, examples=[7]),
+        common("format", formats | None, None, "of the answer; left out, the photograph's"),
+        common("strip", bool, False, "leave out where the photograph was taken"),
+        common("mark", bool, True, "say in the metadata that a part of it was generated"),
+        common("num_inference_steps", int | None, None, "left out, the model's", ge=1, le=config.max_steps),
+        common("guidance_scale", float | None, None, "left out, the model's", ge=0, le=100, allow_inf_nan=False),
     ]
 
 
