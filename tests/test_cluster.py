@@ -67,6 +67,7 @@ def local_ray(monkeypatch):
 
     for name in ("READY_CHECK", "HEALTH_CHECK"):  # on a machine that is busy with something else
         monkeypatch.setenv(f"RAY_SERVE_PROXY_{name}_TIMEOUT_S", "60")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 would starve there
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
