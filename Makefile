@@ -8,14 +8,21 @@ BIN := .venv/bin
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: edit test lint types docs docs-pictures clean
+.PHONY: edit test test-browser lint types docs docs-pictures clean
 .DELETE_ON_ERROR:
 
 edit: $(READY)  ## the five edits on sample photographs, into out/
 	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
 
 test: $(READY)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser" $(PYTEST_ARGS)
+
+# Chromium is the distribution's; playwright only drives it and downloads nothing.
+test-browser: $(READY)  ## the demo in a browser; as root on Debian it installs Chromium
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[browser]'
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy chromium; } \
+		|| { echo "Chromium is missing: install it, on Debian by 'apt-get install chromium' as root" >&2; exit 2; }
+	$(OFFLINE) $(BIN)/python -m pytest -m browser tests/test_browser.py $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -42,8 +42,7 @@ EXPECTED = (
     MemoryError,
 )  # what a visitor may do wrong; the rest is a bug
 
-MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit photographs with one small model. What you do not touch stays as it is,
-bit for bit.</p>"""
+MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit a photograph. What you do not touch stays as it is, bit for bit.</p>"""
 TO_RESULT = """() => {
   document.getElementById('result').scrollIntoView({behavior: 'smooth', block: 'nearest'});
   return [];
@@ -98,10 +97,11 @@ class Page:
                 with gr.Column(scale=6, min_width=340):
                     with gr.Tabs():
                         self.tabs = [self._tab(task) for task in tasks]
-                    self._settings(pipe.config.default_steps, pipe.config.default_guidance)
+                with gr.Column(scale=5, min_width=340):
+                    with gr.Column(elem_id="result"):
+                        self._result()
+                    self._settings(pipe.config.default_guidance)
                     self._model()
-                with gr.Column(scale=5, min_width=340, elem_id="result"):
-                    self._result()
             self._wire()
 
     # ------------------------------------------------------------------------------------------------------- widgets
@@ -125,7 +125,7 @@ class Page:
                 scale=7,
                 min_width=300,
             )
-        with gr.Row(elem_classes="tight"):
+        with gr.Row(elem_classes=["tight", "line"]):
             self.info = gr.Markdown(elem_classes="quiet", elem_id="info")
             self.undo = gr.Button("↩ Undo", size="sm", scale=0, min_width=110, interactive=False, elem_id="undo")
 
@@ -143,9 +143,9 @@ class Page:
                 if each.name not in made and each not in folded:
                     made[each.name] = self._widget(task, each)
             with gr.Row(elem_classes="tight"):
-                run = gr.Button(task.name.capitalize(), variant="primary", min_width=150, elem_id=f"run-{task.name}")
+                run = gr.Button(task.name.capitalize(), variant="primary", min_width=200, elem_id=f"run-{task.name}")
                 example = (
-                    gr.Button(f"Example: {sample.caption}", min_width=150, elem_classes="example") if sample else None
+                    gr.Button(f"Example: {sample.caption}", min_width=200, elem_classes="example") if sample else None
                 )
             if masks:
                 with gr.Accordion("What is kept exactly", open=any(map(studio.keeps, masks))):
@@ -198,20 +198,20 @@ class Page:
         label = f"Brush over what to {what}"
         return brush(_colour(each), container=True, padding=True, show_label=True, **shared | {"label": label})
 
-    def _settings(self, steps: int, guidance: float) -> None:
+    def _settings(self, guidance: float) -> None:
         with gr.Accordion("Seed, variants, steps", open=False, elem_id="settings"):
             with gr.Row(elem_classes="tight"):
                 self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=120)
-                self.dice = gr.Button("🎲", elem_classes="dice", elem_id="dice")
+                self.dice = gr.Button("⚄", elem_classes="dice", elem_id="dice")
                 self.variants = gr.Slider(
                     1, studio.VARIANTS, value=1, step=1, label="Variants", buttons=[], elem_id="variants", min_width=160
                 )
             with gr.Row(elem_classes="tight"):
                 self.steps = gr.Slider(
-                    1, 50, value=steps, step=1, label="Steps", buttons=[], elem_id="steps", min_width=160
+                    0, 50, value=0, step=1, label="Steps, 0 = the model's", buttons=[], elem_id="steps", min_width=160
                 )
                 self.guidance = gr.Slider(
-                    1, 10, value=guidance, step=0.5, label="How closely to follow the prompt", buttons=[], min_width=160
+                    1, 10, value=guidance, step=0.5, label="Closeness to prompt", buttons=[], min_width=160
                 )
 
     def _model(self) -> None:
@@ -225,23 +225,22 @@ class Page:
             self.lora = gr.Dropdown(
                 ["", *models.loras()], value="", label="LoRA", visible=bool(models.loras()), elem_id="lora"
             )
-            self.lora_file = gr.File(
-                file_types=[".safetensors"], label="A LoRA of yours, .safetensors", height=90, elem_id="lora-file"
-            )
+            gr.Markdown("A LoRA of yours, as .safetensors:", elem_classes="quiet")
+            self.lora_file = gr.File(file_types=[".safetensors"], show_label=False, height=132, elem_id="lora-file")
             with gr.Row(elem_classes="tight"):
                 self.load = gr.Button("Load", size="sm", scale=0, min_width=110, elem_id="load")
-                self.loaded = gr.Markdown("Loaded: the model above.", elem_classes="quiet", elem_id="loaded")
+                self.loaded = gr.Markdown(elem_classes="quiet", elem_id="loaded")
 
     def _result(self) -> None:
         self.slider = gr.ImageSlider(
-            label="Before and after", interactive=False, buttons=["fullscreen"], max_height=560, elem_id="slider"
+            show_label=False, interactive=False, buttons=["fullscreen"], max_height=560, elem_id="slider"
         )
         self.status = gr.Markdown("The result appears here.", elem_classes="quiet", elem_id="status")
         self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
         self.gallery = gr.Gallery(
-            label="Variants",
+            show_label=False,
             columns=3,
-            height="auto",
+            object_fit="cover",
             allow_preview=False,
             interactive=False,
             buttons=[],
@@ -270,7 +269,10 @@ class Page:
             (self.use.click, self.on_use, [desk]),
             (self.undo.click, self.on_undo, [desk]),
         ):
-            self._redraw(event(_polite(handler), inputs, changed, **listen), listen)
+            happened = event(_polite(handler), inputs, changed, **listen)
+            self._redraw(happened, listen)
+            if handler == self.on_upload:
+                happened.then(lambda: None, None, self.upload, **listen)  # the next one can be dropped at once
         runs = [self._wire_tab(tab, changed, listen) for tab in self.tabs]
         self.cancel.click(self.on_cancel, None, [self.status, self.cancel], cancels=runs, queue=False, **listen)
         self.blocks.unload(self.on_leave)
@@ -279,7 +281,7 @@ class Page:
         self.gallery.select(_polite(self.on_choose), [desk, self.format], chosen, **listen)
         self.format.input(_polite(self.on_format), [desk, self.format], [self.download, self.file], **listen)
         model = [self.model, self.lora, self.lora_file]
-        settings = [self.loaded, self.steps, self.guidance]
+        settings = [self.loaded, self.guidance]
         self.load.click(
             _polite(self.on_load), model, settings, **listen | {"show_progress": "minimal"}, **_one_model_at_a_time()
         )
@@ -464,7 +466,7 @@ class Page:
             inputs=tab.raw(values[8:]),
             seed=int(seed or 0),
             variants=int(variants),
-            steps=int(steps),
+            steps=int(steps) or None,
             guidance=float(guidance),
             model=model,
             lora=lora_file or lora or None,
@@ -474,11 +476,11 @@ class Page:
         )
         for line in warned:
             gr.Warning(line)
-        return [desk, *self._finished(desk, report, wanted.seed, format)]
+        return [desk, *self._finished(desk, report, format)]
 
-    def _finished(self, desk: Desk, report: str, seed: int, format: str) -> list[Any]:
+    def _finished(self, desk: Desk, report: str, format: str) -> list[Any]:
         several = len(desk.results) > 1
-        pictures = [(studio.shown(each.picture, 480), f"seed {seed + i}") for i, each in enumerate(desk.results)]
+        pictures = [(studio.shown(each.picture, 480), f"seed {desk.seed + i}") for i, each in enumerate(desk.results)]
         gallery = gr.update(value=pictures if several else None, visible=several, selected_index=0 if several else None)
         on = gr.update(interactive=True)
         return [self._compared(desk), gallery, report, on, *self.on_format(desk, format)]
@@ -498,7 +500,8 @@ class Page:
             return [gr.skip(), gr.skip()]
         path = self.work.export(desk, None if format == SAME_FORMAT else format)
         size = path.stat().st_size
-        line = f"{path.name}, {size / 1e6:.1f} MB" if size > 1e5 else f"{path.name}, {size / 1e3:.0f} kB"
+        large = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.0f} kB"
+        line = f"{path.name} · {large} · seed {desk.seed + desk.chosen}"
         if path.suffix in (".jpg", ".jpeg") or (path.suffix == ".webp" and not desk.result.picture.lossless):
             line += ". This format rounds every pixel; choose PNG to have the kept ones bit for bit."
         return [gr.update(value=str(path), interactive=True), line]
@@ -513,9 +516,10 @@ class Page:
     def on_load(self, model: str | None, lora: str, lora_file: str | None) -> list[Any]:
         pipe = self.work.models.pipeline(self.tabs[0].task, model, lora_file or lora or None)
         millions = pipe.transformer.num_parameters() / 1e6
-        update = gr.update
-        line = f"Loaded: {millions:,.1f} million parameters, {pipe.config.default_steps} steps by default."
-        return [line, update(value=pipe.config.default_steps), update(value=pipe.config.default_guidance)]
+        line = (
+            f"Loaded: {millions:,.1f} million parameters, {pipe.config.default_steps} steps unless you say otherwise."
+        )
+        return [line, gr.update(value=pipe.config.default_guidance)]
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -30,6 +30,7 @@ TEMPLATE = """
 
 STYLE = """
 .tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 8px; }
+.tools > * { margin: 0 !important; }
 .tools button { font-size: var(--text-sm); padding: 5px 11px; border-radius: var(--radius-md); cursor: pointer;
   border: 1px solid var(--border-color-primary); background: var(--input-background-fill);
   color: var(--body-text-color); }
@@ -59,6 +60,7 @@ const load = (source) => new Promise((done) => {
 const show = async () => {
   const value = props.value || {}, mine = ++asked;
   if (value.mask && value.mask === sent) return;  // what was painted here comes back
+  element.dataset.ready = 'false';
   const [ground, mask] = await Promise.all([value.photo, value.mask].map((each) => each ? load(each) : null));
   if (mine !== asked) return;
   strokes = [];
@@ -101,7 +103,7 @@ const follow = (event) => {
     `width:${size.value}px; height:${size.value}px`;
 };
 canvas.addEventListener('pointerdown', (event) => {
-  if (event.button) return;
+  if (event.button || element.dataset.ready !== 'true') return;
   canvas.setPointerCapture(event.pointerId);
   remember();
   draw(event);

@@ -57,6 +57,7 @@ class Desk:
         undo: what it was before, the newest last.
         mattes: for each task with a subject the automatic one, (H, W) float32 in [0, 1]; a task without is missing.
         results: of the last run, one per variant; ``chosen`` is the index of the one that is looked at.
+        seed: of the first result; the others have the following ones.
         before: (h, w, 3) uint8, the photograph as it is compared with the results; None as long as there are none.
     """
 
@@ -66,6 +67,7 @@ class Desk:
     mattes: dict[str, np.ndarray] = field(default_factory=dict)
     results: tuple[Photo, ...] = ()
     chosen: int = 0
+    seed: int = 0
     before: np.ndarray | None = None
 
     @property
@@ -329,14 +331,14 @@ class Studio:
             self._running.pop(visitor, None)
         photos = [_spooled(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
         before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
-        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, before=before)
+        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=request.seed, before=before)
         told = [" ".join(str(each.message).split()) for each in caught if each.category is UserWarning]
         return _tidied(desk), self._report(desk, seconds, request), list(dict.fromkeys(told))
 
     def _report(self, desk: Desk, seconds: float, request: Request) -> str:
         size = desk.results[0].picture.size
         each = f", {seconds / request.variants:.1f} s each" if request.variants > 1 else ""
-        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]} · seed {request.seed}"
+        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]}"
 
     def cancel(self, visitor: str = "") -> bool:
         """Stop the visitor's run after the step that it is in; False where none is running."""

@@ -66,20 +66,22 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container .main { padding: clamp(8px, 2.5vw, 32px) !important; }
 footer { display: none !important; }
 #masthead { padding: 10px 2px 0; }
 #masthead h1 { font: 600 1.75rem/1.1 ui-serif, Georgia, "Times New Roman", serif; letter-spacing: -0.02em; margin: 0; }
 #masthead h1 b { color: var(--primary-600); font-weight: 600; }
 #masthead p { margin: 4px 0 0; color: var(--body-text-color-subdued); }
 .example { font-weight: 400 !important; }
-#shelf .grid-wrap { max-height: none; }
+#variants-made .grid-wrap { max-height: none; min-height: 0; height: auto; }
 #shelf .thumbnail-item { border-radius: var(--radius-md); }
 .quiet, .quiet p { font-size: var(--text-sm); color: var(--body-text-color-subdued); margin: 0; }
 .tight { gap: 8px; }
 .dice { min-width: 48px !important; max-width: 48px; align-self: end; }
 #status p { margin: 0; }
+.line { align-items: center; flex-wrap: nowrap; }
 @media (max-width: 640px) {
-  .gradio-container > .main { padding: 8px !important; }
+  .tab-container button { padding: 6px 7px !important; font-size: 14px !important; }
   #masthead h1 { font-size: 1.45rem; }
 }
 """
