@@ -208,10 +208,10 @@ class Page:
                 )
             with gr.Row(elem_classes="tight"):
                 self.steps = gr.Slider(
-                    0, 50, value=0, step=1, label="Steps, 0 = the model's", buttons=[], elem_id="steps", min_width=160
+                    0, 50, value=0, step=1, label="Steps (0: default)", buttons=[], elem_id="steps", min_width=160
                 )
                 self.guidance = gr.Slider(
-                    1, 10, value=guidance, step=0.5, label="Closeness to prompt", buttons=[], min_width=160
+                    1, 10, value=guidance, step=0.5, label="Prompt weight", buttons=[], min_width=160
                 )
 
     def _model(self) -> None:
