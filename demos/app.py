@@ -325,10 +325,10 @@ class Page:
         )
         ran.then(lambda: gr.update(visible=False), None, self.cancel, queue=False, **listen)
         if tab.example is not None:
-            self._wire_example(tab, changed, listen)
+            self._wire_example(tab, tab.example, changed, listen)
         return ran
 
-    def _wire_example(self, tab: Tab, changed: list[Any], listen: dict[str, Any]) -> None:
+    def _wire_example(self, tab: Tab, button: gr.Button, changed: list[Any], listen: dict[str, Any]) -> None:
         def fill(desk: Desk) -> list[Any]:
             return self.on_fill(tab, desk)
 
@@ -336,7 +336,7 @@ class Page:
             return self.on_example(tab, desk)
 
         self._redraw(
-            tab.example.click(_polite(show), self.desk, changed, **listen),
+            button.click(_polite(show), self.desk, changed, **listen),
             listen,
             {tab.task.name: lambda event: event.then(fill, self.desk, list(tab.inputs.values()), **listen)},
         )
@@ -391,9 +391,9 @@ class Page:
         picture = Picture.from_any(samples.read(sample)[0])
         return self._changed(self.work.open_picture(picture, sample.photograph, desk))
 
-    def on_fill(self, tab: Tab, desk: Desk) -> list[Any]:
+    def on_fill(self, tab: Tab, desk: Desk) -> Any:
         """The example's own inputs: its mask, its words, its numbers."""
-        sample, values = _sample(tab), []
+        sample, values = _sample(tab), list[Any]()
         mask = samples.read(sample)[1]
         for each in tab.declared:
             value = sample.inputs.get(each.name, each.default)

@@ -243,7 +243,7 @@ class Studio:
         """
         found = {}
         for each in declared(task):
-            value = raw.get(each.name)
+            value: Any = raw.get(each.name)
             if value is None or value == "" if not isinstance(value, np.ndarray) else not value.any():
                 continue
             if each.kind == "mask":
