@@ -114,10 +114,10 @@ class PreferenceStage(AdaptedStage):
         self.frozen = None if config.model.train == "lora" else copy.deepcopy(self.pipeline.transformer)
         if self.frozen is not None:
             self.frozen.requires_grad_(False).eval()
-        self.exam = None
+        self.held_pairs: Batch | None = None
         if config.data.hold_out:
             generator = torch.Generator(self.device).manual_seed(0)
-            self.exam = self._pairs((self.held_out, self.held_out_rejected), config.validation.size, generator, 0.0)
+            self.held_pairs = self._pairs((self.held_out, self.held_out_rejected), config.validation.size, generator, 0.0)
 
     # ------------------------------------------------------------------------------------------------------ batches
 
@@ -186,9 +186,9 @@ class PreferenceStage(AdaptedStage):
     def measure(self) -> dict[str, Tensor]:
         """``accuracy_held_out``, the share of held-out pairs that are ranked as people did by the implicit reward, and
         ``loss_held_out``."""
-        if self.exam is None:
+        if self.held_pairs is None:
             return {}
-        error, reference = self.errors(self.exam, torch.Generator(self.device).manual_seed(0))
+        error, reference = self.errors(self.held_pairs, torch.Generator(self.device).manual_seed(0))
         loss = objective.preference_loss(error, reference, self.config.beta).mean()
         return {"accuracy_held_out": _accuracy(error, reference), "loss_held_out": loss}
 
