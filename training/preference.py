@@ -117,7 +117,8 @@ class PreferenceStage(AdaptedStage):
         self.held_pairs: Batch | None = None
         if config.data.hold_out:
             generator = torch.Generator(self.device).manual_seed(0)
-            self.held_pairs = self._pairs((self.held_out, self.held_out_rejected), config.validation.size, generator, 0.0)
+            stores = (self.held_out, self.held_out_rejected)
+            self.held_pairs = self._pairs(stores, config.validation.size, generator, 0.0)
 
     # ------------------------------------------------------------------------------------------------------ batches
 
