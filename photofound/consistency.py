@@ -46,18 +46,25 @@ def sample_guidance(batch: int, low: float, high: float, generator: torch.Genera
     return low + (high - low) * torch.rand(batch, generator=generator, device=generator.device)
 
 
-def sample_times(batch: int, phases: int, steps: int, generator: torch.Generator, shift: float = 1.0) -> Times:
+def sample_times(
+    batch: int, phases: int | Tensor, steps: int, generator: torch.Generator, shift: float = 1.0
+) -> Times:
     """Times to train at: a phase, and in it a step of the teacher, each as likely as the others.
 
     Args:
-        phases: P >= 1; the phases end at the times that a sampler of P steps stops at.
+        phases: P >= 1, one for all or (B,); the phases end at the times that a sampler of P steps stops at.
         steps: of the teacher from 1 to 0, at least; each phase has the same whole number of them (the skipping step of
             arXiv:2310.04378, section 4.3: 50 steps of 20 out of 1,000).
         shift: of the sampler's times, see ``objective.shift_time``.
     """
-    device, inner = generator.device, -(-steps // phases)
-    phase = torch.randint(phases, (batch,), generator=generator, device=device)
-    step = torch.randint(1, inner + 1, (batch,), generator=generator, device=device)
+    device = generator.device
+    phases = torch.as_tensor(phases, device=device).expand(batch)
+    inner = -(-steps // phases)
+    phase, step = (
+        (torch.rand(batch, generator=generator, device=device, dtype=torch.float64) * count).long()
+        for count in (phases, inner)
+    )
+    step = step + 1
     unshifted = ((phase * inner + done) / (phases * inner) for done in (step, step - 1, 0 * step))
     return Times(*(shift_time(t, shift) for t in unshifted))
 

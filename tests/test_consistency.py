@@ -162,6 +162,13 @@ def test_times_lie_on_the_teachers_steps_within_their_phase(phases, steps, inner
     assert counts[0] == 0 and (counts[1:] / 20_000 * grid - 1).abs().max() < 0.25  # each as likely as the others
 
 
+def test_each_sample_may_have_phases_of_its_own():
+    phases = torch.tensor([1, 2]).repeat(1_000)
+    times = consistency.sample_times(2_000, phases, 2, torch.Generator().manual_seed(0))
+    one, two = (list(zip(*(t[i::2].tolist() for t in times), strict=True)) for i in range(2))
+    assert set(one) == {(1.0, 0.5, 0.0), (0.5, 0.0, 0.0)} and set(two) == {(1.0, 0.5, 0.5), (0.5, 0.0, 0.0)}
+
+
 def test_phases_end_where_a_shifted_sampler_stops():
     from diffusers import FlowMatchEulerDiscreteScheduler
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from PIL import Image
+from safetensors.torch import save_file
 
 from photofound import InpaintPipeline, OutpaintPipeline, cli, config, consistency, objective, optim
 from photofound.edit import Condition
 from photofound.engine import World
 from photofound.pipeline import EditPipeline, fold_condition
+from photofound.regularizers import PerceptualNet
 from photofound.trainer import Trainer
 from photofound.training.distill import Config, DistillStage
 from photofound.transformer import EditTransformer
@@ -43,6 +45,11 @@ def build(tiny_folder, *more):
 @pytest.fixture
 def stage(tiny_folder):
     return build(tiny_folder)
+
+
+def loss_of(stage, batch):
+    torch.manual_seed(1)
+    return stage.loss(batch)
 
 
 def generator(seed=0):
@@ -104,6 +111,29 @@ def test_the_loss_is_that_of_the_hole():
     for error, expected in ((inside, 1.0), (1 - inside, 0.1)):
         made = objective.masked_mean(consistency.pseudo_huber(error, 0 * error, 1e-6), hole)
         torch.testing.assert_close(made, torch.full((2,), expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_task_may_have_phases_of_its_own(tiny_folder, monkeypatch):
+    stage = build(tiny_folder, "--distill.phases=2", "--distill.teacher_steps=2", "--distill.task_phases={upscale: 1}")
+    assert stage.pipeline.config.default_steps == 2 and stage.pipeline.config.task_steps == {"upscale": 1}
+    drawn, sample_times = [], consistency.sample_times
+    monkeypatch.setattr(consistency, "sample_times", lambda *a: drawn.append(sample_times(*a)) or drawn[-1])
+    batch = stage.batch(generator(), 40, 0.0)
+    stage.loss(batch)
+    upscaled = torch.tensor([name == "upscale" for name in batch.condition.task])
+    assert (drawn[0].end[upscaled] == 0).all() and set(drawn[0].end[~upscaled].tolist()) == {0, 0.5}
+
+
+def test_the_last_jump_can_be_compared_with_the_photograph(tiny_folder, tmp_path):
+    net = tmp_path / "squeezenet.safetensors"
+    save_file(PerceptualNet().state_dict(), net)
+    batch = build(tiny_folder).batch(generator(), 10, 0.0)
+    (plain, before), (with_term, logs) = (
+        loss_of(build(tiny_folder, *options), batch)
+        for options in ([], ["--distill.lpips=0.1", f"--distill.lpips_net={net}"])
+    )
+    assert "lpips" not in before and logs["lpips"] > 0 and not logs["lpips"].requires_grad
+    torch.testing.assert_close(with_term, plain + logs["lpips"], rtol=1e-4, atol=1e-6)
 
 
 def test_the_average_follows_once_an_update(stage):
@@ -285,6 +315,10 @@ def test_the_command_line_takes_the_teacher_too(students, tmp_path):
     ("arguments", "words"),
     [
         (["--distill.phases=0"], "distill.phases: 0"),
+        (["--distill.task_phases={upscale: 60}"], "distill.task_phases.upscale: 60"),
+        (["--distill.task_phases={upscale: 1}", "--distill.phases=1"], "one phase for all"),
+        (["--distill.task_phases={fly: 1}"], "'fly' is not distilled"),
+        (["--distill.lpips=0.1"], "distill.lpips_net"),
         (["--distill.guidance=[6, 2]"], "no range"),
         (["--distill.ema=1"], "less than 1"),
         (["--mix.tasks={fly: 1}"], "does not know 'fly'"),

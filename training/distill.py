@@ -42,24 +42,33 @@ class DistillConfig:
     """What kind of student; see ``photofound.consistency``."""
 
     phases: int = 4  # 1: plain LCM, for one step or a few noisy ones; P: phased, for P deterministic steps
+    task_phases: dict[str, int] = field(default_factory=dict)  # of tasks with another number, like {upscale: 1}
     teacher_steps: int = 50  # of the teacher from noise to picture, of which the student copies one at a time
     guidance: tuple[float, float] = (1.5, 6.0)  # range of the scales that the student can be told
     ema: float = 0.95  # decay of the network that makes the targets; 0 = the student itself
     huber: float = 1e-3  # where the loss turns from square to absolute
+    lpips: float = 0.0  # weight of the perceptual distance of what a last jump makes to the photograph
+    lpips_net: str | None = None  # a .safetensors file of SqueezeNet
     lora_rank: int = 0  # 0 = all weights; else a LoRA of this rank on every linear layer
     keep_teacher: bool = True  # save the teacher beside the student
 
     def __post_init__(self) -> None:
-        if not 1 <= self.phases <= self.teacher_steps:
-            raise ValueError(
-                f"distill.phases: {self.phases} must be from 1 to distill.teacher_steps ({self.teacher_steps})"
-            )
+        for name, phases in {"phases": self.phases, **self.task_phases}.items():
+            if not 1 <= phases <= self.teacher_steps:
+                where = "phases" if name == "phases" else f"task_phases.{name}"
+                raise ValueError(
+                    f"distill.{where}: {phases} must be from 1 to distill.teacher_steps ({self.teacher_steps})"
+                )
+        if self.task_phases and self.phases == 1:
+            raise ValueError("distill.task_phases: plain LCM (distill.phases: 1) has one phase for all; leave it out")
         if not 0 <= self.guidance[0] <= self.guidance[1]:
             raise ValueError(f"distill.guidance: {list(self.guidance)} is no range; give [low, high] like [1.5, 6]")
         if not 0 <= self.ema < 1:
             raise ValueError(f"distill.ema: {self.ema} must be from 0 to less than 1")
         if self.lora_rank < 0 or self.huber <= 0:
             raise ValueError("distill: lora_rank must be 0 or more, and huber more than 0")
+        if self.lpips and not self.lpips_net:
+            raise ValueError("distill.lpips_net: distill.lpips needs a network; name a file")
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class Config:
         """What the part of this stage that reads photographs is told."""
         mix = pretrain.MixConfig(self.mix.tasks, self.mix.drop_text, 0.0, 0.0, self.mix.given_weight)
         model = ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
-        return pretrain.Config(model=model, data=self.data, mix=mix, train=self.train)
+        recipe = pretrain.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
+        return pretrain.Config(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
 
 
 class DistillStage(PretrainStage):
@@ -112,6 +122,8 @@ class DistillStage(PretrainStage):
         known = EditTransformer.load_config(config.teacher, subfolder="transformer")["tasks"]
         if unknown := [name for name, share in config.mix.tasks.items() if share > 0 and name not in known]:
             raise ValueError(f"mix.tasks: the teacher does not know {unknown[0]!r}, only {', '.join(known[1:])}")
+        if idle := [name for name in config.distill.task_phases if not config.mix.tasks.get(name)]:
+            raise ValueError(f"distill.task_phases: {idle[0]!r} is not distilled; give it a share in mix.tasks")
 
     def _make_student(self) -> None:
         """Turn the pipeline's transformer into the student, and the pipeline into one that samples it."""
@@ -129,7 +141,7 @@ class DistillStage(PretrainStage):
             pipeline.register_modules(scheduler=FlowMatchLCMScheduler(shift=self.shift))
         pipeline.register_to_config(
             default_steps=options.phases,
-            task_steps=None,
+            task_steps=options.task_phases or None,
             distilled={
                 "phases": options.phases,
                 "guidance": list(options.guidance),
@@ -155,7 +167,8 @@ class DistillStage(PretrainStage):
         options, n = self.options, len(batch.condition)
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
-        times = consistency.sample_times(n, options.phases, options.teacher_steps, generator, self.shift)
+        phases = torch.tensor([options.task_phases.get(name, options.phases) for name in condition.task])
+        times = consistency.sample_times(n, phases, options.teacher_steps, generator, self.shift)
         scale = consistency.sample_guidance(n, *options.guidance, generator)
         x0 = self.clean(batch)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
@@ -168,7 +181,11 @@ class DistillStage(PretrainStage):
         losses = objective.masked_mean(error, condition.hole, self.config.mix.given_weight)
         names = sorted(set(condition.task))
         logs = {name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
-        return losses.mean(), logs
+        terms: dict[str, Tensor] = {}
+        if options.lpips:
+            terms = self._perceptual(made, batch.pixels, condition.hole, times.end == 0)
+        loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
+        return loss, logs | {name: term.detach() for name, term in terms.items()}
 
     def validate(self) -> dict[str, Tensor]:
         """``val_loss``: this stage's loss on what is held out, always with the same noise and times."""

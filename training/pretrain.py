@@ -133,9 +133,9 @@ class RecipeConfig:
     repa_teacher: str | None = None  # a .safetensors file of SqueezeNet, or a transformers folder or Hub id
     repa_block: int | None = None  # whose output is aligned; None = the middle one
     repa_until: float = 0.5  # share of the run after which alignment stops
-    lpips: float = 0.0  # pixel space: weight of the perceptual distance; published 0.1
+    lpips: float = 0.0  # weight of the perceptual distance, of decoded latents too; published 0.1 in pixel space
     lpips_net: str | None = None  # a .safetensors file of SqueezeNet
-    dino: float = 0.0  # pixel space: weight of the distance of a vision model's patches; published 0.01
+    dino: float = 0.0  # weight of the distance of a vision model's patches; published 0.01 in pixel space
     dino_net: str | None = None  # like repa_teacher
     perceptual_below: float = 0.7  # the two are computed at times below this, where the picture can be seen
     contrastive: float = 0.0  # weight of the distance from other samples' velocities; published 0.05
@@ -346,8 +346,6 @@ class PretrainStage:
 
     def _add_networks(self, recipe: RecipeConfig) -> None:
         """Load the frozen networks of the recipe; REPA's projector is trained along, and forgotten at the end."""
-        if (recipe.lpips or recipe.dino) and self.vae is not None:
-            raise ValueError("recipe.lpips and recipe.dino look at pixels: set model.vae=none, or both to 0")
         model = self.pipeline.transformer
         self.tap: int | None = None
         if recipe.repa:
@@ -482,7 +480,7 @@ class PretrainStage:
         if tap is not None:
             terms["repa"] = recipe.repa * self._alignment(features, batch.pixels, x0, route)
         if recipe.lpips or recipe.dino:
-            terms |= self._perceptual(x0_hat, batch.pixels, t < recipe.perceptual_below)
+            terms |= self._perceptual(x0_hat, batch.pixels, condition.hole, t < recipe.perceptual_below)
         logs = {
             name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean()
             for name in sorted(set(condition.task))
@@ -596,14 +594,15 @@ class PretrainStage:
             target = layers.take_tokens(target, route)
         return regularizers.alignment_loss(self.module["projector"](features), target).mean()
 
-    def _perceptual(self, x0_hat: Tensor, pixels: Tensor, near: Tensor) -> dict[str, Tensor]:
-        """LPIPS and P-DINO of the clean-sample estimate, weighted, computed for the samples ``near`` (B,) and averaged
-        over the batch."""
+    def _perceptual(self, x0_hat: Tensor, pixels: Tensor, hole: Tensor, near: Tensor) -> dict[str, Tensor]:
+        """LPIPS and P-DINO of the clean-sample estimate, decoded and pasted into the photograph, weighted, computed for
+        the samples ``near`` (B,) and averaged over the batch."""
         recipe, chosen = self.config.recipe, near.nonzero()[:, 0]
         terms = {name: 0 * x0_hat.mean() for name in ("lpips", "dino") if getattr(recipe, name)}
         if not len(chosen):
             return terms
-        a, b = x0_hat[chosen], pixels[chosen]
+        b = pixels[chosen]
+        a = torch.lerp(b, autoencoder.decode(self.vae, x0_hat[chosen]), hole[chosen])
         if recipe.lpips:
             terms["lpips"] = recipe.lpips * regularizers.perceptual_distance(self.lpips_net, a, b).sum() / len(near)
         if recipe.dino:
