@@ -89,6 +89,28 @@ def channels(vae: Any | None) -> int:
     return 3 if vae is None else int(vae.config.latent_channels)
 
 
+def hasten(vae: Any | None) -> None:
+    """Let the norms of a deep-compression autoencoder take fewer passes over the picture, in place; their weights and,
+    but for rounding, their results stay. At full size they are bound by memory: a third of diffusers' time to decode.
+    """
+    if vae is None:
+        return
+    from diffusers.models.normalization import RMSNorm
+
+    class ChannelNorm(RMSNorm):
+        """x / sqrt(mean(x^2) + eps) * weight + bias over the last axis (arXiv:1910.07467, eq. 4), any shape (..., C),
+        with no copy of x in float32."""
+
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
+            scale = (norm.square() / hidden_states.shape[-1] + self.eps).rsqrt().to(hidden_states.dtype)
+            return torch.addcmul(self.bias, hidden_states * scale, self.weight)
+
+    for module in vae.modules():
+        if type(module) is RMSNorm and module.bias is not None:
+            module.__class__ = ChannelNorm
+
+
 def _scale_shift(vae: nn.Module) -> tuple[float, float]:
     config: Any = vae.config
     shift = getattr(config, "shift_factor", None)
@@ -104,7 +126,7 @@ def encode(vae: Any | None, pixels: Tensor) -> Tensor:
     f = factor(vae)
 
     def one(window: Tensor) -> Tensor:
-        out = vae.encode(window.to(vae.dtype))
+        out = vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))
         if hasattr(out, "latent_dist"):
             latents = out.latent_dist.mode()
         else:
@@ -123,7 +145,8 @@ def decode(vae: Any | None, latents: Tensor) -> Tensor:
     f = factor(vae)
 
     def one(window: Tensor) -> Tensor:
-        return vae.decode(window.to(vae.dtype) / scale + shift, return_dict=False)[0].float().clamp(-1, 1)
+        window = window.to(vae.dtype, memory_format=torch.channels_last) / scale + shift
+        return vae.decode(window, return_dict=False)[0].float().clamp(-1, 1)
 
     return _windowed(one, latents, 1, (f, 1), 3) if _is_local(vae) else one(latents)
 

@@ -36,6 +36,7 @@ ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
+_OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
@@ -179,6 +180,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         task_steps: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
+        autoencoder.hasten(vae)
         self.register_modules(
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
@@ -537,8 +539,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         patch = self.transformer.config.patch_size
         height, width = hole.shape[-2] // f, hole.shape[-1] // f
         side = geometry.round_up(self.config.tile // f, patch)
-        boxes = [_snapped(box, patch) for box in geometry.tiles(width, height, side, side // 4)]
-        rows, columns = (_ramp(length, side // 4, hole.device) for length in (boxes[0].height, boxes[0].width))
+        overlap = side // _OVERLAP
+        boxes = [_snapped(box, patch) for box in geometry.tiles(width, height, side, overlap)]
+        rows, columns = (_ramp(length, overlap, hole.device) for length in (boxes[0].height, boxes[0].width))
         weight = rows[:, None] * columns[None, :]
         boxes = [b for b in boxes if hole[..., b.top * f : b.bottom * f, b.left * f : b.right * f].any()] or boxes
         coverage = torch.zeros(height, width, device=hole.device)

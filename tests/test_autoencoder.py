@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
@@ -139,6 +141,28 @@ def test_windows_leave_no_trace(make, size, monkeypatch):
     monkeypatch.setattr(autoencoder, "_WINDOW", 5)
     assert torch.allclose(autoencoder.encode(vae, x), latents, atol=1e-5)
     assert torch.allclose(autoencoder.decode(vae, latents), whole, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hastened_norms_give_the_same_pictures(dtype, tmp_path):
+    vae = tiny_dc().to(dtype)
+    for name, weight in vae.named_parameters():  # a norm fresh from the shop has nothing to be wrong about
+        if "norm" in name:
+            weight.uniform_(0.5, 1.5)
+    photograph = pixels()
+    latents = autoencoder.encode(vae, photograph)
+    decoded = autoencoder.decode(vae, latents)
+    hastened = deepcopy(vae)
+    autoencoder.hasten(hastened)
+    replaced = [type(module).__name__ for module in hastened.modules()].count("ChannelNorm")
+    assert replaced == 7 and list(hastened.state_dict()) == list(vae.state_dict())
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(autoencoder.encode(hastened, photograph), latents, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(autoencoder.decode(hastened, latents), decoded, rtol=tolerance, atol=tolerance)
+    hastened.save_pretrained(tmp_path)
+    again = autoencoder.load(str(tmp_path)).to(dtype)
+    assert torch.equal(autoencoder.decode(again, latents), decoded)
 
 
 @torch.no_grad()
