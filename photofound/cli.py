@@ -204,10 +204,12 @@ def _demo(argv: list[str]) -> int:
             f"the demo needs packages that are missing ({error}); pip install 'photofound[demo]'"
         ) from error
     importlib.import_module("photofound.pipeline")  # brings in the libraries that are to be quiet
+    from photofound.engine import resolve_device
+
     _hush_libraries()
     local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share  # strangers must not fill the disk
     app.serve(
-        app.Models(args.model, args.models, hub=local, device=_device(args.device)),
+        app.Models(args.model, args.models, hub=local, device=str(resolve_device(args.device, "device"))),
         host=args.host,
         port=args.port,
         share=args.share,
@@ -712,9 +714,10 @@ def _load_pipeline(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device."""
     import torch
 
+    from photofound.engine import resolve_device
     from photofound.pipeline import fast_dtype
 
-    device = _device(args.device)
+    device = str(resolve_device(args.device, "device"))
     _hush_libraries()
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
@@ -744,19 +747,6 @@ def _not_collecting() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = _first_sentence(error)
-        raise ValueError(f"device: {name!r} cannot be used here ({reason}); pass cpu, or leave --device out") from None
-    return name
 
 
 def _hush_libraries() -> None:

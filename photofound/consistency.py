@@ -46,9 +46,7 @@ def sample_guidance(batch: int, low: float, high: float, generator: torch.Genera
     return low + (high - low) * torch.rand(batch, generator=generator, device=generator.device)
 
 
-def sample_times(
-    batch: int, phases: int | Tensor, steps: int, generator: torch.Generator, shift: float = 1.0
-) -> Times:
+def sample_times(batch: int, phases: int | Tensor, steps: int, generator: torch.Generator, shift: float = 1.0) -> Times:
     """Times to train at: a phase, and in it a step of the teacher, each as likely as the others.
 
     Args:

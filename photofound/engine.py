@@ -43,8 +43,9 @@ def resolve_device(name: str, setting: str = "train.device") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"{setting}: {name!r} is unknown; use auto, cpu or cuda") from None
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
+    here = torch.accelerator.current_accelerator()
+    found = torch.accelerator.device_count() if here is not None and here.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= found:
         raise ValueError(f"{setting}: {name!r} is not here, torch sees {found} of them; use auto or cpu")
     return device
 

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 
 from photofound import autoencoder, colours, config, data, geometry, image, precomputed, record, text
+from photofound.engine import resolve_device
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
 
@@ -323,7 +324,7 @@ def _image_to_text(name: str) -> Callable[[np.ndarray], str]:
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"captioner: {name!r} cannot be loaded ({reason}); see --help for what it may be") from None
-    device = _device()
+    device = resolve_device("auto")
     model.to(device)
     chats = getattr(processor, "chat_template", None) is not None
     question = [{"type": "image"}, {"type": "text", "text": "Describe this photograph in one sentence."}]
@@ -351,10 +352,6 @@ def _pipeline(name: str) -> Any:
     return EditPipeline.from_pretrained(name, torch_dtype=torch.float32)
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @cache
 def _text_encoder(source: str | None, model: str | None) -> tuple[Any, Any]:
     """Tokenizer and text encoder, by themselves or those of a pipeline."""
@@ -362,7 +359,7 @@ def _text_encoder(source: str | None, model: str | None) -> tuple[Any, Any]:
         tokenizer, encoder = text.load(source)
     else:
         tokenizer, encoder = _pipeline(str(model)).tokenizer, _pipeline(str(model)).text_encoder
-    return tokenizer, encoder.to(_device()).eval()
+    return tokenizer, encoder.to(resolve_device("auto")).eval()
 
 
 @cache
@@ -371,7 +368,7 @@ def _vae(source: str | None, model: str | None) -> Any:
     vae = autoencoder.load(source) if source else _pipeline(str(model)).vae
     if vae is None:
         raise ValueError(f"latents: {source or model} works on pixels, it has no autoencoder; leave latents out")
-    return vae.to(_device()).eval()
+    return vae.to(resolve_device("auto")).eval()
 
 
 @torch.inference_mode()
@@ -389,7 +386,7 @@ def _precompute(settings: PrepareConfig, file: bytes, name: str, captions: Seque
         covered = geometry.cover(*size, bucket := geometry.nearest_bucket(*size, buckets))
         pixels, _ = data.decode(file, covered, name=name)
         shown = torch.from_numpy(pixels[geometry.middle(covered, bucket).slices].transpose(2, 0, 1).copy())
-        latents = autoencoder.encode(vae, data.to_unit(shown)[None].to(_device()))[0]
+        latents = autoencoder.encode(vae, data.to_unit(shown)[None].to(resolve_device("auto")))[0]
     return precomputed.pack(embeddings, latents)
 
 
