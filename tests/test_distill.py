@@ -339,4 +339,5 @@ def test_only_a_student_has_a_teacher(tiny_folder):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "training/configs").glob("distill-*.yaml")))
 def test_the_recipes_are_valid(path):
     made = config.load(Config, path)
-    assert made.distill.phases == 4 and made.as_pretraining().model.start == made.teacher
+    assert made.distill.phases == (2 if "nano" in path.stem else 4)
+    assert made.as_pretraining().model.start == made.teacher
