@@ -204,6 +204,8 @@ class Task(ABC):
         fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
             model's size; ``tiles``: all of it at its own size, tile by tile.
         needs_object: whether ``example`` wants samples whose matte is a complete object.
+        exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
+            (``photofound.exemplar``).
     """
 
     name: ClassVar[str]
@@ -212,6 +214,7 @@ class Task(ABC):
     pipeline: ClassVar[type]
     fit: ClassVar[str] = "hole"
     needs_object: ClassVar[bool] = False
+    exemplars: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:

@@ -24,7 +24,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, geometry, image, text
+from photofound import autoencoder, card, composite, exemplar, geometry, image, text
+from photofound.detail import DetailNetwork
 from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
@@ -32,6 +33,7 @@ from photofound.masks import reach
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
+CANVASES = ("harmonic", "exemplar")
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
@@ -85,6 +87,8 @@ class Draft:
         hole: (1, 1, H, W), the job's hole within the box.
         size: working (height, width), before padding.
         condition: of batch 1, at the working size, padded.
+        pixels: (1, 3, H, W) in [-1, 1], the picture within the box.
+        exemplar: (1, 3, h, w) at the working size, the picture with its hole filled from its own patches, or None.
     """
 
     job: Job
@@ -92,6 +96,8 @@ class Draft:
     hole: Tensor
     size: tuple[int, int]
     condition: Condition
+    pixels: Tensor
+    exemplar: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,13 +160,16 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         default_steps, default_guidance: what ``num_inference_steps`` and ``guidance_scale`` are when they are left out.
         task_steps: tasks that want another number of steps than ``default_steps``, like ``{"upscale": 1}``.
         noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
+        detail: a DetailNetwork, which paints holes of given pixels at pixel resolution, or None.
+        canvas: what holes of given pixels are filled with before the model looks: ``harmonic``, or ``exemplar``, the
+            photograph's own patches (``photofound.exemplar``). A checkpoint works with what it was trained on.
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
     """
 
     task_name: ClassVar[str]
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->transformer->vae->detail"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "detail"]
     _callback_tensor_inputs = ["latents"]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
@@ -178,11 +187,20 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         noise_scale: float = 1.0,
         distilled: dict[str, Any] | None = None,
         task_steps: dict[str, int] | None = None,
+        detail: DetailNetwork | None = None,
+        canvas: str = "harmonic",
     ) -> None:
         super().__init__()
         autoencoder.hasten(vae)
+        if canvas not in CANVASES:
+            raise ValueError(f"canvas: {canvas!r} is unknown; use {' or '.join(CANVASES)}")
         self.register_modules(
-            transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            detail=detail,
         )
         self.register_to_config(
             tile=tile,
@@ -191,6 +209,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             noise_scale=noise_scale,
             distilled=distilled,
             task_steps=task_steps,
+            canvas=canvas,
         )
 
     # ------------------------------------------------------------------------------------------------ load and save
@@ -230,7 +249,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps")
+        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps", "canvas")
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
         if not components:  # these are the same weights still, and the same card is true of them
@@ -377,20 +396,29 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             condition = Condition.cat([drafts[i].condition for i in group])
             made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback).cpu()
             for i, pixels in zip(group, made.split(1), strict=True):
-                height, width = drafts[i].size
-                pixels = self._enlarged(pixels[..., :height, :width], drafts[i].hole, generators[i])
-                results[i] = task.finish(drafts[i].job, pixels, drafts[i].box)
+                results[i] = task.finish(
+                    drafts[i].job, self._finished(pixels, drafts[i], generators[i]), drafts[i].box
+                )
         return [results[i] for i in range(len(drafts))]
 
     def _draft(self, task: Task, job: Job) -> Draft:
         """Crop, scale to the working size, and pad."""
         box, size = self.plan(task, job.hole)
-        native_hole = torch_from(job.hole[box.slices])
-        pixels = composite.resize_given(image.to_tensor(job.picture.crop(box).rgb()), native_hole, size)
-        pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, size), hole=True)
+        native, native_hole = image.to_tensor(job.picture.crop(box).rgb()), torch_from(job.hole[box.slices])
+        small = composite.resize_given(native, native_hole, size)
+        small_hole = _shrink_hole(native_hole, size)
+        filled = exemplar.canvas(small, small_hole) if task.exemplars and self._wants_exemplars() else None
+        pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
+        if filled is not None and self.config.canvas == "exemplar":
+            canvas = self._padded(filled)
+        else:
+            canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
-        condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
-        return Draft(job, box, native_hole, size, condition)
+        condition = Condition(canvas, hole, [task.name], [job.prompt], strength)
+        return Draft(job, box, native_hole, size, condition, native, filled)
+
+    def _wants_exemplars(self) -> bool:
+        return self.detail is not None or self.config.canvas == "exemplar"
 
     def _look(self, condition: Condition) -> Any:
         """What two conditions of batch 1 must have in common to be sampled together and come out as they would
@@ -403,6 +431,27 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         multiple = autoencoder.factor(self.vae) * self.transformer.config.patch_size
         padding = (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple)
         return F.pad(x, padding, value=1.0) if hole else F.pad(x, padding, mode="replicate")
+
+    def _finished(self, made: Tensor, draft: Draft, generator: torch.Generator | None) -> Tensor:
+        """What the model made (1, 3, H, W), padded, as the picture's own pixels within the box: (1, 3, H', W')."""
+        height, width = draft.size
+        made = made[..., :height, :width].float()
+        if draft.exemplar is None:
+            return self._enlarged(made, draft.hole, generator)
+        canvas, hole = draft.exemplar, draft.condition.hole[..., :height, :width]
+        painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
+        if self.detail is not None:
+            device = self._execution_device
+            painted, followed = self.detail(canvas.to(device), painted.to(device), hole.to(device))
+            painted, followed = painted.clamp(-1, 1).cpu(), followed.cpu()
+            self.maybe_free_model_hooks()
+        native = draft.hole.shape[-2:]
+        if native == hole.shape[-2:]:
+            return painted
+        # Texture of the photograph, where its own patches were followed and not the model.
+        texture = exemplar.texture(draft.pixels, draft.hole, canvas, hole)
+        kept = 1 - composite.resize(followed, (native[0], native[1]))
+        return (composite.resize(painted, (native[0], native[1])) + kept * texture).clamp(-1, 1)
 
     def _enlarged(self, made: Tensor, hole: Tensor, generator: torch.Generator | None) -> Tensor:
         """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscale task, where the

@@ -53,6 +53,7 @@ class Erase(Task):
         Input("grow", "int", "pixels to widen the mask by; left out, 1.5 % of the short side"),
     )
     pipeline = ErasePipeline
+    exemplars = True
 
     def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, grow: int | None = None) -> Job:
         mask = images.load_mask(mask_image, picture.size)

@@ -64,6 +64,7 @@ class Expand(Task):
         Input("prompt", "text", "what lies beyond the frame", default=""),
     )
     pipeline = ExpandPipeline
+    exemplars = True
 
     def prepare(
         self, picture: Picture, prompt: str = "", aspect: Any = None, size: Any = None, **sides: int | str

@@ -47,6 +47,7 @@ class Inpaint(Task):
         Input("prompt", "text", "what to paint there", default=""),
     )
     pipeline = InpaintPipeline
+    exemplars = True
 
     def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None) -> Job:
         mask = images.load_mask(mask_image, picture.size)

@@ -8,6 +8,9 @@ dropped and why) and dropped.jsonl. Work is done in units, the shards of SRC, in
 photograph, the second writes those that are left. A unit is written whole or not at all, so that the same command goes
 on after any stop. Units are shared out over processes (--workers=8) or over a Ray cluster (--cluster=true, DST on a
 disk that all nodes see).
+
+With --exemplars=N, DST becomes a folder of N samples whose holes are filled with exemplars, for the training of the
+detail network and of the transformer; the same command goes on after any stop.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import autoencoder, colours, config, data, geometry, image, precomputed, record, text
+from photofound import autoencoder, colours, config, data, exemplars, geometry, image, precomputed, record, text
 from photofound.engine import resolve_device
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
@@ -68,6 +71,11 @@ class PrepareConfig:
     side: int = 512  # as data.crop: the latents' buckets have about side x side pixels
     multiple: int = 32  # as data.multiple
     widest: float = 2.0  # as data.widest
+    exemplars: int = 0  # write so many samples with exemplar canvases instead (photofound.exemplars); SRC: a shard folder
+    crop: int = 128  # exemplars: the samples' side
+    sizes: tuple[int, ...] = (136, 208, 272)  # exemplars: short sides, as data.sizes of the training
+    weights: dict[str, float] = field(default_factory=dict)  # exemplars: as data.weights of the training
+    cache: str | None = None  # exemplars: as data.cache of the training
     shard_size: int = 1000  # samples per tar
     workers: int = 2
     cluster: bool = False  # on Ray, in place of processes
@@ -622,6 +630,15 @@ def _markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
+    """Fill the folder with ``settings.exemplars`` samples of the shards in ``source``; the shards that were missing.
+
+    Raises ValueError or FileNotFoundError."""
+    store = data.PhotoStore.open(source, settings.sizes, settings.cache, mattes=True)
+    plan = exemplars.Plan(settings.crop, weights=settings.weights)
+    return exemplars.write(store, folder, settings.exemplars, plan, settings.workers)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake, which is one line on stderr."""
     from photofound.training import _Parser
@@ -634,7 +651,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", help="YAML or JSON file of the settings; each is also an option --name=value")
     try:
         args, overrides = parser.parse_known_args(argv)
-        report = prepare(args.source, args.folder, config.load(PrepareConfig, args.config, overrides))
+        settings = config.load(PrepareConfig, args.config, overrides)
+        if settings.exemplars:
+            written = write_exemplars(args.source, args.folder, settings)
+            print(f"{args.folder}: {written} shards of {exemplars.SHARD} samples written, the others were there")
+            return 0
+        report = prepare(args.source, args.folder, settings)
     except (ValueError, OSError) as error:
         print(f"photofound: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
