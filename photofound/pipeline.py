@@ -390,19 +390,20 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         pixels, hole = self._padded(pixels), self._padded(_shrink_hole(native_hole, size), hole=True)
         strength = torch.full((1,), job.strength)
         condition = Condition(task.canvas(pixels, hole), hole, [task.name], [job.prompt], strength)
-        if job.reference is not None:
-            seen = reference.square(self._wanted(job.reference), self.transformer.config.reference_size)
+        if job.reference is not None and self._takes_reference():
+            seen = reference.square(job.reference, self.transformer.config.reference_size)
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
         return Draft(job, box, native_hole, size, condition)
 
-    def _wanted(self, picture: Picture) -> Picture:
-        """A reference that this model can take. Raises ValueError where it takes none."""
-        if not self.transformer.config.reference_embeds:
+    def _takes_reference(self) -> bool:
+        """Whether the transformer looks at references. Raises ValueError where nothing of the checkpoint would."""
+        takes = bool(self.transformer.config.reference_embeds)
+        if not takes and not self.config.get("surfaces"):  # with surfaces, a reference is the canvas of the background
             raise ValueError(
                 "reference: this model takes no reference image; leave it out and say it in the prompt, or train the "
                 "model with model.reference=true"
             )
-        return picture
+        return takes
 
     def _look(self, condition: Condition) -> Any:
         """What two conditions of batch 1 must have in common to be sampled together and come out as they would

@@ -91,18 +91,6 @@ def test_both_branches_of_the_teacher_see_the_picture(stage):
     torch.testing.assert_close(fields[0](x, t), fields[1](x, t), rtol=1e-3, atol=1e-3)
 
 
-@pytest.fixture
-def referring_folder(tiny_folder, tmp_path):
-    """A teacher that takes references, whose weights for them count."""
-    pipeline = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
-    pipeline.transformer.add_reference(32)
-    for name, parameter in pipeline.transformer.named_parameters():
-        if "reference" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    pipeline.save_pretrained(tmp_path / "referring")
-    return tmp_path / "referring"
-
-
 def test_guidance_of_the_teacher_covers_the_reference_and_the_student_is_trained_with_it(referring_folder):
     stage = build(referring_folder, "--mix.tasks={outpaint: 1, inpaint: 1}")
     batch = stage.batch(generator(), 12, 0.0)
