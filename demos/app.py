@@ -182,7 +182,7 @@ class Page:
         if each.kind == "mask":
             return self._brush(each, shared)
         if each.kind == "image":
-            return gr.File(file_types=["image"], **shared | {"label": f"{label}: {each.help}"})
+            return gr.File(file_types=["image"], height=110, **shared | {"label": f"{label}: {each.help}"})
         if each.kind == "length":
             return gr.Slider(0, 100, value=0, step=1, min_width=140, buttons=[], **shared | {"label": f"{label}, %"})
         if each.kind == "aspect":
@@ -553,7 +553,7 @@ def shelf() -> list[Path]:
 
 def is_folded(each: Input) -> bool:
     """Whether an input is for the few who look for it: what the task can do without and says no default of."""
-    return not each.required and each.default is None and each.kind in ("int", "size", "image")
+    return not each.required and each.default is None and each.kind in ("int", "size")
 
 
 def _colour(each: Input) -> tuple[int, int, int]:

@@ -365,7 +365,8 @@ def _options(task: Task) -> list[Input]:
 
 
 def _metavar(each: Input) -> str:
-    kinds = {"mask": "MASK", "text": "TEXT", "int": "N", "length": "PX|N%", "aspect": "W:H", "size": "WxH"}
+    kinds = {"image": "IMAGE", "mask": "MASK", "text": "TEXT", "int": "N"}
+    kinds |= {"length": "PX|N%", "aspect": "W:H", "size": "WxH"}
     if each.required:
         return each.name.removesuffix("_image").upper()
     return kinds.get(each.kind, each.name.upper())

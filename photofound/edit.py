@@ -41,6 +41,8 @@ class Condition:
         task: name of the edit; a training batch may mix tasks, so one per sample.
         prompt: one per sample; may be empty.
         strength: (B,) in [0, 1], how much of the canvas is trusted (upscale: degradation level).
+        reference: (B, 3, R, R) in [-1, 1], pictures of the wanted surfaces, or None.
+        referenced: (B,) bool, which samples have a reference; None where ``reference`` is.
     """
 
     canvas: Tensor
@@ -48,39 +50,61 @@ class Condition:
     task: Sequence[str]
     prompt: Sequence[str]
     strength: Tensor
+    reference: Tensor | None = None
+    referenced: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, channels, *size = self.canvas.shape
         assert channels == 3 and self.hole.shape == (batch, 1, *size), (self.canvas.shape, self.hole.shape)
         assert len(self.task) == len(self.prompt) == len(self.strength) == batch
+        assert (self.reference is None) == (self.referenced is None), "a reference, and who has one: both or neither"
+        if self.reference is not None and self.referenced is not None:
+            assert len(self.reference) == len(self.referenced) == batch, (self.reference.shape, self.referenced.shape)
 
     def __len__(self) -> int:
         return len(self.canvas)
 
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""
-        return replace(
-            self, canvas=self.canvas.to(device), hole=self.hole.to(device), strength=self.strength.to(device)
-        )
+        tensors = ("canvas", "hole", "strength", "reference", "referenced")
+        moved = {name: value.to(device) for name in tensors if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
 
     def split(self) -> list[Condition]:
         """Undo ``cat``: one condition of batch 1 per sample."""
         parts = zip(
             self.canvas.split(1), self.hole.split(1), self.task, self.prompt, self.strength.split(1), strict=True
         )
-        return [Condition(canvas, hole, [task], [prompt], strength) for canvas, hole, task, prompt, strength in parts]
+        split = [Condition(canvas, hole, [task], [prompt], strength) for canvas, hole, task, prompt, strength in parts]
+        if self.reference is None or self.referenced is None:
+            return split
+        pairs = zip(split, self.reference.split(1), self.referenced.split(1), strict=True)
+        return [replace(part, reference=r, referenced=has) if bool(has) else part for part, r, has in pairs]
 
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
         """Conditions of one size, joined along the batch."""
         import torch
 
+        references = [p.reference for p in parts if p.reference is not None]
+        blank = references[0][:1] * 0 if references else None
+
+        def of(part: Condition) -> tuple[Tensor, Tensor]:
+            if part.reference is not None and part.referenced is not None:
+                return part.reference, part.referenced
+            assert blank is not None
+            nobody = torch.zeros(len(part), dtype=torch.bool, device=blank.device)
+            return blank.expand(len(part), -1, -1, -1), nobody
+
+        pairs = [of(p) for p in parts] if references else []
         return Condition(
             torch.cat([p.canvas for p in parts]),
             torch.cat([p.hole for p in parts]),
             [t for p in parts for t in p.task],
             [t for p in parts for t in p.prompt],
             torch.cat([p.strength for p in parts]),
+            torch.cat([pair[0] for pair in pairs]) if pairs else None,
+            torch.cat([pair[1] for pair in pairs]) if pairs else None,
         )
 
 
@@ -185,6 +209,7 @@ class Job:
         keep: (H, W) float32 in [0, 1]; 1 = this pixel of ``picture`` comes back exactly, between = soft edge.
         prompt: may be empty.
         strength: in [0, 1], see Condition.
+        reference: a picture of the wanted surface, as the user gave it, or None.
     """
 
     picture: Picture
@@ -192,6 +217,7 @@ class Job:
     keep: np.ndarray
     prompt: str = ""
     strength: float = 0.0
+    reference: Picture | None = None
 
 
 class Task(ABC):
@@ -215,6 +241,11 @@ class Task(ABC):
     fit: ClassVar[str] = "hole"
     needs_object: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
+
+    @property
+    def takes_reference(self) -> bool:
+        """Whether its user may give a picture of the wanted surface."""
+        return any(each.name == "reference" for each in self.inputs)
 
     @abstractmethod
     def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:

@@ -3,8 +3,8 @@
 The maths is that of PRX (Photoroom, Apache-2.0), and a module that PRX also has carries PRX's parameter names, so that
 its weights map one to one. Image tokens are the queries; keys and values are text tokens followed by image tokens.
 
-Legend: B batch, H and W grid or image size, T image tokens, L text tokens, D hidden size, N heads, d = D / N head size,
-P patch values (channels x patch x patch), K tasks.
+Legend: B batch, H and W grid or image size, T image tokens, L text tokens, S reference tokens, D hidden size,
+N heads, d = D / N head size, P patch values (channels x patch x patch), K tasks.
 """
 
 import math
@@ -139,10 +139,38 @@ class Modulation(nn.Module):
 # ----------------------------------------------------------------------------------------------- attention and block
 
 
-class Attention(nn.Module):
-    """Image tokens attend to text and image tokens, with RMS-normed queries and keys and rotary image positions."""
+class ReferenceAttention(nn.Module):
+    """Image tokens attend to the tokens of a reference picture, apart from text and image (IP-Adapter's decoupled
+    attention, arXiv:2308.06721, eq. 5): the block's own queries, without positions, since a surface has no place."""
 
     def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.kv_proj = nn.Linear(dim, 2 * dim, bias=False)
+        self.norm_k = HeadNorm(dim // heads)
+        self.out_proj = nn.Linear(dim, dim, bias=False)  # starts at zero, and is the gate
+
+    def encode(self, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values: (B, S, D) -> two of (B, S, N, d)."""
+        k, v = self.kv_proj(reference).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return self.norm_k(k).to(v.dtype), v
+
+    def forward(self, q: Tensor, kv: tuple[Tensor, Tensor], referenced: Tensor | None) -> Tensor:
+        """q (B, T, N, d); kv from `encode`, of batch B or 1; referenced (B,) or (1,), None = all -> (B, T, D), exactly
+        zero for samples without a reference."""
+        k, v = (t.expand(q.shape[0], -1, -1, -1).transpose(1, 2) for t in kv)  # (B, N, S, d)
+        out = F.scaled_dot_product_attention(q.transpose(1, 2).to(v.dtype), k, v)  # (B, N, T, d)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))  # (B, T, D)
+        return out if referenced is None else out.masked_fill(~referenced[:, None, None], 0.0)
+
+
+class Attention(nn.Module):
+    """Image tokens attend to text and image tokens, with RMS-normed queries and keys and rotary image positions; with
+    `reference`, also to those of a reference picture."""
+
+    reference: ReferenceAttention | None
+
+    def __init__(self, dim: int, heads: int, reference: bool = False):
         super().__init__()
         self.heads = heads
         head_dim = dim // heads
@@ -152,16 +180,27 @@ class Attention(nn.Module):
         self.norm_k = HeadNorm(head_dim)
         self.norm_added_k = HeadNorm(head_dim)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=False)])  # a list only for PRX's parameter name
+        self.reference = ReferenceAttention(dim, heads) if reference else None
 
     def encode_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the text, which carry no position: (B, L, D) -> two of (B, L, N, d)."""
         k, v = self.txt_kv_proj(text).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return self.norm_added_k(k).to(v.dtype), v
 
-    def forward(self, x: Tensor, text_kv: tuple[Tensor, Tensor], rope: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, T, D); text_kv from `encode_text`, of batch B or 1; mask (B, 1, 1, L + T), True = may be seen."""
+    def forward(
+        self,
+        x: Tensor,
+        text_kv: tuple[Tensor, Tensor],
+        rope: Tensor,
+        mask: Tensor | None,
+        reference_kv: tuple[Tensor, Tensor] | None = None,
+        referenced: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, D); text_kv from `encode_text`, of batch B or 1; mask (B, 1, 1, L + T), True = may be seen;
+        reference_kv and referenced as in `ReferenceAttention`."""
         q, k, v = self.img_qkv_proj(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, T, N, d) each
-        q = rotate(self.norm_q(q), rope, v.dtype)
+        placeless = self.norm_q(q)
+        q = rotate(placeless, rope, v.dtype)
         k = rotate(self.norm_k(k), rope, v.dtype)
         text_k, text_v = (t.expand(x.shape[0], -1, -1, -1) for t in text_kv)  # (B, L, N, d)
         # Keys and values have to be copied to be joined, so they are copied head by head, which the kernel reads 5 %
@@ -169,17 +208,21 @@ class Attention(nn.Module):
         k = torch.cat((text_k.transpose(1, 2), k.transpose(1, 2)), dim=2)  # (B, N, L + T, d)
         v = torch.cat((text_v.transpose(1, 2), v.transpose(1, 2)), dim=2)
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask)  # (B, N, T, d)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, T, D)
+        out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, T, D)
+        if reference_kv is None:
+            return out
+        assert self.reference is not None, "keys of a reference for a block that takes none"
+        return out + self.reference(placeless, reference_kv, referenced)
 
 
 class Block(nn.Module):
     """One layer: modulated attention, then modulated gated MLP, each added through its gate (DiT, fig. 3)."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, reference: bool = False):
         super().__init__()
         inner = int(dim * mlp_ratio)
         self.modulation = Modulation(dim)
-        self.attention = Attention(dim, heads)
+        self.attention = Attention(dim, heads, reference)
         self.gate_proj = nn.Linear(dim, inner, bias=False)
         self.up_proj = nn.Linear(dim, inner, bias=False)
         self.down_proj = nn.Linear(inner, dim, bias=False)
@@ -197,13 +240,20 @@ class Block(nn.Module):
         rope: Tensor,
         mask: Tensor | None = None,
         text_kv: tuple[Tensor, Tensor] | None = None,
+        reference: Tensor | None = None,
+        reference_kv: tuple[Tensor, Tensor] | None = None,
+        referenced: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, D), activated (B, D), and either text (B, L, D) or its `text_kv` -> (B, T, D)."""
+        """x (B, T, D), activated (B, D), and either text (B, L, D) or its `text_kv` -> (B, T, D). Of a reference, too,
+        either the tokens (B, S, D) or its keys and values; `referenced` (B,) tells which samples have one."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(activated)
         if text_kv is None:
             assert text is not None, "a block needs a text or its keys and values"
             text_kv = self.attention.encode_text(text)
-        attended = self.attention(modulated_norm(x, shift_a, scale_a), text_kv, rope, mask)
+        if reference is not None:
+            assert self.attention.reference is not None, "a reference for a block that takes none"
+            reference_kv = self.attention.reference.encode(reference)
+        attended = self.attention(modulated_norm(x, shift_a, scale_a), text_kv, rope, mask, reference_kv, referenced)
         x = torch.addcmul(x, gate_a, attended)
         return torch.addcmul(x, gate_m, self.mlp(modulated_norm(x, shift_m, scale_m)))
 

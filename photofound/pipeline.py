@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -24,7 +24,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, exemplar, geometry, image, text
+from photofound import autoencoder, card, composite, exemplar, geometry, image, reference, text
 from photofound.detail import DetailNetwork
 from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.geometry import Box
@@ -415,16 +415,30 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
         condition = Condition(canvas, hole, [task.name], [job.prompt], strength)
+        if job.reference is not None and self._takes_reference():
+            seen = reference.square(job.reference, self.transformer.config.reference_size)
+            condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
         return Draft(job, box, native_hole, size, condition, native, filled)
 
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
 
+    def _takes_reference(self) -> bool:
+        """Whether the transformer looks at references. Raises ValueError where nothing of the checkpoint would."""
+        takes = bool(self.transformer.config.reference_embeds)
+        if not takes and not self.config.get("surfaces"):  # with surfaces, a reference is the canvas of the background
+            raise ValueError(
+                "reference: this model takes no reference image; leave it out and say it in the prompt, or train the "
+                "model with model.reference=true"
+            )
+        return takes
+
     def _look(self, condition: Condition) -> Any:
         """What two conditions of batch 1 must have in common to be sampled together and come out as they would
         alone."""
         (prompt,), tiles = condition.prompt, self._tiling(condition.hole).boxes
-        return condition.canvas.shape, tuple(condition.task), condition.strength.item(), self._room([prompt]), *tiles
+        seen, room = condition.reference is not None, self._room([prompt])
+        return condition.canvas.shape, tuple(condition.task), condition.strength.item(), room, seen, *tiles
 
     def _padded(self, x: Tensor, hole: bool = False) -> Tensor:
         """(B, C, H, W) up to whole patches, to the right and below. The model paints the padding, which nobody sees."""
@@ -543,8 +557,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         told = None
         if distilled:  # a student knows guidance as an input, within the range that it was trained in
             told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
-        # Without a prompt both branches would be the same.
-        guided = not distilled and guidance != 1 and any(condition.prompt)
+        # Without a prompt or a reference both branches would be the same.
+        wanted = any(condition.prompt) or condition.reference is not None
+        guided = not distilled and guidance != 1 and wanted
         copies = 2 if guided else 1
         tokens, mask = self._encode_prompts(list(condition.prompt) + [""] * (batch * guided))
         heads = [model.task_index(name) for name in condition.task] * copies
@@ -553,6 +568,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         each: dict[str, Any] = {"task": task, "attention_mask": mask}
         each["strength"] = strength[:1] if bool((strength == strength[0]).all()) else strength
         each["text_kv"] = torch.cat([model.encode_text(row) for row in tokens.split(1)])
+        if condition.reference is not None and condition.referenced is not None:
+            clean = [autoencoder.encode(self.vae, row).to(model.dtype) for row in condition.reference.split(1)]
+            each["reference_kv"] = torch.cat([model.encode_reference(row) for row in clean] * copies)
+            nobody = torch.zeros_like(condition.referenced)
+            each["referenced"] = torch.cat([condition.referenced, nobody][:copies])  # guidance compares with neither
         tiling = self._tiling(where)
         at_once = max(1, _TOKENS_AT_ONCE * model.config.patch_size**2 // (tiling.area * batch * copies))
         groups = [tiling.boxes[i : i + at_once] for i in range(0, len(tiling.boxes), at_once)]

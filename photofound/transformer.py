@@ -4,9 +4,10 @@ The trunk is weight-compatible with `diffusers.PRXTransformer2DModel` (PRX by Ph
 DiT's line (arXiv:2212.09748). With the edit inputs at their initial values both give the same output.
 
 Legend: B batch, C channels, H x W latent size, p patch, T = (H / p)(W / p) image tokens, L text tokens, D hidden size,
-P = C p^2 values of a patch, N heads, d = D / N head size, K tasks, T' routed tokens.
+P = C p^2 values of a patch, N heads, d = D / N head size, K tasks, T' routed tokens, S reference tokens.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from photofound.layers import (
+    NORM_EPS,
     Block,
     Embedder,
     OutputHeads,
+    ReferenceAttention,
     ResolutionEmbedder,
     ScalarEmbedder,
     patchify,
@@ -92,6 +95,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         tasks: names of the edits, one output head each. The first is the trunk's own head, used when no task is given.
         guidance_embeds: whether there is an input for the guidance scale (distilled students).
         prediction_type: "velocity" or "sample", what the output means. Recorded for samplers and losses.
+        reference_embeds: whether there is an input for a reference picture, the wanted surface.
+        reference_size: side of that picture in pixels. Recorded for the pipeline and the trainer; the transformer takes
+            latents of any size.
 
     Raises:
         ValueError: for a configuration that does not fit together; it names the value and the remedy.
@@ -123,6 +129,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         tasks: Sequence[str] = ("generate",),
         guidance_embeds: bool = False,
         prediction_type: str = "velocity",
+        reference_embeds: bool = False,
+        reference_size: int = 128,
     ):
         super().__init__()
         head_dim = hidden_size // num_heads
@@ -131,11 +139,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         self.axes_dim = axes_dim
         patch_dim = in_channels * patch_size**2
-        self.img_in = (
-            nn.Linear(patch_dim, hidden_size)
-            if bottleneck_size is None
-            else nn.Sequential(nn.Linear(patch_dim, bottleneck_size), nn.Linear(bottleneck_size, hidden_size))
-        )
+        self.img_in = _patch_projection(patch_dim, bottleneck_size, hidden_size)
         self.txt_in = nn.Linear(context_in_dim, hidden_size)
         self.time_in = ScalarEmbedder(hidden_size, time_factor, time_max_period)
         self.resolution_embedder = ResolutionEmbedder(hidden_size, time_max_period) if resolution_embeds else None
@@ -147,7 +151,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.strength_in = ScalarEmbedder(hidden_size, time_factor, time_max_period)
         self.guidance_in = ScalarEmbedder(hidden_size, time_factor, time_max_period) if guidance_embeds else None
 
-        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.reference_in = _patch_projection(patch_dim, bottleneck_size, hidden_size) if reference_embeds else None
+
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio, reference_embeds) for _ in range(depth))
         self.heads = OutputHeads(hidden_size, patch_dim, len(tasks))
 
         self.gradient_checkpointing = False
@@ -166,6 +172,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 for part in fused.weight.chunk(parts):
                     nn.init.xavier_uniform_(part)  # the fan-out is that of one projection, not of the fused matrix
             nn.init.zeros_(block.modulation.lin.weight)  # gates at 0: each block starts as the identity
+        if self.reference_in is not None:
+            self._start_reference()
         for embedder in self.modules():
             if isinstance(embedder, Embedder):
                 nn.init.normal_(embedder.in_layer.weight, std=0.02)  # sinusoids are not unit normal: start gently
@@ -195,6 +203,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         strength: Tensor | None = None,
         guidance: Tensor | None = None,
         text_kv: Tensor | None = None,
+        reference: Tensor | None = None,
+        reference_kv: Tensor | None = None,
+        referenced: Tensor | None = None,
         route: Tensor | None = None,
         tap: int | None = None,
     ) -> EditTransformerOutput | tuple[Tensor, ...]:
@@ -214,6 +225,11 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             strength: (B,) or (1,) in [0, 1], how much of the canvas is to be trusted. None adds nothing.
             guidance: (B,) or (1,), the guidance scale to imitate. None adds nothing.
             text_kv: the result of `encode_text`, of batch B or 1, in place of `encoder_hidden_states`.
+            reference: (B, C, H', W'), clean latents of a picture of the wanted surface, of any size, or of batch 1 for
+                all. None adds nothing.
+            reference_kv: the result of `encode_reference`, of batch B or 1, in place of `reference`.
+            referenced: (B,) or (1,) bool, which samples have a reference: to the others it adds exactly nothing. None =
+                all.
             route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
                 blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
             tap: index of a block whose output tokens are wanted, too.
@@ -226,6 +242,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             ValueError: when shapes do not fit each other or the configuration.
         """
         self._check_inputs(hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
+        self._check_reference(hidden_states, reference, reference_kv, referenced)
         self._check_extras(hidden_states, route, tap)
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
@@ -237,6 +254,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             assert self.condition_in is not None
             x = x + self.condition_in(patchify(condition, patch))  # (B, T, D)
         text = self.txt_in(encoder_hidden_states) if text_kv is None else None  # (B, L, D)
+        seen = None if reference is None else self._reference_tokens(reference)  # (B, S, D)
         activated = F.silu(self.embed_conditions(timestep, task, strength, guidance, height, width, x.dtype))  # (B, D)
         rope = rope_table(*grid, self.axes_dim, self.config.theta, x.device)  # (T, 1, d / 2, 2)
         mask = None if attention_mask is None else _key_mask(attention_mask, x.shape[1])  # (B, 1, 1, L + T)
@@ -245,11 +263,14 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for index, block in enumerate(self.blocks):
             if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
                 whole, x, rope, mask = (x, rope, mask), *_routed(x, rope, mask, route)
-            block_kv = None if text_kv is None else text_kv[:, index].unbind(1)  # keys, values: (B, L, N, d)
+            block_kv, seen_kv = (  # keys, values: (B, L, N, d), (B, S, N, d)
+                None if kv is None else kv[:, index].unbind(1) for kv in (text_kv, reference_kv)
+            )
+            given = (activated, text, rope, mask, block_kv, seen, seen_kv, referenced)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block, x, activated, text, rope, mask, block_kv)
+                x = self._gradient_checkpointing_func(block, x, *given)
             else:
-                x = block(x, activated, text, rope, mask, block_kv)  # (B, T, D), within the route (B, T', D)
+                x = block(x, *given)  # (B, T, D), within the route (B, T', D)
             if route is not None and index == span[-1]:
                 x, (rope, mask) = put_tokens(whole[0], route, x), whole[1:]
             if index == tap:
@@ -282,6 +303,30 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         per_block = [torch.stack(block.attention.encode_text(text), dim=1) for block in self._typed_blocks()]
         return torch.stack(per_block, dim=1)  # (B, depth, 2, L, N, d)
 
+    @apply_forward_hook
+    def encode_reference(self, reference: Tensor) -> Tensor:
+        """Compute every block's keys and values of a reference picture, once per edit, as `encode_text` does.
+
+        Args:
+            reference: clean latents (B, C, H', W').
+
+        Returns:
+            (B, depth, 2, S, N, d), for `forward(reference_kv=...)`.
+        """
+        self._check_reference_latents(reference)
+        tokens = self._reference_tokens(reference)  # (B, S, D)
+        per_block = [
+            torch.stack(cast(ReferenceAttention, block.attention.reference).encode(tokens), dim=1)
+            for block in self._typed_blocks()
+        ]
+        return torch.stack(per_block, dim=1)  # (B, depth, 2, S, N, d)
+
+    def _reference_tokens(self, reference: Tensor) -> Tensor:
+        """(B, C, H', W') -> (B, S, D), normed, as the image tokens are that a block makes keys and values of."""
+        assert self.reference_in is not None
+        tokens = self.reference_in(patchify(reference, self.config.patch_size))
+        return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS).to(tokens.dtype)
+
     def embed_conditions(
         self,
         timestep: Tensor,
@@ -305,13 +350,21 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             vector = vector + self.guidance_in(guidance.reshape(-1), dtype)
         return vector
 
-    def cost(self, height: int, width: int, text_tokens: int = 256, skip: float = 0.0) -> Cost:
+    def cost(
+        self,
+        height: int,
+        width: int,
+        text_tokens: int = 256,
+        skip: float = 0.0,
+        reference: tuple[int, int] | None = None,
+    ) -> Cost:
         """Count a forward pass on a latent of height x width, without computing it (on the meta device).
 
         Args:
             height, width: of the latent; of the picture in pixel space.
             text_tokens: length L of the text.
             skip: share of the tokens that a route leaves out (TREAD).
+            reference: height and width of the reference's latent; None = there is none.
 
         Works on a model that is itself on the meta device, so that a billion parameters can be planned on a laptop:
         `with torch.device("meta"): EditTransformer(...).cost(128, 128)`. Adapters are not counted.
@@ -327,6 +380,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 if self.condition_in is not None
                 else None,
                 strength=torch.empty(1),
+                reference=torch.empty(1, self.config.in_channels, *reference) if reference else None,
                 route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
             )
         return Cost(sum(p.numel() for p in twin.parameters()), tokens, counter.get_total_flops())
@@ -368,6 +422,34 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.guidance_in = added.to(self.task_in.device, self.task_in.dtype).train(self.training)
         self.register_to_config(guidance_embeds=True)
 
+    @torch.no_grad()
+    def add_reference(self, size: int = 128) -> None:
+        """Add the input for a reference picture of `size` x `size` pixels, which at first changes nothing; a model that
+        has one keeps it, and its size.
+
+        It starts from what the model knows of pictures: the input projection, and each block's keys and values of image
+        tokens. Build the optimizer, and wrap the model, afterwards.
+        """
+        if self.reference_in is not None:
+            return
+        self.reference_in = copy.deepcopy(self.img_in)
+        for block in self._typed_blocks():
+            added = ReferenceAttention(self.config.hidden_size, self.config.num_heads)
+            weight = block.attention.img_qkv_proj.weight
+            block.attention.reference = added.to(weight.device, weight.dtype).train(self.training)
+        self._start_reference()
+        self.register_to_config(reference_embeds=True, reference_size=size)
+
+    def _start_reference(self) -> None:
+        """Keys and values as of image tokens, and an output of zero: it changes nothing, yet its last layer has a
+        gradient in the first step."""
+        for block in self._typed_blocks():
+            own = block.attention.reference
+            assert own is not None
+            own.kv_proj.weight.copy_(block.attention.img_qkv_proj.weight[self.config.hidden_size :])
+            own.norm_k.weight.copy_(block.attention.norm_k.weight)
+            nn.init.zeros_(own.out_proj.weight)
+
     @classmethod
     def from_prx(
         cls,
@@ -378,6 +460,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         tasks: Sequence[str] = ("generate",),
         guidance_embeds: bool = False,
         prediction_type: str = "velocity",
+        reference_embeds: bool = False,
+        reference_size: int = 128,
     ) -> "EditTransformer":
         """Build an editor from a `diffusers.PRXTransformer2DModel`, weights copied, in its dtype and on its device.
 
@@ -409,6 +493,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if unexpected or any(not name.startswith(edit_inputs) for name in missing):
             strays = [*unexpected, *(name for name in missing if not name.startswith(edit_inputs))]
             raise ValueError(f"{type(prx).__name__} is not a PRX transformer: {strays[0]} does not match")
+        if reference_embeds:
+            model.add_reference(reference_size)
         return model
 
     def _typed_blocks(self) -> Sequence[Block]:
@@ -457,6 +543,37 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if mask is not None and (mask.ndim != 2 or mask.shape[1] != length or mask.shape[0] not in (1, shape[0])):
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}: give ({shape[0]}, {length})")
 
+    def _check_reference(
+        self, hidden_states: Tensor, latents: Tensor | None, kv: Tensor | None, referenced: Tensor | None
+    ) -> None:
+        """Refuse a reference that does not fit, by shapes only."""
+        config, batch = self.config, hidden_states.shape[0]
+        if latents is None and kv is None:
+            return
+        if latents is not None and kv is not None:
+            raise ValueError("give either reference or reference_kv (from encode_reference), not both")
+        if latents is not None:
+            self._check_reference_latents(latents)
+        if kv is not None:
+            shape = tuple(kv.shape)
+            form = (config.depth, 2, config.num_heads, config.hidden_size // config.num_heads)
+            if self.reference_in is None or len(shape) != 6 or (*shape[1:3], *shape[4:]) != form:
+                hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_reference".format(*form)
+                raise ValueError(f"reference_kv has shape {shape}: {hint}")
+        count = next(len(given) for given in (latents, kv) if given is not None)
+        if count not in (1, batch):
+            raise ValueError(f"{count} references for {batch} latents: give one for all, or one for each")
+        if referenced is not None and (referenced.ndim != 1 or len(referenced) not in (1, batch)):
+            raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({batch},)")
+
+    def _check_reference_latents(self, latents: Tensor) -> None:
+        if self.reference_in is None:
+            raise ValueError("this model takes no reference image: build it with reference_embeds=True")
+        shape, patch = tuple(latents.shape), self.config.patch_size
+        if len(shape) != 4 or shape[1] != self.config.in_channels or shape[2] % patch or shape[3] % patch:
+            wanted = f"(batch, {self.config.in_channels}, height, width), multiples of {patch}"
+            raise ValueError(f"reference has shape {shape}: give {wanted}")
+
     def _check_extras(self, hidden_states: Tensor, route: Tensor | None, tap: int | None) -> None:
         """Refuse a route or a tap that does not fit, by shapes only."""
         batch, _, height, width = hidden_states.shape
@@ -469,6 +586,13 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"a route needs a depth of at least 6, and this model's is {len(self.blocks)}")
         if route.ndim != 2 or route.shape[0] != batch or not 0 < route.shape[1] <= tokens:
             raise ValueError(f"route has shape {tuple(route.shape)}: give ({batch}, 1 to {tokens}) token indices")
+
+
+def _patch_projection(patch_dim: int, bottleneck_size: int | None, hidden_size: int) -> nn.Module:
+    """From a patch's values to a token; through a bottleneck, two layers."""
+    if bottleneck_size is None:
+        return nn.Linear(patch_dim, hidden_size)
+    return nn.Sequential(nn.Linear(patch_dim, bottleneck_size), nn.Linear(bottleneck_size, hidden_size))
 
 
 def _routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -20,7 +20,12 @@ class InpaintPipeline(EditPipeline):
     task_name = "inpaint"
 
     def __call__(
-        self, image: ImageLike, mask_image: ImageLike | None = None, prompt: str = "", **settings: Unpack[Settings]
+        self,
+        image: ImageLike,
+        mask_image: ImageLike | None = None,
+        prompt: str = "",
+        reference: ImageLike | None = None,
+        **settings: Unpack[Settings],
     ) -> EditOutput:
         """Edit one picture.
 
@@ -28,6 +33,8 @@ class InpaintPipeline(EditPipeline):
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
             prompt: what to paint; empty lets the model continue what is around.
+            reference: a picture of the surface to paint, of any size: its colour and texture. Its middle square is
+                looked at. Only for a model that takes one.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
         Returns:
@@ -36,7 +43,7 @@ class InpaintPipeline(EditPipeline):
         Raises:
             ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
         """
-        return self.edit(image, settings, mask_image=mask_image, prompt=prompt)
+        return self.edit(image, settings, mask_image=mask_image, prompt=prompt, reference=reference)
 
 
 class Inpaint(Task):
@@ -45,14 +52,16 @@ class Inpaint(Task):
     inputs = (
         Input("mask_image", "mask", "white = repaint, black = keep", required=True),
         Input("prompt", "text", "what to paint there", default=""),
+        Input("reference", "image", "a picture of what to paint there: its colour and texture"),
     )
     pipeline = InpaintPipeline
     exemplars = True
 
-    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None) -> Job:
+    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, reference: Any = None) -> Job:
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
-        return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt)
+        wanted = None if reference is None else Picture.from_any(reference)
+        return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt, reference=wanted)
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         """Strokes, boxes or, where there is one of fair size, the object, dilated."""

@@ -22,7 +22,12 @@ class OutpaintPipeline(EditPipeline):
     task_name = "outpaint"
 
     def __call__(
-        self, image: ImageLike, prompt: str = "", subject: ImageLike | None = None, **settings: Unpack[Settings]
+        self,
+        image: ImageLike,
+        prompt: str = "",
+        subject: ImageLike | None = None,
+        reference: ImageLike | None = None,
+        **settings: Unpack[Settings],
     ) -> EditOutput:
         """Edit one picture.
 
@@ -31,6 +36,8 @@ class OutpaintPipeline(EditPipeline):
             prompt: the new background, like ``"on a dark red cloth"``.
             subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with
                 no alpha, the subject is cut out (``photofound.masks.cut_out``).
+            reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
+                looked at. Only for a model that takes one.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
         Returns:
@@ -40,7 +47,7 @@ class OutpaintPipeline(EditPipeline):
             ValueError: empty, full or ill-fitting subject, unreadable image, bad setting. FileNotFoundError: missing
                 file.
         """
-        return self.edit(image, settings, prompt=prompt, subject=subject)
+        return self.edit(image, settings, prompt=prompt, subject=subject, reference=reference)
 
 
 class Outpaint(Task):
@@ -49,18 +56,20 @@ class Outpaint(Task):
     inputs = (
         Input("subject", "mask", "white = keep; left out, the image's alpha, or else an automatic cut-out"),
         Input("prompt", "text", "the new background", default=""),
+        Input("reference", "image", "a picture of the wanted background: its colour and texture"),
     )
     pipeline = OutpaintPipeline
     fit = "canvas"
     needs_object = True
 
-    def prepare(self, picture: Picture, prompt: str = "", subject: Any = None) -> Job:
+    def prepare(self, picture: Picture, prompt: str = "", subject: Any = None, reference: Any = None) -> Job:
         matte = subject_matte(picture, subject)
         soft = (matte > 0) & (matte < 1)
         if soft.any() and not _has_own(picture, subject):
             rgb = masks.foreground_colours(picture.rgb(), matte)
             picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
-        return Job(picture, hole=(matte < 0.5).astype(np.float32), keep=matte, prompt=prompt)
+        wanted = None if reference is None else Picture.from_any(reference)
+        return Job(picture, hole=(matte < 0.5).astype(np.float32), keep=matte, prompt=prompt, reference=wanted)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The subject on nothing: its colours must not run into the background, or it would seem to grow."""

@@ -60,6 +60,24 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def referring_folder(tiny_folder, tmp_path_factory):
+    """``tiny_folder`` with an input for a reference picture, whose weights count."""
+    import torch
+
+    from photofound.pipeline import EditPipeline
+
+    torch.manual_seed(0)
+    pipeline = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    pipeline.transformer.add_reference(32)
+    for name, parameter in pipeline.transformer.named_parameters():
+        if "reference" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("referring")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(tiny_folder):
     """Loads a task's pipeline from ``tiny_folder``: ``tiny(InpaintPipeline)``."""

@@ -201,6 +201,25 @@ def test_a_jpeg_comes_back_as_jpeg_and_on_request_exactly(page, work, tmp_path):
     assert (result[hole() == 0] == given[hole() == 0]).all() and "choose" not in line
 
 
+def test_a_reference_is_an_upload_of_its_own_within_the_same_limits(page, referring_folder, photograph, tmp_path):
+    for tab in page.tabs:
+        assert ("reference" in tab.inputs) == (tab.task.name in ("inpaint", "outpaint"))
+    tab = next(tab for tab in page.tabs if tab.task.name == "outpaint")
+    assert isinstance(tab.inputs["reference"], gr.File) and tab.inputs["reference"].file_types == ["image"]
+    work = Studio(tmp_path / "desks", Models(str(referring_folder)))
+    surface = tmp_path / "surface.png"
+    Image.fromarray(np.full((30, 30, 3), (200, 30, 40), np.uint8)).save(surface)
+    desk = opened(work, photograph, "outpaint")
+    made = [
+        work.run(desk, request("outpaint", inputs=inputs))[0].results[0].picture.pixels.copy()
+        for inputs in ({}, {"reference": str(surface)}, {"reference": None})
+    ]
+    assert (made[0] != made[1]).any() and (made[0] == made[2]).all()
+    work.max_pixels = 800
+    with pytest.raises(ValueError, match="above the limit"):
+        work.run(desk, request("outpaint", inputs={"reference": str(surface)}))
+
+
 def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixels(work, photograph):
     desk = work.open(photograph)
     several, _, _ = work.run(desk, request("inpaint", seed=5, variants=3))
@@ -370,7 +389,11 @@ def test_a_whole_visit(page, photograph):
     tab = page.tabs[1]
     shared = [None, "", None, 3, 2, 1, 1.0, app.SAME_FORMAT]
     desk, slider, gallery, report, use, download, line = page.on_run(
-        tab, desk, [*shared, brush.painting(pixels(), hole(), studio.REPAINT), ""], lambda *a, **k: None, visitor()
+        tab,
+        desk,
+        [*shared, brush.painting(pixels(), hole(), studio.REPAINT), "", None],
+        lambda *a, **k: None,
+        visitor(),
     )
     assert [caption for _, caption in gallery["value"]] == ["seed 3", "seed 4"] and gallery["visible"]
     assert (slider[0] == pixels()).all() and use["interactive"] and download["value"].endswith("my-cup-inpaint.png")

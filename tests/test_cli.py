@@ -590,6 +590,7 @@ def test_tasks_lists_the_inputs(run, monkeypatch):
     assert (status, err) == (0, "")
     assert out.splitlines()[:2] == ["retouch: smooth 100 % of the skin", "  MASK                  white = retouch"]
     assert "  --left PX|N%          pixels or 25% of the width" in out
+    assert "  --style-image IMAGE   a picture to imitate" in out
 
 
 def test_a_task_that_cannot_be_imported_does_not_hide_the_others(run, task, monkeypatch):
@@ -644,6 +645,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(argv):
     [
         "outpaint IMAGE --prompt TEXT --subject MASK --save-subject",
         "outpaint IMAGE --prompt TEXT",
+        "outpaint IMAGE --reference IMAGE --prompt TEXT",
+        "inpaint IMAGE MASK --reference IMAGE",
         "inpaint IMAGE MASK --prompt TEXT",
         "inpaint IMAGE MASK",
         "expand IMAGE --left 20 --right 25% --top 0 --bottom 5%",

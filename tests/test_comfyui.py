@@ -154,6 +154,22 @@ def test_a_subject_is_kept_where_it_is_white(pipe):
     assert torch.equal(result[0][subject[0] == 1], image[0][subject[0] == 1])
 
 
+def test_a_reference_is_an_image_that_need_not_be_connected(referring_folder):
+    pipe = EditPipeline.from_pretrained(referring_folder, torch_dtype=torch.float32)
+    asked = NODES["PhotofoundOutpaint"].INPUT_TYPES()["optional"]
+    assert asked["reference"][0] == "IMAGE" and "reference" in NODES["PhotofoundInpaint"].INPUT_TYPES()["optional"]
+    image, subject = photograph(batch=2), hole()
+    red, blue = (torch.tensor(c).expand(1, 9, 12, 3) for c in ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8)))
+    plain, one, each = (
+        call("outpaint", pipe, image, subject=subject, **given)
+        for given in ({}, {"reference": red}, {"reference": torch.cat([red, blue])})
+    )
+    assert torch.equal(one[0], each[0]) and not torch.equal(one[0], plain[0]) and not torch.equal(one[1], each[1])
+    assert torch.equal(each[:, subject[0] == 1], image[:, subject[0] == 1])
+    with pytest.raises(ValueError, match="reference: got 3 for 2 pictures"):
+        call("outpaint", pipe, image, subject=subject, reference=torch.cat([red] * 3))
+
+
 def test_alpha_is_the_subject(pipe):
     image, subject = photograph(), hole()
     result = call("outpaint", pipe, torch.cat([image, subject[..., None]], -1))

@@ -91,6 +91,20 @@ def test_both_branches_of_the_teacher_see_the_picture(stage):
     torch.testing.assert_close(fields[0](x, t), fields[1](x, t), rtol=1e-3, atol=1e-3)
 
 
+def test_guidance_of_the_teacher_covers_the_reference_and_the_student_is_trained_with_it(referring_folder):
+    stage = build(referring_folder, "--mix.tasks={outpaint: 1, inpaint: 1}")
+    batch = stage.batch(generator(), 12, 0.0)
+    condition = batch.condition
+    assert 0 < condition.referenced.sum() < 12
+    x, t = torch.randn(12, 4, 8, 8), torch.rand(12)
+    fields = [stage._fields(condition, [""] * 12, torch.full((12,), w))[0](x, t) for w in (1.0, 6.0)]
+    apart = (fields[0] - fields[1]).abs().amax((1, 2, 3)) > 1e-3
+    assert torch.equal(apart, condition.referenced), "without a prompt, the reference alone is what is guided"
+    stage.loss(batch)[0].backward()
+    grown = [p for n, p in stage.student.named_parameters() if "reference" in n]
+    assert grown and all(p.grad is not None and p.grad.abs().sum() > 0 for p in grown)
+
+
 def test_the_loss_trains_the_student_and_nothing_else(stage):
     loss, logs = stage.loss(stage.batch(generator(), 10, 0.0))
     loss.backward()

@@ -3,6 +3,7 @@ line."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,103 @@ def test_a_picture_has_the_same_pixels_alone_and_in_company(tiny, photo, model, 
     assert calls == [guided, 2], "two prompts in two branches (a student needs one), and two without"
     for i, (job, result) in enumerate(zip(jobs, together, strict=True)):
         assert (pipe.run([job], [seeded(i)], 1, 3.0)[0].pixels == result.pixels).all()
+
+
+@pytest.fixture
+def referring(referring_folder):
+    """Loads a task's pipeline of a model that takes references."""
+
+    def load(pipeline, **kwargs):
+        pipe = pipeline.from_pretrained(referring_folder, **{"torch_dtype": torch.float32, **kwargs})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return load
+
+
+def surface(colour, size=(50, 70)):
+    return np.broadcast_to(np.array(colour, np.uint8), (*size, 3))
+
+
+def test_the_reference_reaches_the_model_and_guidance_covers_it(referring, photo, mask):
+    pipe = referring(InpaintPipeline)
+
+    def run(**settings):
+        return np.asarray(pipe(photo, mask, generator=seeded(), **settings).images[0])
+
+    plain, red = run(), run(reference=surface((200, 20, 20)))
+    assert (red != plain).any() and (red != run(reference=surface((20, 20, 200)))).any()
+    assert (red == plain)[mask == 0].all(), "kept pixels are kept"
+    assert (red != run(reference=surface((200, 20, 20)), guidance_scale=1.0)).any(), "without a prompt, too"
+    assert (red == run(reference=Image.fromarray(surface((200, 20, 20), (300, 90)).copy()))).all()
+    outpainted = [
+        np.asarray(referring(OutpaintPipeline)(photo, subject=mask, reference=given, generator=seeded()).images[0])
+        for given in (None, surface((200, 20, 20)))
+    ]
+    assert (outpainted[0] != outpainted[1]).any() and (outpainted[0] == outpainted[1])[mask == 255].all()
+
+
+def test_guidance_with_a_reference_is_the_difference_to_neither_text_nor_reference(referring):
+    """The sampler's one step against the guided velocity by hand."""
+    from photofound import autoencoder, text
+
+    pipe = referring(InpaintPipeline)
+    seen = torch.rand(1, 3, 32, 32)
+    plain = Condition(torch.rand(1, 3, 64, 64), torch.ones(1, 1, 64, 64), ["inpaint"], ["snow"], torch.zeros(1))
+    condition = replace(plain, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
+    x = torch.randn((1, 4, 8, 8), generator=seeded())
+    given = {"condition": fold_condition(plain, pipe.vae, "pixels"), "strength": plain.strength}
+    given["task"] = torch.tensor([pipe.transformer.task_index("inpaint")])
+    with torch.no_grad():
+        snow, nothing = (text.encode(pipe.tokenizer, pipe.text_encoder, [words])[0] for words in ("snow", ""))
+        latents = autoencoder.encode(pipe.vae, seen)
+        time = torch.ones(1)
+        both = pipe.transformer(x, time, snow, reference=latents, **given).sample
+        neither = pipe.transformer(x, time, nothing, **given).sample
+        expected = autoencoder.decode(pipe.vae, x - (neither + 3 * (both - neither)))
+    torch.testing.assert_close(pipe.sample(condition, 1, 3.0, [seeded()]), expected, atol=1e-4, rtol=0)
+
+
+def test_a_reference_is_encoded_once_and_seen_by_every_tile(referring, monkeypatch):
+    pipe, calls, encoded = referring(InpaintPipeline), [], []
+    pipe.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    block = pipe.transformer.blocks[0].attention.reference
+    block.kv_proj.register_forward_hook(lambda module, args, out: encoded.append(1))
+    condition = Condition(
+        torch.rand(2, 3, 64, 160), torch.ones(2, 1, 64, 160), ["inpaint"] * 2, ["a cup", "red"], torch.rand(2),
+        torch.rand(2, 3, 32, 32), torch.ones(2, dtype=torch.bool),
+    )  # fmt: skip
+    made = []
+    for tokens in (1, 1_000):
+        monkeypatch.setattr("photofound.pipeline._TOKENS_AT_ONCE", tokens)
+        made.append(pipe.sample(condition, 2, 3.0, [seeded(), seeded(1)]))
+    assert calls == [4, 4, 4] * 2 + [12] * 2 and len(encoded) == 2 * 2, "per run and sample, not per step"
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_with_references_a_picture_has_the_same_pixels_alone_and_in_company(referring, photo, dtype):
+    pipe, calls = referring(InpaintPipeline, torch_dtype=dtype), []
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 30:60] = 255
+    wanted = [("a cup", (200, 20, 20)), ("a cup", None), ("snow", (20, 200, 20)), ("", (20, 20, 200)), ("", None)]
+    jobs = [
+        get_task("inpaint").prepare(
+            Picture.from_any(np.roll(photo, i, 1)[:64, :64]), prompt, mask, colour and surface(colour)
+        )
+        for i, (prompt, colour) in enumerate(wanted)
+    ]
+    pipe.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    together = pipe.run(jobs, [seeded(i) for i in range(5)], 1, 3.0)
+    assert calls == [4, 2, 2, 1], "two alike; a prompt alone; a reference alone; neither, which needs no guidance"
+    for i, (job, result) in enumerate(zip(jobs, together, strict=True)):
+        assert (pipe.run([job], [seeded(i)], 1, 3.0)[0].pixels == result.pixels).all()
+
+
+def test_a_model_that_takes_no_reference_says_so(tiny, photo, mask):
+    for pipeline, given in ((InpaintPipeline, {"mask_image": mask}), (OutpaintPipeline, {"subject": mask})):
+        with pytest.raises(ValueError, match="reference: this model takes no reference image; leave it out"):
+            tiny(pipeline)(photo, reference=surface((1, 2, 3)), **given)
 
 
 def test_jobs_of_several_sizes_come_back_in_order(tiny, photo):

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from photofound import cli, config, edit, record
 from photofound.data import PhotoStore
 from photofound.edit import Condition
 from photofound.engine import World
-from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan
+from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan, take
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +105,92 @@ def test_blank_hides_everything_and_only_there():
     hidden = blank(condition, torch.tensor([True, False]))
     assert hidden.canvas[0].abs().max() == 0 and hidden.hole[0].min() == 1
     assert torch.equal(hidden.canvas[1], condition.canvas[1]) and hidden.hole[1].max() == 0
+
+
+@pytest.fixture
+def referring(tiny_folder, shards):
+    """A stage whose model gets the reference input at its start."""
+    arguments = overrides(tiny_folder, shards, "--model.reference=true", "--model.reference_size=32")
+    return PretrainStage(config.load(Config, None, arguments), World())
+
+
+def test_references_are_drawn_for_the_tasks_that_take_one(referring):
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        condition = referring.batch(generator, 14, 0.0).condition
+        assert condition.reference.shape == (14, 3, 32, 32)
+        drawn += zip(condition.task, condition.referenced.tolist(), strict=True)
+    for name in {task for task, _ in drawn}:
+        share = np.mean([has for task, has in drawn if task == name])
+        assert 0.5 < share < 0.9 if name in ("inpaint", "outpaint") else share == 0
+
+
+def test_an_added_reference_starts_as_the_model_it_was_added_to_and_learns_in_the_first_step(referring, stage):
+    batch = referring.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    for each in (referring, stage):
+        each.module.eval()
+    x0 = referring.encode(batch.pixels)
+    t = torch.full((14,), 0.5)
+    velocities = [each.predict(x0, t, batch.condition)[0] for each in (referring, stage)]
+    assert torch.equal(*velocities)
+    loss, _ = referring.loss(batch)
+    loss.backward()
+    gates = [block.attention.reference.out_proj.weight for block in referring.blocks]
+    assert all(gate.abs().max() == 0 and gate.grad.abs().max() > 0 for gate in gates)
+    assert all(p.grad is not None for n, p in referring.module.named_parameters() if "guidance" not in n)
+
+
+def test_a_batch_without_references_reaches_the_same_weights(referring):
+    batch = referring.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    bare = replace(batch.condition, reference=None, referenced=None)
+    referring.loss(batch._replace(condition=bare))[0].backward()
+    assert all(p.grad is not None for n, p in referring.module.named_parameters() if "reference" in n)
+
+
+def test_guidance_has_a_branch_without_text_and_reference(tiny_folder, shards):
+    arguments = overrides(tiny_folder, shards, "--model.reference=true", "--mix.drop_text=0.5", "--mix.reference=1")
+    stage = PretrainStage(config.load(Config, None, [*arguments, "--mix.drop_both=0.1"]), World())
+    condition = stage.batch(torch.Generator().manual_seed(0), 14, 0.0).condition
+    condition = Condition.cat([take(condition, condition.referenced.nonzero()[:, 0])] * 200)
+    dropped, prompts = stage._drop(condition, torch.Generator().manual_seed(0))
+    text = torch.tensor([bool(prompt) for prompt in prompts])
+    everything = dropped.hole.flatten(1).min(1).values == 1
+    assert not dropped.referenced[everything & ~text].any()
+    kept = dropped.referenced[~everything]
+    assert kept[text[~everything]].all()
+    assert 0.4 < kept[~text[~everything]].float().mean() < 0.6, "a reference alone is trained, and neither, too"
+
+
+def test_a_recoloured_ground_is_what_the_reference_shows(tiny_folder, shards):
+    tasks = "--mix.tasks={outpaint: 1}"
+    extra = ("--model.reference=true", "--mix.reference=1", "--data.recolour=1", tasks)
+    stage = PretrainStage(config.load(Config, None, overrides(tiny_folder, shards, *extra)), World())
+    condition, pixels, *_ = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    assert condition.referenced.any()
+    ground = condition.hole
+    mean = (pixels * ground).sum((2, 3)) / ground.sum((2, 3))
+    seen = condition.reference.mean((2, 3))
+    assert (seen - mean)[condition.referenced].abs().max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--mix.reference=0.5"], "takes no reference; set model.reference"),
+        (["--model.reference=true", "--mix.reference=1.5"], "mix.reference: 1.5"),
+        (["--model.reference=true", "--model.reference_size=40"], "40 is no multiple of 16"),
+    ],
+)
+def test_references_that_do_not_fit_are_refused(tiny_folder, shards, extra, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainStage(config.load(Config, None, overrides(tiny_folder, shards, *extra)), World())
+
+
+def test_the_plan_counts_the_reference(tiny_folder):
+    small = config.load(Config, None, [f"--model.start={tiny_folder}", "--data.crop=64", "--data.late_crop=64"])
+    larger = config.load(Config, None, [f"--model.start={tiny_folder}", "--data.crop=64",
+                                                      "--data.late_crop=64", "--model.reference=true"])  # fmt: skip
+    assert plan(larger)[0].flops > plan(small)[0].flops and plan(larger)[0].parameters > plan(small)[0].parameters
 
 
 def test_a_few_steps_lower_the_loss_on_one_batch(stage):

@@ -100,6 +100,24 @@ def test_every_task_answers_with_the_pixels_that_the_pipeline_gives(client, pipe
     assert (decoded(response) == np.asarray(expected)).all()
 
 
+def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
+    pipe = InpaintPipeline.from_pretrained(referring_folder, torch_dtype=torch.float32)
+    seen = np.full((20, 30, 3), (200, 30, 40), np.uint8)
+    with served(pipe) as client:
+        sent = FILES | {"reference": ("surface.png", png(seen), "image/png")}
+        with_it = client.post("/v1/inpaint", files=sent)
+        without = client.post("/v1/inpaint", files=FILES)
+        refused(client.post("/v1/inpaint", files=FILES | {"reference": ("r.png", b"no picture")}), 422, "reference")
+    for response, given in ((with_it, {"reference": seen}), (without, {})):
+        expected = pipe(PHOTO, mask_image=MASK, generator=torch.Generator().manual_seed(0), **given).images[0]
+        assert (decoded(response) == np.asarray(expected)).all()
+    assert (decoded(with_it) != decoded(without)).any()
+
+
+def test_a_model_that_takes_no_reference_says_so(client):
+    refused(client.post("/v1/inpaint", files=FILES | {"reference": FILES["image"]}), 422, "takes no reference image")
+
+
 def test_the_seed_and_the_settings_count(client):
     def ask(**data):
         return decoded(client.post("/v1/inpaint", files=FILES, data=data))
@@ -153,8 +171,9 @@ def test_tasks_are_listed_with_their_fields(client):
     tasks = {task["name"]: task for task in client.get("/v1/tasks").json()}
     assert set(tasks) == set(NEEDS)
     fields = {field["name"]: field for field in tasks["inpaint"]["inputs"]}
-    assert list(fields) == ["image", "mask", "prompt"]
+    assert list(fields) == ["image", "mask", "prompt", "reference"]
     assert fields["mask"]["required"] and not fields["prompt"]["required"]
+    assert not fields["reference"]["required"] and fields["reference"]["kind"] == "image"
     assert tasks["upscale"]["url"] == "/v1/upscale" and tasks["upscale"]["inputs"][1]["default"] == 2
 
 
@@ -289,6 +308,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
             patched.setattr(serve.image, "decode", lambda *_: pytest.fail("decoded"))
             refused(client.post("/v1/upscale", files={"image": ("x.png", huge)}), 413, "image", "megapixels")
         refused(client.post("/v1/inpaint", files=FILES | {"mask": ("m.png", huge)}), 413, "mask")
+        with monkeypatch.context() as patched:
+            decode = serve.image.decode
+            given = {FILES["image"][1], FILES["mask"][1]}
+            patched.setattr(
+                serve.image, "decode", lambda data, *a: decode(data, *a) if data in given else pytest.fail()
+            )
+            refused(client.post("/v1/inpaint", files=FILES | {"reference": ("r.png", huge)}), 413, "reference")
         refused(client.post("/v1/upscale", files={"image": FILES["image"]}), 422, "limit")
 
 

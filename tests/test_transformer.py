@@ -215,6 +215,171 @@ def test_added_guidance_changes_nothing_at_first_and_is_the_same_for_everybody(t
     torch.testing.assert_close(EditTransformer.from_pretrained(tmp_path)(*call, guidance=scale).sample, with_guidance)
 
 
+# ---------------------------------------------------------------------------------------------------------- references
+
+
+def reference_inputs(batch: int = 3) -> dict:
+    """References of another shape than the latents; the middle sample has none."""
+    return {"reference": torch.randn(batch, 4, 6, 4), "referenced": torch.tensor([True, False, True])[:batch]}
+
+
+def referring(**changes) -> EditTransformer:
+    """A model whose reference input counts."""
+    return scramble(editor(reference_embeds=True, reference_size=48, **changes))
+
+
+@torch.no_grad()
+def test_an_added_reference_changes_nothing_at_first_bit_for_bit(tmp_path):
+    model, call, edits = scramble(editor()), latents(LATENT), edit_inputs()
+    before = model(*call, **edits).sample
+    model.add_reference(48)
+    assert (model.config.reference_embeds, model.config.reference_size) == (True, 48)
+    assert torch.equal(model(*call, **edits).sample, before)
+    assert torch.equal(model(*call, **edits, **reference_inputs()).sample, before)
+    kv = model.encode_reference(reference_inputs()["reference"])
+    assert torch.equal(model(*call, **edits, reference_kv=kv).sample, before)
+    scramble(model)
+    changed = model(*call, **edits, **reference_inputs(3)).sample
+    model.add_reference(64)  # it has one
+    assert model.config.reference_size == 48
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    loaded = EditTransformer.from_pretrained(tmp_path)
+    torch.manual_seed(1)
+    given = reference_inputs()
+    assert torch.equal(loaded(*call, **edits, **given).sample, model(*call, **edits, **given).sample)
+    assert changed.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_converted_prx_with_a_reference_is_prx_at_first():
+    prx = scramble(PRXTransformer2DModel(**LATENT))
+    ours = EditTransformer.from_prx(prx, tasks=TASKS, reference_embeds=True).eval()
+    call = latents(LATENT)
+    expected = prx(*call).sample
+    torch.testing.assert_close(ours(*call).sample, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(*call, **reference_inputs()).sample, expected, atol=1e-5, rtol=0)
+    assert torch.equal(ours.reference_in.weight, ours.img_in.weight)
+    assert ours.reference_in.weight is not ours.img_in.weight
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_references_gate_has_a_gradient_in_the_first_step(checkpointing):
+    model = scramble(editor()).train()
+    model.add_reference(48)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    model(*latents(LATENT), **reference_inputs()).sample.square().mean().backward()
+    for block in model.blocks:
+        assert block.attention.reference.out_proj.weight.grad.abs().sum() > 0
+        assert block.attention.reference.kv_proj.weight.grad is not None
+    assert model.reference_in.weight.grad is not None
+
+
+@torch.no_grad()
+def test_a_reference_counts_where_there_is_one_and_nowhere_else():
+    model, call, given = referring(), latents(LATENT), reference_inputs()
+    plain, out = model(*call).sample, model(*call, **given).sample
+    assert torch.equal(out[1], plain[1])
+    assert (out - plain).abs().amax((1, 2, 3))[[0, 2]].min() > 1e-3
+    other = {**given, "reference": given["reference"].roll(1, 0)}
+    assert (model(*call, **other).sample - out).abs().amax((1, 2, 3))[[0, 2]].min() > 1e-3
+    for index in range(3):
+        own = slice(index, index + 1)
+        alone = {"reference": given["reference"][own]} if given["referenced"][index] else {}
+        torch.testing.assert_close(out[own], model(*(t[own] for t in call), **alone).sample, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_surface_has_no_place():
+    """Patches of the reference in another order are the same reference."""
+    model, call, seen = referring(), latents(LATENT), reference_inputs()["reference"]
+    shuffled = layers.unpatchify(layers.patchify(seen, 2)[:, torch.randperm(6)], 2, 6, 4)
+    torch.testing.assert_close(
+        model(*call, reference=shuffled).sample, model(*call, reference=seen).sample, atol=1e-5, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_a_reference_is_encoded_once_for_all_steps_and_one_serves_a_batch():
+    model, call, given, calls = referring(), latents(LATENT), reference_inputs(), []
+    for block in model.blocks:
+        block.attention.reference.kv_proj.register_forward_hook(lambda *_: calls.append(1))
+    kv = model.encode_reference(given["reference"])
+    assert kv.shape == (3, 3, 2, 6, 2, 16)
+    out = [model(*call, reference_kv=kv, referenced=given["referenced"]).sample for _ in range(3)][0]
+    assert len(calls) == len(model.blocks)
+    torch.testing.assert_close(out, model(*call, **given).sample)
+    one = model(*call, reference_kv=kv[:1], referenced=torch.ones(1, dtype=torch.bool)).sample
+    torch.testing.assert_close(one, model(*call, reference=given["reference"][:1].expand(3, -1, -1, -1)).sample)
+
+
+@pytest.mark.parametrize("mode", ["plain", "autocast", "checkpointing", "compiled"])
+def test_references_work_with_routes_and_taps_in_every_mode_of_training(mode):
+    model, call, given, route = referring(depth=6).train(), latents(LATENT), reference_inputs(), a_route()
+    expected = model(*call, **given, route=route, tap=1)
+    if mode == "checkpointing":
+        model.enable_gradient_checkpointing()
+    if mode == "compiled":
+        for block in model.blocks:
+            block.compile(backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        out = model(*call, **given, route=route, tap=1)
+    tolerance = {"atol": 0.3, "rtol": 0.1} if mode == "autocast" else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(out.sample.float(), expected.sample, **tolerance)
+    (out.sample.float().square().mean() + out.features.float().mean()).backward()
+    grown = [p for n, p in model.named_parameters() if "reference" in n]
+    assert grown and all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in grown)
+
+
+@torch.no_grad()
+def test_a_lora_reaches_the_reference():
+    from photofound.training.finetune import LINEAR
+
+    model, call, given = referring(), latents(LATENT), reference_inputs()
+    before = model(*call, **given).sample
+    model.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(LINEAR), init_lora_weights=False))
+    adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert {"blocks.0.attention.reference.kv_proj", "blocks.2.attention.reference.out_proj"} <= adapted
+    assert (model(*call, **given).sample - before).abs().max() > 1e-3
+
+
+def test_a_reference_costs_its_keys_values_and_output():
+    with torch.device("meta"):
+        plain = EditTransformer(condition_channels=80, depth=8, tasks=TASKS)
+        model = EditTransformer(condition_channels=80, depth=8, tasks=TASKS, reference_embeds=True)
+    c, tokens, seen = model.config, 512, 64
+    wide = c.hidden_size
+    added = c.depth * (4 * seen * wide**2 + 2 * tokens * wide**2 + 4 * tokens * seen * wide)
+    added += 2 * seen * c.in_channels * c.patch_size**2 * wide
+    cost = model.cost(64, 32, 100, reference=(16, 16))
+    assert cost.flops - plain.cost(64, 32, 100).flops == added
+    assert cost.flops - model.cost(64, 32, 100).flops == added
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"reference": torch.zeros(2, 4, 4, 4)}, "2 references for 3 latents"),
+        ({"reference": torch.zeros(3, 5, 4, 4)}, r"\(3, 5, 4, 4\): give \(batch, 4, height, width\), multiples of 2"),
+        ({"reference": torch.zeros(3, 4, 3, 4)}, "multiples of 2"),
+        ({"reference_kv": torch.zeros(3, 2, 2, 6, 2, 16)}, "reference_kv has shape"),
+        ({"reference": torch.zeros(3, 4, 4, 4), "reference_kv": torch.zeros(3, 3, 2, 6, 2, 16)}, "not both"),
+        ({"reference": torch.zeros(3, 4, 4, 4), "referenced": torch.ones(2).bool()}, r"\(2,\): give \(3,\)"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(inputs, said):
+    with pytest.raises(ValueError, match=said):
+        referring()(*latents(LATENT), **inputs)
+
+
+def test_a_model_without_the_input_refuses_a_reference():
+    with pytest.raises(ValueError, match="takes no reference image"):
+        editor()(*latents(LATENT), **reference_inputs())
+    with pytest.raises(ValueError, match="takes no reference image"):
+        editor().encode_reference(torch.zeros(1, 4, 4, 4))
+
+
 # ------------------------------------------------------------------------------------------- text keys and values, once
 
 

@@ -34,6 +34,7 @@ class MixConfig:
         default_factory=lambda: {"inpaint": 0.25, "expand": 0.2, "outpaint": 0.25, "erase": 0.15, "upscale": 0.15}
     )
     drop_text: float = 0.1  # edits without a prompt, for which guidance means nothing
+    reference: float | None = None  # as in pretraining: share that has a reference; None = 0.7 if the teacher takes one
     given_weight: float = 0.1
 
 
@@ -91,7 +92,10 @@ class Config:
 
     def as_pretraining(self) -> pretrain.Config:
         """What the part of this stage that reads photographs is told."""
-        mix = pretrain.MixConfig(self.mix.tasks, self.mix.drop_text, 0.0, 0.0, self.mix.given_weight)
+        dropped = {"drop_text": self.mix.drop_text, "drop_condition": 0.0, "drop_both": 0.0}
+        mix = pretrain.MixConfig(
+            self.mix.tasks, **dropped, reference=self.mix.reference, given_weight=self.mix.given_weight
+        )
         model = ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
         recipe = pretrain.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
         return pretrain.Config(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
@@ -197,7 +201,7 @@ class DistillStage(PretrainStage):
         self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor] | None = None
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
         """The velocities of the guided teacher, of the average and of the student under one batch of conditions. Both
-        branches of the guidance see the picture; what one of them lacks is the text."""
+        branches of the guidance see the picture; what one of them lacks is the text and the reference."""
         from photofound.pipeline import fold_condition
 
         n, config = len(condition), self.student.config
@@ -206,7 +210,10 @@ class DistillStage(PretrainStage):
             tokens, mask = self._encode_text([*prompts, ""], known)
         task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
         given = {"condition": folded, "task": task, "strength": condition.strength}
+        given |= self.reference_inputs(self.student, condition)
         twice = {name: torch.cat([value, value]) for name, value in given.items()}
+        if "referenced" in twice:
+            twice["referenced"][n:] = False
         both = torch.cat([torch.arange(n), torch.full((n,), n)]).to(self.device)  # rows of the text: their own, none
 
         def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor, **inputs: Any) -> Tensor:

@@ -30,7 +30,10 @@ from photofound.edit import Condition, Sample
 from photofound.training import pretrain
 from photofound.training.pretrain import Batch, PretrainStage
 
-LINEAR = ("img_qkv_proj", "txt_kv_proj", "to_out.0", "gate_proj", "up_proj", "down_proj")  # of every block
+LINEAR = (  # of every block; the reference's where there is one
+    *("img_qkv_proj", "txt_kv_proj", "to_out.0", "gate_proj", "up_proj", "down_proj"),
+    *("reference.kv_proj", "reference.out_proj"),
+)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ class PreferenceStage(AdaptedStage):
     def __init__(self, config: Config, world: trainer.World) -> None:
         (self.task,) = _check(config)
         super().__init__(config, world)
+        self.reference_share = 0.0  # pairs do not tell what picture they were made after
         self.frozen = None if config.model.train == "lora" else copy.deepcopy(self.pipeline.transformer)
         if self.frozen is not None:
             self.frozen.requires_grad_(False).eval()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, record, regularizers, text
+from photofound import reference as references
 from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, get_task
@@ -55,6 +56,8 @@ class ModelConfig:
     text_layers: int = 3
     text_length: int = 64  # tokens of a prompt that are read; bytes for the byte-level one
     train_text: bool = True  # whether the text encoder is trained along
+    reference: bool = False  # an input for a picture of the wanted surface; a model from ``start`` without it gets it
+    reference_size: int = 128  # side of that picture in pixels
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class MixConfig:
     drop_text: float = 0.1
     drop_condition: float = 0.02
     drop_both: float = 0.02
+    reference: float | None = None  # share that has a reference, of tasks that take one; None = 0.7 if the model does
     given_weight: float = 0.1
     shift: float = 1.0
     late_shift: float | None = None  # the shift after ``data.late_from``: larger pictures take more; None = the same
@@ -190,7 +194,7 @@ def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
         pipeline = EditPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
         if pipeline.config.distilled:  # a few-step student is trained from where it came from
             pipeline = EditPipeline.from_pretrained(config.start, teacher=True, torch_dtype=torch.float32)
-        _add_tasks(pipeline.transformer, tasks)
+        _add_inputs(pipeline.transformer, tasks, config)
         pipeline.register_to_config(_name_or_path=None)  # its card is not that of what becomes of it
         return pipeline
     vae = autoencoder.load(config.vae)
@@ -218,13 +222,18 @@ def _transformer_options(config: ModelConfig, tasks: list[str], vae: Any | None)
         "context_in_dim": config.text_width,
         "condition_channels": condition_channels(vae, config.condition_space),
         "tasks": ("generate", *tasks),
+        "reference_embeds": config.reference,
+        "reference_size": config.reference_size,
     }
 
 
-def _add_tasks(transformer: Any, tasks: list[str]) -> None:
+def _add_inputs(transformer: Any, tasks: list[str], config: ModelConfig) -> None:
+    """Give a transformer the tasks and the reference input that it does not have."""
     for task in tasks:
         if task not in transformer.config.tasks:
             transformer.add_task(task)
+    if config.reference:
+        transformer.add_reference(config.reference_size)
 
 
 def plan(config: Config) -> list[Any]:
@@ -248,14 +257,16 @@ def plan(config: Config) -> list[Any]:
     with torch.device("meta"):
         if here:
             transformer: Any = EditTransformer.from_config(EditTransformer.load_config(start, subfolder="transformer"))
-            _add_tasks(transformer, edits)
+            _add_inputs(transformer, edits, config.model)
         else:
             transformer = EditTransformer(**_transformer_options(config.model, edits, vae))
     costs = []
     for crop in dict.fromkeys((config.data.crop, config.data.late_crop)):
         side = crop // autoencoder.factor(vae)
         routed = (side // transformer.config.patch_size) ** 2 >= config.recipe.tread_tokens
-        costs.append(transformer.cost(side, side, config.model.text_length, config.recipe.tread if routed else 0.0))
+        skip, shape = config.recipe.tread if routed else 0.0, transformer.config
+        seen = (shape.reference_size // autoencoder.factor(vae),) * 2 if shape.reference_embeds else None
+        costs.append(transformer.cost(side, side, config.model.text_length, skip, seen))
     return costs
 
 
@@ -293,6 +304,7 @@ class PretrainStage:
             self.module["text_encoder"] = self.pipeline.text_encoder
         else:
             self.pipeline.text_encoder.requires_grad_(False).eval()
+        self.reference_share = _reference_share(config.mix.reference, self.pipeline)
         self._add_networks(config.recipe)
         self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
@@ -386,7 +398,7 @@ class PretrainStage:
         for name, index in _assign(self.shares, self.objects, whole, cpu).items():
             part = sample[index]
             samples.append(recoloured(part, self.config.data.recolour, cpu) if self.objects[name] else part)
-            conditions.append(self.examples[name](samples[-1], generator))
+            conditions.append(self._example(name, samples[-1], generator))
         return Condition.cat(conditions), Sample.cat(samples)
 
     def _open_stream(self, crop: int, size: int) -> None:
@@ -426,8 +438,16 @@ class PretrainStage:
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
             sample = store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror)
             samples.append(recoloured(sample, self.config.data.recolour, cpu) if self.objects[name] else sample)
-            conditions.append(self.examples[name](samples[-1], generator))
+            conditions.append(self._example(name, samples[-1], generator))
         return Condition.cat(conditions), Sample.cat(samples)
+
+    def _example(self, name: str, sample: Sample, generator: torch.Generator) -> Condition:
+        """Conditions of one task, some with a piece of the target's own surface as a reference."""
+        condition = self.examples[name](sample, generator)
+        if not self.reference_share or name in PRETEXT or not get_task(name).takes_reference:
+            return condition
+        share, size = self.reference_share, self.pipeline.transformer.config.reference_size
+        return references.with_references(condition, sample, self.objects[name], share, size, generator)
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
         """The tasks to draw from a store, and their shares: all, but for what held-out photographs cannot show."""
@@ -548,15 +568,35 @@ class PretrainStage:
         tokens, mask = self._encode_text(condition.prompt, known)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
         inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
+        inputs |= self.reference_inputs(model, condition)
         out = model(x_t, t, tokens, mask, **inputs)
         return (*objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
 
+    @torch.no_grad()
+    def reference_inputs(self, model: Any, condition: Condition) -> dict[str, Tensor]:
+        """What a transformer is told of references: their latents, and who has one. Nothing for one that takes none;
+        for one that does, always something, so that in every process the same weights have a gradient."""
+        if not model.config.reference_embeds:
+            return {}
+        side = model.config.reference_size // autoencoder.factor(self.vae)
+        latents = torch.zeros(len(condition), model.config.in_channels, side, side, device=self.device)
+        if condition.reference is None or condition.referenced is None:
+            return {"reference": latents, "referenced": latents.new_zeros(len(condition), dtype=torch.bool)}
+        rows = condition.referenced.nonzero()[:, 0]
+        if len(rows):
+            latents[rows] = self.encode(condition.reference[rows])
+        return {"reference": latents, "referenced": condition.referenced}
+
     def _drop(self, condition: Condition, generator: torch.Generator) -> tuple[Condition, list[str]]:
-        """Conditions and prompts of which some are empty, for classifier-free guidance (arXiv:2207.12598)."""
+        """Conditions and prompts of which some are empty, for classifier-free guidance (arXiv:2207.12598). Half of
+        those without a prompt lose their reference, too: guidance compares with neither."""
         mix = self.config.mix
         drop = torch.rand(len(condition), generator=generator, device=self.device)
         no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
+        if condition.referenced is not None:
+            lost = torch.rand(len(condition), generator=generator, device=self.device) < 0.5
+            condition = replace(condition, referenced=condition.referenced & ~(no_text & lost))
         return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
 
     def _encode_text(
@@ -622,11 +662,11 @@ class PretrainStage:
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             mirror = self.config.data.mirror
             sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu, mirror)
-            condition = self.examples[name](sample, torch.Generator(self.device).manual_seed(7))
+            condition = self._example(name, sample, torch.Generator(self.device).manual_seed(7))
             made = self.pipeline.sample(
                 condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
             )
-            shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
+            shown = references.inset(condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole, condition)
             rows.append([picture for i in range(3) for picture in (shown[i], made[i], sample.pixels[i])])
         return sheet(rows)
 
@@ -695,15 +735,37 @@ def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.
 def take(condition: Condition, rows: Tensor) -> Condition:
     """Some samples of a condition."""
     task, prompt = ([words[i] for i in rows.tolist()] for words in (condition.task, condition.prompt))
-    return Condition(condition.canvas[rows], condition.hole[rows], task, prompt, condition.strength[rows])
+    tensors = {
+        name: value[rows]
+        for name in ("canvas", "hole", "strength", "reference", "referenced")
+        if (value := getattr(condition, name)) is not None
+    }
+    return replace(condition, task=task, prompt=prompt, **tensors)
 
 
 def blank(condition: Condition, gone: Tensor) -> Condition:
     """The same batch with nothing given in the samples where ``gone`` (B,) is True."""
+    if condition.referenced is not None:
+        condition = replace(condition, referenced=condition.referenced & ~gone)
     gone = gone[:, None, None, None]
     return replace(
         condition, canvas=condition.canvas.masked_fill(gone, 0.0), hole=condition.hole.masked_fill(gone, 1.0)
     )
+
+
+def _reference_share(share: float | None, pipeline: Any) -> float:
+    """What ``mix.reference`` comes to for a model. Raises ValueError where it does not fit."""
+    config = pipeline.transformer.config
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"mix.reference: {share} must be a share from 0 to 1")
+    if not config.reference_embeds:
+        if share:
+            raise ValueError(f"mix.reference: {share}, but the model takes no reference; set model.reference to true")
+        return 0.0
+    multiple = autoencoder.factor(pipeline.vae) * config.patch_size
+    if config.reference_size < multiple or config.reference_size % multiple:
+        raise ValueError(f"model.reference_size: {config.reference_size} is no multiple of {multiple}; give one")
+    return 0.7 if share is None else share
 
 
 def main(argv: list[str] | None = None) -> int:
