@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, record, regularizers, text
 from photofound.colours import recoloured
 from photofound.composite import harmonic
-from photofound.edit import Condition, Sample, get_task
+from photofound.edit import Condition, Sample, Task, get_task, is_regression
 from photofound.geometry import aspect_buckets
 from photofound.record import Origin
 from photofound.sources import Source
@@ -283,6 +283,7 @@ class PretrainStage:
         self.shares = {name: share for name, share in config.mix.tasks.items() if share > 0}
         edits = [name for name in self.shares if name not in PRETEXT]
         self.examples = {name: PRETEXT[name] if name in PRETEXT else get_task(name).example for name in self.shares}
+        self.tasks: dict[str, Task] = {name: get_task(name) for name in edits}
         self.objects = {name: name in edits and get_task(name).needs_object for name in self.shares}
         self.pipeline = build_pipeline(config.model, edits)
         self.pipeline.to(self.device)
@@ -384,10 +385,31 @@ class PretrainStage:
         whole = torch.tensor([data.holds_object(matte) for matte in sample.matte])
         conditions, samples = [], []
         for name, index in _assign(self.shares, self.objects, whole, cpu).items():
-            part = sample[index]
-            samples.append(recoloured(part, self.config.data.recolour, cpu) if self.objects[name] else part)
-            conditions.append(self.examples[name](samples[-1], generator))
+            others = sample[torch.randint(len(sample), (len(index),), generator=cpu)] if self._mixes(name) else None
+            condition, part = self._part(name, sample[index], others, generator, cpu)
+            conditions.append(condition)
+            samples.append(part)
         return Condition.cat(conditions), Sample.cat(samples)
+
+    def _mixes(self, name: str) -> bool:
+        """Whether a task wants other photographs beside its own."""
+        return name in self.tasks and self.tasks[name].needs_others
+
+    def _part(
+        self, name: str, sample: Sample, others: Sample | None, generator: torch.Generator, cpu: torch.Generator
+    ) -> tuple[Condition, Sample]:
+        """A task's part of a batch: its conditions, and its samples with the task's targets for pixels."""
+        if self.objects[name]:
+            sample = recoloured(sample, self.config.data.recolour, cpu)
+        if name not in self.tasks:
+            return self.examples[name](sample, generator), sample
+        task = self.tasks[name]
+        sample = task.compose(sample, others, generator)
+        condition, target = self.examples[name](sample, generator), task.target(sample)
+        if target is not sample.pixels:
+            latents = None if sample.latents is None else self.encode(target).to(sample.latents)
+            sample = replace(sample, pixels=target, latents=latents)
+        return condition, sample
 
     def _open_stream(self, crop: int, size: int) -> None:
         """Stream batches of this shape from here on, from where the last ones ended."""
@@ -418,16 +440,25 @@ class PretrainStage:
     def draw(
         self, store: data.PhotoStore, crop: int, size: int, generator: torch.Generator
     ) -> tuple[Condition, Sample]:
-        """``size`` crops of a store's photographs and their conditions, in the tasks' shares."""
+        """``size`` crops of a store's photographs, with the tasks' targets for pixels, and their conditions, in the
+        tasks' shares."""
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
         conditions, samples = [], []
         for name, count in _counts(self.shares_of(store, crop), size, cpu).items():
             rows, weights = self._choices(store, crop, self.objects[name])
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
             sample = store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror)
-            samples.append(recoloured(sample, self.config.data.recolour, cpu) if self.objects[name] else sample)
-            conditions.append(self.examples[name](samples[-1], generator))
+            others = self._others(store, crop, count, cpu) if self._mixes(name) else None
+            condition, sample = self._part(name, sample, others, generator, cpu)
+            conditions.append(condition)
+            samples.append(sample)
         return Condition.cat(conditions), Sample.cat(samples)
+
+    def _others(self, store: data.PhotoStore, crop: int, count: int, cpu: torch.Generator) -> Sample:
+        """Crops of any photographs of a store."""
+        rows, weights = self._choices(store, crop, False)
+        picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
+        return store.sample(picks, crop, False, cpu, self.config.data.mirror)
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
         """The tasks to draw from a store, and their shares: all, but for what held-out photographs cannot show."""
@@ -465,6 +496,7 @@ class PretrainStage:
         shift = mix.shift if mix.late_shift is None or not late else mix.late_shift
         t = objective.sample_time(len(x0), generator, shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+        noise, t = at_start(noise, t, is_regression(condition))
         x_t = objective.add_noise(x0, noise, t)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
         v, x0_hat, features = self.predict(
@@ -518,6 +550,7 @@ class PretrainStage:
             x0 = self.encode(exam.pixels[rows])
             noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
             condition, t = take(exam.condition, rows), times[rows]
+            noise, t = at_start(noise, t, is_regression(condition))
             v, *_ = self.predict(objective.add_noise(x0, noise, t), t, condition)
             target = objective.velocity(x0, noise)
             losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
@@ -557,7 +590,8 @@ class PretrainStage:
         drop = torch.rand(len(condition), generator=generator, device=self.device)
         no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
-        return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
+        gone = (drop > 1 - mix.drop_both - mix.drop_condition) & ~is_regression(condition)
+        return blank(condition, gone), prompts
 
     def _encode_text(
         self, prompts: Sequence[str], known: Mapping[str, Tensor] | None = None
@@ -622,7 +656,8 @@ class PretrainStage:
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             mirror = self.config.data.mirror
             sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu, mirror)
-            condition = self.examples[name](sample, torch.Generator(self.device).manual_seed(7))
+            others = self._others(self.store, self.config.data.late_crop, 3, cpu) if self._mixes(name) else None
+            condition, sample = self._part(name, sample, others, torch.Generator(self.device).manual_seed(7), cpu)
             made = self.pipeline.sample(
                 condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
             )
@@ -690,6 +725,11 @@ def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.
     """A store without every n-th photograph, and one with those alone; both share the pixels."""
     held = store.photograph % every == 0
     return store.part(~held), store.part(held)
+
+
+def at_start(noise: Tensor, t: Tensor, regression: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and times of a batch; the samples in which ``regression`` (B,) is True are at t = 1, without noise."""
+    return noise * objective.expand(~regression, noise), torch.where(regression, 1.0, t)
 
 
 def take(condition: Condition, rows: Tensor) -> Condition:
