@@ -48,13 +48,13 @@ class DetailNetwork(ModelMixin, ConfigMixin):
     def __init__(self, widths: Sequence[int] = (64, 96, 128, 160), blocks: Sequence[int] = (2, 2, 2, 1)) -> None:
         super().__init__()
         if not widths or len(widths) != len(blocks):
-            raise ValueError(f"widths={list(widths)!r} and blocks={list(blocks)!r}: give one number of blocks per width")
-        inputs = 7 * 4  # canvas, guess, hole; 2 x 2 pixels
+            raise ValueError(
+                f"widths={list(widths)!r} and blocks={list(blocks)!r}: give one number of blocks per width"
+            )
+        inputs = 7 * 4  # canvas, guess and hole, 2 x 2 pixels
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_stack(width, count) for width, count in zip(widths, blocks, strict=True))
-        self.shrink = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.up = nn.ModuleList(_stack(width, count) for width, count in zip(widths[:-1], blocks[:-1], strict=True))
         self.out = nn.Conv2d(widths[0], 4 * 4, 3, padding=1)

@@ -113,7 +113,7 @@ class Sample:
     """A training batch as it comes from the data: what ``Task.example`` makes a Condition of.
 
     Attributes:
-        pixels: (B, 3, H, W) in [-1, 1]; the target of every task.
+        pixels: (B, 3, H, W) in [-1, 1]; the target of most tasks, see ``Task.target``.
         matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a
             complete object that does not touch the frame.
         prompt: one caption per sample.
@@ -224,7 +224,8 @@ class Task(ABC):
     """One edit. Subclasses are stateless; ``get_task`` gives the one instance.
 
     A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are
-    the two ends of inference, ``example`` is training, and ``canvas`` is what both show to the model.
+    the two ends of inference, ``compose``, ``example`` and ``target`` are training, and ``canvas`` is what both show to
+    the model.
 
     Attributes:
         fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
@@ -232,6 +233,9 @@ class Task(ABC):
         needs_object: whether ``example`` wants samples whose matte is a complete object.
         exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
             (``photofound.exemplar``).
+        needs_others: whether ``compose`` wants other photographs.
+        regression: whether there is one right answer, which the model gives in one step from x_1 = 0: such a task is
+            trained at t = 1 without noise, and neither steps, guidance nor seed change what comes out.
     """
 
     name: ClassVar[str]
@@ -240,6 +244,8 @@ class Task(ABC):
     pipeline: ClassVar[type]
     fit: ClassVar[str] = "hole"
     needs_object: ClassVar[bool] = False
+    needs_others: ClassVar[bool] = False
+    regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
 
     @property
@@ -253,7 +259,16 @@ class Task(ABC):
 
     @abstractmethod
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        """Training conditions whose target is ``sample.pixels``."""
+        """Training conditions for the ``target`` of a sample."""
+
+    def target(self, sample: Sample) -> Tensor:
+        """What the model is trained to paint: (B, 3, H, W) in [-1, 1]."""
+        return sample.pixels
+
+    def compose(self, sample: Sample, others: Sample | None, generator: torch.Generator) -> Sample:
+        """What becomes of the photographs before ``example`` and ``target`` see them. ``others`` are as many random
+        photographs, for tasks with ``needs_others``."""
+        return sample
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """What the model sees: (B, 3, H, W). By default the hole is filled smoothly from its border, so that the model
@@ -284,6 +299,15 @@ class Task(ABC):
             prompt=sample.prompt,
             strength=hole.new_zeros(len(sample)) if strength is None else strength,
         )
+
+
+def is_regression(condition: Condition) -> Tensor:
+    """(B,) bool: which samples belong to a task with one right answer (``Task.regression``)."""
+    import torch
+
+    known = set(task_names())  # a model's trunk has a head too, and no task
+    flags = [name in known and get_task(name).regression for name in condition.task]
+    return torch.tensor(flags, dtype=torch.bool, device=condition.canvas.device)
 
 
 def enlargement_strength(scale: float) -> float:

@@ -60,7 +60,9 @@ def write(store: PhotoStore, folder: str | Path, samples: int, plan: Plan | None
         return len(todo)
     # The processes inherit the store; sending it to each would copy gigabytes.
     context = multiprocessing.get_context("fork")
-    parts = [context.Process(target=_write_shards, args=(store, folder, todo[i::workers], plan)) for i in range(workers)]
+    parts = [
+        context.Process(target=_write_shards, args=(store, folder, todo[i::workers], plan)) for i in range(workers)
+    ]
     for part in parts:
         part.start()
     for part in parts:
@@ -197,6 +199,10 @@ class Exemplars:
     @property
     def crop(self) -> int:
         return self.pixels.shape[-1]
+
+    def rows(self, task: str) -> Tensor:
+        """The rows whose holes are those of a task."""
+        return torch.tensor([i for i, name in enumerate(self.task) if name == task], dtype=torch.long)
 
     def sample(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Condition, Sample]:
         """Conditions whose canvas is the exemplar fill, and samples whose pixels are the truth."""

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from photofound import autoencoder, card, composite, exemplar, geometry, image, reference, text
 from photofound.detail import DetailNetwork
-from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
+from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import reach
@@ -396,9 +396,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             condition = Condition.cat([drafts[i].condition for i in group])
             made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback).cpu()
             for i, pixels in zip(group, made.split(1), strict=True):
-                results[i] = task.finish(
-                    drafts[i].job, self._finished(pixels, drafts[i], generators[i]), drafts[i].box
-                )
+                results[i] = task.finish(drafts[i].job, self._finished(pixels, drafts[i], generators[i]), drafts[i].box)
         return [results[i] for i in range(len(drafts))]
 
     def _draft(self, task: Task, job: Job) -> Draft:
@@ -532,17 +530,22 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         folded = torch.cat([fold_condition(each, self.vae, space) for each in condition.split()]).to(dtype)
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
         latents = torch.cat([_noise(shape, generator) for generator in generators]).to(device)
-        latents = latents * self.config.noise_scale
+        once = is_regression(condition)[:, None, None, None]  # these start at 0, and their first step goes all the way
+        latents, answer = torch.where(once, 0.0, latents * self.config.noise_scale), None
+        steps = 1 if once.all() else steps
         draws = list(generators) if all(generators) else None  # a plain LCM scheduler adds noise after each step
         velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
         with self.progress_bar(total=steps) as bar:
             for i, t in enumerate(self.scheduler.timesteps):
                 v = velocity(latents, t / self.scheduler.config.num_train_timesteps)
+                answer = latents - v if answer is None else answer
                 latents = self.scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
                 if callback is not None:
                     latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
                 bar.update()
+        assert answer is not None
+        latents = torch.where(once, answer, latents)
         decoded = torch.cat([autoencoder.decode(self.vae, each) for each in latents.split(1)])
         self.maybe_free_model_hooks()
         return decoded

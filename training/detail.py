@@ -158,9 +158,7 @@ class DetailStage:
         condition, sample = store.sample(rows, self.device)
         if self.pipeline.config.canvas != "exemplar":
             known = [get_task(name) for name in condition.task]
-            canvas = [
-                task.canvas(sample.pixels[i : i + 1], condition.hole[i : i + 1]) for i, task in enumerate(known)
-            ]
+            canvas = [task.canvas(sample.pixels[i : i + 1], condition.hole[i : i + 1]) for i, task in enumerate(known)]
             condition = replace(condition, canvas=torch.cat(canvas))
         generators = [torch.Generator().manual_seed(int(row)) for row in rows]
         made = self.pipeline.sample(condition, self.pipeline.config.default_steps, 1.0, generators)
@@ -216,7 +214,9 @@ class DetailStage:
         painted = self.network(batch.canvas, batch.guess, batch.hole)[0].clamp(-1, 1)
         given = batch.pixels * (1 - batch.hole)
         columns = (given, batch.canvas, batch.guess, painted, batch.pixels)
-        return sheet([[column[i].float() for j in (0, 1) for column in columns for i in (2 * row + j,)] for row in range(8)])
+        return sheet(
+            [[column[i].float() for j in (0, 1) for column in columns for i in (2 * row + j,)] for row in range(8)]
+        )
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the network."""

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from photofound import consistency, objective
-from photofound.edit import Condition
+from photofound.edit import Condition, is_regression
 from photofound.trainer import TrainConfig, World
 from photofound.training import pretrain
 from photofound.training.finetune import merged, save_lora
-from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage
+from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage, at_start
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,14 @@ class DistillStage(PretrainStage):
         scale = consistency.sample_guidance(n, *options.guidance, generator)
         x0 = self.clean(batch)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+        regression = is_regression(condition)  # there the student learns what the teacher did: the answer itself
+        noise, start = at_start(noise, times.start, regression)
+        times = times._replace(start=start, end=torch.where(regression, 0.0, times.end))
         x = objective.add_noise(x0, noise, times.start)
 
         teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings)
         goal = consistency.target(x, times, teacher, follower)
+        goal = torch.where(objective.expand(regression, goal) > 0, x0, goal)
         made = consistency.jump(x, student(x, times.start), times.start, times.end)
         error = consistency.pseudo_huber(made, goal, options.huber)
         losses = objective.masked_mean(error, condition.hole, self.config.mix.given_weight)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from photofound import data, objective, sources, trainer
-from photofound.edit import Condition, Sample, get_task
+from photofound.edit import Condition, Sample, get_task, task_names
 from photofound.training import finetune, pretrain
 from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, without_adapters
 from photofound.training.pretrain import Batch
@@ -207,6 +207,8 @@ def _check(config: Config) -> list[str]:
     tasks = [name for name, share in config.mix.tasks.items() if share > 0]
     if len(tasks) != 1 or tasks[0] in ("complete", "upscale"):
         raise ValueError(f"mix.tasks: {tasks}; name the one task, with a hole, that the pairs are results of")
+    if tasks[0] in task_names() and get_task(tasks[0]).regression:
+        raise ValueError(f"mix.tasks: {tasks[0]} has one right answer and no preferences; fine-tune it")
     if config.recipe != pretrain.RecipeConfig():
         raise ValueError("recipe: the recipes of pretraining do not apply to preferences; leave them out")
     if config.model.train == "full" and config.model.train_text:

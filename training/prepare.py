@@ -71,7 +71,9 @@ class PrepareConfig:
     side: int = 512  # as data.crop: the latents' buckets have about side x side pixels
     multiple: int = 32  # as data.multiple
     widest: float = 2.0  # as data.widest
-    exemplars: int = 0  # write so many samples with exemplar canvases instead (photofound.exemplars); SRC: a shard folder
+    exemplars: int = (
+        0  # write so many samples with exemplar canvases instead (photofound.exemplars); SRC: a shard folder
+    )
     crop: int = 128  # exemplars: the samples' side
     sizes: tuple[int, ...] = (136, 208, 272)  # exemplars: short sides, as data.sizes of the training
     weights: dict[str, float] = field(default_factory=dict)  # exemplars: as data.weights of the training

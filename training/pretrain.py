@@ -25,7 +25,8 @@ from photofound import autoencoder, data, drawn, layers, masks, objective, preco
 from photofound import reference as references
 from photofound.colours import recoloured
 from photofound.composite import harmonic
-from photofound.edit import Condition, Sample, get_task
+from photofound.edit import Condition, Sample, Task, get_task, is_regression
+from photofound.exemplars import Exemplars
 from photofound.geometry import aspect_buckets
 from photofound.record import Origin
 from photofound.sources import Source
@@ -85,6 +86,7 @@ class DataConfig:
     workers: int = 2  # sources: processes that decode
     precomputed: tuple[str, ...] = ()  # sources: text, latents: what `prepare` has computed and is not computed again
     log: str | None = None  # sources: a file that names every damaged sample
+    exemplars: tuple[str, ...] = ()  # folders of 'prepare --exemplars', one for a crop
 
     def __post_init__(self) -> None:
         if unknown := set(self.precomputed) - set(precomputed.KINDS):
@@ -124,6 +126,7 @@ class MixConfig:
     shift: float = 1.0
     late_shift: float | None = None  # the shift after ``data.late_from``: larger pictures take more; None = the same
     uniform_time: float = 0.1
+    exemplars: float = 0.7  # data.exemplars: share of the holes in given pixels whose canvas is one; the rest: harmonic
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ class PretrainStage:
         self.shares = {name: share for name, share in config.mix.tasks.items() if share > 0}
         edits = [name for name in self.shares if name not in PRETEXT]
         self.examples = {name: PRETEXT[name] if name in PRETEXT else get_task(name).example for name in self.shares}
+        self.tasks: dict[str, Task] = {name: get_task(name) for name in edits}
         self.objects = {name: name in edits and get_task(name).needs_object for name in self.shares}
         self.pipeline = build_pipeline(config.model, edits)
         self.pipeline.to(self.device)
@@ -320,6 +324,9 @@ class PretrainStage:
             self.held_out = self._some_of(config.data.held_out).to(self.device)
         elif config.train.validate_every:
             raise ValueError("train.validate_every: nothing is held out; set data.hold_out or data.held_out")
+        self.exemplars = {each.crop: each for each in map(Exemplars, config.data.exemplars)}
+        if stray := set(self.exemplars) - {config.data.crop, config.data.late_crop}:
+            raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
         self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
 
@@ -396,10 +403,32 @@ class PretrainStage:
         whole = torch.tensor([data.holds_object(matte) for matte in sample.matte])
         conditions, samples = [], []
         for name, index in _assign(self.shares, self.objects, whole, cpu).items():
-            part = sample[index]
-            samples.append(recoloured(part, self.config.data.recolour, cpu) if self.objects[name] else part)
-            conditions.append(self._example(name, samples[-1], generator))
+            others = sample[torch.randint(len(sample), (len(index),), generator=cpu)] if self._mixes(name) else None
+            condition, part = self._part(name, sample[index], others, generator, cpu)
+            conditions.append(condition)
+            samples.append(part)
         return Condition.cat(conditions), Sample.cat(samples)
+
+    def _mixes(self, name: str) -> bool:
+        """Whether a task wants other photographs beside its own."""
+        return name in self.tasks and self.tasks[name].needs_others
+
+    def _part(
+        self, name: str, sample: Sample, others: Sample | None, generator: torch.Generator, cpu: torch.Generator
+    ) -> tuple[Condition, Sample]:
+        """A task's part of a batch: its conditions, and its samples with the task's targets for pixels."""
+        if self.objects[name]:
+            sample = recoloured(sample, self.config.data.recolour, cpu)
+        if name not in self.tasks:
+            return self.examples[name](sample, generator), sample
+        task = self.tasks[name]
+        sample = task.compose(sample, others, generator)
+        condition, target = self.examples[name](sample, generator), task.target(sample)
+        condition = self._referred(name, condition, sample, generator)
+        if target is not sample.pixels:
+            latents = None if sample.latents is None else self.encode(target).to(sample.latents)
+            sample = replace(sample, pixels=target, latents=latents)
+        return condition, sample
 
     def _open_stream(self, crop: int, size: int) -> None:
         """Stream batches of this shape from here on, from where the last ones ended."""
@@ -430,21 +459,47 @@ class PretrainStage:
     def draw(
         self, store: data.PhotoStore, crop: int, size: int, generator: torch.Generator
     ) -> tuple[Condition, Sample]:
-        """``size`` crops of a store's photographs and their conditions, in the tasks' shares."""
+        """``size`` crops of a store's photographs, with the tasks' targets for pixels, and their conditions, in the
+        tasks' shares."""
         cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
         conditions, samples = [], []
         for name, count in _counts(self.shares_of(store, crop), size, cpu).items():
+            if store is self.store and (made := self._filled(name, crop, count, generator, cpu)):
+                conditions.append(made[0])
+                samples.append(made[1])
+                if not (count := count - len(made[1])):
+                    continue
             rows, weights = self._choices(store, crop, self.objects[name])
             picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
             sample = store.sample(picks, crop, self.objects[name], cpu, self.config.data.mirror)
-            samples.append(recoloured(sample, self.config.data.recolour, cpu) if self.objects[name] else sample)
-            conditions.append(self._example(name, samples[-1], generator))
+            others = self._others(store, crop, count, cpu) if self._mixes(name) else None
+            condition, sample = self._part(name, sample, others, generator, cpu)
+            conditions.append(condition)
+            samples.append(sample)
         return Condition.cat(conditions), Sample.cat(samples)
 
-    def _example(self, name: str, sample: Sample, generator: torch.Generator) -> Condition:
-        """Conditions of one task, some with a piece of the target's own surface as a reference."""
-        condition = self.examples[name](sample, generator)
-        if not self.reference_share or name in PRETEXT or not get_task(name).takes_reference:
+    def _others(self, store: data.PhotoStore, crop: int, count: int, cpu: torch.Generator) -> Sample:
+        """Crops of any photographs of a store."""
+        rows, weights = self._choices(store, crop, False)
+        picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
+        return store.sample(picks, crop, False, cpu, self.config.data.mirror)
+
+    def _filled(
+        self, name: str, crop: int, count: int, generator: torch.Generator, cpu: torch.Generator
+    ) -> tuple[Condition, Sample] | None:
+        """About ``mix.exemplars`` of a task's part of a batch, with canvases that were made ahead; None of a task or a
+        crop that there are none for."""
+        known = self.exemplars.get(crop)
+        rows = None if known is None else known.rows(name)
+        share = torch.rand(count, generator=cpu) < self.config.mix.exemplars
+        if known is None or rows is None or not len(rows) or not (wanted := int(share.sum())):
+            return None
+        condition, sample = known.sample(rows[torch.randint(len(rows), (wanted,), generator=cpu)], self.device)
+        return self._referred(name, condition, sample, generator), sample
+
+    def _referred(self, name: str, condition: Condition, sample: Sample, generator: torch.Generator) -> Condition:
+        """Some of a task's conditions get a piece of the target's own surface as a reference."""
+        if not self.reference_share or name not in self.tasks or not self.tasks[name].takes_reference:
             return condition
         share, size = self.reference_share, self.pipeline.transformer.config.reference_size
         return references.with_references(condition, sample, self.objects[name], share, size, generator)
@@ -485,6 +540,7 @@ class PretrainStage:
         shift = mix.shift if mix.late_shift is None or not late else mix.late_shift
         t = objective.sample_time(len(x0), generator, shift, mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+        noise, t = at_start(noise, t, is_regression(condition))
         x_t = objective.add_noise(x0, noise, t)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
         v, x0_hat, features = self.predict(
@@ -538,6 +594,7 @@ class PretrainStage:
             x0 = self.encode(exam.pixels[rows])
             noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
             condition, t = take(exam.condition, rows), times[rows]
+            noise, t = at_start(noise, t, is_regression(condition))
             v, *_ = self.predict(objective.add_noise(x0, noise, t), t, condition)
             target = objective.velocity(x0, noise)
             losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
@@ -597,7 +654,8 @@ class PretrainStage:
         if condition.referenced is not None:
             lost = torch.rand(len(condition), generator=generator, device=self.device) < 0.5
             condition = replace(condition, referenced=condition.referenced & ~(no_text & lost))
-        return blank(condition, drop > 1 - mix.drop_both - mix.drop_condition), prompts
+        gone = (drop > 1 - mix.drop_both - mix.drop_condition) & ~is_regression(condition)
+        return blank(condition, gone), prompts
 
     def _encode_text(
         self, prompts: Sequence[str], known: Mapping[str, Tensor] | None = None
@@ -662,7 +720,8 @@ class PretrainStage:
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             mirror = self.config.data.mirror
             sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu, mirror)
-            condition = self._example(name, sample, torch.Generator(self.device).manual_seed(7))
+            others = self._others(self.store, self.config.data.late_crop, 3, cpu) if self._mixes(name) else None
+            condition, sample = self._part(name, sample, others, torch.Generator(self.device).manual_seed(7), cpu)
             made = self.pipeline.sample(
                 condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
             )
@@ -730,6 +789,11 @@ def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.
     """A store without every n-th photograph, and one with those alone; both share the pixels."""
     held = store.photograph % every == 0
     return store.part(~held), store.part(held)
+
+
+def at_start(noise: Tensor, t: Tensor, regression: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and times of a batch; the samples in which ``regression`` (B,) is True are at t = 1, without noise."""
+    return noise * objective.expand(~regression, noise), torch.where(regression, 1.0, t)
 
 
 def take(condition: Condition, rows: Tensor) -> Condition:
