@@ -264,10 +264,7 @@ def perceptual_distance(net: PerceptualNet, a: Tensor, b: Tensor) -> Tensor:
 
 
 def distance_of_taps(taps_a: Sequence[Tensor], taps_b: Sequence[Tensor]) -> Tensor:
-    """``perceptual_distance`` of feature maps that are there already, (B,).
-
-    |a / |a| - b / |b||^2 is two minus twice the cosine, which takes a third of the passes over the maps.
-    """
+    """``perceptual_distance`` of feature maps that are there already, (B,)."""
     total = torch.zeros(len(taps_a[0]), device=taps_a[0].device)
     for a, b in zip(taps_a, taps_b, strict=True):
         distance: Tensor = _DirectionDistance.apply(a.float(), b.float())
@@ -278,28 +275,32 @@ def distance_of_taps(taps_a: Sequence[Tensor], taps_b: Sequence[Tensor]) -> Tens
 class _DirectionDistance(torch.autograd.Function):
     """|a / |a| - b / |b||^2 over the channels: (B, C, H, W) twice -> (B, H, W). Where a map is 0, so is its direction.
 
-    By hand, since autograd would keep and pass over five maps of the size of ``a``, and these maps are most of what a
-    perceptual loss costs."""
+    By hand, since autograd would keep and pass over five maps of the size of ``a``, and passes over these maps are most
+    of what a perceptual loss costs."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        aa, bb, ab = a.square().sum(1), b.square().sum(1), (a * b).sum(1)
-        norm_a, norm_b = aa.clamp(min=_TINY), bb.clamp(min=_TINY)
-        inverse = (norm_a * norm_b).rsqrt()
-        ctx.save_for_backward(a, b, norm_a, norm_b, inverse, ab)
-        return aa / norm_a + bb / norm_b - 2 * ab * inverse
+        # Where a map is 0 its direction is, too.
+        lengths = [x.square().sum(1).clamp_(min=_TINY).sqrt_() for x in (a, b)]
+        distance = (a / lengths[0][:, None]).sub_(b / lengths[1][:, None]).square_().sum(1)
+        ctx.save_for_backward(a, b, *lengths, distance)
+        return distance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b, norm_a, norm_b, inverse, ab = ctx.saved_tensors
-        scale = -2 * gradients[0] * inverse
+        a, b, length_a, length_b, distance = ctx.saved_tensors
+        cosine = 1 - distance / 2  # of directions; a map of 0 has no direction and takes the gradient as it comes
+        scale = -2 * gradients[0] / (length_a * length_b)
 
-        def toward(x: Tensor, other: Tensor, norm: Tensor) -> Tensor:
+        def toward(x: Tensor, other: Tensor, length: Tensor, others: Tensor) -> Tensor:
             """d cosine / d x = (other - x * cosine * |other| / |x|) / (|x| |other|)."""
-            return (other * scale[:, None]).addcmul_(x, (-scale * ab / norm)[:, None])
+            return (other * scale[:, None]).addcmul_(x, (-scale * cosine * others / length)[:, None])
 
         wanted = ctx.needs_input_grad
-        return toward(a, b, norm_a) if wanted[0] else None, toward(b, a, norm_b) if wanted[1] else None
+        return (
+            toward(a, b, length_a, length_b) if wanted[0] else None,
+            toward(b, a, length_b, length_a) if wanted[1] else None,
+        )
 
 
 class FeatureCritic(nn.Module):
@@ -342,6 +343,35 @@ def feature_adversarial_losses(
     for x, y in zip(critic([tap.detach() for tap in real]), critic([tap.detach() for tap in fake]), strict=True):
         terms.append(_mean_where(F.relu(1 - x.float()), where) + _mean_where(F.relu(1 + y.float()), where))
     return generator, torch.stack(terms).mean()
+
+
+def gradient_penalty(critic: FeatureCritic, real: Sequence[Tensor]) -> Tensor:
+    """R1 (arXiv:1801.04406, eq. 9): the mean squared gradient of a critic's logits at real pictures, which keeps it
+    from winning by steepness. Taken at the features, beyond which nothing is trained."""
+    taps = [tap.detach().float().requires_grad_(index in critic.TAPS) for index, tap in enumerate(real)]
+    logits = sum(scores.float().sum() for scores in critic(taps))
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(logits, [taps[index] for index in critic.TAPS], create_graph=True)
+    return torch.stack([slope.square().sum(1).mean() for slope in slopes]).mean()
+
+
+def balanced(term: Tensor, loss: Tensor, at: Tensor) -> Tensor:
+    """An additional term whose gradient at ``at`` is brought to the length of that of the loss there, so that no weight
+    has to be found by hand (VQGAN, arXiv:2012.09841, eq. 7, at the network's output instead of its last layer).
+
+    Args:
+        term: scalar, of which the graph behind ``at`` is used up.
+        loss: scalar that stays to be differentiated.
+        at: the tensor that both are functions of.
+
+    Returns:
+        A scalar with the value of ``term`` and the balanced gradient with respect to ``at``.
+    """
+    (wanted,) = torch.autograd.grad(loss, at, retain_graph=True)
+    (slope,) = torch.autograd.grad(term, at)
+    direction = slope * (wanted.norm() / slope.norm().clamp(min=1e-8))
+    surrogate = (at * direction.detach()).sum()
+    return term.detach() + surrogate - surrogate.detach()
 
 
 def _mean_where(x: Tensor, where: Tensor | None) -> Tensor:

@@ -108,8 +108,8 @@ def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
         with_it = client.post("/v1/inpaint", files=sent)
         without = client.post("/v1/inpaint", files=FILES)
         refused(client.post("/v1/inpaint", files=FILES | {"reference": ("r.png", b"no picture")}), 422, "reference")
-    for response, given in ((with_it, {"reference": seen}), (without, {})):
-        expected = pipe(PHOTO, mask_image=MASK, generator=torch.Generator().manual_seed(0), **given).images[0]
+    for response, more in ((with_it, {"reference": seen}), (without, {})):
+        expected = pipe(PHOTO, mask_image=MASK, generator=torch.Generator().manual_seed(0), **more).images[0]
         assert (decoded(response) == np.asarray(expected)).all()
     assert (decoded(with_it) != decoded(without)).any()
 

@@ -143,7 +143,8 @@ class DetailStage:
         """Rows of a store, with the model's guess for each, which is made once."""
         store = self.stores[which]
         missing = rows.unique()
-        for part in missing[~self.guessed[which][missing]].split(_AT_ONCE):
+        missing = missing[~self.guessed[which][missing]]
+        for part in missing.split(_AT_ONCE) if len(missing) else ():
             self.guesses[which][part] = self._guess(store, part)
             self.guessed[which][part] = True
         condition, sample = store.sample(rows, self.device)
@@ -195,28 +196,30 @@ class DetailStage:
     def validate(self) -> dict[str, Tensor]:
         """On samples that are held out: perceptual distance as a share of the canvas's, and decibels beyond it."""
         pixels, canvas, guess, hole, _ = self._validation
-        painted = torch.cat([self.network(*part)[0] for part in zip(*(x.split(32) for x in (canvas, guess, hole)))])
+        painted = torch.cat(
+            [self.network(*part)[0] for part in zip(*(x.split(32) for x in (canvas, guess, hole)), strict=True)]
+        )
         found = {"val_gain_db": _psnr(painted, pixels, hole) - _psnr(canvas, pixels, hole)}
         found["val_loss"] = _mean_in((painted - pixels).abs(), hole)
         if self.perceptual is not None:
             mine, theirs = (
-                torch.cat([perceptual_distance(self.perceptual, *x) for x in zip(a.split(32), pixels.split(32))]).mean()
+                torch.cat(
+                    [perceptual_distance(self.perceptual, *x) for x in zip(a.split(32), pixels.split(32), strict=True)]
+                ).mean()
                 for a in (painted, canvas)
             )
             found["val_ratio"] = mine / theirs
         return found
 
     def sample(self) -> np.ndarray:
-        """Given, canvas, guess, painted, truth."""
+        """Given, canvas, guess, painted, truth; two samples in a row."""
         from photofound.card import sheet
 
-        batch = self.take(0, torch.arange(min(16, self.held_out)))
+        batch = self.take(0, torch.arange(min(16, self.held_out) // 2 * 2))
         painted = self.network(batch.canvas, batch.guess, batch.hole)[0].clamp(-1, 1)
-        given = batch.pixels * (1 - batch.hole)
-        columns = (given, batch.canvas, batch.guess, painted, batch.pixels)
-        return sheet(
-            [[column[i].float() for j in (0, 1) for column in columns for i in (2 * row + j,)] for row in range(8)]
-        )
+        columns = (batch.pixels * (1 - batch.hole), batch.canvas, batch.guess, painted, batch.pixels)
+        rows = [[column[i].float() for column in columns] for i in range(len(painted))]
+        return sheet([a + b for a, b in zip(rows[::2], rows[1::2], strict=True)])
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the network."""

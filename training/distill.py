@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import consistency, objective
+from photofound import autoencoder, consistency, objective, regularizers
 from photofound.edit import Condition, is_regression
 from photofound.trainer import TrainConfig, World
 from photofound.training import pretrain
@@ -35,6 +35,7 @@ class MixConfig:
     )
     drop_text: float = 0.1  # edits without a prompt, for which guidance means nothing
     reference: float | None = None  # as in pretraining: share that has a reference; None = 0.7 if the teacher takes one
+    exemplars: float = 0.7  # as in pretraining
     given_weight: float = 0.1
 
 
@@ -50,6 +51,9 @@ class DistillConfig:
     huber: float = 1e-3  # where the loss turns from square to absolute
     lpips: float = 0.0  # weight of the perceptual distance of what a last jump makes to the photograph
     lpips_net: str | None = None  # a .safetensors file of SqueezeNet
+    adversarial: float = 0.0  # pull of a critic on what a last jump makes, as a share of the loss's own; try 0.5
+    adversarial_from: float = 0.3  # share of the run after which the critic pulls; before, it only learns
+    r1: float = 0.01  # weight of the critic's gradient penalty
     lora_rank: int = 0  # 0 = all weights; else a LoRA of this rank on every linear layer
     keep_teacher: bool = True  # save the teacher beside the student
 
@@ -68,8 +72,9 @@ class DistillConfig:
             raise ValueError(f"distill.ema: {self.ema} must be from 0 to less than 1")
         if self.lora_rank < 0 or self.huber <= 0:
             raise ValueError("distill: lora_rank must be 0 or more, and huber more than 0")
-        if self.lpips and not self.lpips_net:
-            raise ValueError("distill.lpips_net: distill.lpips needs a network; name a file")
+        for name in ("lpips", "adversarial"):
+            if getattr(self, name) and not self.lpips_net:
+                raise ValueError(f"distill.lpips_net: distill.{name} needs a network; name a file")
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,8 @@ class Config:
     def as_pretraining(self) -> pretrain.Config:
         """What the part of this stage that reads photographs is told."""
         dropped = {"drop_text": self.mix.drop_text, "drop_condition": 0.0, "drop_both": 0.0}
-        mix = pretrain.MixConfig(
-            self.mix.tasks, **dropped, reference=self.mix.reference, given_weight=self.mix.given_weight
-        )
+        same = {name: getattr(self.mix, name) for name in ("reference", "exemplars", "given_weight")}
+        mix = pretrain.MixConfig(self.mix.tasks, **dropped, **same)
         model = ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
         recipe = pretrain.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
         return pretrain.Config(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
@@ -113,6 +117,10 @@ class DistillStage(PretrainStage):
         self.teacher_pipeline.set_progress_bar_config(disable=True)
         self._make_student()
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
+        if self.options.adversarial:
+            net = self.options.lpips_net
+            self.judge = regularizers.PerceptualNet.from_file(str(net)).to(self.device)
+            self.module["critic"] = regularizers.FeatureCritic().to(self.device)
         models: tuple[Any, ...] = (self.student, self.module["target"], self.teacher)
         self.blocks = [block for model in models for block in model.blocks]
         self._followed: float | None = None
@@ -192,8 +200,29 @@ class DistillStage(PretrainStage):
         terms: dict[str, Tensor] = {}
         if options.lpips:
             terms = self._perceptual(made, batch.pixels, condition.hole, times.end == 0)
+        if options.adversarial and made.requires_grad:
+            last = (times.end == 0) & ~regression
+            terms |= self._adversarial(made, batch, condition.hole, last, losses.mean())
         loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
+
+    def _adversarial(self, made: Tensor, batch: Batch, hole: Tensor, last: Tensor, loss: Tensor) -> dict[str, Tensor]:
+        """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture: it is
+        decoded and pasted, and told from the photograph on the features of a frozen network, in the hole (LADD does so
+        on those of a frozen diffusion model, arXiv:2403.12015)."""
+        chosen, critic = last.nonzero()[:, 0], self.module["critic"]
+        if not len(chosen):
+            return {}
+        pixels = batch.pixels[chosen]
+        pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen]).float(), hole[chosen])
+        with torch.no_grad():
+            real = self.judge(pixels)
+        generator, judged = regularizers.feature_adversarial_losses(critic, real, self.judge(pasted), hole[chosen])
+        penalty = self.options.r1 * regularizers.gradient_penalty(critic, real)
+        terms = {"critic": judged, "r1": penalty}
+        if batch.progress >= self.options.adversarial_from:
+            terms["generator"] = self.options.adversarial * regularizers.balanced(generator, loss, made)
+        return terms
 
     def validate(self) -> dict[str, Tensor]:
         """``val_loss``: this stage's loss on what is held out, always with the same noise and times."""
