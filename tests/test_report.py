@@ -93,11 +93,11 @@ def test_pictures_are_small_and_true():
 
 def test_of_enlargements_the_middle_is_shown_in_squares():
     truth = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
-    shown = report._details({"given": truth[::4, ::4], "truth": truth})
+    shown = report.details({"given": truth[::4, ::4], "truth": truth})
     assert {picture.shape for picture in shown.values()} == {(384, 384, 3)}
     assert (shown["truth"][::2, ::2] == truth[104:296, 204:396]).all()
     assert (shown["given"][::8, ::8] == truth[104:296:4, 204:396:4]).all()
-    tiny = report._details({"given": truth[:10, :20], "truth": truth[:40, :80]})
+    tiny = report.details({"given": truth[:10, :20], "truth": truth[:40, :80]})
     assert {picture.shape for picture in tiny.values()} == {(80, 160, 3)}
 
 
