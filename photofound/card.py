@@ -499,7 +499,9 @@ def standing(evaluation: Mapping[str, Any] | None) -> list[str]:
             said.append(f"{protocol}: better than every method without a model ({', '.join(rivals)}) by {title}.")
         for name in behind_of:
             mine, theirs = (_figure({"figures": f}, metric, evaluation["metrics"], None) for f in (ours, others[name]))
-            said.append(f"{protocol}: not better than {name} beyond doubt: {title} {mine} against {theirs}.")
+            worse = not _ahead({**evaluation, "differences": ()}, protocol, metric, ours, name, others[name])
+            word = "worse than" if worse else "not surely better than"
+            said.append(f"{protocol}: {word} {name}: {title} {mine} against {theirs}.")
     return said
 
 
