@@ -2,6 +2,8 @@
 
     python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE]
                                [--sheet FILE.png]
+    python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors --max-side 256 --seeds 3 --set5 SET5
+                               --against patchmatch     # one rival alone: ratios and differences, with intervals
 
 DIR holds photographs, or an ``eval.json`` that lists ``file``, ``task`` (the ``photo`` ones are used) and, for
 products, ``mask``. ``photofound eval`` runs the same protocols and more, with intervals and pictures.
@@ -9,7 +11,8 @@ products, ``mask``. ``photofound eval`` runs the same protocols and more, with i
 Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every
 side. To erase, a product is pasted onto the photograph, whose own pixels are the truth. x2 and x4 start from a bicubic
 reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture. Outpainting has no
-truth: only what happened to the product's pixels is counted.
+truth: only what happened to the product's pixels is counted. SET5 is a folder of a super-resolution set, measured on
+luma; of an ``eval.json`` those photographs are taken that are from Set5.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import argparse
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,12 +30,16 @@ import torch
 from PIL import Image
 
 from photofound import protocols
-from photofound.evaluation import Judges, Strip, Summary, evaluate, summarise
-from photofound.methods import Ours, classics
+from photofound.evaluation import Evaluation, Judges, Strip, Summary, differences, evaluate, summarise
+from photofound.methods import CLASSICS, HOLES, Method, Ours, classics
 from photofound.protocols import PROTOCOLS
 from photofound.regularizers import PerceptualNet
+from photofound.report import opponent
 
-NAMES = ("strokes-20", "box-centre", "border-12.5", "object-erase", "x2", "x4", "outpaint-product")
+FILLS = ("strokes-20", "box-centre", "border-12.5", "object-erase")
+ENLARGES = ("x2", "x4")
+NAMES = (*FILLS, *ENLARGES, "outpaint-product")
+CLASSIC = ("telea", "navier-stokes", "patchmatch", "bicubic", "lanczos")
 COLUMNS = {"psnr": ".2f", "ssim": ".3f", "perceptual": ".4f", "altered": ".2%", "seconds": ".2f"}
 
 
@@ -94,7 +101,8 @@ def command(args: argparse.Namespace) -> str:
     """What was typed, without the folders of this machine and where results go."""
     said = {name: value for name, value in vars(args).items() if value is not None}
     said = {k: Path(v).name if isinstance(v, Path) else v for k, v in said.items() if k not in ("markdown", "sheet")}
-    return "python benchmarks/edits.py " + " ".join(f"--{name} {value}" for name, value in said.items())
+    options = (f"--{name.replace('_', '-')} {value}" for name, value in said.items())
+    return "python benchmarks/edits.py " + " ".join(options)
 
 
 def main() -> None:
@@ -105,25 +113,44 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--max-side", type=int, help="scale larger photographs down to it")
+    parser.add_argument("--seeds", type=int, help="how often ours is asked; default: 1")
     parser.add_argument("--tasks", help="only those whose name holds this word")
+    parser.add_argument("--protocols", help=f"only these, with commas, of {', '.join(NAMES)}")
+    parser.add_argument("--set5", type=Path, help="folder of a super-resolution set, at x2 and x4, at its own size")
+    parser.add_argument("--against", choices=sorted(name for name, each in CLASSICS.items() if each.tasks == HOLES),
+                        help="compare the fills with this method alone, and print nothing else")  # fmt: skip
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG: one row per photograph and task: input, methods, truth")
     args = parser.parse_args()
 
     entries = protocols.find_photographs(args.data)
-    names = [name for name in NAMES if name in protocols.available(entries)]
+    names = [name for name in (FILLS if args.against else NAMES) if name in protocols.available(entries)]
     names = [name for name in names if not args.tasks or args.tasks in PROTOCOLS[name].title]
+    names = [name for name in names if not args.protocols or name in args.protocols.split(",")]
     if not names:
-        raise SystemExit(f"--tasks {args.tasks}: no task is called so; name one of {', '.join(NAMES)}")
+        raise SystemExit(f"--tasks, --protocols: no task is called so; name one of {', '.join(NAMES)}")
     ours = Ours(args.model or "embedded", args.steps, args.guidance, name="ours")
-    methods = [*classics(["telea", "navier-stokes", "bicubic", "lanczos"]), ours]
+    rivals = [args.against, "bicubic"] if args.against else CLASSIC
+    methods: list[Method] = [*classics(rivals), ours]
     judges = Judges(perceptual=PerceptualNet.from_file(args.perceptual) if args.perceptual else None)
-    problems = protocols.problems(entries, names, args.limit)
+    problems = protocols.problems(entries, names, args.limit, max_side=args.max_side)
     strips = 10**9 if args.sheet else 0
-    found = evaluate(problems, methods, judges, strips=strips, progress=lambda line: print(line, flush=True))
+
+    def ask(problems: Iterable[protocols.Problem]) -> Evaluation:
+        return evaluate(problems, methods, judges, args.seeds or 1, strips, lambda line: print(line, flush=True))
+
+    found = ask(problems)
     summaries = summarise(found)
+    large = None
+    if args.set5:
+        match = "Set5" if (args.set5 / "eval.json").is_file() else None
+        large = ask(protocols.problems(protocols.find_photographs(args.set5, match), ENLARGES, args.limit))
     photographs = max(each.pictures for each in summaries)
-    text = table(summaries) + "\n\n" + seconds_at_512(ours) + f"\n\n{photographs} photographs; {machine()}\n"
+    compared = opponent(summaries, differences(found), args.against or "patchmatch")
+    set5 = opponent(summarise(large), differences(large)) if large else ""
+    whole = [] if args.against else [table(summaries), seconds_at_512(ours)]
+    text = "\n\n".join(filter(None, [*whole, compared, set5, f"{photographs} photographs; {machine()}\n"]))
     print("\n" + text)
     if args.markdown:
         about = " ".join((__doc__ or "").split("\n\n")[3].split())

@@ -188,13 +188,16 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def reduced(report: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """What a card needs of a report: its summary, and which of its methods the model is."""
+    """What a card needs of a report: its summary, which of its methods the model is, and the paired differences from
+    which ``standing`` judges."""
     names = list(dict.fromkeys(each["method"] for each in report["summary"]))
     found = report.get("method") or next((name for name in names if name == method), None)
     found = found or next((name for name in names if name.startswith(method)), None)
     if found is None:
         raise ValueError(f"card: the report has no method {method!r}; name one of {', '.join(names)} with --method")
-    kept = {key: report[key] for key in ("about", "metrics", "summary") if key in report}
+    kept = {key: report[key] for key in ("about", "metrics", "models", "summary") if key in report}
+    paired = [each for each in report.get("differences", ()) if each["method"] == found and each["metric"] in _JUDGED]
+    kept |= {"differences": paired} if paired else {}
     return {"method": found} | record.placeless(kept)
 
 
@@ -283,6 +286,8 @@ def _results(evaluation: Mapping[str, Any] | None) -> list[Any]:
     ]
 
 
+_JUDGED = ("perceptual", "y_psnr", "psnr")  # by the first that there is
+_STRONGEST = "PatchMatch"  # of what fills holes without a model; a claim without it would be empty
 _COSTS = ("seconds", "memory")  # of one machine; no quality
 
 _SUMMARY = "An editor of photographs: one latent diffusion transformer for several edits, made with photofound."
@@ -455,6 +460,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
         rows = [(each["method"], *(_figure(each, n, metrics, best[n]) for n in names)) for each in methods]
         head = ("method", *(metrics.get(name, {}).get("title", name) for name in names))
         blocks += [f"### {protocol}, {methods[0]['pictures']} photographs", _table(head, rows)]
+    said = standing(evaluation)
+    blocks += ["### Beside methods without a model", "\n".join(f"- {line}" for line in said)] if said else []
     facts = [f"{key}: {value}" for key, value in evaluation.get("about", {}).items()]
     legend = [f"- **{m['title']}**: {m['about']}." for m in metrics.values() if _used(m, evaluation) and m.get("about")]
     return "\n\n".join([*blocks, *(["\n".join(legend)] * bool(legend)), *(["; ".join(facts) + "."] * bool(facts))])
@@ -465,6 +472,54 @@ def _by_protocol(evaluation: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
     for each in evaluation["summary"]:
         grouped.setdefault(each["protocol"], []).append(each)
     return grouped
+
+
+def standing(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Sentences on where the model is better than every method without one, and where not, computed from the figures.
+
+    It is better than another where the paired interval of their difference leaves out 0, or, in a report without
+    differences, where its mean is better. Of filling holes nothing is claimed unless PatchMatch was asked, too.
+    """
+    said = []
+    for protocol, methods in _by_protocol(evaluation or {"summary": []}).items():
+        assert evaluation is not None
+        ours = next((each["figures"] for each in methods if each["method"] == evaluation["method"]), {})
+        metric = next((name for name in _JUDGED if ours.get(name, {}).get("value") is not None), None)
+        others = {each["method"]: each["figures"] for each in methods if each["method"] != evaluation["method"]}
+        rivals = [name for name in others if name not in ("untouched", *evaluation.get("models", ()))]
+        rivals = [name for name in rivals if others[name].get(metric, {}).get("value") is not None]
+        if metric is None or not rivals:
+            continue
+        title = evaluation["metrics"].get(metric, {}).get("title", metric)
+        if "seam" in ours and _STRONGEST not in rivals:
+            said.append(f"{protocol}: {_STRONGEST} was not asked, so nothing is claimed.")
+            continue
+        behind_of = [name for name in rivals if not _ahead(evaluation, protocol, metric, ours, name, others[name])]
+        if not behind_of:
+            said.append(f"{protocol}: better than every method without a model ({', '.join(rivals)}) by {title}.")
+        for name in behind_of:
+            mine, theirs = (_figure({"figures": f}, metric, evaluation["metrics"], None) for f in (ours, others[name]))
+            worse = not _ahead({**evaluation, "differences": ()}, protocol, metric, ours, name, others[name])
+            word = "worse than" if worse else "not surely better than"
+            said.append(f"{protocol}: {word} {name}: {title} {mine} against {theirs}.")
+    return said
+
+
+def _ahead(
+    evaluation: Mapping[str, Any],
+    protocol: str,
+    metric: str,
+    ours: Mapping[str, Any],
+    rival: str,
+    theirs: Mapping[str, Any],
+) -> bool:
+    """Whether the model is better than a rival by a metric."""
+    sign = evaluation["metrics"].get(metric, {}).get("better") or (-1 if metric == "perceptual" else 1)
+    for each in evaluation.get("differences", ()):
+        if (each["protocol"], each["rival"], each["metric"]) == (protocol, rival, metric):
+            worst = each["figure"]["low" if sign > 0 else "high"]
+            return worst is not None and sign * worst > 0
+    return sign * (ours[metric]["value"] - theirs[metric]["value"]) > 0
 
 
 def _used(metric: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:

@@ -162,13 +162,15 @@ class Evaluation:
 
     Attributes:
         models: the methods that draw.
-        features: (protocol, method) -> picture, and the vectors of its result and its truth.
+        features: (protocol, method) -> picture, and the vectors (D,) of its result and its truth.
+        patches: the same with the vectors (P, D) of squares around its hole.
     """
 
     models: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     strips: list[Strip] = field(default_factory=list)
     features: dict[tuple[str, str], list[tuple[str, np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    patches: dict[tuple[str, str], list[tuple[str, np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -197,6 +199,8 @@ def evaluate(
         progress(f"{problem.protocol}: {problem.name}")
         strip = Strip(problem.protocol, problem.name, problem.prompt, {"given": problem.given})
         truth = None if judges.features is None or problem.truth is None else _embed(judges.features, problem.truth)
+        known = judges.perceptual is not None and problem.hole is not None and problem.truth is not None
+        hidden = _hole_features(problem, problem.truth, judges) if known and problem.truth is not None else None
         for method in (method for method in methods if _can(method, problem)):
             if method.draws and (method.name, problem.task) not in warm:
                 method.edit(problem, 0)  # what happens only once is not timed
@@ -211,6 +215,9 @@ def evaluate(
                 if truth is not None and judges.features is not None:
                     pair = (problem.name, _embed(judges.features, result), truth)
                     found.features.setdefault((problem.protocol, method.name), []).append(pair)
+                if hidden is not None:
+                    pair = (problem.name, _hole_features(problem, result, judges), hidden)
+                    found.patches.setdefault((problem.protocol, method.name), []).append(pair)
         if problem.truth is not None:
             strip.shown["truth"] = problem.truth
         shown[problem.protocol] = shown.get(problem.protocol, 0) + 1
@@ -244,6 +251,12 @@ def _embed(net: FeatureNet, picture: np.ndarray) -> np.ndarray:
     return _embedded(net, picture.astype(np.float32) / 255)[0]
 
 
+def _hole_features(problem: Problem, picture: np.ndarray, judges: Judges) -> np.ndarray:
+    assert problem.hole is not None and judges.perceptual is not None
+    patches = metrics.hole_patches(picture.astype(np.float32) / 255, problem.hole)
+    return metrics.patch_features(judges.perceptual, patches)
+
+
 # ------------------------------------------------------------------------------------------------------------- summary
 
 
@@ -264,6 +277,9 @@ METRICS = {
     "ssim": Metric("SSIM", ".3f", 1, "structural similarity of the whole picture"),
     "perceptual": Metric("perceptual distance", ".4f", -1, "distance over the features of the perceptual network"),
     "fid": Metric("FID", ".2f", -1, "Frechet distance of the features of results and truths"),
+    "hole_fid": Metric(
+        "Frechet distance of hole patches", ".3f", -1, "of 32 px squares around holes, over the perceptual network"
+    ),
     "kid": Metric("KID x1000", ".2f", -1, "kernel distance of the same features, unbiased, times 1,000"),
     "cmmd": Metric("CMMD", ".2f", -1, "Gaussian kernel distance of the same features, times 1,000"),
     "clip_score": Metric("CLIP score", ".1f", 1, "100 x cosine of prompt and picture"),
@@ -309,7 +325,8 @@ def summarise(found: Evaluation) -> list[Summary]:
     summaries = []
     for (protocol, method), rows in sorted(grouped.items(), key=lambda item: order.index(item[0][0])):
         figures = {name: _figure(name, rows) for name in METRICS if name in rows[0].values}
-        figures |= _set_figures(found.features.get((protocol, method), []))
+        figures |= _set_figures(found.features.get((protocol, method), []), _SET_DISTANCES)
+        figures |= _set_figures(found.patches.get((protocol, method), []), _PATCH_DISTANCES)
         ordered = {name: figures[name] for name in METRICS if name in figures}
         summaries.append(Summary(protocol, method, len({row.picture for row in rows}), ordered))
     return summaries
@@ -336,7 +353,12 @@ def _figure(name: str, rows: Sequence[Row]) -> Figure:
 @dataclass(frozen=True)
 class Difference:
     """A model less a rival, picture by picture: far surer than two intervals side by side, since what is hard about a
-    picture is so for both. ``better``: on so many of the ``pictures`` the model is strictly better."""
+    picture is so for both.
+
+    Attributes:
+        better: on so many of the ``pictures`` the model is strictly better.
+        ratio: the model's mean over the rival's, of metrics of which 0 is perfect; else None.
+    """
 
     protocol: str
     method: str
@@ -345,8 +367,10 @@ class Difference:
     figure: Figure
     better: int
     pictures: int
+    ratio: Figure | None = None
 
 
+DISTANCES = ("perceptual",)
 COMPARED = ("perceptual", "psnr", "y_psnr", "hole_psnr", "ssim", "growth", "clip_score")
 
 
@@ -370,10 +394,15 @@ def _difference(
     protocol: str, method: str, rival: str, metric: str, mine: dict[str, list[float]], theirs: dict[str, list[float]]
 ) -> Difference:
     with np.errstate(invalid="ignore"):
-        steps = np.array([np.mean(mine[name]) - np.mean(theirs[name]) for name in mine if name in theirs])
+        both = np.array([(np.mean(mine[name]), np.mean(theirs[name])) for name in mine if name in theirs])
+        steps = both[:, 0] - both[:, 1]
         figure = Figure(float(steps.mean()), *metrics.bootstrap(steps))
     better = int((steps * (METRICS[metric].better or 0) > 0).sum())
-    return Difference(protocol, method, rival, metric, figure, better, len(steps))
+    ratio = None
+    if metric in DISTANCES and (both[:, 1] > 0).all():
+        a, b = both[:, 0], both[:, 1]
+        ratio = Figure(float(a.mean() / b.mean()), *metrics.bootstrap_ratio(a, b))
+    return Difference(protocol, method, rival, metric, figure, better, len(steps), ratio)
 
 
 _SET_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -383,20 +412,27 @@ _SET_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def _set_figures(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, Figure]:
+_PATCH_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"hole_fid": metrics.frechet_distance}
+
+
+def _set_figures(
+    pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], distances: dict[str, Callable[[np.ndarray, np.ndarray], float]]
+) -> dict[str, Figure]:
     """Distances of results and truths, the mean over seeds: several results of one picture in one set would look like a
     lack of variety. Pictures, with all their seeds, are what is left out in turn."""
     counts = Counter(name for name, _, _ in pairs)
     names = [name for name, count in counts.items() if count == max(counts.values())]  # all but where a run was stopped
     if len(names) < 3:  # less than two pictures, once one is left out
         return {}
-    results = np.array([[result for name, result, _ in pairs if name == each] for each in names])  # (N, seeds, D)
-    truths = np.stack([next(truth for name, _, truth in pairs if name == each) for each in names])
+    results = [[np.atleast_2d(result) for name, result, _ in pairs if name == each] for each in names]
+    truths = [np.atleast_2d(next(truth for name, _, truth in pairs if name == each)) for each in names]
     figures = {}
-    for metric, distance in _SET_DISTANCES.items():
+    for metric, distance in distances.items():
 
         def of(chosen: np.ndarray, distance: Callable[..., float] = distance) -> float:
-            return float(np.mean([distance(results[chosen, seed], truths[chosen]) for seed in range(results.shape[1])]))
+            known = np.concatenate([truths[i] for i in chosen])
+            made = [np.concatenate([results[i][seed] for i in chosen]) for seed in range(len(results[0]))]
+            return float(np.mean([distance(each, known) for each in made]))
 
         value, error = of(np.arange(len(names))), metrics.jackknife(of, len(names))
         figures[metric] = Figure(value, value - 1.96 * error, value + 1.96 * error)

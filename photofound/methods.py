@@ -1,4 +1,5 @@
-"""What is compared: our checkpoints, what OpenCV, scikit-image and Pillow have, and any pipeline of diffusers.
+"""What is compared: our checkpoints, what OpenCV, scikit-image, Pillow and PyPatchMatch have, and any pipeline of
+diffusers.
 
 Pictures are (H, W, 3) uint8, holes (H, W) bool.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,38 @@ def _biharmonic(problem: Problem) -> np.ndarray:
     return np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
 
 
+_PATCHMATCH = threading.Lock()  # the library's seed is global to the process
+
+
+def patchmatch_missing() -> str:
+    """Why PatchMatch cannot be had and what to install; "" where it can."""
+    try:
+        import patchmatch
+    except ImportError:
+        return "patchmatch needs PyPatchMatch: pip install 'PyPatchMatch>=2.2'"
+    if patchmatch.patchmatch_available:
+        return ""
+    return (
+        "patchmatch: PyPatchMatch is installed without its native library, since no wheel fits this platform; install "
+        "a C++17 compiler, CMake and OpenCV's headers (Debian: apt-get install g++ cmake libopencv-dev; macOS: brew "
+        "install cmake opencv), then pip install --force-reinstall --no-deps --no-cache-dir PyPatchMatch; "
+        "or leave the method out"
+    )
+
+
+def _patchmatch(problem: Problem) -> np.ndarray:
+    """Barnes et al. 2009, patches of 11 x 11 pixels, seed 0: equal problems have equal results."""
+    missing = patchmatch_missing()
+    if missing:
+        raise ImportError(missing)
+    import patchmatch
+
+    assert problem.hole is not None
+    with _PATCHMATCH:
+        patchmatch.set_random_seed(0)
+        return patchmatch.inpaint(problem.given, problem.hole.astype(np.uint8) * 255, patch_size=5)
+
+
 def _resample(name: str) -> Callable[[Problem], np.ndarray]:
     def enlarge(problem: Problem) -> np.ndarray:
         size = (problem.given.shape[1] * problem.scale, problem.given.shape[0] * problem.scale)
@@ -84,6 +118,7 @@ CLASSICS = {
     "telea": Classic("Telea", HOLES, _opencv("INPAINT_TELEA")),
     "navier-stokes": Classic("Navier-Stokes", HOLES, _opencv("INPAINT_NS")),
     "biharmonic": Classic("biharmonic", HOLES, _biharmonic),
+    "patchmatch": Classic("PatchMatch", HOLES, _patchmatch),
     "bicubic": Classic("bicubic", ("upscale",), _resample("BICUBIC")),
     "lanczos": Classic("Lanczos", ("upscale",), _resample("LANCZOS")),
     "untouched": Classic("untouched", ("outpaint",), lambda problem: problem.given),
@@ -91,12 +126,16 @@ CLASSICS = {
 
 
 def classics(names: Iterable[str]) -> list[Method]:
-    """OpenCV's Telea and Navier-Stokes (radius 4), scikit-image's biharmonic, Pillow's bicubic and Lanczos, and
-    ``untouched``, the product photograph as it is, whose figures are the instruments' own error. ValueError for other
-    names."""
+    """OpenCV's Telea and Navier-Stokes (radius 4), scikit-image's biharmonic, PyPatchMatch's PatchMatch (patch 5),
+    Pillow's bicubic and Lanczos, and ``untouched``, the product photograph as it is, whose figures are the instruments'
+    own error. ValueError for other names, ImportError where PatchMatch is named and cannot be had."""
+    names = list(names)
     unknown = sorted(set(names) - set(CLASSICS))
     if unknown:
         raise ValueError(f"method {unknown[0]!r} is unknown; known: {', '.join(CLASSICS)}")
+    missing = patchmatch_missing() if "patchmatch" in names else ""
+    if missing:
+        raise ImportError(missing)
     return [CLASSICS[name] for name in names]
 
 

@@ -6,6 +6,7 @@ otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,33 @@ def consistency(result: np.ndarray, given: np.ndarray) -> float:
 def altered(result: np.ndarray, original: np.ndarray, keep: np.ndarray) -> float:
     """Share of the pixels under the boolean mask ``keep`` (H, W) that are not equal in every channel."""
     return float((result[keep] != original[keep]).any(-1).mean()) if keep.any() else 0.0
+
+
+def hole_patches(rgb: np.ndarray, hole: np.ndarray, side: int = 32, count: int = 16) -> np.ndarray:
+    """Squares around pixels of the boolean mask ``hole`` (H, W), spread evenly over it in the order of reading:
+    (at most ``count``, side, side, 3), cut from (H, W, 3). Equal holes give equal places. A picture that is smaller
+    than ``side`` gives smaller squares; one at the edge is moved inwards."""
+    places = np.flatnonzero(hole)
+    chosen = places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
+    height, width = hole.shape
+    side = min(side, height, width)
+    rows, columns = np.divmod(chosen, width)
+    tops, lefts = (rows - side // 2).clip(0, height - side), (columns - side // 2).clip(0, width - side)
+    cut = [rgb[top : top + side, left : left + side] for top, left in zip(tops, lefts, strict=True)]
+    return np.stack(cut) if cut else np.empty((0, side, side, 3), rgb.dtype)
+
+
+@torch.no_grad()
+def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
+    """(N, D) of patches (N, h, w, 3): what tells textures apart. Of a ``PerceptualNet`` the mean of fire5's map (256
+    features that each see some 50 pixels), of any other vision model the mean over its patches."""
+    from photofound.image import to_tensor
+
+    if not len(patches):
+        return np.empty((0, 0))
+    batch = torch.cat([to_tensor(patch) for patch in patches])
+    found = net(batch)[4].mean((2, 3)) if isinstance(net, PerceptualNet) else net.patches(batch).mean(1)
+    return found.double().cpu().numpy()
 
 
 def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:
@@ -188,6 +216,48 @@ def bootstrap(values: np.ndarray, level: float = 0.95, rounds: int = 2000, seed:
     means = values[rng.integers(0, len(values), (rounds, len(values)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap_ratio(
+    a: np.ndarray, b: np.ndarray, level: float = 0.95, rounds: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of mean(a) / mean(b) of paired (N,) values: pairs are drawn together."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(a), (rounds, len(a)))
+    low, high = np.quantile(a[chosen].mean(1) / b[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p-value of so many wins and losses if both were equally likely; ties are left out. 1 for none."""
+    count, most = wins + losses, max(wins, losses)
+    return min(1.0, 2 * _tail(most, count, 0.5)) if count else 1.0
+
+
+def proportion_interval(successes: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share (Clopper and Pearson 1934), at least as wide as it says; [0, 1] for a count of 0."""
+    alpha = (1 - level) / 2
+
+    def found(rises: Callable[[float], bool]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if rises(middle) else (middle, high)
+        return (low + high) / 2
+
+    lower = found(lambda p: _tail(successes, count, p) > alpha) if successes else 0.0
+    upper = found(lambda p: 1 - _tail(successes + 1, count, p) < alpha) if successes < count else 1.0
+    return lower, upper
+
+
+def _tail(least: int, count: int, chance: float) -> float:
+    """P(X >= least) of a binomial X, 0 < chance < 1."""
+
+    def log(k: int) -> float:  # of the probability of k: powers and binomials alone would overflow
+        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        return ways + k * math.log(chance) + (count - k) * math.log1p(-chance)
+
+    return math.fsum(math.exp(log(k)) for k in range(least, count + 1))
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], count: int, groups: int = 20) -> float:

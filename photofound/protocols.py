@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,7 +64,8 @@ def find_photographs(source: str | Path, match: str | None = None) -> list[Entry
 
     Known layouts: ``eval.json``, a list of objects with ``file`` and ``task`` and perhaps ``caption`` and ``mask``;
     BrushBench (``mapping_file.json``); RORD (``img/``, ``gt/``, ``mask/``); super-resolution sets, of which only the
-    pictures in ``HR``, ``GT`` or ``GTmod12``, or those called ``*_HR.png``, are taken. Else every photograph, with the
+    originals are taken: those in ``HR``, ``GT``, ``original``, ``GTmod12`` or, in ``Set5``, ``Set5_HR``, or those
+    called ``*_HR.png``, of ``image_SRF_2`` and its like each once. Else every photograph, with the
     masks and captions that ``photofound.sources`` finds beside it.
 
     Args:
@@ -85,6 +87,22 @@ def find_photographs(source: str | Path, match: str | None = None) -> list[Entry
         which = f" that {match!r} describes" if found and match else ""
         raise ValueError(f"data: {source} holds no photographs{which}; name another folder")
     return chosen
+
+
+def sample_photographs() -> list[Entry]:
+    """Those in scikit-image's wheel: what there is where nobody named any. Raises ImportError without it."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise ImportError("sample photographs need scikit-image: pip install 'photofound[eval]'") from None
+
+    def read(name: str, max_side: int | None) -> Photo:
+        picture = Image.fromarray(getattr(data, name)())
+        if max_side is not None:
+            picture.thumbnail((max_side, max_side))
+        return Photo(name, np.asarray(picture))
+
+    return [Entry(name, frozenset({"photo"}), partial(read, name)) for name in ("astronaut", "cat", "coffee", "rocket")]
 
 
 def with_role(entries: Sequence[Entry], role: str, limit: int | None = None) -> list[Entry]:
@@ -151,10 +169,22 @@ def _rord(folder: Path) -> list[Entry]:
 
 def _high_resolution(folder: Path) -> Path | list[Path]:
     """Of a super-resolution set in one of the usual layouts the originals; else the folder itself."""
-    for name in ("HR", "GT", "GTmod12", "original"):
+    for name in ("HR", "GT", "original", "GTmod12", f"{folder.name}_HR"):
         if (folder / name).is_dir():
             return folder / name
-    return sorted(folder.rglob("*_HR.png")) or folder
+    return _pairs(folder) or folder
+
+
+def _pairs(folder: Path) -> list[Path]:
+    """The originals ``*_HR.png`` of pairs. Of several ``image_SRF_N``, which hold the same pictures, cropped to what N
+    divides, one: that for x2, of which the crop for x4 is a part; else that for x4."""
+    chosen: dict[Path, Path] = {}
+    for parent in {path.parent for path in folder.rglob("*_HR.png")}:
+        numbered = re.fullmatch(r"image_SRF_\d+", parent.name)
+        group = parent.parent if numbered else parent
+        held = chosen.setdefault(group, parent)
+        chosen[group] = min(held, parent, key=lambda each: (not each.name.endswith(("_2", "_4")), each.name))
+    return sorted(path for parent in chosen.values() for path in parent.glob("*_HR.png"))
 
 
 def _any(source: Path | list[Path]) -> list[Entry]:
@@ -331,6 +361,7 @@ class Protocol:
         pastes: whether it needs a product, too.
         enlarges: whether results are larger than what is given.
         repeat: so many problems, going round the photographs; None: one per photograph.
+        multiple: photographs lose the last rows and columns that it does not divide, as the scale must.
     """
 
     title: str
@@ -340,6 +371,7 @@ class Protocol:
     pastes: bool = False
     enlarges: bool = False
     repeat: int | None = None
+    multiple: int = 4
 
 
 def _hidden(task: str, draw: Callable[[int, int, int], np.ndarray]) -> Maker:
@@ -440,7 +472,9 @@ PROTOCOLS = {
         _erase,
         pastes=True,
     ),
-    "x2": Protocol("upscale x2", "enlarged from a bicubic reduction", "photo", _enlarge(2, _bicubic), enlarges=True),
+    "x2": Protocol(
+        "upscale x2", "enlarged from a bicubic reduction", "photo", _enlarge(2, _bicubic), enlarges=True, multiple=2
+    ),
     "x4": Protocol("upscale x4", "enlarged from a bicubic reduction", "photo", _enlarge(4, _bicubic), enlarges=True),
     "x2-real": Protocol(
         "upscale x2, real degradations",
@@ -448,6 +482,7 @@ PROTOCOLS = {
         "photo",
         _enlarge(2, degraded),
         enlarges=True,
+        multiple=2,
     ),
     "x4-real": Protocol(
         "upscale x4, real degradations",
@@ -544,7 +579,8 @@ def problems(
                 product = _read_or_warn(products[i % len(products)], "product", max_side) if pastes else None
                 if pastes and product is None:
                     continue
-                yield Problem(name, title, **PROTOCOLS[name].make(photo, seed + i, product))
+                whole = _divided(photo, PROTOCOLS[name].multiple) if role == "photo" else photo
+                yield Problem(name, title, **PROTOCOLS[name].make(whole, seed + i, product))
 
 
 def _read_or_warn(entry: Entry, role: str, max_side: int | None) -> Photo | None:
@@ -562,13 +598,13 @@ def _read_or_warn(entry: Entry, role: str, max_side: int | None) -> Photo | None
 
 
 def _fitting(entry: Entry, role: str, max_side: int | None) -> Photo:
-    """Products are scaled down; photographs lose the rows and columns that x4 could not give back."""
-    if role == "product":
-        return entry.read(min(max_side or LARGEST_PRODUCT, LARGEST_PRODUCT))
-    photo = entry.read(max_side)
-    if role != "photo":
-        return photo
-    whole = slice(photo.rgb.shape[0] // 4 * 4), slice(photo.rgb.shape[1] // 4 * 4)
+    """Products are scaled down further."""
+    return entry.read(min(max_side or LARGEST_PRODUCT, LARGEST_PRODUCT) if role == "product" else max_side)
+
+
+def _divided(photo: Photo, multiple: int) -> Photo:
+    """Without the last rows and columns that ``multiple`` does not divide, which an enlargement could not give back."""
+    whole = tuple(slice(side // multiple * multiple) for side in photo.rgb.shape[:2])
     return replace(
         photo, rgb=np.ascontiguousarray(photo.rgb[whole]), mask=None if photo.mask is None else photo.mask[whole]
     )

@@ -30,18 +30,20 @@ def write(folder: Path, found: Evaluation, about: dict[str, Any]) -> list[Summar
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(as_json(found, summaries, about))
     compared = differences(found)
-    (folder / "report.md").write_text(as_markdown(summaries, compared, about))
+    (folder / "report.md").write_text(as_markdown(summaries, compared, about) + _headed(opponent(summaries, compared)))
     (folder / "report.html").write_text(as_html(summaries, compared, found.strips, about))
     return summaries
 
 
 def as_json(found: Evaluation, summaries: Sequence[Summary], about: dict[str, Any]) -> str:
-    """``{"about", "metrics", "summary", "differences", "rows"}``; figures that are not finite are null."""
+    """``{"about", "metrics", "models", "summary", "differences", "rows"}``, where models are the methods that are not
+    classical; figures that are not finite are null."""
     metrics = {
         name: {"title": each.title, "style": each.style, "better": each.better, "about": each.about}
         for name, each in METRICS.items()
     }
-    tree = {"about": about, "metrics": metrics, "summary": [asdict(each) for each in summaries]}
+    tree = {"about": about, "metrics": metrics, "models": found.models}
+    tree["summary"] = [asdict(each) for each in summaries]
     tree["differences"] = [asdict(each) for each in differences(found)]
     return json.dumps(_finite(tree | {"rows": [asdict(row) for row in found.rows]}), indent=1)
 
@@ -97,6 +99,62 @@ def as_markdown(summaries: Sequence[Summary], compared: Sequence[Difference], ab
             lines.append(f"| {each.method} | " + " | ".join(cells) + " |")
         lines += ["", *(f"- {line}" for line in _against(protocol, compared)), ""]
     return "\n".join([*lines, *_legend(summaries), ""])
+
+
+def opponent(summaries: Sequence[Summary], compared: Sequence[Difference], rival: str = "patchmatch") -> str:
+    """Every model against one classical method, a column per protocol: the ratio of the perceptual distances (below 1:
+    nearer to the truth) and the difference in PSNR, both with paired intervals of 95 %; and of enlargements the PSNR of
+    luma of all methods. Markdown; "" where there is nothing to say.
+
+    Args:
+        rival: a key of ``CLASSICS``.
+    """
+    theirs = CLASSICS[rival].name
+    faced = [each for each in compared if each.rival == theirs and "hole_psnr" in _metrics(summaries, each.protocol)]
+    names = list(dict.fromkeys(each.protocol for each in faced))
+    models = list(dict.fromkeys(each.method for each in faced))
+    tables = []
+    if names:
+        rows = [row for model in models for row in _duel(model, theirs, names, faced)]
+        tables.append(_lines(["", *(PROTOCOLS[name].title for name in names)], rows))
+    enlarged = {name: each for name, each in by_protocol(summaries).items() if PROTOCOLS[name].enlarges}
+    if enlarged:
+        methods = list(dict.fromkeys(each.method for found in enlarged.values() for each in found))
+        heads = ["Y-PSNR dB", *(f"{PROTOCOLS[n].title}, {f[0].pictures} pictures" for n, f in enlarged.items())]
+        tables.append(_lines(heads, [[m, *(_luma(m, found) for found in enlarged.values())] for m in methods]))
+    return "\n\n".join(tables)
+
+
+def _metrics(summaries: Sequence[Summary], protocol: str) -> set[str]:
+    return {name for each in summaries if each.protocol == protocol for name in each.figures}
+
+
+def _duel(model: str, theirs: str, names: Sequence[str], faced: Sequence[Difference]) -> list[list[str]]:
+    def cell(metric: str, protocol: str) -> str:
+        found = [e for e in faced if (e.method, e.metric, e.protocol) == (model, metric, protocol)]
+        figure = (found[0].ratio if metric == "perceptual" else found[0].figure) if found else None
+        if figure is None:
+            return "-"
+        style = ".3f" if metric == "perceptual" else "+.2f"
+        low, value, high = (format(v, style) for v in (figure.low, figure.value, figure.high))
+        return f"{value} [{low}, {high}]"
+
+    rows = {"perceptual": f"perceptual distance, {model} / {theirs}", "psnr": f"PSNR dB, {model} - {theirs}"}
+    return [[title, *(cell(metric, name) for name in names)] for metric, title in rows.items()]
+
+
+def _luma(method: str, found: Sequence[Summary]) -> str:
+    figure = next((each.figures.get("y_psnr") for each in found if each.method == method), None)
+    return "-" if figure is None else " ".join(texts(figure, "y_psnr")).strip()
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _headed(table: str) -> str:
+    name = CLASSICS["patchmatch"].name
+    return f"\n## Against {name}\n\n{table}\n" if name in table else ""
 
 
 def _sentence(protocol: str, methods: Sequence[Summary]) -> str:
@@ -248,7 +306,7 @@ def _interval(figure: Figure, name: str, methods: Sequence[Summary], width: int 
 
 def _strip(strip: Strip) -> str:
     title = strip.picture + (f": “{strip.prompt}”" if strip.prompt else "")
-    shown = _details(strip.shown) if PROTOCOLS[strip.protocol].enlarges else strip.shown
+    shown = details(strip.shown) if PROTOCOLS[strip.protocol].enlarges else strip.shown
     figures = "".join(
         f'<figure><figcaption title="{_text(name)}">{_text(name)}</figcaption>'
         f'<img loading="lazy" alt="{_text(name)}" src="{data_uri(picture)}"></figure>'
@@ -257,7 +315,7 @@ def _strip(strip: Strip) -> str:
     return f'<h3>{_text(title)}</h3><div class="strip">{figures}</div>'
 
 
-def _details(shown: dict[str, np.ndarray], side: int = 192) -> dict[str, np.ndarray]:
+def details(shown: dict[str, np.ndarray], side: int = 192) -> dict[str, np.ndarray]:
     """The middle of every picture, (side, side) pixels of the largest, each pixel as the square that it stands for."""
     height, width = max(picture.shape[:2] for picture in shown.values())
     details = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,68 @@ def test_evaluation_tables_have_intervals_and_what_is_behind_is_a_limit(model):
     assert "- strokes-20: PSNR dB 24.50 [24.25, 24.75], where telea has 25.75 [25.25, 26.25]." in limits
     assert "seam" not in limits and "seconds" not in limits  # ahead in one, and speed is no quality
     assert "/srv/me" not in text and "photographs: eval" in text
+
+
+def rigged(patchmatch, ours=0.3, high=-0.01, models=("mine",)):
+    """A report in which Telea is at 0.4 and PatchMatch at ``patchmatch``; ``high`` ends the paired intervals."""
+    metrics = {"perceptual": {"title": "perceptual distance", "better": -1, "about": "far", "style": ".3f"}}
+    values = {"Telea": 0.4, "PatchMatch": patchmatch, "untouched": 0.0, "mine": ours, "other model": 0.1}
+    rows = [
+        {"protocol": "box-centre", "method": m, "pictures": 9, "figures": {"perceptual": figure(v), "seam": figure(0)}}
+        for m, v in values.items()
+        if v is not None
+    ]
+    paired = [
+        {
+            "protocol": "box-centre",
+            "method": "mine",
+            "rival": m,
+            "metric": "perceptual",
+            "figure": {"low": -1, "high": h},
+        }
+        for m, h in (("Telea", -0.05), ("PatchMatch", high))
+    ]
+    return {"metrics": metrics, "models": [*models, "other model"], "summary": rows, "differences": paired}
+
+
+CLAIM = "better than every method without a model (Telea, PatchMatch) by perceptual distance"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (rigged(0.35), f"- box-centre: {CLAIM}."),
+        (rigged(0.25, high=0.2), "- box-centre: worse than PatchMatch: perceptual distance 0.300 against 0.250."),
+        (rigged(0.31, high=0.01), "- box-centre: not surely better than PatchMatch: perceptual distance 0.300 against"),
+        (rigged(None), "- box-centre: PatchMatch was not asked, so nothing is claimed."),
+    ],
+)
+def test_better_than_every_classical_method_is_computed_with_patchmatch_in_the_table(model, made, said):
+    text = card.write(model, [], made).read_text()
+    beside = text.split("### Beside methods without a model")[1].split("\n\n")[1]
+    assert beside.startswith(said) and beside.count("\n") == 0 and ("better than every" in text) == (CLAIM in said)
+    again = card.write(model, [], json.loads((model / card.EVALUATION).read_text()))  # from what lies beside it
+    assert again.read_text() == text
+
+
+def test_without_paired_differences_the_means_decide(model):
+    for patchmatch, claims in ((0.35, True), (0.25, False)):
+        made = {key: value for key, value in rigged(patchmatch).items() if key not in ("differences", "models")}
+        made["summary"] = [each for each in made["summary"] if each["method"] != "other model"]
+        assert (CLAIM in card.write(model, [], made).read_text()) == claims
+
+
+def test_the_card_knows_patchmatch_by_the_name_that_reports_give_it():
+    from photofound.methods import CLASSICS
+
+    assert CLASSICS["patchmatch"].name == card._STRONGEST
+
+
+def test_nobody_wrote_such_a_claim_by_hand():
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", *(root / "docs").rglob("*.md"), EMBEDDED / card.ABOUT, root / "benchmarks/RESULTS.md"]
+    claim = r"(better|nearer|sharper) than (every|all|any)\b.{0,40}\b(classical|method|opencv)"
+    assert not [path for path in pages if re.search(claim, " ".join(path.read_text().lower().split()))]
 
 
 def test_a_report_must_hold_the_model(model, tmp_path):

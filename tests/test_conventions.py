@@ -21,7 +21,7 @@ ORDER = """
     config record image provenance geometry masks composite exemplar edit reference
     layers transformer autoencoder detail text objective regularizers consistency card pipeline convert
     colours data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
-    metrics features protocols methods evaluation report export serve cli cluster __main__
+    metrics features protocols methods evaluation report blind export serve cli cluster __main__
 """.split()
 
 

@@ -46,13 +46,16 @@ def test_a_report_of_models_and_classics(photos, network, tiny_folder, tmp_path,
     asked = "strokes-20,border-12.5,object-erase,x4-real,outpaint-product"
     more = ["--protocols", asked, "--seeds", "2", "--pictures", "1", "--max-side", "48", "-o", str(tmp_path / "out")]
     assert cli.main(["eval", str(photos), *models, *networks, *more]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+    said = capsys.readouterr().out.strip().splitlines()
+    assert said[-1] == str(tmp_path / "out" / "report.html")
+    assert said[2].startswith("| perceptual distance, one / PatchMatch | ") and said[2].count("]") == 3
+    assert "\n".join(said[:4]) in (tmp_path / "out" / "report.md").read_text()
     tree = json.loads((tmp_path / "out" / "report.json").read_text())
     shown: dict = {}
     for each in tree["summary"]:
         shown.setdefault(each["protocol"], []).append(each["method"])
     ours = ["one", f"{tiny_folder.name}, 2 steps"]
-    classic = ["Telea", "Navier-Stokes", "biharmonic"]
+    classic = ["Telea", "Navier-Stokes", "biharmonic", "PatchMatch"]
     assert all(shown[name] == [*classic, *ours] for name in ("strokes-20", "border-12.5", "object-erase"))
     assert shown["x4-real"] == ["bicubic", "Lanczos", *ours]
     assert shown["outpaint-product"] == ["untouched", *ours]
@@ -105,7 +108,7 @@ def test_a_segmenter_of_ones_own(photos, tmp_path, monkeypatch):
     [
         (["--protocols", "strokes"], "protocol 'strokes' is unknown; known: strokes-20, "),
         (["--protocols", "rord"], "protocol 'rord' needs the folders img/, gt/ and mask/ of RORD"),
-        (["--methods", "patchmatch"], "method 'patchmatch' is unknown; known: telea, "),
+        (["--methods", "lama"], "method 'lama' is unknown; known: telea, "),
         (["--methods", "bicubic", "--protocols", "box-centre"], "none of bicubic can do box-centre"),
         (["--methods", "none"], "methods: none were named"),
         (["--limit", "0"], "'0' is not a whole number above 0"),
@@ -174,6 +177,40 @@ def test_the_benchmark_prints_the_same_table(photos, network, tiny_folder, tmp_p
     runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[6].startswith("| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds")
-    assert [line.split(" | ")[1] for line in lines[8:11]] == ["Telea", "Navier-Stokes", "ours"]
+    assert [line.split(" | ")[1] for line in lines[8:12]] == ["Telea", "Navier-Stokes", "PatchMatch", "ours"]
+    assert "| perceptual distance, ours / PatchMatch | " in (tmp_path / "table.md").read_text()
     assert lines[4].endswith("--limit 1 --tasks box") and "1 photographs; torch" in capsys.readouterr().out
-    assert Image.open(tmp_path / "sheet.png").size == (5 * 320, 240)
+    assert Image.open(tmp_path / "sheet.png").size == (6 * 320, 240)
+
+
+def test_the_benchmark_prints_the_opponents_table_alone(photos, network, tiny_folder, monkeypatch, capsys):
+    options = ["--data", photos, "--perceptual", network, "--limit", 1, "--model", tiny_folder, "--set5", photos]
+    options += ["--against", "patchmatch", "--protocols", "strokes-20,border-12.5", "--max-side", 48, "--seeds", 2]
+    monkeypatch.setattr(sys, "argv", ["edits.py", *map(str, options)])
+    answer = np.full((48, 64, 3), 127, np.uint8)
+
+    def run(self, task, given, seed, **inputs):
+        height, width = (48, 64) if task == "upscale" else (36, 48)  # the scaled photograph's
+        return Image.fromarray(answer[:height, :width])
+
+    monkeypatch.setattr("photofound.methods.Ours.run", run)
+    runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert lines[0] == "|  | strokes 20 % | border 12.5 % |" and "ours / PatchMatch" in lines[2]
+    assert lines[3].startswith("| PSNR dB, ours - PatchMatch | ")
+    assert lines[4] == "| Y-PSNR dB | upscale x2, 1 pictures | upscale x4, 1 pictures |"
+    assert [line.split(" | ")[0] for line in lines[6:]] == ["| bicubic", "| ours"]
+
+
+def test_without_patchmatchs_library_the_rest_is_measured_and_it_is_said(photos, tmp_path, monkeypatch, capsys):
+    import patchmatch
+
+    monkeypatch.setattr(patchmatch, "patchmatch_available", False)
+    options = ["--protocols", "box-centre", "--limit", "1", "-o", str(tmp_path)]
+    assert run(photos, *options) == 0
+    assert "left out: patchmatch: PyPatchMatch is installed without its native library" in capsys.readouterr().err
+    tree = json.loads((tmp_path / "report.json").read_text())
+    assert [each["method"] for each in tree["summary"]] == ["Telea", "Navier-Stokes", "biharmonic"]
+    assert tree["about"]["left out"] == "PatchMatch"
+    assert run(photos, *options, "--overwrite", "--methods", "patchmatch") == 2
+    assert "install a C++17 compiler" in capsys.readouterr().err

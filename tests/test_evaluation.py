@@ -195,6 +195,47 @@ def test_a_model_is_compared_picture_by_picture():
     assert differences(Evaluation(["m"], lower))[0].better == 1 and differences(Evaluation([], rows)) == []
 
 
+def test_a_ratio_is_of_the_means_of_pairs():
+    values = {"a": (0.2, 0.4), "b": (0.3, 0.3)}
+    rows = [
+        Row("x4", name, p, seed, {"perceptual": v + seed / 10 * (name == "m"), "psnr": v})
+        for p, both in values.items()
+        for name, v in zip("mt", both, strict=True)
+        for seed in (0, 1)
+    ]
+    found = {each.metric: each for each in differences(Evaluation(["m"], rows))}
+    assert found["perceptual"].ratio.value == pytest.approx((0.25 + 0.35) / 0.7)
+    assert found["perceptual"].ratio.low == pytest.approx(0.25 / 0.4) and found["psnr"].ratio is None
+    perfect = [replace(row, values={"perceptual": 0.0}) for row in rows]
+    assert differences(Evaluation(["m"], perfect))[0].ratio is None
+
+
+def test_patches_of_holes_are_compared_as_one_set():
+    class Half(torch.nn.Module):
+        width = 3
+
+        def patches(self, pixels, grid=None):
+            return (pixels + 1).flatten(2).transpose(1, 2)
+
+    problems, method, net = [hidden(i) for i in range(4)], Noisy(), Half()
+    found = evaluate(problems, [method], Judges(perceptual=net), seeds=2)
+
+    def features(picture, hole):
+        return metrics.patch_features(net, metrics.hole_patches((picture / 255).astype(np.float32), hole))
+
+    truths = np.concatenate([features(p.truth, p.hole) for p in problems])
+    made = [np.concatenate([features(method.edit(p, seed), p.hole) for p in problems]) for seed in (0, 1)]
+    expected = np.mean([metrics.frechet_distance(each, truths) for each in made])
+    figure = summarise(found)[0].figures["hole_fid"]
+    assert (
+        truths.shape == (64, 3) and figure.value == pytest.approx(expected) and figure.low < figure.value < figure.high
+    )
+    perfect = replace(found, patches={k: [(n, t, t) for n, _, t in v] for k, v in found.patches.items()})
+    assert summarise(perfect)[0].figures["hole_fid"].value == pytest.approx(0, abs=1e-9)
+    larger = Problem("x2", "n", "upscale", picture()[::2, ::2], None, picture(), scale=2)
+    assert not evaluate([larger], [CLASSICS["bicubic"]], Judges(perceptual=net)).patches
+
+
 def test_sets_are_compared_over_the_features_of_all_pictures():
     problems, method = [hidden(i) for i in range(5)], Noisy()
     found = evaluate(problems, [method], Judges(features=Mean()), seeds=2)

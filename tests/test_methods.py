@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -31,7 +34,7 @@ def small(scale=2):
     return Problem("p", "n", "upscale", given, None, truth, scale=scale)
 
 
-@pytest.mark.parametrize("name", ["telea", "navier-stokes", "biharmonic"])
+@pytest.mark.parametrize("name", ["telea", "navier-stokes", "biharmonic", "patchmatch"])
 def test_a_classic_fills_holes_and_leaves_the_rest(name):
     problem = hidden()
     result = CLASSICS[name].edit(problem, 0)
@@ -50,6 +53,35 @@ def test_classics_are_their_libraries_own():
     given = Image.fromarray(small().given)
     for name, method in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
         assert (CLASSICS[name].edit(small(), 0) == np.asarray(given.resize((64, 48), method))).all()
+
+
+def test_patchmatch_is_the_librarys_own_and_the_same_every_time():
+    import patchmatch
+
+    problem = hidden()
+    result = CLASSICS["patchmatch"].edit(problem, 0)
+    patchmatch.set_random_seed(0)
+    mask = problem.hole.astype(np.uint8) * 255
+    assert (result == patchmatch.inpaint(problem.given, mask, patch_size=5)).all()
+    patchmatch.set_random_seed(5)  # by somebody else
+    other = patchmatch.inpaint(problem.given, mask, patch_size=5)
+    with ThreadPoolExecutor(3) as pool:
+        again = list(pool.map(lambda seed: CLASSICS["patchmatch"].edit(problem, seed), range(3)))
+    assert all((each == result).all() for each in again) and (other != result).any()
+    assert CLASSICS["patchmatch"].tasks == ("inpaint", "expand", "erase") and not CLASSICS["patchmatch"].draws
+
+
+def test_where_patchmatch_is_missing_it_is_said_what_to_install(monkeypatch):
+    import patchmatch
+
+    monkeypatch.setattr(patchmatch, "patchmatch_available", False)
+    for ask in (lambda: classics(["telea", "patchmatch"]), lambda: CLASSICS["patchmatch"].edit(hidden(), 0)):
+        with pytest.raises(ImportError, match="without its native library.*CMake and OpenCV.*pip install --force-re"):
+            ask()
+    assert [method.name for method in classics(["telea"])] == ["Telea"]
+    monkeypatch.setitem(sys.modules, "patchmatch", None)
+    with pytest.raises(ImportError, match="patchmatch needs PyPatchMatch: pip install 'PyPatchMatch>=2.2'"):
+        classics(["patchmatch"])
 
 
 def test_methods_are_named_and_unknown_ones_refused():

@@ -295,6 +295,34 @@ def test_the_clip_distance_is_scipys_and_a_closed_form():
     assert metrics.clip_distance(east, north) == pytest.approx(2000 * (1 - math.exp(-0.01)))
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 80), (20, 80)])
+def test_hole_patches_lie_around_the_hole_and_within_the_picture(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    where = np.stack([rows, columns, rows * 0], -1)  # every pixel says where it is
+    hole = np.zeros((height, width), bool)
+    hole[:9, 50:] = True
+    found = metrics.hole_patches(where, hole)
+    side = min(32, height)
+    assert found.shape == (16, side, side, 3) and (found == metrics.hole_patches(where, hole)).all()
+    for patch in found:
+        top, left = patch[0, 0, :2]
+        assert (patch == where[top : top + side, left : left + side]).all()
+        assert hole[top : top + side, left : left + side].any()
+    assert len({tuple(patch[0, 0]) for patch in found}) > 4
+    assert metrics.hole_patches(where, hole & (rows + columns < 52)).shape[0] == 3  # no pixel twice
+    assert metrics.hole_patches(where, hole & False).shape == (0, side, side, 3)
+
+
+def test_features_of_patches_are_fire5s_mean():
+    torch.manual_seed(0)
+    net = PerceptualNet()
+    patches = np.random.default_rng(0).random((3, 32, 32, 3)).astype(np.float32)
+    found = metrics.patch_features(net, patches)
+    assert found.shape == (3, 256)
+    pixels = torch.from_numpy(patches[1:2]).permute(0, 3, 1, 2) * 2 - 1
+    assert found[1] == pytest.approx(net(pixels)[4].mean((2, 3))[0].numpy(), abs=1e-4)
+
+
 def test_distances_of_sets_need_two_pictures():
     for distance in (metrics.frechet_distance, metrics.kernel_distance, metrics.clip_distance):
         with pytest.raises(ValueError, match="2 pictures or more, got 1 and 3"):
@@ -316,6 +344,34 @@ def test_the_bootstrap_is_scipys():
     assert low == pytest.approx(theirs.low, rel=0.03) and high == pytest.approx(theirs.high, rel=0.03)
     assert metrics.bootstrap(values) == (low, high)  # the same for everybody
     assert metrics.bootstrap(np.array([2.0, 2.0])) == (2.0, 2.0)
+
+
+def test_ratios_are_of_means_and_pairs_are_drawn_together():
+    rng = np.random.default_rng(0)
+    b = rng.gamma(3.0, size=60)
+    low, high = metrics.bootstrap_ratio(0.8 * b, b)
+    assert low == pytest.approx(0.8) and high == pytest.approx(0.8)
+    a = b * rng.normal(0.9, 0.1, 60)
+    low, high = metrics.bootstrap_ratio(a, b)
+
+    def ratio(x, y, axis):
+        return x.mean(axis=axis) / y.mean(axis=axis)
+
+    options = {"n_resamples": 5000, "method": "percentile", "paired": True, "vectorized": True, "rng": 1}
+    theirs = scipy.stats.bootstrap((a, b), ratio, **options).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.005) and low < a.mean() / b.mean() < high
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 3), (14, 6), (6, 14), (260, 205), (4000, 3900)])
+def test_the_sign_test_and_its_interval_are_scipys(wins, losses):
+    count = wins + losses
+    if not count:
+        assert metrics.sign_test(0, 0) == 1 and metrics.proportion_interval(0, 0) == (0, 1)
+        return
+    theirs = scipy.stats.binomtest(wins, count)
+    assert metrics.sign_test(wins, losses) == pytest.approx(theirs.pvalue, rel=1e-6)
+    exact = theirs.proportion_ci(0.95, "exact")
+    assert metrics.proportion_interval(wins, count) == pytest.approx((exact.low, exact.high), abs=1e-6)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():

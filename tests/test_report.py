@@ -43,6 +43,34 @@ def test_markdown_has_a_row_per_method_with_the_best_in_bold(found):
     assert "- mine <b> against Telea: PSNR dB +3.00 [+3.00, +3.00], better on 4 of 4" in text
 
 
+def test_a_model_is_set_against_patchmatch_in_one_table():
+    rows = []
+    for name, (distance, decibels) in {"PatchMatch": (0.2, 24.0), "mine": (0.25, 25.0), "Telea": (0.3, 23.0)}.items():
+        for protocol, shift in (("strokes-20", 0.0), ("box-centre", 0.1)):
+            values = [(distance + shift * (name == "mine"), decibels + i) for i in range(3)]
+            rows += [
+                Row(protocol, name, f"{i}.png", 0, {"perceptual": d, "psnr": p, "hole_psnr": p})
+                for i, (d, p) in enumerate(values)
+            ]
+    rows += [Row("x2", name, "0.png", 0, {"y_psnr": v, "psnr": v}) for name, v in (("bicubic", 33.5), ("mine", 36.25))]
+    found = Evaluation(["mine"], rows)
+    table = report.opponent(summarise(found), differences(found))
+    assert table.splitlines() == [
+        "|  | strokes 20 % | centre box 1/9 |",
+        "| --- | --- | --- |",
+        "| perceptual distance, mine / PatchMatch | 1.250 [1.250, 1.250] | 1.750 [1.750, 1.750] |",
+        "| PSNR dB, mine - PatchMatch | +1.00 [+1.00, +1.00] | +1.00 [+1.00, +1.00] |",
+        "",
+        "| Y-PSNR dB | upscale x2, 1 pictures |",
+        "| --- | --- |",
+        "| bicubic | 33.50 |",
+        "| mine | 36.25 |",
+    ]
+    assert "mine / Telea | 0.833 [" in report.opponent(summarise(found), differences(found), "telea")
+    alone = Evaluation(["mine"], [row for row in rows if row.method != "PatchMatch" and row.protocol != "x2"])
+    assert report.opponent(summarise(alone), differences(alone)) == ""
+
+
 def test_json_holds_rows_and_intervals_and_no_infinity(found):
     tree = json.loads(report.as_json(found, summarise(found), ABOUT), parse_constant=pytest.fail)
     assert tree["about"] == ABOUT and len(tree["rows"]) == 9 and tree["rows"][-1]["values"]["psnr"] is None
@@ -93,11 +121,11 @@ def test_pictures_are_small_and_true():
 
 def test_of_enlargements_the_middle_is_shown_in_squares():
     truth = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
-    shown = report._details({"given": truth[::4, ::4], "truth": truth})
+    shown = report.details({"given": truth[::4, ::4], "truth": truth})
     assert {picture.shape for picture in shown.values()} == {(384, 384, 3)}
     assert (shown["truth"][::2, ::2] == truth[104:296, 204:396]).all()
     assert (shown["given"][::8, ::8] == truth[104:296:4, 204:396:4]).all()
-    tiny = report._details({"given": truth[:10, :20], "truth": truth[:40, :80]})
+    tiny = report.details({"given": truth[:10, :20], "truth": truth[:40, :80]})
     assert {picture.shape for picture in tiny.values()} == {(80, 160, 3)}
 
 

@@ -2,7 +2,9 @@
 
     photofound eval PHOTOS -o report
     photofound eval PHOTOS --protocols strokes-20,x4 --model embedded@4 --model runs/mine/model --perceptual FILE
-    photofound eval Set5 --protocols x4 --methods bicubic,lanczos
+    photofound eval Set5 --protocols x2,x4 --methods bicubic,lanczos
+    photofound eval PHOTOS --blind embedded patchmatch -o blind      # a page of pairs without names, and its key
+    photofound eval --score choices.json --key blind/blind-key.json  # what the person who looked at it said
 
 PHOTOS is a folder, with or without masks and captions, or anything else that training reads. docs/evaluation.md lists
 the protocols and metrics.
@@ -23,6 +25,7 @@ from typing import Any
 from photofound import __version__
 from photofound.training import _Parser
 
+KEY = "blind-key.json"
 MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(?:@(?P<steps>\d+))?")
 
 
@@ -30,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """Every option, without importing anything heavy."""
     made = _Parser(prog="photofound eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("data", metavar="PHOTOS", help="folder of photographs; or parquet, tars, a dataset's id on the Hub")
+    add("data", metavar="PHOTOS", nargs="?", help="folder of photographs; or parquet, tars, a dataset's id on the Hub")
     add("-o", "--output", type=Path, default=Path("evaluation"), help="folder of the report; default: evaluation")
     add("--overwrite", action="store_true", help="replace a report that exists")
     add("--protocols", type=_names, help="names with commas; default: all that the photographs allow")
@@ -55,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--clip", metavar="ID_OR_DIR", help="CLIP model of the CLIP score; also --features where that is left out")
     add("--segmenter", metavar="MODULE:FUNCTION", help="(RGB, known object) -> whole object; default: GrabCut")
+    add("--blind", nargs=2, metavar=("A", "B"),
+        help="two methods, each a model as for --model or the name of one of --methods: instead of a report write a "
+        "page of shuffled pairs without names, and a key")  # fmt: skip
+    add("--score", type=Path, metavar="CHOICES", help="say what the choices that such a page saved mean")
+    add("--key", type=Path, metavar="FILE", help=f"of --score; default: {KEY} beside CHOICES, or in -o")
     add("--pictures", type=_whole, default=4, metavar="N", help="problems per protocol to show; default: 4")
     add("--device", default="auto", help="cpu, cuda, ...; default: cuda where there is one")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: what the device computes fast in")
@@ -92,7 +100,7 @@ def models(args: argparse.Namespace) -> list[Any]:
     common = {"guidance": args.guidance, "device": args.device, "dtype": dtype}
     sources = [each for each in args.model or ["embedded"] if each != "none"]
     made: list[Any] = [Ours(**_model(each), **common) for each in sources]
-    for each in args.pipeline:
+    for each in args.pipeline if not args.blind else []:
         wanted = _model(each)
         if wanted.pop("teacher"):
             raise ValueError(f"pipeline: {each!r} has no teacher; leave ':teacher' out")
@@ -151,16 +159,22 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"output: {folder} holds a report; pass --overwrite or another -o")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate as the arguments say, and write the report."""
+def run(args: argparse.Namespace) -> str:
+    """Evaluate as the arguments say, and write the report; returns what the run has to say."""
+    if args.data is None:
+        raise ValueError("data: no photographs are named; name a folder of them")
     check_output(args.output, args.overwrite)
     from photofound import evaluation, protocols, report
-    from photofound.methods import CLASSICS, classics
+    from photofound.methods import CLASSICS, classics, patchmatch_missing
 
     entries = protocols.find_photographs(args.data, args.match)
     names = args.protocols or protocols.available(entries)
     protocols.check_names(names, entries)
-    methods = classics(CLASSICS if args.methods is None else args.methods)
+    lacking = patchmatch_missing() if args.methods is None else ""
+    if lacking:
+        print(f"photofound: left out: {lacking}", file=sys.stderr)
+    able = [name for name in CLASSICS if not (lacking and name == "patchmatch")]
+    methods = classics(able if args.methods is None else args.methods)
     judging = judges(args)
     methods += models(args)
     if not methods:
@@ -175,10 +189,53 @@ def run(args: argparse.Namespace) -> None:
         ended = True
     finally:  # also of a run that was interrupted, or that a method brought down
         if found.rows:
-            report.write(args.output, found, _about(args, time.perf_counter() - start, ended))
+            about = _about(args, time.perf_counter() - start, ended) | ({"left out": "PatchMatch"} if lacking else {})
+            summaries = report.write(args.output, found, about)
     if not found.rows:
-        able = ", ".join(method.name for method in methods)
-        raise ValueError(f"methods: none of {able} can do {', '.join(names)} on these photographs; name others")
+        asked_of = ", ".join(method.name for method in methods)
+        raise ValueError(f"methods: none of {asked_of} can do {', '.join(names)} on these photographs; name others")
+    return "\n\n".join(
+        filter(None, [report.opponent(summaries, evaluation.differences(found)), str(args.output / PAGE)])
+    )
+
+
+PAGE = "report.html"
+
+
+def blind(args: argparse.Namespace) -> str:
+    """Write the page of a blind comparison and its key; returns where they are."""
+    from photofound import protocols
+    from photofound.blind import make_pairs, write
+    from photofound.methods import CLASSICS, classics
+
+    if (args.output / KEY).exists() and not args.overwrite:
+        raise ValueError(f"output: {args.output} holds a blind comparison; pass --overwrite or another -o")
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"output: {args.output} is a file; name a folder")
+    entries = protocols.sample_photographs() if args.data is None else protocols.find_photographs(args.data, args.match)
+    names = args.protocols or [name for name in protocols.available(entries) if name != "colour-words"]
+    protocols.check_names(names, entries)
+    methods = []
+    for name in args.blind:
+        args.model = [name]
+        methods += classics([name]) if name in CLASSICS else models(args)
+    if methods[0].name == methods[1].name:
+        raise ValueError(f"blind: both methods are called {methods[0].name}; tell them apart with NAME=ID_OR_DIR")
+    asked = protocols.problems(entries, names, args.limit or 4, args.mask_seed, args.max_side or 512)
+    pairs = make_pairs(asked, methods[0], methods[1], args.mask_seed, _teller(args.quiet))
+    page = write(args.output, pairs, (methods[0].name, methods[1].name), args.mask_seed)
+    return f"{page}\n{len(pairs)} pairs; keep {args.output / KEY} from whoever looks at the page"
+
+
+def scored(args: argparse.Namespace) -> str:
+    """What the choices say."""
+    from photofound.blind import as_text, score
+
+    places = [args.score.parent / KEY, args.output / KEY]
+    key = args.key or next((place for place in places if place.is_file()), None)
+    if key is None:
+        raise ValueError(f"score: no {KEY} lies beside {args.score} or in {args.output}; name it with --key")
+    return as_text(score(args.score, key))
 
 
 def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, Any]:
@@ -218,12 +275,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake, which is one line on stderr."""
     try:
         args = parser().parse_args(argv)
-        run(args)
+        if args.blind and args.score:
+            raise ValueError("blind: --blind makes a page and --score reads its choices back; pass one of them")
+        said = scored(args) if args.score else blind(args) if args.blind else run(args)
     except (ValueError, OSError, ImportError) as error:
         print(f"photofound: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if not args.quiet:
-        print(args.output / "report.html")
+    if args.score or not args.quiet:
+        print(said)
     return 0
 
 
