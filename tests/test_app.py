@@ -350,7 +350,7 @@ def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_pat
     tab = page.tabs[0]
     painting, view, line = page.on_draw(tab, desk, {"prompt": ""})
     assert painting["mask"] is None and "brush over what to keep" in line
-    view, line = page.on_preview(tab, desk, [brush.painting(pixels(), hole(), studio.KEEP), ""])
+    view, line = page.on_preview(tab, desk, [brush.painting(pixels(), hole(), studio.KEEP), "", None])
     assert line == "72 × 48 · 6% kept bit for bit"
 
 

@@ -193,6 +193,36 @@ def test_the_plan_counts_the_reference(tiny_folder):
     assert plan(larger)[0].flops > plan(small)[0].flops and plan(larger)[0].parameters > plan(small)[0].parameters
 
 
+@pytest.mark.slow
+def test_a_model_learns_to_follow_the_colour_of_a_reference():
+    """Two hundred steps on drawn pictures: from pure noise, each of five colours moves the background its own way."""
+    from photofound import optim
+
+    small = {"hidden_size": 32, "depth": 1, "num_heads": 2, "patch_size": 8, "text_width": 32, "text_layers": 1}
+    files = ["--data.drawn=24", "--data.sizes=[40]", "--data.crop=32", "--data.late_crop=32", "--data.recolour=1"]
+    mix = ["--mix.tasks={outpaint: 1}", "--mix.reference=1"]
+    model = ["--model.vae=none", "--model.prediction_type=sample", "--model.train_text=false", "--model.reference=true"]
+    shape = [f"--model.{name}={value}" for name, value in (small | {"reference_size": 16, "text_length": 8}).items()]
+    stage = PretrainStage(config.load(Config, None, [*files, *mix, *model, *shape]), World())
+    generator = torch.Generator().manual_seed(0)
+    optimizers = optim.build(stage.module, "muon", 0.01, 0.0, stage.blocks)
+    for step in range(200):
+        stage.loss(stage.batch(generator, 16, 0.0))[0].backward()
+        optimizers.step(min(1.0, 2 - step / 100))
+
+    colours = torch.tensor([[0.6, -0.7, -0.7], [-0.6, 0.3, -0.6], [-0.6, -0.3, 0.6], [0.9] * 3, [-0.9] * 3])
+    batch = take(stage.batch(generator, 16, 0.0).condition, torch.arange(5))
+    seen = colours[:, :, None, None].expand(-1, -1, 16, 16).contiguous()
+    asked = replace(batch, prompt=[""] * 5, reference=seen, referenced=torch.ones(5, dtype=torch.bool))
+    asked = replace(asked, canvas=asked.canvas[:1].expand(5, -1, -1, -1), hole=asked.hole[:1].expand(5, -1, -1, -1))
+    noise = torch.randn(1, 3, 32, 32).expand(5, -1, -1, -1)
+    with torch.no_grad():
+        made = stage.predict(noise, torch.ones(5), asked)[1]
+    ground = (made * asked.hole).sum((2, 3)) / asked.hole.sum((2, 3))
+    towards = torch.cosine_similarity(ground - ground.mean(0), colours - colours.mean(0))
+    assert towards.min() > 0.8, towards
+
+
 def test_a_few_steps_lower_the_loss_on_one_batch(stage):
     from photofound import optim
 
