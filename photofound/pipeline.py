@@ -24,12 +24,11 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, exemplar, geometry, image, reference, text
+from photofound import autoencoder, card, composite, exemplar, geometry, image, masks, reference, text
 from photofound.detail import DetailNetwork
 from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
-from photofound.masks import reach
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -41,6 +40,7 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "t
 _OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
+_TONE = 6.0  # working pixels; what is coarser is colour and light, what is finer is texture
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
@@ -452,6 +452,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return self._enlarged(made, draft.hole, generator)
         canvas, hole = draft.exemplar, draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
+        if draft.job.prompt:  # words decide on colour and light: the photograph's patches lend their texture alone
+            canvas = torch.where(hole > 0, canvas + masks.blur(painted - canvas, hole.new_tensor([_TONE])), canvas)
+            canvas = canvas.clamp(-1, 1)
         if self.detail is not None:
             device = self._execution_device
             painted, followed = self.detail(canvas.to(device), painted.to(device), hole.to(device))
@@ -497,7 +500,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return whole, _scaled_size(whole, tile / max(height, width))
         box = geometry.bounding_box(hole)
         box = geometry.grow_box(box, max(32, max(box.width, box.height) // 4), tile, width, height)
-        fits, near = tile / max(box.width, box.height), 0.25 * tile / max(1.0, reach(hole[box.slices]))
+        fits, near = tile / max(box.width, box.height), 0.25 * tile / max(1.0, masks.reach(hole[box.slices]))
         few = math.sqrt(_MOST_TILES * tile * tile / (box.width * box.height))
         return box, _scaled_size(box, min(1.0, max(fits, min(near, few))))
 
