@@ -22,6 +22,8 @@ from photofound import surfaces
 from photofound.surfaces import Surface
 
 _WORK = 512  # longest side at which shadows are drawn: they are soft
+JOIN = 0.3  # how much of a model's light is taken: today's flattens folds and shadows (docs/experiments.md)
+_CELLS = 12  # along the longer side: light varies no faster
 _MOST_GRAIN = 0.02  # of a photograph; more than that is texture
 
 
@@ -172,11 +174,11 @@ def _standing(matte: np.ndarray, light: float, view: str, edge: float) -> np.nda
     # Cast: the silhouette sheared away from the light and laid down, in slices that are softer and paler with height.
     low, squash = -0.62 * light, 0.16
     layers = []
-    for start, end, sigma, strength in ((0.0, 0.14, 0.009, 0.5), (0.1, 0.36, 0.02, 0.36), (0.3, 0.68, 0.04, 0.22)):
+    for start, end, sigma, strength in ((0.0, 0.14, 0.009, 0.58), (0.1, 0.36, 0.02, 0.44), (0.3, 0.68, 0.04, 0.28)):
         share = ((base - y) / tall >= start) & ((base - y) / tall <= end)
         laid = _moved(matte * share, [[1, -low, low * base], [0, squash, (1 - squash) * base]])
         layers.append(strength * _blur(laid, sigma * unit * 1.4, sigma * unit * 0.6))
-    ground = _over(0.62 * thin, 0.42 * soft, 0.3 * wide, *layers)
+    ground = _over(0.7 * thin, 0.48 * soft, 0.36 * wide, *layers)
     ground *= 1 / (1 + np.exp(-(y / rows - edge) / 0.012))  # nothing lies on the room behind
     if view == "wall":
         away = 0.1 * (base - top)
@@ -233,11 +235,12 @@ def covering(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(grown[top : top + height, left : left + width].clip(0, 1))
 
 
-def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: float = 1.0) -> Tensor:
+def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: float = JOIN) -> Tensor:
     """A scene with what a model would change in it: soft light, no texture.
 
     The model has seen the scene through an autoencoder; ``made - again`` is what it wants otherwise. Only the smooth
-    part of that is added, so that the scene's own texture stays, and little of it, since light does not change colours.
+    part of that is added, so that the scene's own texture stays, and of its lightness alone, since light does not change
+    colours. What is white stays white.
 
     Args:
         scene: (1, 3, H, W) in [-1, 1], native.
@@ -247,8 +250,9 @@ def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: f
     """
     change = (made - again) * hole
     side = max(change.shape[-2:])
-    small = (max(1, round(change.shape[-2] * 24 / side)), max(1, round(change.shape[-1] * 24 / side)))
+    small = (max(1, round(change.shape[-2] * _CELLS / side)), max(1, round(change.shape[-1] * _CELLS / side)))
     weight = F.interpolate(hole, size=small, mode="area")
     change = F.interpolate(change, size=small, mode="area") / weight.clamp(min=0.05)
     change = strength * change.mean(1, keepdim=True).clamp(-0.12, 0.12)
-    return (scene + F.interpolate(change, size=scene.shape[-2:], mode="bicubic", align_corners=False)).clamp(-1, 1)
+    light = F.interpolate(change, size=scene.shape[-2:], mode="bicubic", align_corners=False)
+    return torch.where(scene < 1, (scene + light).clamp(-1, 1), scene)
