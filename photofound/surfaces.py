@@ -28,6 +28,7 @@ from photofound.colours import colour_name, lab
 RGB = tuple[int, int, int]
 VIEWS = ("ground", "wall", "flat")
 
+_LEAST = 16  # pixels of a side
 _WORK = 1024  # longest side that is drawn; larger pictures are enlarged from it, with grain of their own
 _SHARP = 0.8  # texels per pixel at the near edge of a ground: it is seen enlarged there, as a lens blurs it
 _STEEP = 1.35  # how much of the ground's depth a row shows: 1 / sin of the camera's pitch
@@ -319,7 +320,7 @@ MATERIALS: dict[str, Callable[[Plane], Skin]] = {
     "paper": _paper, "sand": _sand, "tiles": _tiles, "stone": _stone, "grass": _grass, "sweep": _sweep, "bokeh": _sweep,
 }  # fmt: skip
 
-_DEFAULTS: dict[str, RGB] = {
+DEFAULTS: dict[str, RGB] = {
     "wood": (150, 104, 66), "marble": (228, 227, 225), "linen": (207, 196, 178), "cloth": (196, 190, 182),
     "concrete": (150, 149, 147), "plaster": (222, 217, 209), "paper": (238, 236, 231), "sand": (205, 179, 139),
     "tiles": (221, 222, 220), "stone": (92, 94, 98), "grass": (92, 128, 48), "sweep": (228, 228, 228),
@@ -360,12 +361,11 @@ def render(
     if surface.is_blank:
         return np.ones((height, width, 3), np.float32)
     scale = min(1.0, _WORK / max(width, height))
-    work = max(1, round(width * scale)), max(1, round(height * scale))
+    work = max(_LEAST, round(width * scale)), max(_LEAST, round(height * scale))
     made = _drawn(surface, work, seed, light, edge)
-    detail = 0.0
-    if scale < 1:
-        made, detail = cv2.resize(made, size, interpolation=cv2.INTER_CUBIC), _FINENESS[surface.material]
-    return with_grain(made, seed, 0.007, detail)
+    if work != size:
+        made = cv2.resize(made, size, interpolation=cv2.INTER_CUBIC if scale < 1 else cv2.INTER_AREA)
+    return with_grain(made, seed, 0.007, _FINENESS[surface.material] if scale < 1 else 0.0)
 
 
 _FINENESS = {
@@ -811,7 +811,7 @@ def _read(words: Sequence[str], bare: bool) -> Surface | None:
         view = "wall"
     if "flat" in places or any(phrase in " ".join(words) for phrase in _FLAT):
         view = "flat"
-    colour = own or _DEFAULTS[material]
+    colour = own or DEFAULTS[material]
     named = colour_name(np.array(colour, np.float32))
     if colours and not (material in _OWN and colours[0] in named):  # brown wood is the wood that it is
         colour = _SHADES[colours[0]]
