@@ -231,8 +231,9 @@ def collapse(pipe: Any, product: Product) -> list[str]:
                               (True, (20, 6.0))):  # fmt: skip
         model = OutpaintPipeline.from_pretrained(teacher=True) if teacher else pipe
         model.set_progress_bar_config(disable=True)
+        model.register_to_config(surfaces=False)
         options = {"num_inference_steps": settings[0], "guidance_scale": settings[1]}
-        number = 6 if teacher else 16
+        number = 4 if teacher else 16
         by_word = [edit(model, product, f"on a {w} background", 0, **options) for w in list(COLOURS)[:number]]
         by_seed = [edit(model, product, "on a red background", s, **options) for s in range(number)]
         spreads = [
