@@ -1,4 +1,4 @@
-"""A product on a surface: where it stands, from which side it is lit, the shadows that it casts, the grain of its photo.
+"""A product on a surface: where it stands, from which side it is lit, its shadows, the grain of its photograph.
 
     scene = placed(surface, rgb, matte, seed=0)   # the surface with the product's shadow, without the product
     joined(scene, made, again)                    # and what a model has to add to it
@@ -58,9 +58,11 @@ def stance(matte: np.ndarray) -> Stance:
 
 
 def light_side(rgb: np.ndarray, matte: np.ndarray) -> float:
-    """The side that a subject is lit from, -1 = left to 1 = right: how much brighter its right half is than its left, of
-    what its brightness varies at all. Its own pattern misleads this, so it never goes beyond 0.6, and no subject is lit
-    from straight above."""
+    """The side that a subject is lit from, -1 = left to 1 = right.
+
+    It is how much brighter its right half is than its left, of what its brightness varies at all. Its own pattern
+    misleads this, so it never goes beyond 0.6, and no subject is lit from straight above.
+    """
     import cv2
 
     scale = min(1.0, 128 / max(matte.shape))
@@ -96,7 +98,7 @@ def grain_of(rgb: np.ndarray, matte: np.ndarray) -> float:
     return min(noise, _MOST_GRAIN)
 
 
-# --------------------------------------------------------------------------------------------------------------- shadows
+# -------------------------------------------------------------------------------------------------------------- shadows
 
 
 def shadow(matte: np.ndarray, light: float = 0.4, view: str = "ground", edge: float = 0.4) -> np.ndarray:
@@ -193,11 +195,11 @@ def _peak(blurred: np.ndarray, contact: np.ndarray) -> np.ndarray:
     return blurred * (float(contact.max()) / most) if most > 0 else blurred
 
 
-# ----------------------------------------------------------------------------------------------------------- composition
+# ---------------------------------------------------------------------------------------------------------- composition
 
 
 def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The background of a product: a surface, or a picture (h, w, 3) of any size, lit and shaded by what stands on it.
+    """A product's background: a surface, or a picture (h, w, 3) of any size, lit and shaded by what stands on it.
 
     Args:
         ground: a picture is scaled and cropped to fill the frame.
@@ -210,7 +212,8 @@ def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, see
     height, width = matte.shape
     light, where = light_side(rgb, matte), stance(matte)
     if isinstance(ground, Surface):
-        view, edge = ground.view, where.edge
+        view = ground.view
+        edge = where.edge + (0.05 * float(np.random.default_rng([seed, 3]).uniform()) - 0.025) * (where.edge > 0.2)
         made = surfaces.render(ground, (width, height), seed, light, edge)
         blank = ground.is_blank
     else:
@@ -239,8 +242,8 @@ def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: f
     """A scene with what a model would change in it: soft light, no texture.
 
     The model has seen the scene through an autoencoder; ``made - again`` is what it wants otherwise. Only the smooth
-    part of that is added, so that the scene's own texture stays, and of its lightness alone, since light does not change
-    colours. What is white stays white.
+    part of that is added, so that the scene's own texture stays, and of its lightness alone, since light does not
+    change colours. What is white stays white.
 
     Args:
         scene: (1, 3, H, W) in [-1, 1], native.

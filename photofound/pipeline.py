@@ -73,8 +73,8 @@ class Settings(TypedDict, total=False):
 
 @dataclass
 class EditOutput(BaseOutput):
-    """``images``: a list of results, of the type that ``output_type`` names. ``notes``: what the edit says of each, such
-    as which background was chosen; empty where there is nothing to say."""
+    """``images``: a list of results, of the type that ``output_type`` names. ``notes``: what the edit says of each,
+    such as which background was chosen; empty where there is nothing to say."""
 
     images: list[Any]
     notes: list[str] | None = None
@@ -547,8 +547,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         start: Tensor | None = None,
     ) -> Tensor:
         """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times
-        the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole. From ``start`` (B, 3, H, W) in
-        [-1, 1] sampling goes on where that is half noise (SDEdit, arXiv:2108.01073).
+        the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole. With ``start`` (B, 3, H, W)
+        in [-1, 1] sampling begins there, at half noise (SDEdit, arXiv:2108.01073).
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.

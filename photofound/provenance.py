@@ -4,8 +4,8 @@
 
 The words are the IPTC's (Photo Metadata Standard 2025.1), as XMP, which PNG, JPEG, WebP, TIFF and AVIF carry and BMP
 does not: the digital source type, by which search engines and social networks tell generated pictures; the system that
-was used; what it says of the edit (``Picture.note``); and an entry in the history of edits. All other XMP stays as it was. It is a label, not a proof: nothing is
-signed.
+was used; what it says of the edit (``Picture.note``); and an entry in the history of edits. All other XMP stays as it
+was. It is a label, not a proof: nothing is signed.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ A model of a few million parameters does not know what wood is. A drawn surface 
 the perspective that a prompt asks for; joining them with a product is `grounds` and the model.
 
 Units: 1 is the square root of the picture's area, so a plank is as wide in a small picture as in a large one. Noise is
-value noise on lattices in these units (Perlin 1985; Ebert et al., "Texturing and Modeling", chapter 2): a seed gives the
-same structure at every size. Pictures are (H, W, 3) float32 sRGB in [0, 1].
+value noise on lattices in these units (Perlin 1985; Ebert et al., "Texturing and Modeling", chapter 2): a seed gives
+the same structure at every size. Pictures are (H, W, 3) float32 sRGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Surface:
         return f"{self.material}, {colour_name(np.array(self.colour, np.float32))}"
 
 
-# ------------------------------------------------------------------------------------------------------- noise on planes
+# ------------------------------------------------------------------------------------------------------ noise on planes
 
 
 class Plane:
@@ -204,11 +204,13 @@ def _marble(plane: Plane) -> Skin:
 def _weave(plane: Plane, threads: float, slub: float) -> tuple[np.ndarray, np.ndarray]:
     """Tone and height of a plain weave with uneven threads."""
     y, x = plane.grid()
+    rng = plane.rng("weave")
+    y, x = y + np.float32(rng.uniform(0, 0.1)), x + np.float32(rng.uniform(0, 0.1))
     wobble = 0.12 * plane.noise("wobble-x", 9, 9), 0.12 * plane.noise("wobble-y", 9, 9)
     u, v = x * threads + wobble[0], y * threads + wobble[1]
     over = np.sign(np.sin(math.pi * u) * np.sin(math.pi * v))
     warp, weft = np.abs(np.sin(math.pi * u)), np.abs(np.sin(math.pi * v))
-    height = np.where(over > 0, warp ** 0.6 * (0.55 + 0.45 * weft), weft ** 0.6 * (0.55 + 0.45 * warp))
+    height = np.where(over > 0, warp**0.6 * (0.55 + 0.45 * weft), weft**0.6 * (0.55 + 0.45 * warp))
     thick = np.where(over > 0, plane.noise("slub-x", 5, threads), plane.noise("slub-y", threads, 5))
     fibre = plane.noise("fibre", threads * 2, threads * 2)
     visible = min(1.0, plane.scale / threads / 3)  # threads finer than pixels are seen as their mean
@@ -286,6 +288,7 @@ def _tiles(plane: Plane) -> Skin:
     """Square tiles with rounded edges in grout."""
     y, x = plane.grid()
     side, rng = 0.34, plane.rng("tiles")
+    y, x = y + np.float32(rng.uniform(0, side)), x + np.float32(rng.uniform(0, side))
     row, column = np.floor(y / side).astype(int), np.floor(x / side).astype(int)
     shade = rng.uniform(-1, 1, (row.max() + 1, column.max() + 1)).astype(np.float32)[row, column]
     edge = np.minimum(np.abs(y / side - np.round(y / side)), np.abs(x / side - np.round(x / side))) * side
@@ -331,7 +334,7 @@ _OUTDOORS = ("grass", "sand")
 _OWN = ("grass", "wood", "marble", "concrete")  # a word for the colour that they have anyway changes nothing
 
 
-# ------------------------------------------------------------------------------------------------------------- rendering
+# ------------------------------------------------------------------------------------------------------------ rendering
 
 
 def render(
@@ -675,7 +678,7 @@ def _blades(made: np.ndarray, surface: Surface, seed: int, edge: float | None) -
     return shape * (np.array(surface.colour, np.float32) / 255 / np.maximum(shape.mean((0, 1)), 1e-3))
 
 
-# ----------------------------------------------------------------------------------------------------- words to surfaces
+# ---------------------------------------------------------------------------------------------------- words to surfaces
 
 # material, its view (None: what the other words say), its own colour (None: the material's), then the words for it: in
 # English, German, French and Spanish, without accents. "holz*" is the beginning of a word.

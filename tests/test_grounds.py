@@ -117,7 +117,7 @@ def test_a_model_changes_light_and_nothing_else():
     assert (grounds.joined(white, again - 0.5, again, hole) == 1).all()
 
 
-# ------------------------------------------------------------------------------------------------------------ outpainting
+# ---------------------------------------------------------------------------------------------------------- outpainting
 
 
 def photo(height=72, width=88):

@@ -1,4 +1,4 @@
-"""Drawn surfaces: the same seed gives the same picture at every size, colours are reached, materials differ, words are
+"""Drawn surfaces: a seed gives the same picture at every size, colours are reached, materials differ, words are
 understood."""
 
 import cv2
@@ -113,7 +113,7 @@ def test_odd_sizes(material, size):
         assert render(surface(material, view), size).shape == (size[1], size[0], 3)
 
 
-# ----------------------------------------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------------------------------------------- words
 
 PROMPTS = {
     "on a wooden table": ("wood", "ground", None),
@@ -155,7 +155,9 @@ def test_the_darker_of_two():
     assert sum(surface_of("on dark oak").colour) < sum(surface_of("on oak").colour) < sum(surface_of("pale oak").colour)
 
 
-@pytest.mark.parametrize("prompt", ["", "in a kitchen", "with red roses", "a red car", "on the moon", "日本", "a" * 5000])
+@pytest.mark.parametrize(
+    "prompt", ["", "in a kitchen", "with red roses", "a red car", "on the moon", "日本", "a" * 5000]
+)
 def test_what_names_nothing_known_is_no_surface(prompt):
     assert surface_of(prompt) is None
 
@@ -168,7 +170,7 @@ def test_ten_colour_words():
         assert word in colour_name(np.array(found.colour, np.float32)) and found.description.startswith("sweep, ")
 
 
-# --------------------------------------------------------------------------------------------------------------- gallery
+# -------------------------------------------------------------------------------------------------------------- gallery
 
 
 @pytest.fixture
