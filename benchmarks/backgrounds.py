@@ -277,7 +277,7 @@ def main() -> None:
 
     entries = json.loads((args.data / "eval.json").read_text())
     chosen = [each for each in entries if each.get("mask") and each["task"] == "product"]
-    free = [each for each in chosen if each["licence"].startswith(("BSD", "MIT"))]
+    free = [each for each in chosen if each["licence"].startswith(("BSD", "MIT", "OSL"))]
     others = [each for each in chosen if each not in free]
     products = [Product(args.data, each) for each in free[: args.products]]
     pipe: Any = OutpaintPipeline.from_pretrained(*filter(None, [args.model]))

@@ -258,4 +258,4 @@ def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: f
     change = F.interpolate(change, size=small, mode="area") / weight.clamp(min=0.05)
     change = strength * change.mean(1, keepdim=True).clamp(-0.12, 0.12)
     light = F.interpolate(change, size=scene.shape[-2:], mode="bicubic", align_corners=False)
-    return torch.where(scene < 1, (scene + light).clamp(-1, 1), scene)
+    return (scene + light * (10 * (1 - scene)).clamp(0, 1)).clamp(-1, 1)

@@ -568,7 +568,7 @@ def _room(surface: Surface, size: tuple[int, int], seed: int, light: float) -> n
         made = made * (0.6 + 0.4 * tint)
     else:
         level = float(lab(np.array([surface.colour], np.float32))[0, 0]) / 100
-        neutral = np.full(3, 0.16 + 0.68 * level) * (1.015, 1.0, 0.975)
+        neutral = np.full(3, 0.24 + 0.63 * level) * (1.015, 1.0, 0.975)
         wall = 0.62 * neutral + 0.38 * colour
         window = np.exp(-(((x - small.width * (0.5 + 0.42 * light)) / 0.5) ** 2) - ((y - 0.12) / 0.4) ** 2)
         rng = small.rng("room")
