@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from photofound import image, provenance
-from photofound.edit import Input, Job, Task, get_task
+from photofound.edit import Input, Job, Task, get_task, offered
 from photofound.image import Picture
 
 PREVIEW = 1024  # longest side of what is shown, in pixels
@@ -338,7 +338,8 @@ class Studio:
     def _report(self, desk: Desk, seconds: float, request: Request) -> str:
         size = desk.results[0].picture.size
         each = f", {seconds / request.variants:.1f} s each" if request.variants > 1 else ""
-        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]}"
+        note = desk.results[0].picture.note
+        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]}" + (f" · {note}" if note else "")
 
     def cancel(self, visitor: str = "") -> bool:
         """Stop the visitor's run after the step that it is in; False where none is running."""
@@ -352,8 +353,8 @@ class Studio:
 
 
 def declared(task: Task) -> list[Input]:
-    """The task's inputs but the photograph itself, required ones first."""
-    return sorted((each for each in task.inputs if each.name != "image"), key=lambda each: not each.required)
+    """The task's inputs that a page offers, required ones first."""
+    return sorted(offered(task), key=lambda each: not each.required)
 
 
 def keeps(each: Input) -> bool:

@@ -365,7 +365,7 @@ def _options(task: Task) -> list[Input]:
 
 
 def _metavar(each: Input) -> str:
-    kinds = {"image": "IMAGE", "mask": "MASK", "text": "TEXT", "int": "N"}
+    kinds = {"folder": "DIR", "image": "IMAGE", "mask": "MASK", "text": "TEXT", "int": "N"}
     kinds |= {"length": "PX|N%", "aspect": "W:H", "size": "WxH"}
     if each.required:
         return each.name.removesuffix("_image").upper()
@@ -383,12 +383,12 @@ def _help_text(each: Input) -> str:
 
 def _type(task: Task, each: Input) -> Callable[[str], Any]:
     """How to read an input of this kind from the command line."""
-    from photofound.edit import FILE_KINDS, SPELLINGS
+    from photofound.edit import FILE_KINDS, FOLDER, SPELLINGS
 
-    if each.kind in FILE_KINDS:
+    if each.kind in (*FILE_KINDS, FOLDER):
         return Path
     if each.kind not in SPELLINGS:
-        kinds = ", ".join((*SPELLINGS, *FILE_KINDS))
+        kinds = ", ".join((*SPELLINGS, *FILE_KINDS, FOLDER))
         raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
 
     def read(text: str) -> Any:
@@ -646,6 +646,8 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     if work.subject is not None:
         subject = inputs["subject"] = task.prepare(picture, **inputs).keep
     images = model()(picture, **inputs, **_settings(args)).images
+    if (note := images[0].note) and not args.quiet:
+        _say(note)
     overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
         result = result if args.no_mark else provenance.mark(result)
@@ -663,7 +665,7 @@ def _inputs(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str,
     for each in _options(task):
         value = getattr(args, each.name)
         value = each.default if value is None else value
-        if isinstance(value, Path):
+        if isinstance(value, Path) and each.kind != "folder":
             value = _read(value, photograph, each.name)
         if value is None and each.name == "prompt":
             value = ""

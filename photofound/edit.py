@@ -162,6 +162,7 @@ SPELLINGS = {
     "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800"),
 }
 FILE_KINDS = ("image", "mask")  # kinds of input that are files
+FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a page or a server may be told to read
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Input:
     Attributes:
         name: the pipeline's argument.
         kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
-            (``"800x600"``).
+            (``"800x600"``), ``folder`` (of this machine: on the command line and in Python alone).
         help: one line for people.
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
@@ -210,6 +211,7 @@ class Job:
         prompt: may be empty.
         strength: in [0, 1], see Condition.
         reference: a picture of the wanted surface, as the user gave it, or None.
+        ground: what ``Task.backdrop`` makes a background of; None where the model invents all of it.
     """
 
     picture: Picture
@@ -218,6 +220,20 @@ class Job:
     prompt: str = ""
     strength: float = 0.0
     reference: Picture | None = None
+    ground: Any = None
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """A background that a model starts from instead of noise.
+
+    Attributes:
+        pixels: (H, W, 3) float32 in [0, 1], at the photograph's own size.
+        note: what it is, in words: ``background: wood, brown``.
+    """
+
+    pixels: np.ndarray
+    note: str
 
 
 class Task(ABC):
@@ -277,6 +293,15 @@ class Task(ABC):
 
         return harmonic(pixels, hole == 0)
 
+    def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
+        """The background that sampling starts from, or None, as by default: from noise.
+
+        Args:
+            generator: the edit's own; whoever draws from it returns a backdrop.
+            surfaces: whether the checkpoint wants drawn surfaces where a prompt names one.
+        """
+        return None
+
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay
         exact; by default the seam is closed on the generated side."""
@@ -299,6 +324,11 @@ class Task(ABC):
             prompt=sample.prompt,
             strength=hole.new_zeros(len(sample)) if strength is None else strength,
         )
+
+
+def offered(task: Task) -> list[Input]:
+    """The inputs that a page or a server offers: all but the photograph itself and folders of this machine."""
+    return [each for each in task.inputs if each.name != "image" and each.kind != FOLDER]
 
 
 def is_regression(condition: Condition) -> Tensor:

@@ -75,6 +75,7 @@ class Picture:
     lossless: bool = True  # whether the source's encoding was; a WebP is then written so too
     xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
     jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
+    note: str = ""  # what an edit says of itself; `provenance.mark` writes it into the metadata
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape

@@ -24,9 +24,9 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, exemplar, geometry, image, masks, reference, text
+from photofound import autoencoder, card, composite, exemplar, geometry, grounds, image, masks, reference, text
 from photofound.detail import DetailNetwork
-from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
+from photofound.edit import Backdrop, Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.transformer import EditTransformer
@@ -41,6 +41,7 @@ _OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _TONE = 6.0  # working pixels; what is coarser is colour and light, what is finer is texture
+_BEGIN = 0.5  # of a given background: the time that sampling starts at; its shapes stay, its light may change
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
@@ -72,9 +73,11 @@ class Settings(TypedDict, total=False):
 
 @dataclass
 class EditOutput(BaseOutput):
-    """``images``: a list of results, of the type that ``output_type`` names."""
+    """``images``: a list of results, of the type that ``output_type`` names. ``notes``: what the edit says of each,
+    such as which background was chosen; empty where there is nothing to say."""
 
     images: list[Any]
+    notes: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Draft:
         condition: of batch 1, at the working size, padded.
         pixels: (1, 3, H, W) in [-1, 1], the picture within the box.
         exemplar: (1, 3, h, w) at the working size, the picture with its hole filled from its own patches, or None.
+        backdrop: the background that it starts from, or None.
+        start: (1, 3, H, W), the subject before the backdrop, as the condition in size; or None.
     """
 
     job: Job
@@ -98,6 +103,8 @@ class Draft:
     condition: Condition
     pixels: Tensor
     exemplar: Tensor | None = None
+    backdrop: Backdrop | None = None
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             photograph's own patches (``photofound.exemplar``). A checkpoint works with what it was trained on.
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
+        surfaces: whether outpaint starts from a drawn surface where the prompt names one (``photofound.surfaces``).
     """
 
     task_name: ClassVar[str]
@@ -189,6 +197,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         task_steps: dict[str, int] | None = None,
         detail: DetailNetwork | None = None,
         canvas: str = "harmonic",
+        surfaces: bool = False,
     ) -> None:
         super().__init__()
         autoencoder.hasten(vae)
@@ -210,6 +219,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             distilled=distilled,
             task_steps=task_steps,
             canvas=canvas,
+            surfaces=surfaces,
         )
 
     # ------------------------------------------------------------------------------------------------ load and save
@@ -250,6 +260,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
         names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps", "canvas")
+        names += ("surfaces",)
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
         if not components:  # these are the same weights still, and the same card is true of them
@@ -351,8 +362,10 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         generators = _generators(settings.get("generator"), count)
         callback = settings.get("callback_on_step_end")
         # One after another, since variants that share a generator draw from it in turn.
-        images = [convert(*self.run([job], [g], steps, guidance, callback)) for g in generators]
-        return EditOutput(images=images) if settings.get("return_dict", True) else (images,)
+        pictures = [self.run([job], [g], steps, guidance, callback)[0] for g in generators]
+        images = [convert(picture) for picture in pictures]
+        notes = [picture.note for picture in pictures]
+        return EditOutput(images=images, notes=notes) if settings.get("return_dict", True) else (images,)
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""
@@ -387,19 +400,34 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         one by one or once for all; ``sample`` says what that is.
         """
         task = get_task(self.task_name)
-        drafts = [self._draft(task, job) for job in jobs]
+        drafts = [self._draft(task, job, g) for job, g in zip(jobs, generators, strict=True)]
         alike: dict[Any, list[int]] = {}
         for index, draft in enumerate(drafts):
-            alike.setdefault(self._look(draft.condition), []).append(index)
+            alike.setdefault((draft.start is None, *self._look(draft.condition)), []).append(index)
         results: dict[int, Picture] = {}
         for group in alike.values():
             condition = Condition.cat([drafts[i].condition for i in group])
-            made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback).cpu()
+            starts = [start for i in group if (start := drafts[i].start) is not None]
+            start = torch.cat(starts) if starts else None
+            made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback, start=start).cpu()
             for i, pixels in zip(group, made.split(1), strict=True):
-                results[i] = task.finish(drafts[i].job, self._finished(pixels, drafts[i], generators[i]), drafts[i].box)
+                draft = drafts[i]
+                if draft.backdrop is None:
+                    results[i] = task.finish(draft.job, self._finished(pixels, draft, generators[i]), draft.box)
+                else:
+                    result = task.finish(draft.job, self._joined(draft, pixels), draft.box)
+                    results[i] = replace(result, note=draft.backdrop.note)
         return [results[i] for i in range(len(drafts))]
 
-    def _draft(self, task: Task, job: Job) -> Draft:
+    def _joined(self, draft: Draft, made: Tensor) -> Tensor:
+        """(1, 3, H, W): the backdrop at its own size, with the light that the model gave it."""
+        assert draft.backdrop is not None and draft.start is not None
+        start = draft.start.to(self._execution_device)
+        again = autoencoder.decode(self.vae, autoencoder.encode(self.vae, start)).cpu()
+        scene = image.to_tensor(draft.backdrop.pixels[draft.box.slices])
+        return grounds.joined(scene, made, again, draft.condition.hole)
+
+    def _draft(self, task: Task, job: Job, generator: torch.Generator | None) -> Draft:
         """Crop, scale to the working size, and pad."""
         box, size = self.plan(task, job.hole)
         native, native_hole = image.to_tensor(job.picture.crop(box).rgb()), torch_from(job.hole[box.slices])
@@ -416,7 +444,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if job.reference is not None and self._takes_reference():
             seen = reference.square(job.reference, self.transformer.config.reference_size)
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
-        return Draft(job, box, native_hole, size, condition, native, filled)
+        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
+        if backdrop is not None:
+            behind = composite.shrink(image.to_tensor(backdrop.pixels[box.slices]), size).clamp(-1, 1)
+            start = self._padded(behind) * hole + pixels * (1 - hole)
+        return Draft(job, box, native_hole, size, condition, native, filled, backdrop, start)
 
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
@@ -515,9 +547,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         generators: Sequence[torch.Generator | None],
         callback: Callable[..., dict[str, Tensor]] | None = None,
         where: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times
-        the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole.
+        the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole. With ``start`` (B, 3, H, W)
+        in [-1, 1] sampling begins there, at half noise (SDEdit, arXiv:2108.01073).
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
@@ -538,7 +572,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         steps = 1 if once.all() else steps
         draws = list(generators) if all(generators) else None  # a plain LCM scheduler adds noise after each step
         velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
-        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=device)
+        first, steps = (1.0, steps) if start is None else (_BEGIN, math.ceil(_BEGIN * steps))
+        self.scheduler.set_timesteps(sigmas=np.linspace(first, first / steps, steps).tolist(), device=device)
+        if start is not None:
+            given = torch.cat([autoencoder.encode(self.vae, each) for each in start.to(device).split(1)])
+            latents = torch.lerp(given.to(latents), latents, float(self.scheduler.sigmas[0]))
         with self.progress_bar(total=steps) as bar:
             for i, t in enumerate(self.scheduler.timesteps):
                 v = velocity(latents, t / self.scheduler.config.num_train_timesteps)

@@ -4,8 +4,8 @@
 
 The words are the IPTC's (Photo Metadata Standard 2025.1), as XMP, which PNG, JPEG, WebP, TIFF and AVIF carry and BMP
 does not: the digital source type, by which search engines and social networks tell generated pictures; the system that
-was used; and an entry in the history of edits. All other XMP stays as it was. It is a label, not a proof: nothing is
-signed.
+was used; what it says of the edit (``Picture.note``); and an entry in the history of edits. All other XMP stays as it
+was. It is a label, not a proof: nothing is signed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def mark(picture: Picture) -> Picture:
         document = minidom.parseString(_EMPTY.encode())
     kind = GENERATED if _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
     said = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
+    if picture.note:
+        said["AIPromptInformation"] = picture.note
     for name in said:
         _remove(document, name)
     description = _description(document)

@@ -41,7 +41,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from photofound import __version__, image
-from photofound.edit import Input, Task, get_task, task_names
+from photofound.edit import Input, Task, get_task, offered, task_names
 from photofound.image import Picture
 from photofound.pipeline import EditPipeline
 from photofound.provenance import mark
@@ -331,7 +331,7 @@ def _parameter(each: Input) -> inspect.Parameter:
 
 def _parameters(task: Task, config: ServeConfig) -> list[inspect.Parameter]:
     """The whole form of a task."""
-    inputs = [each for each in task.inputs if each.name != "image"]
+    inputs = offered(task)
     for each in inputs:
         if upload_name(each) in FIELDS:
             raise ValueError(
@@ -500,7 +500,7 @@ def _add_information(app: FastAPI, engine: Engine, tasks: Sequence[Task], secure
 
 
 def _info(task: Task) -> TaskInfo:
-    given = [Input("image", "image", "the photograph", required=True), *(i for i in task.inputs if i.name != "image")]
+    given = [Input("image", "image", "the photograph", required=True), *offered(task)]
     fields = [
         InputInfo(
             name=upload_name(i), kind=i.kind, help=i.help.replace("%%", "%"), required=i.required, default=i.default
@@ -512,7 +512,7 @@ def _info(task: Task) -> TaskInfo:
 
 def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPoolExecutor) -> Callable[..., Any]:
     """The handler of ``POST /v1/TASK``; its signature, and so its form and its documentation, come from the task."""
-    inputs = {upload_name(each): each for each in task.inputs if each.name != "image"}
+    inputs = {upload_name(each): each for each in offered(task)}
 
     async def edit(request: Request, image: UploadFile, **fields: Any) -> Response:
         in_thread = partial(asyncio.get_running_loop().run_in_executor, files)
@@ -531,7 +531,7 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPool
             if (result := await _wait(request, engine, ticket)) is None:
                 return Response(status_code=GONE)
             kind, data = await in_thread(_encode, result, picture, fields["format"], fields["mark"])
-        return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket))
+        return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket, result.note))
 
     edit.__name__ = task.name
     edit.__signature__ = inspect.Signature(_parameters(task, config))  # type: ignore[attr-defined]
@@ -593,10 +593,11 @@ def _as_answers() -> Iterator[None]:
         raise HTTPException(413, "this edit needs more memory than there is; send a smaller picture") from error
 
 
-def _headers(task: Task, kind: str, ticket: Ticket) -> dict[str, str]:
-    """A name to save the answer under, and where its time went, as browsers show it."""
+def _headers(task: Task, kind: str, ticket: Ticket, note: str) -> dict[str, str]:
+    """A name to save the answer under, where its time went, as browsers show it, and what the edit says of itself."""
     spent = time.monotonic() - ticket.queued - ticket.waited
-    return {
+    said = {"X-Photofound-Note": note.encode("ascii", "replace").decode()} if note else {}
+    return said | {
         "Content-Disposition": f'inline; filename="{task.name}{image.suffix_of(kind)}"',
         "Server-Timing": f"queue;dur={ticket.waited * 1e3:.0f}, edit;dur={spent * 1e3:.0f}",
     }

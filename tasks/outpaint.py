@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from photofound import grounds, masks, surfaces
 from photofound import image as images
-from photofound import masks
-from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+from photofound.surfaces import Surface
 
 
 class OutpaintPipeline(EditPipeline):
@@ -27,27 +29,31 @@ class OutpaintPipeline(EditPipeline):
         prompt: str = "",
         subject: ImageLike | None = None,
         reference: ImageLike | None = None,
+        gallery: str | Path | None = None,
         **settings: Unpack[Settings],
     ) -> EditOutput:
         """Edit one picture.
 
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
-            prompt: the new background, like ``"on a dark red cloth"``.
+            prompt: the new background, like ``"on a dark red cloth"``. Where it names a material, a colour or a studio
+                and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the model starts from.
             subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with
                 no alpha, the subject is cut out (``photofound.masks.cut_out``).
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
-                looked at. Only for a model that takes one.
+                looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
+            gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
         Returns:
-            EditOutput with ``images``, each of the input's size, without alpha.
+            EditOutput with ``images``, each of the input's size, without alpha, and ``notes``: which background it is.
 
         Raises:
-            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting. FileNotFoundError: missing
-                file.
+            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting, nothing in the gallery that
+                fits. FileNotFoundError: missing file or folder.
         """
-        return self.edit(image, settings, prompt=prompt, subject=subject, reference=reference)
+        inputs = {"prompt": prompt, "subject": subject, "reference": reference, "gallery": gallery}
+        return self.edit(image, settings, **inputs)
 
 
 class Outpaint(Task):
@@ -57,19 +63,24 @@ class Outpaint(Task):
         Input("subject", "mask", "white = keep; left out, the image's alpha, or else an automatic cut-out"),
         Input("prompt", "text", "the new background", default=""),
         Input("reference", "image", "a picture of the wanted background: its colour and texture"),
+        Input("gallery", "folder", "your own backgrounds; chosen by the words of the prompt in their file names"),
     )
     pipeline = OutpaintPipeline
     fit = "canvas"
     needs_object = True
 
-    def prepare(self, picture: Picture, prompt: str = "", subject: Any = None, reference: Any = None) -> Job:
+    def prepare(
+        self, picture: Picture, prompt: str = "", subject: Any = None, reference: Any = None, gallery: Any = None
+    ) -> Job:
         matte = subject_matte(picture, subject)
         soft = (matte > 0) & (matte < 1)
         if soft.any() and not _has_own(picture, subject):
             rgb = masks.foreground_colours(picture.rgb(), matte)
             picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
         wanted = None if reference is None else Picture.from_any(reference)
-        return Job(picture, hole=(matte < 0.5).astype(np.float32), keep=matte, prompt=prompt, reference=wanted)
+        own = images.load(surfaces.from_gallery(gallery, prompt)) if gallery else None
+        hole, ground = (matte < 0.5).astype(np.float32), own or wanted or surfaces.surface_of(prompt)
+        return Job(picture, hole, keep=matte, prompt=prompt, reference=wanted, ground=ground)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The subject on nothing: its colours must not run into the background, or it would seem to grow."""
@@ -79,6 +90,18 @@ class Outpaint(Task):
         """Complete objects by their mattes, a little eroded or dilated, since users' mattes are never quite right."""
         radius = int(torch.randint(-2, 2, (1,), generator=generator, device=generator.device))
         return self.conditions(sample, 1 - masks.grow((sample.matte > 0.5).float(), radius))
+
+    def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
+        """The surface that the prompt names, or the user's own picture, with the subject's shadow."""
+        drawn, ground = isinstance(job.ground, Surface), job.ground
+        own = not drawn and ground is not job.reference  # a reference is for models; those of surfaces start from it
+        if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
+            return None
+        device = "cpu" if generator is None else generator.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
+        pixels = grounds.placed(ground if drawn else ground.rgb(), job.picture.rgb(), job.keep, seed)
+        what = ground.description if drawn else ground.path.name if own else "as in the reference"
+        return Backdrop(pixels, f"background: {what}")
 
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """The subject over the new background, by its alpha. No seam is closed: it would pull the background towards

@@ -19,8 +19,9 @@ APPLICATIONS = ("tasks", "training", "demos")
 # A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
 ORDER = """
     config record image provenance geometry masks composite exemplar edit reference
+    colours surfaces grounds
     layers transformer autoencoder detail text objective regularizers consistency card pipeline convert
-    colours data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
+    data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
     metrics features protocols methods evaluation report blind export serve cli cluster __main__
 """.split()
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from photofound.edit import FILE_KINDS, SPELLINGS, Input, Task, get_task, task_names
+from photofound.edit import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -121,7 +121,7 @@ class TaskNode:
 
 def _inputs(task: Task) -> list[Input]:
     """The declared inputs but the photograph itself."""
-    return [each for each in task.inputs if each.name != "image"]
+    return offered(task)
 
 
 def _is_widget(each: Input) -> bool:
