@@ -491,8 +491,9 @@ class PretrainStage:
         crop that there are none for."""
         known = self.exemplars.get(crop)
         rows = None if known is None else known.rows(name)
-        share = torch.rand(count, generator=cpu) < self.config.mix.exemplars
-        if known is None or rows is None or not len(rows) or not (wanted := int(share.sum())):
+        if known is None or rows is None or not len(rows):  # nothing is drawn, so that runs without stay as they were
+            return None
+        if not (wanted := int((torch.rand(count, generator=cpu) < self.config.mix.exemplars).sum())):
             return None
         condition, sample = known.sample(rows[torch.randint(len(rows), (wanted,), generator=cpu)], self.device)
         return self._referred(name, condition, sample, generator), sample
