@@ -156,12 +156,18 @@ class ReferenceAttention(nn.Module):
         return self.norm_k(k).to(v.dtype), v
 
     def forward(self, q: Tensor, kv: tuple[Tensor, Tensor], referenced: Tensor | None) -> Tensor:
-        """q (B, T, N, d); kv from `encode`, of batch B or 1; referenced (B,) or (1,), None = all -> (B, T, D), exactly
-        zero for samples without a reference."""
+        """q (B, T, N, d); kv from `encode`, of batch B or 1; referenced (B,) or (1,) bool, None = all; or (R,) long,
+        the samples that R keys and values belong to -> (B, T, D), exactly zero for samples without a reference."""
+        batch, few = q.shape[0], referenced is not None and referenced.dtype == torch.long
+        q = q[referenced] if few else q
         k, v = (t.expand(q.shape[0], -1, -1, -1).transpose(1, 2) for t in kv)  # (B, N, S, d)
         out = F.scaled_dot_product_attention(q.transpose(1, 2).to(v.dtype), k, v)  # (B, N, T, d)
         out = self.out_proj(out.transpose(1, 2).flatten(2))  # (B, T, D)
-        return out if referenced is None else out.masked_fill(~referenced[:, None, None], 0.0)
+        if referenced is None:
+            return out
+        if few:
+            return out.new_zeros(batch, *out.shape[1:]).index_copy(0, referenced, out)
+        return out.masked_fill(~referenced[:, None, None], 0.0)
 
 
 class Attention(nn.Module):

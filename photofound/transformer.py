@@ -228,8 +228,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             reference: (B, C, H', W'), clean latents of a picture of the wanted surface, of any size, or of batch 1 for
                 all. None adds nothing.
             reference_kv: the result of `encode_reference`, of batch B or 1, in place of `reference`.
-            referenced: (B,) or (1,) bool, which samples have a reference: to the others it adds exactly nothing. None =
-                all.
+            referenced: (B,) or (1,) bool, which samples have a reference: to the others it adds exactly nothing. Or
+                (R,) long, the samples that R references belong to; nothing is computed for the others. None = all.
             route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
                 blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
             tap: index of a block whose output tokens are wanted, too.
@@ -561,6 +561,10 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_reference".format(*form)
                 raise ValueError(f"reference_kv has shape {shape}: {hint}")
         count = next(len(given) for given in (latents, kv) if given is not None)
+        if referenced is not None and referenced.dtype == torch.long:
+            if tuple(referenced.shape) != (count,):
+                raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({count},), one per reference")
+            return
         if count not in (1, batch):
             raise ValueError(f"{count} references for {batch} latents: give one for all, or one for each")
         if referenced is not None and (referenced.ndim != 1 or len(referenced) not in (1, batch)):

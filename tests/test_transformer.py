@@ -290,6 +290,28 @@ def test_a_reference_counts_where_there_is_one_and_nowhere_else():
         torch.testing.assert_close(out[own], model(*(t[own] for t in call), **alone).sample, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [[0, 2], [2]])
+def test_references_may_come_alone_with_the_samples_that_they_belong_to(rows):
+    model, call, given = referring(depth=6), latents(LATENT), reference_inputs()
+    rows = torch.tensor(rows, dtype=torch.long)
+    referenced = torch.zeros(3, dtype=torch.bool).index_fill(0, rows, True)
+    calls = [{**given, "referenced": referenced}, {"reference": given["reference"][rows], "referenced": rows}]
+    gradients = []
+    for inputs in calls:
+        model.zero_grad()
+        out = model(*call, **inputs, route=a_route_of(7)).sample
+        out.square().mean().backward()
+        gradients.append([out.detach()] + [p.grad.clone() for n, p in model.named_parameters() if "reference" in n])
+    assert len(gradients[0]) > 6
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def a_route_of(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(24, generator=generator)[:12] for _ in range(3)])
+
+
 @torch.no_grad()
 def test_a_surface_has_no_place():
     """Patches of the reference in another order are the same reference."""
@@ -366,6 +388,7 @@ def test_a_reference_costs_its_keys_values_and_output():
         ({"reference_kv": torch.zeros(3, 2, 2, 6, 2, 16)}, "reference_kv has shape"),
         ({"reference": torch.zeros(3, 4, 4, 4), "reference_kv": torch.zeros(3, 3, 2, 6, 2, 16)}, "not both"),
         ({"reference": torch.zeros(3, 4, 4, 4), "referenced": torch.ones(2).bool()}, r"\(2,\): give \(3,\)"),
+        ({"reference": torch.zeros(2, 4, 4, 4), "referenced": torch.zeros(3).long()}, r"\(3,\): give \(2,\)"),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(inputs, said):

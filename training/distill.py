@@ -243,10 +243,13 @@ class DistillStage(PretrainStage):
             tokens, mask = self._encode_text([*prompts, ""], known)
         task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
         given = {"condition": folded, "task": task, "strength": condition.strength}
-        given |= self.reference_inputs(self.student, condition)
         twice = {name: torch.cat([value, value]) for name, value in given.items()}
-        if "referenced" in twice:
-            twice["referenced"][n:] = False
+        seen = self.reference_inputs(self.student, condition)
+        given, twice = given | seen, twice | seen
+        if seen and seen["referenced"].shape == (n,) and seen["referenced"].dtype == torch.bool:
+            twice["reference"] = torch.cat([seen["reference"], seen["reference"]])
+            twice["referenced"] = torch.cat([seen["referenced"], torch.zeros_like(seen["referenced"])])
+        # Else they are the rows that have one, which lie in the first branch, or one for all, which nobody has.
         both = torch.cat([torch.arange(n), torch.full((n,), n)]).to(self.device)  # rows of the text: their own, none
 
         def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor, **inputs: Any) -> Tensor:

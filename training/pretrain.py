@@ -491,8 +491,9 @@ class PretrainStage:
         crop that there are none for."""
         known = self.exemplars.get(crop)
         rows = None if known is None else known.rows(name)
-        share = torch.rand(count, generator=cpu) < self.config.mix.exemplars
-        if known is None or rows is None or not len(rows) or not (wanted := int(share.sum())):
+        if known is None or rows is None or not len(rows):  # nothing is drawn, so that runs without stay as they were
+            return None
+        if not (wanted := int((torch.rand(count, generator=cpu) < self.config.mix.exemplars).sum())):
             return None
         condition, sample = known.sample(rows[torch.randint(len(rows), (wanted,), generator=cpu)], self.device)
         return self._referred(name, condition, sample, generator), sample
@@ -637,12 +638,17 @@ class PretrainStage:
             return {}
         side = model.config.reference_size // autoencoder.factor(self.vae)
         latents = torch.zeros(len(condition), model.config.in_channels, side, side, device=self.device)
-        if condition.reference is None or condition.referenced is None:
-            return {"reference": latents, "referenced": latents.new_zeros(len(condition), dtype=torch.bool)}
-        rows = condition.referenced.nonzero()[:, 0]
-        if len(rows):
+        referenced = condition.referenced
+        if condition.reference is None or referenced is None:
+            referenced = latents.new_zeros(len(condition), dtype=torch.bool)
+        rows = referenced.nonzero()[:, 0]
+        if condition.reference is not None and len(rows):
             latents[rows] = self.encode(condition.reference[rows])
-        return {"reference": latents, "referenced": condition.referenced}
+        if self.config.train.compile:  # compiled for one shape
+            return {"reference": latents, "referenced": referenced}
+        if not len(rows):
+            return {"reference": latents[:1], "referenced": referenced[:1]}  # one for all, which nobody has
+        return {"reference": latents[rows], "referenced": rows}
 
     def _drop(self, condition: Condition, generator: torch.Generator) -> tuple[Condition, list[str]]:
         """Conditions and prompts of which some are empty, for classifier-free guidance (arXiv:2207.12598). Half of
