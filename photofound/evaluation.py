@@ -278,7 +278,10 @@ METRICS = {
     "perceptual": Metric("perceptual distance", ".4f", -1, "distance over the features of the perceptual network"),
     "fid": Metric("FID", ".2f", -1, "Frechet distance of the features of results and truths"),
     "hole_fid": Metric(
-        "Frechet distance of hole patches", ".3f", -1, "of 32 px squares around holes, over the perceptual network"
+        "Frechet distance of hole patches x100",
+        ".2f",
+        -1,
+        "of 32 px squares cut from holes, over the perceptual network's features, times 100",
     ),
     "kid": Metric("KID x1000", ".2f", -1, "kernel distance of the same features, unbiased, times 1,000"),
     "cmmd": Metric("CMMD", ".2f", -1, "Gaussian kernel distance of the same features, times 1,000"),
@@ -412,7 +415,9 @@ _SET_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-_PATCH_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"hole_fid": metrics.frechet_distance}
+_PATCH_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "hole_fid": lambda a, b: 100 * metrics.frechet_distance(a, b)
+}
 
 
 def _set_figures(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from photofound.colours import lab
 from photofound.regularizers import PerceptualNet, VisionModel, patch_distance, perceptual_distance
@@ -92,15 +93,16 @@ def hole_patches(rgb: np.ndarray, hole: np.ndarray, side: int = 32, count: int =
 
 @torch.no_grad()
 def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
-    """(N, D) of patches (N, h, w, 3): what tells textures apart. Of a ``PerceptualNet`` the mean of fire5's map (256
-    features that each see some 50 pixels), of any other vision model the mean over its patches."""
+    """(N, D) of patches (N, h, w, 3): what tells textures apart. The mean over places of features that were brought to
+    unit length, as the perceptual distance has them: of a ``PerceptualNet`` fire5's 256, which see some 50 pixels each,
+    of any other vision model those of its own patches."""
     from photofound.image import to_tensor
 
     if not len(patches):
         return np.empty((0, 0))
     batch = torch.cat([to_tensor(patch) for patch in patches])
-    found = net(batch)[4].mean((2, 3)) if isinstance(net, PerceptualNet) else net.patches(batch).mean(1)
-    return found.double().cpu().numpy()
+    found = net(batch)[4].flatten(2).transpose(1, 2) if isinstance(net, PerceptualNet) else net.patches(batch)
+    return F.normalize(found.double(), dim=-1).mean(1).cpu().numpy()
 
 
 def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:

@@ -227,9 +227,8 @@ def test_patches_of_holes_are_compared_as_one_set():
     made = [np.concatenate([features(method.edit(p, seed), p.hole) for p in problems]) for seed in (0, 1)]
     expected = np.mean([metrics.frechet_distance(each, truths) for each in made])
     figure = summarise(found)[0].figures["hole_fid"]
-    assert (
-        truths.shape == (64, 3) and figure.value == pytest.approx(expected) and figure.low < figure.value < figure.high
-    )
+    assert truths.shape == (64, 3) and figure.value == pytest.approx(100 * expected)
+    assert figure.low < figure.value < figure.high
     perfect = replace(found, patches={k: [(n, t, t) for n, _, t in v] for k, v in found.patches.items()})
     assert summarise(perfect)[0].figures["hole_fid"].value == pytest.approx(0, abs=1e-9)
     larger = Problem("x2", "n", "upscale", picture()[::2, ::2], None, picture(), scale=2)

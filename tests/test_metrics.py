@@ -320,7 +320,8 @@ def test_features_of_patches_are_fire5s_mean():
     found = metrics.patch_features(net, patches)
     assert found.shape == (3, 256)
     pixels = torch.from_numpy(patches[1:2]).permute(0, 3, 1, 2) * 2 - 1
-    assert found[1] == pytest.approx(net(pixels)[4].mean((2, 3))[0].numpy(), abs=1e-4)
+    maps = net(pixels)[4][0].double()  # (256, rows, columns)
+    assert found[1] == pytest.approx((maps / maps.square().sum(0).sqrt()).mean((1, 2)).numpy(), abs=1e-5)
 
 
 def test_distances_of_sets_need_two_pictures():
