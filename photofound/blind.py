@@ -85,7 +85,7 @@ def make_pairs(
     pictures = hashlib.sha256(b"".join(result.tobytes() for _, results in found for result in results)).digest()
     rng = np.random.default_rng([seed % 2**32, *pictures[:8]])
     left = _sides([problem.protocol for problem, _ in found], rng)
-    return [_pair(*found[i], left[i]) for i in rng.permutation(len(found))]
+    return [_pair(found[i][0], found[i][1], left[i]) for i in rng.permutation(len(found))]
 
 
 def _edited(method: Method, problem: Problem) -> np.ndarray:
@@ -357,7 +357,8 @@ def _object(path: Path, what: str) -> dict[str, Any]:
 
 
 def _checked_key(path: Path, tree: dict[str, Any]) -> tuple[tuple[str, str], list[dict[str, str]]]:
-    names, pairs = tree.get("methods"), tree.get("pairs")
+    names: Any = tree.get("methods")
+    pairs: Any = tree.get("pairs")
     known = isinstance(names, list) and len(names) == 2 and all(isinstance(name, str) and name for name in names)
     known = known and names[0] != names[1] and isinstance(tree.get("page"), str) and isinstance(pairs, list)
     if not known or not all(_placed(each, names) for each in pairs):

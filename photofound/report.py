@@ -42,7 +42,7 @@ def as_json(found: Evaluation, summaries: Sequence[Summary], about: dict[str, An
         name: {"title": each.title, "style": each.style, "better": each.better, "about": each.about}
         for name, each in METRICS.items()
     }
-    tree = {"about": about, "metrics": metrics, "models": found.models}
+    tree: dict[str, Any] = {"about": about, "metrics": metrics, "models": found.models}
     tree["summary"] = [asdict(each) for each in summaries]
     tree["differences"] = [asdict(each) for each in differences(found)]
     return json.dumps(_finite(tree | {"rows": [asdict(row) for row in found.rows]}), indent=1)
