@@ -483,7 +483,9 @@ def standing(evaluation: Mapping[str, Any] | None) -> list[str]:
     said = []
     for protocol, methods in _by_protocol(evaluation or {"summary": []}).items():
         assert evaluation is not None
-        ours = next((each["figures"] for each in methods if each["method"] == evaluation["method"]), {})
+        ours: Mapping[str, Any] = next(
+            (each["figures"] for each in methods if each["method"] == evaluation["method"]), {}
+        )
         metric = next((name for name in _JUDGED if ours.get(name, {}).get("value") is not None), None)
         others = {each["method"]: each["figures"] for each in methods if each["method"] != evaluation["method"]}
         rivals = [name for name in others if name not in ("untouched", *evaluation.get("models", ()))]

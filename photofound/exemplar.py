@@ -24,7 +24,7 @@ _LARGEST = 256 * 256  # pixels of a picture that is searched as it is; larger on
 _BLOCK = 8  # side of the blocks that are carried up, in pixels of the small picture
 _MARGIN = 2  # by so much neighbouring blocks overlap, in pixels of the small picture
 _CHUNK = 8192  # places that all blocks are compared with at once
-_seed_lock = Lock()  # the library's seed is global
+SEED_LOCK = Lock()  # of whoever calls the library, whose seed is global
 
 
 @cache
@@ -61,7 +61,7 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
         return _smooth(rgb, hole)
     library = _library()
     blank = np.where(hole[..., None], 0, rgb).astype(np.uint8)
-    with _seed_lock:
+    with SEED_LOCK:
         library.set_random_seed(seed)
         filled: np.ndarray = library.inpaint(blank, hole.astype(np.uint8) * 255, patch_size=patch)
     return np.where(hole[..., None], filled, rgb)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 
 from photofound.edit import get_task
 from photofound.engine import resolve_device
+from photofound.exemplar import SEED_LOCK
 from photofound.pipeline import EditPipeline, fast_dtype
 from photofound.protocols import Problem
 
@@ -74,9 +74,6 @@ def _biharmonic(problem: Problem) -> np.ndarray:
     return np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
 
 
-_PATCHMATCH = threading.Lock()  # the library's seed is global to the process
-
-
 def patchmatch_missing() -> str:
     """Why PatchMatch cannot be had and what to install; "" where it can."""
     try:
@@ -101,7 +98,7 @@ def _patchmatch(problem: Problem) -> np.ndarray:
     import patchmatch
 
     assert problem.hole is not None
-    with _PATCHMATCH:
+    with SEED_LOCK:
         patchmatch.set_random_seed(0)
         return patchmatch.inpaint(problem.given, problem.hole.astype(np.uint8) * 255, patch_size=5)
 
