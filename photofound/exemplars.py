@@ -21,9 +21,11 @@ from torch import Tensor
 from photofound import exemplar
 from photofound.data import PhotoStore, to_unit
 from photofound.edit import Condition, Sample, get_task
+from photofound.record import Origin
 
 SHARD = 256
 _PATTERN = "exemplars-*.safetensors"
+_ORIGINS = "origins.json"
 _FLAT = 5.0  # a hole whose content deviates by less (of 255) shows nothing to learn: most of these are drawn again
 _KEPT_FLAT = 0.15
 
@@ -53,6 +55,7 @@ def write(store: PhotoStore, folder: str | Path, samples: int, plan: Plan | None
     folder, plan = Path(folder), plan or Plan()
     folder.mkdir(parents=True, exist_ok=True)
     _check_plan(folder / "plan.json", plan)
+    (folder / _ORIGINS).write_text(json.dumps([asdict(origin) for origin in store.origins()], indent=1))
     todo = [number for number in range(-(-samples // SHARD)) if not _path(folder, number).is_file()]
     if workers <= 1 or len(todo) <= 1:
         for number in todo:
@@ -195,6 +198,11 @@ class Exemplars:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def origins(self) -> tuple[Origin, ...]:
+        """Where the photographs that the samples were drawn from are from, for the model's card."""
+        path = self.folder / _ORIGINS
+        return tuple(Origin(**entry) for entry in json.loads(path.read_text())) if path.is_file() else ()
 
     @property
     def crop(self) -> int:

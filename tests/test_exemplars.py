@@ -29,6 +29,7 @@ def test_holes_are_filled_and_the_rest_is_the_photograph(store, tmp_path):
     given = (condition.hole == 0).expand_as(sample.pixels)
     assert torch.equal(condition.canvas[given], sample.pixels[given])
     assert (condition.canvas[~given] != sample.pixels[~given]).any()
+    assert made.origins() == store.origins()
     assert list(condition.task) == made.task and ((condition.hole == 0) | (condition.hole == 1)).all()
 
 

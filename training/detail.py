@@ -10,7 +10,7 @@ critic that looks at the hole: regression alone would smooth the canvas's textur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from photofound.data import random_int, to_unit
 from photofound.detail import DetailNetwork
 from photofound.edit import get_task
 from photofound.exemplars import Exemplars
-from photofound.pipeline import EditPipeline, fast_dtype
+from photofound.pipeline import EMBEDDED, EditPipeline, fast_dtype
 from photofound.regularizers import (
     FeatureCritic,
     PerceptualNet,
@@ -154,8 +154,6 @@ class DetailStage:
     @torch.no_grad()
     def _guess(self, store: Exemplars, rows: Tensor) -> Tensor:
         """What the model paints, (N, 3, H, W) uint8, without a detail network; the seed is the row's number."""
-        from dataclasses import replace
-
         condition, sample = store.sample(rows, self.device)
         if self.pipeline.config.canvas != "exemplar":
             known = [get_task(name) for name in condition.task]
@@ -223,8 +221,9 @@ class DetailStage:
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the network."""
-        folder = None if self.config.model.start == "embedded" else self.config.model.start
-        return {"parts": ["detail"], "parents": record.inherited(folder)}
+        parents = record.inherited(str(EMBEDDED) if self.config.model.start == "embedded" else self.config.model.start)
+        data = dict.fromkeys(origin for store in self.stores for origin in store.origins())
+        return {"parts": ["detail"], "parents": parents, "data": tuple(data)}
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
