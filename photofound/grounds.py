@@ -23,7 +23,7 @@ from photofound.surfaces import Surface
 _WORK = 512  # longest side at which shadows are drawn: they are soft
 JOIN = 0.3  # how much of a model's light is taken: today's flattens folds and shadows (docs/experiments.md)
 _CELLS = 12  # along the longer side: light varies no faster
-_MOST_GRAIN = 0.02  # of a photograph; more than that is texture
+_MOST_GRAIN = 0.01  # of a photograph; more than that is texture
 
 
 @dataclass(frozen=True)
