@@ -164,12 +164,11 @@ def pictures(pipe: Any, product: Product, photographs: Sequence[Path], folder: P
 
     by_reference = any(each.name == "reference" for each in get_task("outpaint").inputs)
     lines, coloured, textured = ["| pictures | colour | texture |", "|---|---|---|"], 0, 0
-    everywhere = np.ones((SIDE, SIDE), bool)
     for first, second in zip(photographs[::2], photographs[1::2], strict=True):
         about, means, energies = [], [], []
         for path in (first, second):
-            small = grounds.covering(image.load(path).rgb(), (SIDE, SIDE))
-            about.append((mean_lab(small, everywhere), texture_energy(small, everywhere)))
+            small = grounds.covering(image.load(path).rgb(), product.picture.size)
+            about.append((mean_lab(small, product.background), texture_energy(small, product.background)))
             if by_reference:
                 result = edit(pipe, product, "", reference=path)
             else:

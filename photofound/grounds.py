@@ -23,7 +23,7 @@ from photofound.surfaces import Surface
 _WORK = 512  # longest side at which shadows are drawn: they are soft
 JOIN = 0.3  # how much of a model's light is taken: today's flattens folds and shadows (docs/experiments.md)
 _CELLS = 12  # along the longer side: light varies no faster
-_MOST_GRAIN = 0.02  # of a photograph; more than that is texture
+_MOST_GRAIN = 0.01  # of a photograph; more than that is texture
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def _blur(x: np.ndarray, sigma_x: float, sigma_y: float | None = None) -> np.nda
     import cv2
 
     sigma_y = sigma_x if sigma_y is None else sigma_y
-    options = {"sigmaX": max(sigma_x, 0.3), "sigmaY": max(sigma_y, 0.3), "borderType": cv2.BORDER_REPLICATE}
-    return cv2.GaussianBlur(x, (0, 0), **options)
+    sigmas = max(sigma_x, 0.3), max(sigma_y, 0.3)
+    return cv2.GaussianBlur(x, (0, 0), sigmas[0], sigmaY=sigmas[1], borderType=cv2.BORDER_REPLICATE)
 
 
 def _moved(x: np.ndarray, matrix: list[list[float]]) -> np.ndarray:

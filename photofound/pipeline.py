@@ -259,8 +259,16 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = ("tile", "default_steps", "default_guidance", "noise_scale", "distilled", "task_steps", "canvas")
-        names += ("surfaces",)
+        names = (
+            "tile",
+            "default_steps",
+            "default_guidance",
+            "noise_scale",
+            "distilled",
+            "task_steps",
+            "canvas",
+            "surfaces",
+        )
         settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
         if not components:  # these are the same weights still, and the same card is true of them

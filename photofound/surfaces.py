@@ -522,8 +522,9 @@ def _ground(surface: Surface, size: tuple[int, int], seed: int, light: float, ed
         rows = np.flatnonzero(share[:, 0, 0] > 0)
         if len(rows):
             part = slice(rows[0], rows[-1] + 1)
-            at = [np.ascontiguousarray(m[part], np.float32) / 2**number for m in (mapped_x, mapped_y)]
-            made[part] += share[part] * cv2.remap(texture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            at_x, at_y = (np.ascontiguousarray(m[part], np.float32) / 2**number for m in (mapped_x, mapped_y))
+            seen = cv2.remap(texture, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            made[part] += share[part] * seen
         if number < 2:
             texture = cv2.resize(texture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     return _unfocused(made, y, edge)

@@ -47,10 +47,10 @@ def test_grain_is_measured_in_smooth_parts():
     matte, rng = box(240, 320, 20, 220, 40, 280), np.random.default_rng(0)
     smooth = np.full((240, 320, 3), 0.5, np.float32)
     assert grounds.grain_of(smooth, matte) < 1e-3
-    noisy = smooth + 0.012 * rng.standard_normal((240, 320, 1)).astype(np.float32)
-    assert grounds.grain_of(noisy, matte) == pytest.approx(0.012, rel=0.25)
+    noisy = smooth + 0.006 * rng.standard_normal((240, 320, 1)).astype(np.float32)
+    assert grounds.grain_of(noisy, matte) == pytest.approx(0.006, rel=0.25)
     noisy[:100] += 0.3 * (np.indices((100, 320)).sum(0) % 2)[..., None]  # a chequered part does not count
-    assert grounds.grain_of(noisy, matte) == pytest.approx(0.012, rel=0.35)
+    assert grounds.grain_of(noisy, matte) == pytest.approx(0.006, rel=0.35)
 
 
 @pytest.mark.parametrize("view", ["ground", "wall", "flat"])
