@@ -408,6 +408,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         matte[box.slices] = self._matte(rgb[box.slices])
         return matte
 
+    @torch.no_grad()
     def _matte(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W): one look of the head at (H, W, 3) and its mirror image, at the working size."""
         whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
