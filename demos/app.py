@@ -28,7 +28,7 @@ from photofound.demos.theme import CSS, theme
 from photofound.edit import Input, Task, get_task, task_names
 from photofound.image import Picture
 
-FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale")  # the order of tabs; further tasks follow
+FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
 KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")

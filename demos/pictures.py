@@ -79,7 +79,7 @@ def draw(pipe: Any, figure: Figure, out: Path) -> None:
         write(result, out / f"{figure.name}-{way}.jpg")
     write(given(figure.sample, photograph, mask, result.size), out / f"{figure.name}-given.jpg")
     if figure.sample.task == "outpaint":
-        write(marked(photograph, cut_out(photograph)), out / f"{figure.name}-replaced.jpg")
+        write(marked(photograph, cut_out(pipe, photograph)), out / f"{figure.name}-replaced.jpg")
 
 
 def given(sample: Sample, photograph: Image.Image, mask: Image.Image | None, size: tuple[int, int]) -> Image.Image:
@@ -89,12 +89,12 @@ def given(sample: Sample, photograph: Image.Image, mask: Image.Image | None, siz
     return marked(photograph, mask)
 
 
-def cut_out(photograph: Image.Image) -> Image.Image:
+def cut_out(pipe: Any, photograph: Image.Image) -> Image.Image:
     """What outpainting replaces, white, where nobody says what is to be kept."""
     from photofound.image import Picture
     from photofound.tasks.outpaint import subject_matte
 
-    matte = subject_matte(Picture.from_any(photograph))
+    matte = subject_matte(Picture.from_any(photograph), None, pipe.segmenter)
     return Image.fromarray(((1 - matte) * 255).round().astype("uint8"))
 
 

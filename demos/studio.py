@@ -222,7 +222,7 @@ class Studio:
             raise ValueError("there is no result yet; run an edit first")
         picture, folder = desk.result.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
-        format = image.output_format(picture, None, format)
+        format = image.output_format(picture, None, format, alpha=picture.has_alpha and format is None)
         path = folder / f"{desk.result.name}{image.suffix_of(format)}"
         return image.save(provenance.mark(picture), path, format, overwrite=True)
 
@@ -231,7 +231,7 @@ class Studio:
     def cut_out(self, desk: Desk, task: Task) -> Desk:
         """The desk with the task's automatic subject; without one where none is found."""
         try:
-            matte = task.prepare(desk.photo.picture).keep
+            matte = self.models.pipeline(task).prepare(desk.photo.picture).keep
         except ValueError:
             return dataclasses.replace(desk, mattes={k: v for k, v in desk.mattes.items() if k != task.name})
         return dataclasses.replace(desk, mattes=desk.mattes | {task.name: matte})
@@ -274,9 +274,15 @@ class Studio:
     def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job | None:
         """The job that a run would do; None where something is still missing."""
         try:
-            return task.prepare(desk.photo.picture, **self.inputs(desk, task, raw))
+            return self._job(desk, task, self.inputs(desk, task, raw))
         except ValueError:
             return None
+
+    def _job(self, desk: Desk, task: Task, inputs: dict[str, Any]) -> Job:
+        """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""
+        matte = desk.mattes.get(task.name)
+        found = {"segment": lambda rgb: matte} if task.wants_segmenter and matte is not None else {}
+        return task.prepare(desk.photo.picture, **inputs, **found)
 
     # ---------------------------------------------------------------------------------------------------------- runs
 
@@ -294,7 +300,7 @@ class Studio:
         if not 1 <= request.variants <= VARIANTS:
             raise ValueError(f"variants: {request.variants} is not possible; give 1 to {VARIANTS}")
         inputs = self.inputs(desk, task, request.inputs)
-        job = task.prepare(desk.photo.picture, **inputs)  # what is wrong is told before the model is loaded
+        job = self._job(desk, task, inputs)  # what is wrong is told before the model is loaded
         stop = self._running[visitor] = threading.Event()
 
         def on_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:

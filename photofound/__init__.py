@@ -23,6 +23,7 @@ _LAZY = {
     "ExpandPipeline": "photofound.tasks.expand",
     "ErasePipeline": "photofound.tasks.erase",
     "UpscalePipeline": "photofound.tasks.upscale",
+    "CutoutPipeline": "photofound.tasks.cutout",
     "EditPipeline": "photofound.pipeline",
     "EditTransformer": "photofound.transformer",
     "Condition": "photofound.edit",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from photofound.edit import Condition as Condition
     from photofound.image import Picture as Picture
     from photofound.pipeline import EditPipeline as EditPipeline
+    from photofound.tasks.cutout import CutoutPipeline as CutoutPipeline
     from photofound.tasks.erase import ErasePipeline as ErasePipeline
     from photofound.tasks.expand import ExpandPipeline as ExpandPipeline
     from photofound.tasks.inpaint import InpaintPipeline as InpaintPipeline

@@ -459,7 +459,7 @@ def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
     from photofound import image
 
     if args.format is not None:
-        image.output_format(None, None, args.format)
+        image.output_format(None, None, args.format, task.alpha)
     folder = args.image.is_dir()
     photographs = _photographs(args.image)
     for name in _given_files(task, args):
@@ -471,7 +471,7 @@ def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
             if (other := taken.setdefault(path, each.image)) != each.image:
                 raise ValueError(f"{path}: both {other.name} and {each.image.name} would be written to it; rename one")
             _check_output(path, args, folder)
-        image.output_format(None, each.outputs[0], args.format)
+        image.output_format(None, each.outputs[0], args.format, task.alpha)
     if args.report is not None:
         image.check_output(args.report, overwrite=True)
         if args.report in [*taken, *photographs]:
@@ -523,7 +523,7 @@ def _work(task: Task, args: argparse.Namespace, photograph: Path, folder: bool) 
     if target is None or folder or target.is_dir() or args.output.endswith(("/", os.sep)):
         target = target or _default_folder(task, args.image, folder)
         target.mkdir(parents=True, exist_ok=True)
-        target = target / f"{photograph.stem}-{task.name}{_suffix(photograph, args.format)}"
+        target = target / f"{photograph.stem}-{task.name}{_suffix(photograph, args.format, task.alpha)}"
     numbers = [""] if args.num_images == 1 else [f"-{n + 1}" for n in range(args.num_images)]
     outputs = [target.with_name(f"{target.stem}{number}{target.suffix}") for number in numbers]
     saves_subject = getattr(args, "save_subject", False)
@@ -548,9 +548,10 @@ _MAGIC = {
 }
 
 
-def _suffix(photograph: Path, format: str | None) -> str:
-    """The output's suffix: of the format asked for, else of what the photograph is (whatever its name), else .png."""
-    from photofound.image import SUFFIXES, output_format, suffix_of
+def _suffix(photograph: Path, format: str | None, alpha: bool = False) -> str:
+    """The output's suffix: of the format asked for, else of what the photograph is (whatever its name), else .png. With
+    ``alpha`` it is .png, too, where the photograph's format holds none."""
+    from photofound.image import HOLDS_ALPHA, SUFFIXES, output_format, suffix_of
 
     if format is not None:
         return suffix_of(output_format(None, None, format))
@@ -561,6 +562,8 @@ def _suffix(photograph: Path, format: str | None) -> str:
         start = b""  # reading it will say what is wrong with it
     kind = next((name for magic, name in _MAGIC.items() if re.match(magic, start, re.DOTALL)), None)
     named = SUFFIXES.get(photograph.suffix.lower())
+    if alpha and (kind or named) not in HOLDS_ALPHA:
+        return ".png"
     return photograph.suffix if named is not None and named == (kind or named) else suffix_of(kind or "PNG")
 
 
@@ -644,14 +647,14 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     inputs = _inputs(task, args, work.image)
     subject = None
     if work.subject is not None:
-        subject = inputs["subject"] = task.prepare(picture, **inputs).keep
+        subject = inputs["subject"] = model().prepare(picture, **inputs).keep
     images = model()(picture, **inputs, **_settings(args)).images
     if (note := images[0].note) and not args.quiet:
         _say(note)
     overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
-        result = result if args.no_mark else provenance.mark(result)
-        image.save(result, path, image.output_format(picture, path, args.format), overwrite=overwrite)
+        result = result if args.no_mark or not task.generates else provenance.mark(result)
+        image.save(result, path, image.output_format(picture, path, args.format, task.alpha), overwrite=overwrite)
     if subject is not None and work.subject is not None:
         image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:

@@ -250,6 +250,10 @@ class Task(ABC):
         exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
             (``photofound.exemplar``).
         needs_others: whether ``compose`` wants other photographs.
+        wants_segmenter: whether ``prepare`` takes ``segment``, which finds the subject of (H, W, 3) float32 in [0, 1]:
+            a ``masks.Segmenter``.
+        generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
+        alpha: whether results have an alpha channel, which not every file format holds.
         regression: whether there is one right answer, which the model gives in one step from x_1 = 0: such a task is
             trained at t = 1 without noise, and neither steps, guidance nor seed change what comes out.
     """
@@ -261,6 +265,9 @@ class Task(ABC):
     fit: ClassVar[str] = "hole"
     needs_object: ClassVar[bool] = False
     needs_others: ClassVar[bool] = False
+    wants_segmenter: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
+    alpha: ClassVar[bool] = False
     regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
 

@@ -53,7 +53,7 @@ if features.check("avif"):  # a Pillow built from source may lack it
 # What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # WebP may be either; its file says which
-_HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
+HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 _HOLDS_16_BIT = ("PNG", "TIFF")
 _PNG_XMP = "XML:com.adobe.xmp"  # the keyword of the text chunk that holds it
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, as Pillow and OpenCV weigh it
@@ -201,6 +201,13 @@ class Picture:
         window = pixels[at[1] :, at[0] :][rows, columns]
         window[...] = _mix(window, base._native(rgb), keep, base.depth, base.has_alpha, opaque)
         return dataclasses.replace(base, pixels=pixels)
+
+    def with_alpha(self, alpha: np.ndarray) -> Picture:
+        """This picture in RGBA, with `alpha` (H, W) in [0, 1] in place of its own; colours stay the same integers, but
+        where nothing of them is seen they are black."""
+        base = self._without_alpha()._promoted()
+        alpha = np.rint(alpha * base.depth).astype(base.pixels.dtype)[..., None]
+        return dataclasses.replace(base, pixels=np.concatenate([base.pixels * (alpha > 0), alpha], axis=2))
 
     def extend(self, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Picture:
         """A canvas larger by these margins in pixels; the picture lies on it exactly, the rest is black and opaque."""
@@ -895,11 +902,28 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
-def output_format(source: Picture | None, path: str | os.PathLike[str] | None = None, format: str | None = None) -> str:
-    """The format to write: `format` if given, else the path's suffix, else the source's, else PNG.
+def output_format(
+    source: Picture | None,
+    path: str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    alpha: bool = False,
+) -> str:
+    """The format to write: `format` if given, else the path's suffix, else the source's, else PNG. With `alpha` it is
+    one that holds an alpha channel: PNG in place of a source's that does not.
 
-    Raises ValueError for an unknown format or suffix, and for a path whose suffix belongs to another format.
+    Raises ValueError for an unknown format or suffix, for a path whose suffix belongs to another format, and for one
+    that was asked for and does not hold alpha.
     """
+    kind = _output_format(source, path, format)
+    if not alpha or kind in HOLDS_ALPHA:
+        return kind
+    if format is None and (path is None or not Path(path).suffix):
+        return "PNG"
+    kept = ", ".join(sorted(suffix_of(name)[1:] for name in HOLDS_ALPHA))
+    raise ValueError(f"{path or format}: {kind} holds no transparency; use one of {kept}")
+
+
+def _output_format(source: Picture | None, path: str | os.PathLike[str] | None, format: str | None) -> str:
     suffix = Path(path).suffix.lower() if path is not None else ""
     if format is not None:
         wanted = SUFFIXES.get("." + format.lower().lstrip("."))
@@ -1005,7 +1029,7 @@ def _compression(picture: Picture, format: str, quality: int | None) -> tuple[Im
 
 def _fit_to_format(picture: Picture, format: str) -> Picture:
     """The nearest picture that the format can hold."""
-    if (alpha := picture.alpha()) is not None and format not in _HOLDS_ALPHA:
+    if (alpha := picture.alpha()) is not None and format not in HOLDS_ALPHA:
         warnings.warn(f"{format} holds no transparency: flattened onto white; save as PNG to keep it", stacklevel=5)
         white = np.ones((picture.height, picture.width, 3), np.float32)
         picture = picture.paste(white, alpha, flatten=True)

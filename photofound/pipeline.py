@@ -24,11 +24,12 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, exemplar, geometry, grounds, image, masks, reference, text
+from photofound import autoencoder, card, composite, exemplar, geometry, grounds, image, masks, matting, reference, text
 from photofound.detail import DetailNetwork
 from photofound.edit import Backdrop, Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
+from photofound.masks import Segmenter
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -42,6 +43,7 @@ _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; belo
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _TONE = 6.0  # working pixels; what is coarser is colour and light, what is finer is texture
 _BEGIN = 0.5  # of a given background: the time that sampling starts at; its shapes stay, its light may change
+_QUICK = 512  # long side at which an edit refines the outline that it was not given; more takes longer than the edit
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
@@ -361,12 +363,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         unknown = set(settings) - set(Settings.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
-        task = get_task(self.task_name)
         steps, guidance, count = self.check(settings)
         convert = _CONVERTERS.get(settings.get("output_type", "pil"))
         if convert is None:
             raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
-        job = task.prepare(Picture.from_any(source), **inputs)
+        job = self.prepare(Picture.from_any(source), **inputs)
         generators = _generators(settings.get("generator"), count)
         callback = settings.get("callback_on_step_end")
         # One after another, since variants that share a generator draw from it in turn.
@@ -374,6 +375,62 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         images = [convert(picture) for picture in pictures]
         notes = [picture.note for picture in pictures]
         return EditOutput(images=images, notes=notes) if settings.get("return_dict", True) else (images,)
+
+    def prepare(self, picture: Picture, **inputs: Any) -> Job:
+        """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one."""
+        task = get_task(self.task_name)
+        return task.prepare(picture, **inputs, **({"segment": self.segmenter} if task.wants_segmenter else {}))
+
+    @property
+    def has_cutout(self) -> bool:
+        """Whether the checkpoint has a head that finds subjects."""
+        return "cutout" in self.transformer.config.tasks
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """What finds a photograph's subject in no time: the head ``cutout``, its outline refined, where the checkpoint
+        has one, else GrabCut."""
+        if not self.has_cutout:
+            return masks.grabcut
+        return lambda rgb: matting.refine(rgb, self.segment(rgb), _QUICK, soft=False)
+
+    @torch.no_grad()
+    def segment(self, rgb: np.ndarray) -> np.ndarray:
+        """The subject's matte by the head ``cutout``: all of the photograph is looked at, then the subject alone,
+        closer.
+
+        Args:
+            rgb: (H, W, 3) float32 in [0, 1].
+
+        Returns:
+            (H, W) float32 in [0, 1], 1 = subject; as fine as the model's working size.
+        """
+        matte = self._matte(rgb)
+        height, width = matte.shape
+        if not (matte > 0.5).any():
+            return matte
+        box = geometry.bounding_box(matte > 0.5)
+        box = geometry.grow_box(box, max(4, max(box.width, box.height) // 6), 16, width, height)
+        if max(box.width, box.height) > 0.8 * max(width, height):
+            return matte
+        matte[box.slices] = self._matte(rgb[box.slices])
+        return matte
+
+    @torch.no_grad()
+    def _matte(self, rgb: np.ndarray) -> np.ndarray:
+        """(H, W): one look of the head at (H, W, 3) and its mirror image, at the working size."""
+        whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
+        height, width = _scaled_size(whole, self.config.tile / max(whole.width, whole.height))
+        pixels = self._padded(composite.resize(image.to_tensor(rgb), (height, width)).clamp(-1, 1))
+        pixels = torch.cat([pixels, pixels.flip(-1)]).to(self._execution_device)
+        condition = Condition(pixels, torch.ones_like(pixels[:, :1]), ["cutout"] * 2, [""] * 2, torch.zeros(2))
+        folded = fold_condition(condition, self.vae, self.transformer.config.condition_space)
+        latents = folded.new_zeros((2, self.transformer.config.in_channels, *folded.shape[-2:]), dtype=torch.float32)
+        velocity = self._velocity(condition, folded.to(self.transformer.dtype), 1.0, condition.hole)
+        made = autoencoder.decode(self.vae, latents - velocity(latents, torch.ones(()))).mean(1, keepdim=True)
+        self.maybe_free_model_hooks()
+        made = ((made[:1] + made[1:].flip(-1)) / 4 + 0.5)[..., :height, :width].cpu()
+        return composite.resize(made, rgb.shape[:2])[0, 0].clamp(0, 1).numpy()
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""

@@ -240,7 +240,7 @@ class Engine:
     def _prepare(self, ticket: Ticket) -> Any:
         """The ticket's Job, or None, with the ticket told why there is none."""
         try:
-            return get_task(ticket.edit.task).prepare(ticket.edit.picture, **ticket.edit.inputs)
+            return self._pipeline(ticket.edit.task).prepare(ticket.edit.picture, **ticket.edit.inputs)
         except Exception as error:
             ticket.result.set_exception(error)
             return None
@@ -527,10 +527,11 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPool
                 if value is not None:
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
             settings = (fields["seed"], fields["num_inference_steps"], fields["guidance_scale"])
+            kind = _format(task, picture, fields["format"])
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
             if (result := await _wait(request, engine, ticket)) is None:
                 return Response(status_code=GONE)
-            kind, data = await in_thread(_encode, result, picture, fields["format"], fields["mark"])
+            data = await in_thread(_encode, result, kind, fields["mark"] and task.generates)
         return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket, result.note))
 
     edit.__name__ = task.name
@@ -551,11 +552,14 @@ def _read(upload: UploadFile, name: str, max_pixels: int) -> Picture:
     return image.decode(data, name, max_pixels)
 
 
-def _encode(result: Picture, source: Picture, format: str | None, marked: bool) -> tuple[str, bytes]:
-    """(format, bytes) of the answer: in the photograph's format, with its profile and metadata, unless another is
-    asked for."""
-    kind = image.output_format(source, None, format)
-    return kind, image.encode(mark(result) if marked else result, kind)
+def _format(task: Task, photograph: Picture, asked: str | None) -> str:
+    """The answer's: the photograph's, unless another is asked for, or the photograph's cannot hold the result."""
+    return image.output_format(photograph, None, asked, task.alpha)
+
+
+def _encode(result: Picture, kind: str, marked: bool) -> bytes:
+    """The answer's bytes, with the photograph's profile and metadata."""
+    return image.encode(mark(result) if marked else result, kind)
 
 
 async def _wait(request: Request, engine: Engine, ticket: Ticket) -> Picture | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound import masks
+from photofound import masks, matting
 from photofound.edit import Condition, Job, Sample, Task
 from photofound.image import Picture
 from photofound.masks import uniform
@@ -40,6 +41,33 @@ class CutoutPipeline(EditPipeline):
         """
         return self.edit(image, settings)
 
+    def run(
+        self,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callable[..., dict[str, Tensor]] | None = None,
+    ) -> list[Picture]:
+        """One picture per job. The model's matte is only the start here: what it looks at and what becomes of it is
+        ``segment`` and ``matting``, in place of sampling and ``finish``."""
+        return [self._cut(job.picture) for job in jobs]
+
+    def _cut(self, picture: Picture) -> Picture:
+        own = picture.alpha()
+        if own is not None and own.min() < 1:  # it is cut out already
+            return picture.with_alpha(own)
+        rgb = picture.rgb()
+        rough = masks.cut_out(rgb, self.segment if self.has_cutout else masks.grabcut)
+        matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough))
+        # What the file will hold decides where the edge is soft.
+        matte = np.rint(matte * picture.depth) / np.float32(picture.depth)
+        soft = (matte > 0) & (matte < 1)
+        if soft.any():
+            colours = matting.subject_colours(rgb, matte)
+            picture = picture.paste(colours, (~soft).astype(np.float32), opaque=False, colour=True, flatten=True)
+        return picture.with_alpha(matte)
+
 
 class Cutout(Task):
     name = "cutout"
@@ -49,6 +77,8 @@ class Cutout(Task):
     fit = "canvas"
     needs_object = True
     needs_others = True
+    generates = False
+    alpha = True
     regression = True
 
     def prepare(self, picture: Picture, prompt: str = "") -> Job:

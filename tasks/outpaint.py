@@ -14,6 +14,7 @@ from photofound import image as images
 from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task
 from photofound.geometry import Box
 from photofound.image import Picture
+from photofound.masks import Segmenter
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 from photofound.surfaces import Surface
 
@@ -68,11 +69,18 @@ class Outpaint(Task):
     pipeline = OutpaintPipeline
     fit = "canvas"
     needs_object = True
+    wants_segmenter = True
 
     def prepare(
-        self, picture: Picture, prompt: str = "", subject: Any = None, reference: Any = None, gallery: Any = None
+        self,
+        picture: Picture,
+        prompt: str = "",
+        subject: Any = None,
+        reference: Any = None,
+        gallery: Any = None,
+        segment: Segmenter = masks.grabcut,
     ) -> Job:
-        matte = subject_matte(picture, subject)
+        matte = subject_matte(picture, subject, segment)
         soft = (matte > 0) & (matte < 1)
         if soft.any() and not _has_own(picture, subject):
             rgb = masks.foreground_colours(picture.rgb(), matte)
@@ -110,8 +118,8 @@ class Outpaint(Task):
         return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
 
 
-def subject_matte(picture: Picture, subject: Any = None) -> np.ndarray:
-    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else an automatic cut-out.
+def subject_matte(picture: Picture, subject: Any = None, segment: Segmenter = masks.grabcut) -> np.ndarray:
+    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else what ``segment`` finds.
 
     Raises ValueError when it marks nothing or everything.
     """
@@ -121,7 +129,7 @@ def subject_matte(picture: Picture, subject: Any = None) -> np.ndarray:
     elif alpha is not None and _has_own(picture, subject):
         matte = alpha
     else:
-        matte = masks.cut_out(picture.rgb())
+        matte = masks.cut_out(picture.rgb(), segment)
     images.require_hole(matte, "subject", white="kept")
     return matte
 

@@ -168,6 +168,10 @@ def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, 
     assert provenance.source_type(image.load(path)) == provenance.COMPOSITE
     result, given = np.asarray(Image.open(path)), pixels()
     job = get_task(task).prepare(image.load(photograph), **work.inputs(desk, get_task(task), request(task).inputs))
+    if task == "cutout":
+        opaque = result[..., 3] == 255
+        assert 0.05 < opaque.mean() < 0.5 and (result[opaque, :3] == given[opaque]).all()
+        return
     kept = job.keep == 1
     assert result.shape == job.picture.pixels.shape
     if task == "upscale":
@@ -407,7 +411,7 @@ def test_a_whole_visit(page, photograph):
 
 def test_every_example_can_be_run(page):
     """Photographs from scikit-image's wheel, with their masks and words."""
-    for tab in page.tabs:
+    for tab in (tab for tab in page.tabs if tab.example is not None):
         desk, *_ = page.on_example(tab, None)
         values = page.on_fill(tab, desk)
         values = values if len(tab.inputs) > 1 else [values]

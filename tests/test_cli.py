@@ -43,6 +43,9 @@ class FakePipeline:
     def set_progress_bar_config(self, **settings):
         pass
 
+    def prepare(self, picture, **inputs):
+        return Retouch().prepare(picture, **inputs)
+
     def __call__(self, picture, **inputs):
         self.calls.append((picture, inputs))
         if self.fails_on and self.fails_on in str(picture.path):

@@ -1,0 +1,136 @@
+"""From a rough matte to a fine one, against drawn truths; with pymatting and without."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from photofound import matting
+
+WITH = pytest.mark.skipif(importlib.util.find_spec("pymatting") is None, reason="needs the extra matting")
+
+
+def star(height=300, width=400, points=5):
+    """A photograph (H, W, 3) of a star on an uneven ground, its true matte, and the two colours it is mixed of."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = (y - 0.55 * height) / height, (x - 0.45 * width) / height
+    radius = 0.26 + 0.08 * np.cos(points * np.arctan2(y, x))
+    matte = np.clip((radius - np.hypot(y, x)) * height / 3 + 0.5, 0, 1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    ground = np.stack([0.35 + 0.3 * x, 0.5 + 0.2 * y, 0.75 - 0.2 * x], -1)
+    own = np.stack([0.85 - 0.2 * y, 0.3 + 0.1 * x, 0.2 + 0 * x], -1)
+    noise = rng.normal(0, 0.015, (height, width, 1))
+    photo = (matte[..., None] * own + (1 - matte[..., None]) * ground + noise).clip(0, 1)
+    return photo.astype(np.float32), matte, own.astype(np.float32)
+
+
+def roughened(matte, side=24):
+    """A matte as a coarse head would give it: small, blurred and a little beside itself."""
+    height, width = matte.shape
+    small = cv2.resize(matte, (side * width // height, side), interpolation=cv2.INTER_AREA)
+    rough = cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.6), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.roll(rough.clip(0, 1), (2, 2), (0, 1))
+
+
+@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=WITH)])
+@pytest.mark.parametrize("working", [200, 1024])
+def test_a_rough_matte_becomes_the_outline(soft, working):
+    photo, truth, _ = star()
+    rough = roughened(truth)
+    fine = matting.refine(photo, rough, working, soft)
+    before, after = (matting.iou(m > 0.5, truth > 0.5) for m in (rough, fine))
+    assert before < 0.95 and after > 0.98 and np.abs(fine - truth).mean() < 0.25 * np.abs(rough - truth).mean()
+    deep = cv2.erode((truth == 1).astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
+    far = cv2.dilate((truth > 0).astype(np.uint8), np.ones((31, 31), np.uint8)) == 0
+    assert fine.dtype == np.float32 and (fine[deep] == 1).all() and (fine[far] == 0).all()
+
+
+def test_a_large_photograph_is_refined_at_the_working_size_and_keeps_its_own_edge():
+    photo, truth, _ = star(1500, 2000)
+    fine = matting.refine(photo, roughened(truth, 40), 512, soft=False)
+    assert fine.shape == truth.shape and matting.iou(fine > 0.5, truth > 0.5) > 0.985
+    assert ((fine > 0) & (fine < 1)).mean() < 0.05, "soft near the edge alone"
+
+
+def test_grabcut_is_not_believed_where_it_disagrees(monkeypatch):
+    photo, truth, _ = star()
+    rough = roughened(truth)
+    right = matting.refine_outline(photo, rough)
+
+    def mistaken(pixels, label, *rest):
+        label[:] = cv2.GC_BGD
+        label[:10] = cv2.GC_FGD
+
+    monkeypatch.setattr(cv2, "grabCut", mistaken)
+    assert (matting.refine_outline(photo, rough) == (rough > 0.5)).all()
+    assert (right != (rough > 0.5)).any()
+
+
+@pytest.mark.parametrize("matte", [np.zeros((20, 30)), np.ones((20, 30)), np.eye(20, 30)])
+def test_nothing_all_and_threads_are_no_errors(matte):
+    matte = matte.astype(np.float32)
+    fine = matting.refine(np.full((20, 30, 3), 0.5, np.float32), matte)
+    assert fine.shape == matte.shape and np.isfinite(fine).all() and fine.min() >= 0 and fine.max() <= 1
+    assert fine.any() == matte.any() or not matte.all()
+
+
+def test_the_guided_filter_is_that_of_the_paper():
+    rng = np.random.default_rng(0)
+    guide, x = rng.random((2, 12, 15)).astype(np.float32)
+    radius, epsilon = 2, 0.01
+    lines = np.zeros((2, 12, 15))
+    padded = [np.pad(each, radius, mode="reflect") for each in (guide, x)]
+    for i in range(12):
+        for j in range(15):
+            g, p = (each[i : i + 5, j : j + 5] for each in padded)
+            slope = ((g * p).mean() - g.mean() * p.mean()) / (g.var() + epsilon)
+            lines[:, i, j] = slope, p.mean() - slope * g.mean()
+    a, b = (
+        np.array([[m[i : i + 5, j : j + 5].mean() for j in range(15)] for i in range(12)])
+        for m in (np.pad(line, radius, mode="reflect") for line in lines)
+    )
+    assert np.abs(matting.guided_filter(guide, x, radius, epsilon) - (a * guide + b)).max() < 1e-4
+
+
+@pytest.mark.parametrize("fine", [False, pytest.param(True, marks=WITH)])
+def test_soft_pixels_get_the_subjects_own_colours_and_others_stay(fine, monkeypatch):
+    monkeypatch.setattr(matting, "has_pymatting", lambda: fine)
+    photo, matte, own = star()
+    colours = matting.subject_colours(photo, matte)
+    soft = (matte > 0.2) & (matte < 1)
+    assert (colours[(matte == 0) | (matte == 1)] == photo[(matte == 0) | (matte == 1)]).all()
+    assert np.abs(colours - own)[soft].mean() < 0.3 * np.abs(photo - own)[soft].mean()
+    assert matting.subject_colours(photo, (matte > 0.5).astype(np.float32)) is photo
+
+
+@WITH
+def test_both_soft_edges_are_near_the_truth_and_closed_form_is_nearer():
+    photo, truth, _ = star()
+    band = (truth > 0) & (truth < 1)
+    errors = [np.abs(matting.soft_edge(photo, truth > 0.5, soft) - truth)[band].mean() for soft in (True, False)]
+    assert errors[0] < errors[1] < 0.25
+
+
+def test_without_pymatting_the_edge_is_soft_too(monkeypatch):
+    photo, truth, _ = star()
+    monkeypatch.setattr(matting, "has_pymatting", lambda: False)
+    edge = matting.soft_edge(photo, truth > 0.5)
+    assert ((edge > 0) & (edge < 1)).any()
+    assert (edge == matting.soft_edge(photo, truth > 0.5, closed_form=False)).all()
+
+
+def test_numba_is_not_imported_at_the_start():
+    code = "import sys, photofound.tasks.cutout; sys.exit(any(m in sys.modules for m in ('pymatting', 'numba')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_iou():
+    a, b = np.zeros((2, 4, 4), bool)
+    assert matting.iou(a, b) == 1
+    a[:2], b[1:3] = True, True
+    assert matting.iou(a, b) == pytest.approx(1 / 3)
