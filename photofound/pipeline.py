@@ -29,6 +29,7 @@ from photofound.edit import Condition, Job, Task, enlargement_strength, get_task
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import reach
+from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -156,11 +157,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
+        upscaler: a network that enlarges pictures by itself (``photofound.superresolution``), or None: then the
+            transformer does it.
     """
 
     task_name: ClassVar[str]
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->transformer->vae->upscaler"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "upscaler"]
     _callback_tensor_inputs = ["latents"]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
@@ -178,12 +181,14 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         noise_scale: float = 1.0,
         distilled: dict[str, Any] | None = None,
         task_steps: dict[str, int] | None = None,
+        upscaler: Upscaler | None = None,
     ) -> None:
         super().__init__()
         autoencoder.hasten(vae)
         self.register_modules(
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
+        self.register_modules(upscaler=None if upscaler is None else upscaler.to(memory_format=torch.channels_last))
         self.register_to_config(
             tile=tile,
             default_steps=default_steps,
@@ -341,8 +346,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
         count = settings.get("num_images_per_prompt", 1)
-        if not isinstance(steps, int) or not 1 <= steps <= 1000:
-            raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from 1 to 1000")
+        least = 0 if self._enlarges_alone(self.task_name) else 1
+        if not isinstance(steps, int) or not least <= steps <= 1000:
+            raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from {least} to 1000")
         if not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100:
             raise ValueError(f"guidance_scale: {guidance!r} must be a number from 0 to 100; 1 is no guidance")
         if not isinstance(count, int) or not 1 <= count <= 64:
@@ -350,7 +356,12 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return steps, float(guidance), count
 
     def _default_steps(self, task: str) -> int:
-        return (self.config.task_steps or {}).get(task, self.config.default_steps)
+        default = 0 if self._enlarges_alone(task) else self.config.default_steps
+        return (self.config.task_steps or {}).get(task, default)
+
+    def _enlarges_alone(self, task: str) -> bool:
+        """Whether the upscaler does this task without the transformer, unless steps are asked for."""
+        return task == "upscale" and self.upscaler is not None
 
     @torch.no_grad()
     def run(
