@@ -24,7 +24,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, geometry, image, text
+from photofound import autoencoder, card, composite, geometry, image, superresolution, text
 from photofound.edit import Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
@@ -227,7 +227,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if teacher:
             kwargs |= _teacher(Path(source), kwargs["dtype"])
         pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
-        if {"transformer", "vae", "text_encoder"} & set(kwargs):  # not the folder's, so its card is not theirs
+        if {"transformer", "vae", "text_encoder", "upscaler"} & set(kwargs):  # not the folder's: its card is not theirs
             pipeline.register_to_config(_name_or_path=None)
         return pipeline
 
@@ -416,10 +416,15 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return F.pad(x, padding, value=1.0) if hole else F.pad(x, padding, mode="replicate")
 
     def _enlarged(self, made: Tensor, hole: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscale task, where the
-        checkpoint has it and the enlargement is worth it and not too large; by bicubic interpolation otherwise."""
+        """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscaler, or by the upscale
+        task, where the checkpoint has it and the enlargement is worth it and not too large; by bicubic interpolation
+        otherwise."""
         height, width = hole.shape[-2:]
         scale = max(height / made.shape[-2], width / made.shape[-1])
+        if scale >= 1.25 and self.upscaler is not None:
+            where = _shrink_hole(hole, (made.shape[-2], made.shape[-1]))
+            detailed = superresolution.enlarged_to(self.upscaler, made, (height, width), where)
+            return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
         if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks:

@@ -20,6 +20,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from photofound import composite
 from photofound.geometry import Box
 
 _PART = 192  # pixels of the small picture: what is computed at once stays near the processor
@@ -62,15 +63,16 @@ class Upscaler(ModelMixin, ConfigMixin):
         self._initialise()
 
     def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
         for block in self.blocks:
+            assert isinstance(block, ResidualBlock)
             nn.init.kaiming_normal_(block.first.weight)
-            nn.init.zeros_(block.first.bias)
             nn.init.kaiming_normal_(block.second.weight)
             block.second.weight.data.mul_(0.1)  # each block begins as nearly the identity, so that depth costs nothing
-            nn.init.zeros_(block.second.bias)
         for layer in (*self.tails.values(), *(self.guides.values() if self.config.guided else ())):
             nn.init.zeros_(layer.weight)  # begins as the bicubic enlargement, and without a guide
-            nn.init.zeros_(layer.bias)
 
     @property
     def reach(self) -> int:
@@ -136,6 +138,15 @@ def enlarged(
             made = model(part, scale, shown)
         out[(..., *_times(box, scale).slices)] = made[(..., *_times(inner, scale).slices)].clamp(-1, 1)
     return out
+
+
+def enlarged_to(model: Upscaler, low: Tensor, size: tuple[int, int], where: Tensor | None = None) -> Tensor:
+    """``enlarged`` to any (H, W) that is not smaller: by the nearest scale above it that the model knows, then
+    resampled."""
+    wanted = max(size[0] / low.shape[-2], size[1] / low.shape[-1])
+    scales = sorted(model.config.scales)
+    scale = next((s for s in scales if s >= wanted), scales[-1])
+    return composite.resize(enlarged(model, low, scale, where=where), size)
 
 
 def _times(box: Box, scale: int) -> Box:

@@ -19,7 +19,7 @@ APPLICATIONS = ("tasks", "training", "demos")
 # A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
 ORDER = """
     config record image provenance geometry masks composite edit
-    layers transformer autoencoder text objective regularizers consistency card pipeline convert
+    layers transformer autoencoder superresolution text objective regularizers consistency card pipeline convert
     colours data sources precomputed stream drawn engine optim ema checkpoint trainer estimate
     metrics features protocols methods evaluation report export serve cli cluster __main__
 """.split()

@@ -198,6 +198,21 @@ def test_every_picture_is_enlarged_and_comes_back(folder, given, scale):
     assert np.abs(np.asarray(small, float) - np.asarray(before, float)).mean() < 2
 
 
+def test_what_was_made_smaller_is_enlarged_by_it(folder):
+    """Of a fill only what lies in the hole, at any size; scaled down it is what was made."""
+    pipe, low = load(folder), pixels()
+    pipe.transformer.register_forward_hook(lambda *_: pytest.fail("the transformer is not needed"))
+    hole = torch.zeros(1, 1, 93, 131)
+    hole[..., 20:60, 30:70] = 1
+    made = pipe._enlarged(low, hole, None)
+    assert made.shape == (1, 3, 93, 131)
+    assert (superresolution.composite.shrink(made, (40, 56)) - low).abs().mean() < 2 / 255
+    by_hand = superresolution.composite.resize(enlarged(pipe.upscaler, low, 3), (93, 131))
+    by_hand = superresolution.composite.back_project(by_hand, low)
+    torch.testing.assert_close(made, by_hand, atol=1e-5, rtol=0)
+    assert pipe._enlarged(low, torch.ones(1, 1, 400, 560), None).shape == (1, 3, 400, 560), "beyond its scales, too"
+
+
 def test_a_long_one_can_be_stopped(folder, monkeypatch):
     """The callback comes before each part, as it does after each step of the transformer."""
     monkeypatch.setattr(superresolution, "_PART", 16)
@@ -245,8 +260,9 @@ def test_degraded_pairs_are_degraded():
 
 
 def test_training_beats_interpolation_and_leaves_a_model(tmp_path):
-    settings = ["model.scales=[2, 4]", "data.shares=[0.7, 0.3]", "train.steps=100", "train.batch_size=8", "train.warmup_steps=5", "train.lr=0.003", "train.ema=0.9"]
-    settings += ["train.optimizer=muon", "train.weight_decay=0.0", "train.precision=fp32", "train.trackers=[]"]
+    settings = ["model.scales=[2, 4]", "data.shares=[0.7, 0.3]", "train.steps=100", "train.batch_size=8"]
+    settings += ["train.warmup_steps=5", "train.lr=0.003", "train.ema=0.9", "train.optimizer=muon"]
+    settings += ["train.weight_decay=0.0", "train.precision=fp32", "train.trackers=[]"]
     made = stage(*settings, "train.schedule=cosine")
     run = Trainer(made.config.train, made, tmp_path)
     before = made.validate()
