@@ -6,7 +6,8 @@
 
 The photograph is drawn, the same for everybody: a lit ball before a textured ground. Inpaint and erase take a hole as
 wide as a quarter of the short side, expand adds a quarter of the width on the left and on the right, upscale doubles
-the sides of what it is given (without an upscaler not at more than two megapixels), outpaint cuts the ball out by itself and has a prompt.
+the sides of what it is given (without an upscaler not at more than two megapixels), outpaint cuts the ball out by
+itself and has a prompt.
 
 A row gives the median of the whole call and of its parts: what the task prepares (masks, cutting out), text,
 encoder, network (all calls, and their number), decoder, the upscaler, what the task finishes (seams, compositing,
