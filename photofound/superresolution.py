@@ -45,21 +45,15 @@ class Upscaler(ModelMixin, ConfigMixin):
         channels: D. Multiples of 32 suit the matrix units of processors.
         depth: residual blocks.
         scales: the enlargements that it knows.
-        guided: whether it can be shown a guess of the result, such as the transformer's. The guess joins by layers that
-            start at zero, so that a model which was trained without one can go on with it.
     """
 
     @register_to_config
-    def __init__(
-        self, channels: int = 64, depth: int = 5, scales: Sequence[int] = (2, 3, 4), guided: bool = False
-    ) -> None:
+    def __init__(self, channels: int = 64, depth: int = 5, scales: Sequence[int] = (2, 3, 4)) -> None:
         super().__init__()
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(depth))
         self.body = nn.Conv2d(channels, channels, 3, padding=1)
         self.tails = nn.ModuleDict({f"x{s}": nn.Conv2d(channels, 3 * s * s, 3, padding=1) for s in scales})
-        if guided:
-            self.guides = nn.ModuleDict({f"x{s}": nn.Conv2d(3 * s * s, channels, 3, padding=1) for s in scales})
         self._initialise()
 
     def _initialise(self) -> None:
@@ -71,29 +65,23 @@ class Upscaler(ModelMixin, ConfigMixin):
             nn.init.kaiming_normal_(block.first.weight)
             nn.init.kaiming_normal_(block.second.weight)
             block.second.weight.data.mul_(0.1)  # each block begins as nearly the identity, so that depth costs nothing
-        for layer in (*self.tails.values(), *(self.guides.values() if self.config.guided else ())):
-            nn.init.zeros_(layer.weight)  # begins as the bicubic enlargement, and without a guide
+        for tail in self.tails.values():
+            assert isinstance(tail, nn.Conv2d)
+            nn.init.zeros_(tail.weight)  # begins as the bicubic enlargement
 
     @property
     def reach(self) -> int:
         """How many pixels of the small picture a result depends on in each direction."""
         return 2 * self.config.depth + 3
 
-    def forward(self, low: Tensor, scale: int, guess: Tensor | None = None) -> Tensor:
-        """(B, 3, h, w) in [-1, 1] to (B, 3, s h, s w), float32, about in [-1, 1].
-
-        ``guess`` (B, 3, s h, s w) in [-1, 1] is what a guided model is shown beside it; None shows none.
-        """
-        dtype, base = self.head.weight.dtype, enlarge(low.float(), scale)
-        x = self.head(low.to(dtype))  # (B, D, h, w)
-        if guess is not None:
-            x = x + self.guides[f"x{scale}"](F.pixel_unshuffle(guess.float() - base, scale).to(dtype))
-        head = x
+    def forward(self, low: Tensor, scale: int) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] to (B, 3, s h, s w), float32, about in [-1, 1]."""
+        x = head = self.head(low.to(self.head.weight.dtype))  # (B, D, h, w)
         for block in self.blocks:
             x = block(x)
         x = self.body(x) + head
         detail = F.pixel_shuffle(self.tails[f"x{scale}"](x), scale)  # (B, 3, s h, s w)
-        return base + detail.float()  # added in float32: bfloat16 has no room for a picture's last bit
+        return enlarge(low.float(), scale) + detail.float()  # in float32: bfloat16 has no room for a picture's last bit
 
 
 def enlarge(low: Tensor, scale: int) -> Tensor:
@@ -106,7 +94,6 @@ def enlarged(
     model: Upscaler,
     low: Tensor,
     scale: int,
-    guess: Tensor | None = None,
     where: Tensor | None = None,
     step: Callable[[], None] | None = None,
 ) -> Tensor:
@@ -117,7 +104,6 @@ def enlarged(
     the whole, to rounding.
 
     Args:
-        guess: (1, 3, s h, s w), for a guided model.
         where: (1, 1, h, w) > 0 where the result is wanted; parts without any of it are enlarged by interpolation.
         step: called before each part.
     """
@@ -134,19 +120,23 @@ def enlarged(
         if where is not None and not where[(..., *box.slices)].any():
             made = enlarge(part.float(), scale)
         else:
-            shown = None if guess is None else guess[(..., *_times(around, scale).slices)].to(place)
-            made = model(part, scale, shown)
+            made = model(part, scale)
         out[(..., *_times(box, scale).slices)] = made[(..., *_times(inner, scale).slices)].clamp(-1, 1)
     return out
 
 
-def enlarged_to(model: Upscaler, low: Tensor, size: tuple[int, int], where: Tensor | None = None) -> Tensor:
-    """``enlarged`` to any (H, W) that is not smaller: by the nearest scale above it that the model knows, then
-    resampled."""
+def enlarged_to(
+    model: Upscaler,
+    low: Tensor,
+    size: tuple[int, int],
+    where: Tensor | None = None,
+    step: Callable[[], None] | None = None,
+) -> Tensor:
+    """``enlarged`` to any (H, W): by the nearest scale above it that the model knows, or its largest, then resampled."""
     wanted = max(size[0] / low.shape[-2], size[1] / low.shape[-1])
     scales = sorted(model.config.scales)
     scale = next((s for s in scales if s >= wanted), scales[-1])
-    return composite.resize(enlarged(model, low, scale, where=where), size)
+    return composite.resize(enlarged(model, low, scale, where, step), size)
 
 
 def _times(box: Box, scale: int) -> Box:

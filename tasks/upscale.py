@@ -68,7 +68,7 @@ class UpscalePipeline(EditPipeline):
             if callback is not None:
                 callback(self, next(parts), torch.zeros(()), {"latents": low})
 
-        made = superresolution.enlarged(self.upscaler, low, job.picture.width // low.shape[-1], step=step)
+        made = superresolution.enlarged_to(self.upscaler, low, (job.picture.height, job.picture.width), step=step)
         self.maybe_free_model_hooks()
         return get_task("upscale").finish(job, made, Box(0, 0, job.picture.width, job.picture.height))
 

@@ -213,6 +213,12 @@ def test_what_was_made_smaller_is_enlarged_by_it(folder):
     assert pipe._enlarged(low, torch.ones(1, 1, 400, 560), None).shape == (1, 3, 400, 560), "beyond its scales, too"
 
 
+def test_a_scale_that_it_does_not_know_is_made_of_the_next(folder):
+    pipe = load(folder)
+    pipe.register_modules(upscaler=upscaler(scales=(2, 4)))
+    assert np.asarray(pipe(photo(), scale=3).images[0]).shape == (120, 168, 3)
+
+
 def test_a_long_one_can_be_stopped(folder, monkeypatch):
     """The callback comes before each part, as it does after each step of the transformer."""
     monkeypatch.setattr(superresolution, "_PART", 16)
