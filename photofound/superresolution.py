@@ -132,7 +132,7 @@ def enlarged_to(
     where: Tensor | None = None,
     step: Callable[[], None] | None = None,
 ) -> Tensor:
-    """``enlarged`` to any (H, W): by the nearest scale above it that the model knows, or its largest, then resampled."""
+    """``enlarged`` to any (H, W): by the next scale above it that the model knows, or its largest, then resampled."""
     wanted = max(size[0] / low.shape[-2], size[1] / low.shape[-1])
     scales = sorted(model.config.scales)
     scale = next((s for s in scales if s >= wanted), scales[-1])
