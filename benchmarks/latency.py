@@ -6,11 +6,13 @@
 
 The photograph is drawn, the same for everybody: a lit ball before a textured ground. Inpaint and erase take a hole as
 wide as a quarter of the short side, expand adds a quarter of the width on the left and on the right, upscale doubles
-the sides of what it is given (not at more than two megapixels), outpaint cuts the ball out by itself and has a prompt.
+the sides of what it is given (without an upscaler not at more than two megapixels), outpaint cuts the ball out by
+itself and has a prompt.
 
 A row gives the median of the whole call and of its parts: what the task prepares (masks, cutting out), text,
-encoder, network (all calls, and their number), decoder, what the task finishes (seams, compositing, back-projection);
-the rest is scaling and sampling. "CPU" is processor time over all threads: on a busy machine it is the steadier figure.
+encoder, network (all calls, and their number), decoder, the upscaler, what the task finishes (seams, compositing,
+back-projection); the rest is scaling and sampling. "CPU" is processor time over all threads: on a busy machine it is
+the steadier figure.
 "PRX" is the same call with diffusers' PRXTransformer2DModel of the same shape in place of our transformer (it has no
 input for the photograph, so that it has less to do). Last, the
 command line: from a cold start to the written file.
@@ -37,12 +39,12 @@ from diffusers import PRXTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
 
-from photofound import autoencoder
+from photofound import autoencoder, superresolution
 from photofound.edit import get_task, task_names
 from photofound.pipeline import EditPipeline
 from photofound.transformer import PRX_FIELDS
 
-PARTS = ("prepare", "text", "encode", "network", "decode", "finish")
+PARTS = ("prepare", "text", "encode", "network", "decode", "enlarge", "finish")
 COLUMNS = ("task", "size", "seconds", "CPU", *PARTS, "calls", "PRX", "PRX CPU", "peak MB")
 
 
@@ -152,6 +154,7 @@ class Bench:
             "encode": (autoencoder, "encode"),
             "network": (pipe.transformer, "forward"),
             "decode": (autoencoder, "decode"),
+            "enlarge": (superresolution, "enlarged"),
             "finish": (get_task(task), "finish"),
         }
         settings = {"num_inference_steps": self.args.steps, "generator": torch.Generator().manual_seed(0)}
@@ -235,7 +238,7 @@ def main() -> None:
     prx = None if args.no_prx else PRXInPlace(pipeline.transformer)
     for width, height in map(size_of, args.sizes):
         for task in args.tasks:
-            if task == "upscale" and width * height > 2_000_000:
+            if task == "upscale" and width * height > 2_000_000 and pipeline.upscaler is None:
                 continue
             row: dict[str, Any] = {"task": task, "size": f"{width}x{height}", **bench.run(task, width, height)}
             row |= {"calls": int(row["calls"]), "peak MB": peak(args.device)}

@@ -94,6 +94,8 @@ def back_project(generated: Tensor, low: Tensor, rounds: int = 5) -> Tensor:
 
 def shrink(pixels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Scale (B, C, H, W) down to ``size`` = (h, w) with a bicubic filter that does not alias."""
+    if size[1] == 1 and size[0] > 1:  # torch 2.13 computes wrong values there; of the transposed picture it does not
+        return shrink(pixels.transpose(2, 3).contiguous(), (1, size[0])).transpose(2, 3)
     return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
 
 

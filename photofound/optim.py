@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
 
 
 def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: Sequence[nn.Module] = ()) -> Optimizers:
-    """AdamW for everything, or Muon for the 2-D weights of ``blocks`` and AdamW for the rest.
+    """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
 
     Args:
         module: what is trained.
@@ -73,12 +74,13 @@ def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: 
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.
         weight_decay: decoupled; not applied to vectors (biases, norm gains).
-        blocks: the transformer blocks, whose matrices map hidden to hidden.
+        blocks: the repeated blocks, whose weights map hidden to hidden. The filters (O, I, k, k) of a convolution are
+            a matrix (O, k k I) to Muon.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
     trainable = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for m in blocks for p in m.parameters() if p.ndim == 2 and p.requires_grad]
+    matrices = [p for m in blocks for p in m.parameters() if p.ndim in (2, 4) and p.requires_grad]
     hidden = set(matrices) if name == "muon" else set()
     rest = [p for p in trainable if p not in hidden]
     groups = [
@@ -90,8 +92,37 @@ def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: 
     ]
     if hidden:
         inside = [p for p in trainable if p in hidden]
-        optimizers.append(torch.optim.Muon(inside, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        matrices, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers += [torch.optim.Muon(matrices, **options)] if matrices else []
+        optimizers += [FilterMuon(filters, **options)] if filters else []
     return Optimizers(optimizers)
+
+
+class FilterMuon(torch.optim.Muon):
+    """Muon for convolutions: each filter bank (O, I, k, k) as the matrix (O, k k I), which shares its memory."""
+
+    def __init__(self, filters: Sequence[nn.Parameter], **options: Any) -> None:
+        self.filters = list(filters)
+        for weight in self.filters:  # else the matrix would be a copy, and the weight would stay what it is
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        super().__init__([nn.Parameter(_matrix(weight.data)) for weight in self.filters], **options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for weight, matrix in zip(self.filters, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for weight in self.filters:
+            weight.grad = None
+
+
+def _matrix(filters: Tensor) -> Tensor:
+    """(O, I, k, k) to (O, k k I), a view where the filters are channels-last."""
+    return filters.permute(0, 2, 3, 1).flatten(1)
 
 
 def schedule(step: int, progress: float, warmup_steps: int, kind: str) -> float:

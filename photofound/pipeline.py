@@ -24,12 +24,26 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import autoencoder, card, composite, exemplar, geometry, grounds, image, masks, matting, reference, text
+from photofound import (
+    autoencoder,
+    card,
+    composite,
+    exemplar,
+    geometry,
+    grounds,
+    image,
+    masks,
+    matting,
+    reference,
+    superresolution,
+    text,
+)
 from photofound.detail import DetailNetwork
 from photofound.edit import Backdrop, Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import Segmenter
+from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -175,11 +189,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
         surfaces: whether outpaint starts from a drawn surface where the prompt names one (``photofound.surfaces``).
+        upscaler: a network that enlarges pictures by itself (``photofound.superresolution``), or None: then the
+            transformer does it.
     """
 
     task_name: ClassVar[str]
-    model_cpu_offload_seq = "text_encoder->transformer->vae->detail"
-    _optional_components = ["vae", "text_encoder", "tokenizer", "detail"]
+    model_cpu_offload_seq = "text_encoder->transformer->vae->detail->upscaler"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "detail", "upscaler"]
     _callback_tensor_inputs = ["latents"]
     _lora_loadable_modules = ["transformer"]
     transformer_name = "transformer"
@@ -200,6 +216,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         detail: DetailNetwork | None = None,
         canvas: str = "harmonic",
         surfaces: bool = False,
+        upscaler: Upscaler | None = None,
     ) -> None:
         super().__init__()
         autoencoder.hasten(vae)
@@ -213,6 +230,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             scheduler=scheduler,
             detail=detail,
         )
+        self.register_modules(upscaler=None if upscaler is None else upscaler.to(memory_format=torch.channels_last))
         self.register_to_config(
             tile=tile,
             default_steps=default_steps,
@@ -253,7 +271,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if teacher:
             kwargs |= _teacher(Path(source), kwargs["dtype"])
         pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
-        if {"transformer", "vae", "text_encoder"} & set(kwargs):  # not the folder's, so its card is not theirs
+        if {"transformer", "vae", "text_encoder", "upscaler"} & set(kwargs):  # not the folder's: its card is not theirs
             pipeline.register_to_config(_name_or_path=None)
         return pipeline
 
@@ -438,8 +456,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
         count = settings.get("num_images_per_prompt", 1)
-        if not isinstance(steps, int) or not 1 <= steps <= 1000:
-            raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from 1 to 1000")
+        least = 0 if self._enlarges_alone(self.task_name) else 1
+        if not isinstance(steps, int) or not least <= steps <= 1000:
+            raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from {least} to 1000")
         if not isinstance(guidance, (int, float)) or not 0 <= guidance <= 100:
             raise ValueError(f"guidance_scale: {guidance!r} must be a number from 0 to 100; 1 is no guidance")
         if not isinstance(count, int) or not 1 <= count <= 64:
@@ -447,7 +466,12 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return steps, float(guidance), count
 
     def _default_steps(self, task: str) -> int:
-        return (self.config.task_steps or {}).get(task, self.config.default_steps)
+        default = 0 if self._enlarges_alone(task) else self.config.default_steps
+        return (self.config.task_steps or {}).get(task, default)
+
+    def _enlarges_alone(self, task: str) -> bool:
+        """Whether the upscaler does this task without the transformer, unless steps are asked for."""
+        return task == "upscale" and self.upscaler is not None
 
     @torch.no_grad()
     def run(
@@ -561,15 +585,20 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if native == hole.shape[-2:]:
             return painted
         # Texture of the photograph, where its own patches were followed and not the model.
-        texture = exemplar.texture(draft.pixels, draft.hole, canvas, hole)
+        texture = exemplar.texture(draft.pixels, draft.hole, draft.exemplar, hole)
         kept = 1 - composite.resize(followed, (native[0], native[1]))
         return (composite.resize(painted, (native[0], native[1])) + kept * texture).clamp(-1, 1)
 
     def _enlarged(self, made: Tensor, hole: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscale task, where the
-        checkpoint has it and the enlargement is worth it and not too large; by bicubic interpolation otherwise."""
+        """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscaler, or by the upscale
+        task, where the checkpoint has it and the enlargement is worth it and not too large; by bicubic interpolation
+        otherwise."""
         height, width = hole.shape[-2:]
         scale = max(height / made.shape[-2], width / made.shape[-1])
+        if scale >= 1.25 and self.upscaler is not None:
+            where = _shrink_hole(hole, (made.shape[-2], made.shape[-1]))
+            detailed = superresolution.enlarged_to(self.upscaler, made, (height, width), where)
+            return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
         if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks:

@@ -65,7 +65,7 @@ class Training:
     Attributes:
         id: the same in every copy of this record, so that a chain which is joined from several places counts it once.
         name: the stage: autoencoder, pretrain, finetune, ...
-        parts: components that it changed: vae, transformer, text_encoder.
+        parts: components that it changed: vae, transformer, text_encoder, upscaler.
         settings: the run's configuration when it ended, without the places of files.
         filtering: sentences on what was left out of the data.
         notes: sentences on anything else that its card must say.

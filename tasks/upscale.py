@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Unpack
 
 import numpy as np
@@ -12,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound import composite, masks
+from photofound import composite, masks, superresolution
 from photofound import image as images
-from photofound.edit import Condition, Input, Job, Sample, Task, enlargement_strength
+from photofound.edit import Condition, Input, Job, Sample, Task, enlargement_strength, get_task
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
@@ -42,6 +44,33 @@ class UpscalePipeline(EditPipeline):
             ValueError: another scale, unreadable image, bad setting. FileNotFoundError: missing file.
         """
         return self.edit(image, settings, scale=scale)
+
+    @torch.no_grad()
+    def run(
+        self,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callable[..., dict[str, Tensor]] | None = None,
+    ) -> list[Picture]:
+        """Without steps the upscaler does it, which knows no seed; with steps the transformer."""
+        if steps:
+            return super().run(jobs, generators, steps, guidance, callback)
+        return [self._enlarged_alone(job, callback) for job in jobs]
+
+    def _enlarged_alone(self, job: Job, callback: Callable[..., dict[str, Tensor]] | None) -> Picture:
+        assert isinstance(job, UpscaleJob) and job.source is not None
+        low = images.to_tensor(job.source.rgb())
+        parts = count()
+
+        def step() -> None:
+            if callback is not None:
+                callback(self, next(parts), torch.zeros(()), {"latents": low})
+
+        made = superresolution.enlarged_to(self.upscaler, low, (job.picture.height, job.picture.width), step=step)
+        self.maybe_free_model_hooks()
+        return get_task("upscale").finish(job, made, Box(0, 0, job.picture.width, job.picture.height))
 
 
 @dataclass(frozen=True)
@@ -91,25 +120,31 @@ class Upscale(Task):
 
 
 def degrade(pixels: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """Shrink by ``factor``, blurred, noised and JPEG-coded each for a part of the batch, and enlarge again: (B, 3, H,
-    W) in [-1, 1].
+    """What ``degraded`` gives, enlarged again: (B, 3, H, W) in [-1, 1]."""
+    low = degraded(pixels, factor, generator)
+    return F.interpolate(low, size=pixels.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
 
-    Half of the batch is only shrunk, since many photographs that people enlarge are clean.
+
+def degraded(pixels: Tensor, factor: int, generator: torch.Generator, share: float = 0.5) -> Tensor:
+    """Shrink (B, 3, H, W) in [-1, 1] by ``factor``, blurred, noised and JPEG-coded each for a part of the batch: (B, 3,
+    h, w).
+
+    The rest of the batch, 1 - ``share``, is only shrunk, since many photographs that people enlarge are clean.
     """
     batch, _, height, width = pixels.shape
     on = (torch.rand(3, batch, 1, 1, 1, generator=generator, device=generator.device) < 0.6) & (
-        torch.rand(batch, 1, 1, 1, generator=generator, device=generator.device) < 0.5
+        torch.rand(batch, 1, 1, 1, generator=generator, device=generator.device) < share
     )
     sigma = masks.uniform((batch,), 0.3, 0.5 * factor, generator)
-    low = torch.where(on[0], masks.blur(pixels, sigma), pixels)
+    low = torch.where(on[0], masks.blur(pixels, sigma), pixels) if on.any() else pixels
     low = composite.shrink(low, (math.ceil(height / factor), math.ceil(width / factor))).clamp(-1, 1)
     steps = [
         lambda x: torch.where(on[1], _noised(x, generator), x),
         lambda x: torch.where(on[2], _jpeg(x, generator), x),
     ]
     for i in torch.randperm(2, generator=generator, device=generator.device).tolist():
-        low = steps[i](low)
-    return F.interpolate(low, size=(height, width), mode="bicubic", align_corners=False).clamp(-1, 1)
+        low = steps[i](low) if on.any() else low
+    return low
 
 
 def _noised(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -232,3 +232,13 @@ def test_scaling_down_without_a_hole_averages():
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     small = resize_given(pixels, torch.zeros(1, 1, 32, 32), (8, 8))
     assert torch.allclose(small.mean(), pixels.mean(), atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(30, 1), (1, 30), (1, 1), (30, 2)])
+def test_narrow_pictures_shrink_as_pillow_shrinks_them(size):
+    """torch's own filter is wrong where a result of some height is one pixel wide."""
+    from PIL import Image
+
+    large = torch.rand(1, 1, 2 * size[0], 3 * size[1])
+    theirs = Image.fromarray(large[0, 0].numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(composite.shrink(large, size)[0, 0].numpy(), np.asarray(theirs), atol=1e-5)

@@ -20,7 +20,7 @@ APPLICATIONS = ("tasks", "training", "demos")
 ORDER = """
     config record image provenance geometry masks matting composite exemplar edit reference
     colours surfaces grounds
-    layers transformer autoencoder detail text objective regularizers consistency card pipeline convert
+    layers transformer autoencoder detail superresolution text objective regularizers consistency card pipeline convert
     data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
     metrics features protocols methods evaluation report blind export serve cli cluster __main__
 """.split()

@@ -348,7 +348,8 @@ def test_offload_runs_each_part_where_it_is_sent(tiny, photo, mask):
         add_hook_to_module(getattr(pipe, name), Note(name))
     pipe(photo, mask)
     assert {"text_encoder", "transformer"} <= set(called)
-    assert pipe.model_cpu_offload_seq.split("->") == ["text_encoder", "transformer", "vae", "detail"]
+    parts = ["text_encoder", "transformer", "vae", "detail", "upscaler"]
+    assert pipe.model_cpu_offload_seq.split("->") == parts
 
 
 def test_group_offload(tiny, photo, mask):

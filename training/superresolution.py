@@ -1,0 +1,209 @@
+"""Train the upscaler: small pictures -> large ones.
+
+    photofound train superresolution --config training/configs/nano-superresolution.yaml --data.folder=DIR
+
+Pairs are made from photographs: a detailed crop, and the same crop scaled down with the bicubic filter of the
+super-resolution literature. L1 on RGB and on luma.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from photofound import composite, data, drawn, record
+from photofound.superresolution import Upscaler, enlarge
+from photofound.tasks.upscale import degraded
+from photofound.trainer import TrainConfig, World
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the ``Upscaler``."""
+
+    start: str | None = None  # an Upscaler's folder to go on from; its shape replaces the one below
+    channels: int = 64
+    depth: int = 5
+    scales: tuple[int, ...] = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from and how they are cut."""
+
+    folder: str = "data/train"
+    drawn: int = 0  # this many drawn pictures instead, to try a run without data
+    cache: str | None = None  # a file that keeps the decoded store between runs
+    short_side: int = 288  # of the photographs in the store
+    limit: int | None = None
+    crop: int = 40  # side of the small crop
+    shares: tuple[float, ...] = (0.4, 0.2, 0.4)  # of model.scales in the batches
+    shrunk: float = 0.7  # share of the batches whose photographs are scaled down first: less of their codec is left
+    least: float = 0.6  # by how much at most
+    candidates: int = 2  # crops drawn for each one used, which is the one with most detail
+    degraded: float = 0.0  # share of the small crops that are also blurred, noised and JPEG-coded
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms."""
+
+    luma: float = 1.0  # L1 on luma, beside that on RGB
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything ``photofound train superresolution`` can be told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """``low`` (B, 3, h, w) and ``high`` (B, 3, scale h, scale w) in [-1, 1]."""
+
+    low: Tensor
+    high: Tensor
+    scale: int
+
+
+class SuperresolutionStage:
+    """What the trainer needs: see ``photofound.trainer.Stage``."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.device = config, world.device
+        files, shape = config.data, config.model
+        if len(files.shares) != len(shape.scales):
+            raise ValueError(f"data.shares: {len(files.shares)} shares for {len(shape.scales)} scales; give one each")
+        torch.manual_seed(config.train.seed)
+        self.model: Any = (
+            Upscaler.from_pretrained(shape.start)
+            if shape.start
+            else Upscaler(shape.channels, shape.depth, list(shape.scales))
+        )
+        self.scales = tuple(self.model.config.scales)
+        self.module = self.model.to(self.device, memory_format=torch.channels_last)
+        self.blocks: list[nn.Module] = [*self.model.blocks, self.model.body]
+        sizes = (files.short_side,)
+        store = (
+            drawn.store(files.drawn, sizes)
+            if files.drawn
+            else data.PhotoStore.open(files.folder, sizes, files.cache, files.limit)
+        )
+        self.store = store.to(self.device)
+        self.rows = self.store.rows(files.crop * max(self.scales))
+        if not len(self.rows):
+            raise ValueError(f"data: no photograph is {files.crop * max(self.scales)} px wide and high, as a crop is")
+        self.room = int(torch.minimum(self.store.height, self.store.width)[self.rows].min())
+
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Pairs:
+        """One scale and one reduction per batch, so that it is one tensor."""
+        files = self.config.data
+        cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
+        pick = int(torch.multinomial(torch.tensor(files.shares), 1, generator=cpu))
+        return self._pairs(self.scales[pick], size, cpu)
+
+    def _pairs(self, scale: int, size: int, cpu: torch.Generator) -> Pairs:
+        files = self.config.data
+        side = files.crop * scale
+        chance, where = torch.rand(2, generator=cpu).tolist()
+        reduction = files.least + where * (0.95 - files.least) if chance < files.shrunk else 1.0
+        source = min(round(side / reduction), self.room)
+        high = self._detailed(source, size, cpu)
+        if source > side:
+            high = composite.shrink(high, (side, side)).clamp_(-1, 1)
+        high = _turned(high, cpu)
+        low = degraded(high, scale, _like(cpu, high), files.degraded)
+        low = ((low + 1) * 127.5).round_().div_(127.5).sub_(1)  # as the file of it is
+        return Pairs(low, high, scale)
+
+    def _detailed(self, side: int, size: int, cpu: torch.Generator) -> Tensor:
+        """Of ``candidates`` crops each the one with the largest mean gradient: flat grounds teach nothing."""
+        count = self.config.data.candidates
+        picks = self.rows[torch.randint(len(self.rows), (size * count,), generator=cpu)]
+        pixels = self.store.sample(picks, side, False, cpu).pixels
+        if count == 1:
+            return pixels
+        thin = pixels[:, 1, ::2]
+        energy = (thin[..., 1:] - thin[..., :-1]).abs().mean((1, 2)).view(size, count)
+        best = energy.argmax(1) + torch.arange(size, device=energy.device) * count
+        return pixels[best]
+
+    def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+        low = batch.low.contiguous(memory_format=torch.channels_last)
+        error = self.model(low, batch.scale) - batch.high
+        luma = _luma(error)
+        l1, l1_luma = error.abs().mean(), luma.abs().mean()
+        before = _luma(enlarge(batch.low, batch.scale) - batch.high).square().mean()
+        gain = 10 * (before / luma.square().mean().clamp(min=1e-12)).log10().detach()
+        none = torch.full_like(gain, float("nan"))
+        logs = {"l1": l1} | {f"gain_x{s}": gain if s == batch.scale else none for s in self.scales}
+        return l1 + self.config.loss.luma * l1_luma, logs
+
+    def sample(self) -> np.ndarray:
+        """At the largest scale: bicubic, ours, the photographs."""
+        from photofound.card import sheet
+
+        scale = max(self.scales)
+        pairs = self._pairs(scale, 6, torch.Generator().manual_seed(1))
+        made = self.model(pairs.low, scale).clamp(-1, 1)
+        return sheet([list(enlarge(pairs.low, scale).clamp(-1, 1)), list(made), list(pairs.high)])
+
+    def validate(self) -> dict[str, Tensor]:
+        """What is gained in dB of luma over bicubic interpolation, the same 32 crops each time."""
+        gains = {}
+        for scale in self.scales:
+            pairs = self._pairs(scale, 32, torch.Generator().manual_seed(scale))
+            gains[f"validation_x{scale}"] = self.loss(pairs)[1][f"gain_x{scale}"]
+        return gains
+
+    def record(self) -> dict[str, Any]:
+        """What the model's card says of the data and of the model that this one started from."""
+        files = self.config.data
+        filtering = () if files.drawn else record.prepared(files.folder)[1]
+        parents = record.inherited(self.config.model.start)
+        return {"parts": ["upscaler"], "parents": parents, "data": self.store.origins(), "filtering": filtering}
+
+    def export(self, folder: Path) -> None:
+        self.model.save_pretrained(folder / "upscaler", safe_serialization=True)
+
+
+def _luma(rgb: Tensor) -> Tensor:
+    """(B, 3, H, W) to (B, H, W)."""
+    red, green, blue = rgb.unbind(1)
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+
+
+def _turned(pixels: Tensor, cpu: torch.Generator) -> Tensor:
+    """One of four quarter turns for each quarter of the batch, at random; the store has mirrored already."""
+    turns = torch.randint(4, (len(pixels),), generator=cpu)
+    out = torch.empty_like(pixels)
+    for turn in range(4):
+        if (chosen := (turns == turn).to(pixels.device)).any():
+            out[chosen] = pixels[chosen].rot90(turn, (2, 3))
+    return out
+
+
+def _like(cpu: torch.Generator, pixels: Tensor) -> torch.Generator:
+    """A generator on the device of ``pixels``, seeded by one on the CPU."""
+    return torch.Generator(pixels.device).manual_seed(data.random_int(2**31, cpu))
+
+
+def main(argv: list[str] | None = None) -> int:
+    from photofound.training import launch
+
+    return launch(Config, SuperresolutionStage, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
