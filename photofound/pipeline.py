@@ -530,10 +530,10 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
         condition = Condition(canvas, hole, [task.name], [job.prompt], strength)
-        if job.reference is not None and self._takes_reference():
+        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
+        if job.reference is not None and self._takes_reference(backdrop):
             seen = reference.square(job.reference, self.transformer.config.reference_size)
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
-        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
         if backdrop is not None:
             behind = composite.shrink(image.to_tensor(backdrop.pixels[box.slices]), size).clamp(-1, 1)
             start = self._padded(behind) * hole + pixels * (1 - hole)
@@ -542,10 +542,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
 
-    def _takes_reference(self) -> bool:
-        """Whether the transformer looks at references. Raises ValueError where nothing of the checkpoint would."""
+    def _takes_reference(self, backdrop: Backdrop | None) -> bool:
+        """Whether the transformer looks at references. Raises ValueError where nothing would: no backdrop is made of it
+        either."""
         takes = bool(self.transformer.config.reference_embeds)
-        if not takes and not self.config.get("surfaces"):  # with surfaces, a reference is the canvas of the background
+        if not takes and backdrop is None:
             raise ValueError(
                 "reference: this model takes no reference image; leave it out and say it in the prompt, or train the "
                 "model with model.reference=true"
