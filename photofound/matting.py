@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -92,18 +94,32 @@ def has_pymatting() -> bool:
     return importlib.util.find_spec("pymatting") is not None
 
 
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Within the block pymatting may be imported and used: numba sets the number of OpenMP's threads to that of the
+    cores, torch's among them, which is put back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _closed_form(rgb: np.ndarray, trimap: np.ndarray) -> np.ndarray | None:
     """pymatting's matte, or None where it is not installed or its solver does not converge."""
     if not has_pymatting():
         return None
-    from pymatting import estimate_alpha_cf
-    from pymatting.preconditioner.jacobi import jacobi  # its own choice, ichol, prints to the screen on even grounds
-
     options = {"laplacian_kwargs": {"epsilon": 1e-6}, "cg_kwargs": {"rtol": 1e-4, "maxiter": 1000}}
-    try:
-        alpha: np.ndarray = estimate_alpha_cf(rgb.astype(np.float64), trimap, preconditioner=jacobi, **options)
-    except ValueError:
-        return None
+    with _threads_kept():
+        from pymatting import estimate_alpha_cf
+        from pymatting.preconditioner.jacobi import jacobi  # its own choice, ichol, prints on even grounds
+
+        try:
+            alpha: np.ndarray = estimate_alpha_cf(rgb.astype(np.float64), trimap, preconditioner=jacobi, **options)
+        except ValueError:
+            return None
     return alpha.astype(np.float32)
 
 
@@ -150,7 +166,6 @@ def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     if not has_pymatting():
         return masks.foreground_colours(rgb, matte)
     import cv2
-    from pymatting import estimate_foreground_ml
 
     box = bounding_box(matte > 0)
     near: Box = grow_box(box, 16, 1, matte.shape[1], matte.shape[0])
@@ -159,7 +174,10 @@ def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     part, alpha = (
         cv2.resize(np.ascontiguousarray(x[near.slices]), size, interpolation=cv2.INTER_AREA) for x in (rgb, matte)
     )
-    own = estimate_foreground_ml(part.astype(np.float64), alpha.astype(np.float64)).astype(np.float32)
+    with _threads_kept():
+        from pymatting import estimate_foreground_ml
+
+        own = estimate_foreground_ml(part.astype(np.float64), alpha.astype(np.float64)).astype(np.float32)
     own = cv2.resize(own, (near.width, near.height), interpolation=cv2.INTER_LINEAR)
     colours = rgb.copy()
     colours[near.slices] = np.where(soft[near.slices][..., None], np.clip(own, 0, 1), rgb[near.slices])

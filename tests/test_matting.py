@@ -129,6 +129,21 @@ def test_numba_is_not_imported_at_the_start():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@WITH
+def test_torch_keeps_its_threads():
+    code = """
+import numpy as np, torch
+from photofound import matting
+torch.set_num_threads(1)
+photo = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
+matte = np.zeros((40, 40), np.float32)
+matte[10:30, 10:30], matte[20, 10:30] = 1, 0.5
+matting.soft_edge(photo, matte > 0.7), matting.subject_colours(photo, matte)
+raise SystemExit(torch.get_num_threads() != 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_iou():
     a, b = np.zeros((2, 4, 4), bool)
     assert matting.iou(a, b) == 1
