@@ -265,6 +265,22 @@ def test_degraded_pairs_are_degraded():
     assert changed.sum() >= 6
 
 
+def test_a_perceptual_distance_joins_the_loss(tmp_path):
+    from safetensors.torch import save_file
+
+    from photofound.regularizers import PerceptualNet, perceptual_distance
+
+    net = PerceptualNet()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    made = stage("loss.perceptual=0.5", f"data.perceptual={tmp_path / 'net.safetensors'}")
+    pairs = made._pairs(4, 2, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (plain, _), (total, logs) = stage().loss(pairs), made.loss(pairs)
+        distance = perceptual_distance(net, enlarge(pairs.low, 4).clamp(-1, 1), pairs.high).mean()
+    assert distance > 0 and float(logs["perceptual"]) == pytest.approx(float(distance), rel=1e-4)
+    assert float(total - plain) == pytest.approx(0.5 * float(distance), rel=1e-3)
+
+
 def test_training_beats_interpolation_and_leaves_a_model(tmp_path):
     settings = ["model.scales=[2, 4]", "data.shares=[0.7, 0.3]", "train.steps=100", "train.batch_size=8"]
     settings += ["train.warmup_steps=5", "train.lr=0.003", "train.ema=0.9", "train.optimizer=muon"]
@@ -283,5 +299,7 @@ def test_training_beats_interpolation_and_leaves_a_model(tmp_path):
 def test_mistakes_are_said_in_a_line():
     with pytest.raises(ValueError, match="data.shares: 2 shares for 3 scales; give one each"):
         stage("data.shares=[0.5, 0.5]")
+    with pytest.raises(ValueError, match="loss.perceptual: wants a network; name its file in data.perceptual"):
+        stage("loss.perceptual=0.1")
     with pytest.raises(ValueError, match="data: no photograph is 400 px wide and high, as a crop is"):
         stage("data.crop=100")

@@ -3,7 +3,7 @@
     photofound train superresolution --config training/configs/nano-superresolution.yaml --data.folder=DIR
 
 Pairs are made from photographs: a detailed crop, and the same crop scaled down with the bicubic filter of the
-super-resolution literature. L1 on RGB and on luma.
+super-resolution literature. L1 on RGB and on luma, and if wanted a little of a perceptual distance.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound import composite, data, drawn, record
+from photofound.regularizers import PerceptualNet, perceptual_distance
 from photofound.superresolution import Upscaler, enlarge
 from photofound.tasks.upscale import degraded
 from photofound.trainer import TrainConfig, World
@@ -40,6 +41,7 @@ class DataConfig:
 
     folder: str = "data/train"
     drawn: int = 0  # this many drawn pictures instead, to try a run without data
+    perceptual: str | None = None  # safetensors of a SqueezeNet v1.0, for loss.perceptual
     cache: str | None = None  # a file that keeps the decoded store between runs
     short_side: int = 288  # of the photographs in the store
     limit: int | None = None
@@ -56,6 +58,7 @@ class LossConfig:
     """Weights of the terms."""
 
     luma: float = 1.0  # L1 on luma, beside that on RGB
+    perceptual: float = 0.0  # distance over data.perceptual's network
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ class SuperresolutionStage:
         files, shape = config.data, config.model
         if len(files.shares) != len(shape.scales):
             raise ValueError(f"data.shares: {len(files.shares)} shares for {len(shape.scales)} scales; give one each")
+        if config.loss.perceptual and not files.perceptual:
+            raise ValueError("loss.perceptual: wants a network; name its file in data.perceptual, or set it to 0")
+        self.perceptual = PerceptualNet.from_file(files.perceptual).to(self.device) if files.perceptual else None
         torch.manual_seed(config.train.seed)
         self.model: Any = (
             Upscaler.from_pretrained(shape.start)
@@ -141,14 +147,19 @@ class SuperresolutionStage:
 
     def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
         low = batch.low.contiguous(memory_format=torch.channels_last)
-        error = self.model(low, batch.scale) - batch.high
+        made = self.model(low, batch.scale)
+        error = made - batch.high
         luma = _luma(error)
         l1, l1_luma = error.abs().mean(), luma.abs().mean()
         before = _luma(enlarge(batch.low, batch.scale) - batch.high).square().mean()
         gain = 10 * (before / luma.square().mean().clamp(min=1e-12)).log10().detach()
         none = torch.full_like(gain, float("nan"))
         logs = {"l1": l1} | {f"gain_x{s}": gain if s == batch.scale else none for s in self.scales}
-        return l1 + self.config.loss.luma * l1_luma, logs
+        total = l1 + self.config.loss.luma * l1_luma
+        if self.perceptual is not None:
+            logs["perceptual"] = perceptual_distance(self.perceptual, made.clamp(-1, 1), batch.high).mean()
+            total = total + self.config.loss.perceptual * logs["perceptual"]
+        return total, logs
 
     def sample(self) -> np.ndarray:
         """At the largest scale: bicubic, ours, the photographs."""
