@@ -532,7 +532,7 @@ def tabs_for(names: Sequence[str]) -> list[Task]:
     for name in sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
         try:
             task = get_task(name)
-            for each in task.inputs:
+            for each in studio.declared(task):
                 if each.kind not in KINDS:
                     raise ValueError(f"input {each.name!r} has kind {each.kind!r}; use {', '.join(KINDS)}")
             tasks.append(task)
