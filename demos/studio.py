@@ -281,8 +281,9 @@ class Studio:
     def _job(self, desk: Desk, task: Task, inputs: dict[str, Any]) -> Job:
         """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""
         matte = desk.mattes.get(task.name)
-        found = {"segment": lambda rgb: matte} if task.wants_segmenter and matte is not None else {}
-        return task.prepare(desk.photo.picture, **inputs, **found)
+        if task.wants_segmenter and matte is not None:
+            inputs = inputs | {"segment": lambda rgb: matte}
+        return task.prepare(desk.photo.picture, **inputs)
 
     # ---------------------------------------------------------------------------------------------------------- runs
 

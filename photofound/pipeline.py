@@ -397,7 +397,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def prepare(self, picture: Picture, **inputs: Any) -> Job:
         """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one."""
         task = get_task(self.task_name)
-        return task.prepare(picture, **inputs, **({"segment": self.segmenter} if task.wants_segmenter else {}))
+        if task.wants_segmenter:
+            inputs["segment"] = self.segmenter
+        return task.prepare(picture, **inputs)
 
     @property
     def has_cutout(self) -> bool:

@@ -90,12 +90,12 @@ class Cutout(Task):
         return pixels
 
     def compose(self, sample: Sample, others: Sample | None, generator: torch.Generator) -> Sample:
-        """A third of the objects stay where they are, a third go onto a plain ground, often with a shadow, and a third
-        onto another photograph; some with a second object. Any of them may be cut by the frame."""
+        """Three in ten objects stay where they are, three go onto a plain ground, often with a shadow, and four onto
+        another photograph; some with a second object. Any of them may be cut by the frame."""
         batch = len(sample)
-        kind = uniform((batch, 1, 1, 1), 0, 3, generator)
+        kind = uniform((batch, 1, 1, 1), 0, 1, generator)
         ground = torch.where(
-            kind < 2, _plain(sample.pixels, generator), _zoomed((others or sample).pixels, 0.3, generator)
+            kind < 0.6, _plain(sample.pixels, generator), _zoomed((others or sample).pixels, 0.3, generator)
         )
         objects = torch.cat([_own_colours(sample.pixels, sample.matte), sample.matte], 1)
         matte = torch.zeros_like(sample.matte)
@@ -107,7 +107,7 @@ class Cutout(Task):
             ground = torch.lerp(ground, _relit(layer[:, :3], generator), own)
             matte = torch.maximum(matte, own)
         there = _zoomed(torch.cat([sample.pixels, sample.matte], 1), 0.6, generator)
-        pixels, matte = (torch.where(kind < 1, a, b) for a, b in ((there[:, :3], ground), (there[:, 3:], matte)))
+        pixels, matte = (torch.where(kind < 0.3, a, b) for a, b in ((there[:, :3], ground), (there[:, 3:], matte)))
         return replace(sample, pixels=_photographed(pixels, generator), matte=matte, latents=None)
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
@@ -146,7 +146,7 @@ def _zoomed(x: Tensor, least: float, generator: torch.Generator) -> Tensor:
 
 
 def _placed(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Objects (B, 4, H, W), RGB and matte, at a random place, size (20 to 110 % of the frame), angle and side."""
+    """Objects (B, 4, H, W), RGB and matte, at a random place, size (15 to 110 % of the frame), angle and side."""
     batch, *_, height, width = x.shape
     solid = x[:, 3] > 0.5
     spans = []
@@ -157,7 +157,7 @@ def _placed(x: Tensor, generator: torch.Generator) -> Tensor:
         spans.append(((low + high) / 2, ((high - low) / 2).clamp(min=0.05)))
     centre = torch.stack([middle for middle, _ in spans], 1)
     half = torch.maximum(spans[0][1], spans[1][1])
-    size = uniform((batch,), math.log(0.2), math.log(1.1), generator).exp()
+    size = uniform((batch,), math.log(0.15), math.log(1.1), generator).exp()
     size = torch.minimum(size, 1.6 * half)  # larger, it would be a blur
     at = uniform((batch, 2), -1, 1, generator) * (1 - 0.8 * size).clamp(min=0.15)[:, None]
     angle = uniform((batch,), -0.5, 0.5, generator) * (uniform((batch,), 0, 1, generator) < 0.5)
