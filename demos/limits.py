@@ -2,7 +2,7 @@
 
     python -m photofound.demos.limits photofound/weights/nano
 
-Writes ``limit-hole.jpg`` (a large hole), ``limit-prompt.jpg`` (colours in prompts) and ``limit-text.jpg`` (a line of
+Writes ``limit-hole.jpg`` (a large hole), ``limit-prompt.jpg`` (scenes in prompts) and ``limit-text.jpg`` (a line of
 print) into the model's folder, each with what was given on the left. Seed 0, the model's own steps; nothing is picked
 by hand.
 """
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 HEIGHT = 216  # of a picture on a sheet, in pixels
-COLOURS = ("blue", "red", "green", "yellow")
+SCENES = ("in a busy street", "under water", "held in a hand", "among flowers")  # what no drawn surface stands for
 
 
 def hole(pipe: Any) -> list[np.ndarray]:
@@ -30,13 +30,13 @@ def hole(pipe: Any) -> list[np.ndarray]:
 
 
 def prompt(pipe: Any) -> list[np.ndarray]:
-    """A cup on tables of several colours."""
+    """A cup in scenes that the model does not know."""
     from skimage import data
 
     from photofound import OutpaintPipeline
 
     cup, outpaint = data.coffee(), OutpaintPipeline.from_pipe(pipe)
-    made = [_ask(outpaint, cup, prompt=f"on a {colour} table", guidance_scale=4.0) for colour in COLOURS]
+    made = [_ask(outpaint, cup, prompt=scene) for scene in SCENES]
     return [cup, *made]
 
 

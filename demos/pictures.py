@@ -42,9 +42,9 @@ FIGURES = (
         "outpaint",
         _SAMPLES["outpaint"],
         {
-            "blue": {"prompt": "on a blue table"},
-            "white": {"prompt": "on a white table"},
-            "black": {"prompt": "before a black wall"},
+            "marble": {"prompt": "on a marble table"},
+            "wood": {"prompt": "on a wooden table"},
+            "cloth": {"prompt": "on a dark green cloth"},
         },
     ),
     Figure("inpaint", _SAMPLES["inpaint"], {"filled": {}}),

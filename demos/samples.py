@@ -49,7 +49,7 @@ def shuttle(draw: ImageDraw.ImageDraw) -> None:
 
 
 SAMPLES = (
-    Sample("outpaint", "coffee", "on a blue table", {"prompt": "on a blue table"}),
+    Sample("outpaint", "coffee", "on a marble table", {"prompt": "on a marble table"}),
     Sample("inpaint", "astronaut", "repair scratches", mask=scratches),
     Sample("expand", "rocket", "40 % more sky", {"top": "40%"}),
     Sample("erase", "astronaut", "without the shuttle", mask=shuttle),

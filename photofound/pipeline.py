@@ -36,6 +36,7 @@ from photofound import (
     matting,
     reference,
     superresolution,
+    surfaces,
     text,
 )
 from photofound.detail import DetailNetwork
@@ -576,7 +577,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return self._enlarged(made, draft.hole, generator)
         canvas, hole = draft.exemplar, draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
-        if draft.job.prompt:  # words decide on colour and light: the photograph's patches lend their texture alone
+        if surfaces.surface_of(draft.job.prompt):  # words say which colour: the photograph's patches lend texture alone
             canvas = torch.where(hole > 0, canvas + masks.blur(painted - canvas, hole.new_tensor([_TONE])), canvas)
             canvas = canvas.clamp(-1, 1)
         if self.detail is not None:
