@@ -58,6 +58,7 @@ _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; belo
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _TONE = 6.0  # working pixels; what is coarser is colour and light, what is finer is texture
 _BEGIN = 0.5  # of a given background: the time that sampling starts at; its shapes stay, its light may change
+_LOOK = 0.75  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
 _QUICK = 512  # long side at which an edit refines the outline that it was not given; more takes longer than the edit
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
@@ -439,9 +440,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @torch.no_grad()
     def _matte(self, rgb: np.ndarray) -> np.ndarray:
-        """(H, W): one look of the head at (H, W, 3) and its mirror image, at the working size."""
+        """(H, W): one look of the head at (H, W, 3) and its mirror image."""
         whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
-        height, width = _scaled_size(whole, self.config.tile / max(whole.width, whole.height))
+        height, width = _scaled_size(whole, _LOOK * self.config.tile / max(whole.width, whole.height))
         pixels = self._padded(composite.resize(image.to_tensor(rgb), (height, width)).clamp(-1, 1))
         pixels = torch.cat([pixels, pixels.flip(-1)]).to(self._execution_device)
         condition = Condition(pixels, torch.ones_like(pixels[:, :1]), ["cutout"] * 2, [""] * 2, torch.zeros(2))
