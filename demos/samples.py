@@ -43,16 +43,16 @@ def scratches(draw: ImageDraw.ImageDraw) -> None:
         draw.line(line, fill=255, width=13, joint="curve")
 
 
-def shuttle(draw: ImageDraw.ImageDraw) -> None:
-    """The model of the space shuttle behind the astronaut."""
-    draw.polygon([(398, 0), (444, 0), (452, 130), (470, 270), (462, 292), (362, 292), (360, 240), (385, 60)], fill=255)
+def tower(draw: ImageDraw.ImageDraw) -> None:
+    """The tower to the left of the rocket."""
+    draw.polygon([(182, 118), (212, 118), (222, 427), (168, 427)], fill=255)
 
 
 SAMPLES = (
     Sample("outpaint", "coffee", "on a marble table", {"prompt": "on a marble table"}),
     Sample("inpaint", "astronaut", "repair scratches", mask=scratches),
     Sample("expand", "rocket", "40 % more sky", {"top": "40%"}),
-    Sample("erase", "astronaut", "without the shuttle", mask=shuttle),
+    Sample("erase", "rocket", "without a tower", mask=tower),
     Sample("upscale", "cat", "twice the size", {"scale": 2}, crop=(110, 60, 310, 240)),
 )
 
