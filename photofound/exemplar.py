@@ -136,7 +136,7 @@ def texture(pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor) -> 
     if blocks is None:
         return torch.zeros_like(pixels)
     fine = torch.where(hole > 0, resize(small, (height, width)), pixels)
-    fine = _copied(fine[0], pixels[0], tuple(small_hole.shape[-2:]), blocks)[None]
+    fine = _copied(fine[0], pixels[0], (small_hole.shape[-2], small_hole.shape[-1]), blocks)[None]
     coarse = resize(shrink(fine, small_hole.shape[-2:]), (height, width))
     return torch.where(hole > 0, fine - coarse, 0)
 

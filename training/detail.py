@@ -131,7 +131,8 @@ class DetailStage:
         rows = torch.randint(first, len(store), (size,), generator=cpu)
         made = self.take(which, rows, progress)
         turns, mirror = int(torch.randint(4, (), generator=cpu)), bool(torch.rand((), generator=cpu) < 0.5)
-        return Batch(*(_turned(each, turns, mirror) for each in made[:4]), progress)
+        pixels, canvas, guess, hole = (_turned(each, turns, mirror) for each in made[:4])
+        return Batch(pixels, canvas, guess, hole, progress)
 
     def _refresh(self) -> None:
         for i, store in enumerate(self.stores):
@@ -179,7 +180,8 @@ class DetailStage:
             logs["perceptual"] = distance_of_taps(fake, real).mean()
             total = total + weights.perceptual * logs["perceptual"]
             if weights.adversarial and progress >= weights.adversarial_from:
-                generator, critic = feature_adversarial_losses(self.module["critic"], real, fake, hole)
+                judge: Any = self.module["critic"]
+                generator, critic = feature_adversarial_losses(judge, real, fake, hole)
                 logs |= {"generator": generator, "critic": critic}
                 total = total + weights.adversarial * generator + critic
         return total, logs

@@ -210,7 +210,8 @@ class DistillStage(PretrainStage):
         """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture: it is
         decoded and pasted, and told from the photograph on the features of a frozen network, in the hole (LADD does so
         on those of a frozen diffusion model, arXiv:2403.12015)."""
-        chosen, critic = last.nonzero()[:, 0], self.module["critic"]
+        chosen = last.nonzero()[:, 0]
+        critic: Any = self.module["critic"]
         if not len(chosen):
             return {}
         pixels = batch.pixels[chosen]

@@ -215,7 +215,7 @@ def blind(args: argparse.Namespace) -> str:
     entries = protocols.sample_photographs() if args.data is None else protocols.find_photographs(args.data, args.match)
     names = args.protocols or [name for name in protocols.available(entries) if name != "colour-words"]
     protocols.check_names(names, entries)
-    methods = []
+    methods: list[Any] = []
     for name in args.blind:
         args.model = [name]
         methods += classics([name]) if name in CLASSICS else models(args)
