@@ -112,3 +112,14 @@ def test_a_batch_is_its_members():
     hole[1, :, 20:40, 5:25] = 1
     together = exemplar.canvas(pixels, hole)
     assert torch.equal(together, torch.cat([exemplar.canvas(pixels[i : i + 1], hole[i : i + 1]) for i in (0, 1)]))
+
+
+def test_the_lookup_finds_where_a_block_was_copied_from():
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(3, 128, 128, generator=generator)  # more places than are all looked at
+    small = torch.nn.functional.avg_pool2d(small, 5, 1, 2)  # neighbours are alike, as in a photograph
+    hole = torch.zeros(128, 128, dtype=torch.bool)
+    hole[64:80, 64:80] = True
+    small[:, 52:92, 52:92] = small[:, 5:45, 14:54]  # from an odd row and an even column
+    wanted, found = exemplar._lookup(small, hole)
+    assert len(wanted) and ((wanted - found) == torch.tensor([47, 38])).all()
