@@ -196,6 +196,11 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Float [-1, 1] to uint8 0..255: the other way; what lies beyond is clipped."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def random_int(high: int, generator: torch.Generator) -> int:
     """A uniform integer in [0, high)."""
     return int(torch.randint(high, (1,), generator=generator, device=generator.device))

@@ -7,9 +7,7 @@ its pixels.
 
 from __future__ import annotations
 
-from functools import cache
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +23,36 @@ _BLOCK = 8  # side of the blocks that are carried up, in pixels of the small pic
 _MARGIN = 2  # by so much neighbouring blocks overlap, in pixels of the small picture
 _FEW = 4096  # places that are all looked at; of more, a quarter and then the neighbours of the best
 _CHUNK = 8192  # places that all blocks are compared with at once
-SEED_LOCK = Lock()  # of whoever calls the library, whose seed is global
+_seed_lock = Lock()  # the library's seed is global
 
 
-@cache
-def _library() -> Any:
+def patchmatch_missing() -> str:
+    """Why PatchMatch cannot be had and what to install; "" where it can."""
     try:
-        import patchmatch
+        import patchmatch as library
     except ImportError:
-        raise ImportError("exemplar canvases need PyPatchMatch: pip install PyPatchMatch") from None
-    if not patchmatch.patchmatch_available:
-        raise ImportError(
-            "PyPatchMatch has no native library here: pip install --force-reinstall --no-cache-dir PyPatchMatch"
-        )
-    return patchmatch
+        return "patchmatch needs PyPatchMatch: pip install 'PyPatchMatch>=2.2'"
+    if library.patchmatch_available:
+        return ""
+    return (
+        "patchmatch: PyPatchMatch is installed without its native library, since no wheel fits this platform; install "
+        "a C++17 compiler, CMake and OpenCV's headers (Debian: apt-get install g++ cmake libopencv-dev; macOS: brew "
+        "install cmake opencv), then pip install --force-reinstall --no-deps --no-cache-dir PyPatchMatch"
+    )
+
+
+def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int = 0) -> np.ndarray:
+    """The library's own filling, as it is: (H, W, 3) uint8 of the same and (H, W) bool. Equal arguments, equal pixels.
+
+    Raises ImportError that says what to install where it cannot be had.
+    """
+    if missing := patchmatch_missing():
+        raise ImportError(missing)
+    import patchmatch as library
+
+    with _seed_lock:
+        library.set_random_seed(seed)
+        return library.inpaint(rgb, hole.astype(np.uint8) * 255, patch_size=patch)
 
 
 def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -60,12 +74,8 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
         return rgb.copy()
     if patch is None:
         return _smooth(rgb, hole)
-    library = _library()
     blank = np.where(hole[..., None], 0, rgb).astype(np.uint8)
-    with SEED_LOCK:
-        library.set_random_seed(seed)
-        filled: np.ndarray = library.inpaint(blank, hole.astype(np.uint8) * 255, patch_size=patch)
-    return np.where(hole[..., None], filled, rgb)
+    return np.where(hole[..., None], patchmatch(blank, hole, patch, seed), rgb)
 
 
 def _patch(hole: np.ndarray) -> int | None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from photofound import exemplar
-from photofound.data import PhotoStore, to_unit
+from photofound.data import PhotoStore, to_bytes, to_unit
 from photofound.edit import Condition, Sample, get_task
 from photofound.record import Origin
 
@@ -100,8 +100,8 @@ def _write_shard(store: PhotoStore, folder: Path, number: int, plan: Plan) -> No
     condition, sample = draw(store, SHARD, plan, torch.Generator().manual_seed(plan.seed * 1_000_003 + number))
     canvas = exemplar.canvas(sample.pixels, condition.hole, seed=number)
     tensors = {
-        "pixels": _bytes(sample.pixels),
-        "canvas": _bytes(canvas),
+        "pixels": to_bytes(sample.pixels),
+        "canvas": to_bytes(canvas),
         "hole": (condition.hole > 0).to(torch.uint8),
     }
     words = {"task": json.dumps(list(condition.task)), "prompt": json.dumps(list(condition.prompt))}
@@ -141,10 +141,6 @@ def _deviation(pixels: Tensor, hole: Tensor) -> Tensor:
     area = hole.sum((1, 2, 3)).clamp(min=1)
     mean = (luma * hole).sum((1, 2, 3)) / area
     return (((luma - mean[:, None, None, None]).square() * hole).sum((1, 2, 3)) / area).sqrt()
-
-
-def _bytes(pixels: Tensor) -> Tensor:
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class Exemplars:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from photofound.edit import get_task
 from photofound.engine import resolve_device
-from photofound.exemplar import SEED_LOCK
+from photofound.exemplar import patchmatch, patchmatch_missing
 from photofound.pipeline import EditPipeline, fast_dtype
 from photofound.protocols import Problem
 
@@ -74,33 +74,10 @@ def _biharmonic(problem: Problem) -> np.ndarray:
     return np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
 
 
-def patchmatch_missing() -> str:
-    """Why PatchMatch cannot be had and what to install; "" where it can."""
-    try:
-        import patchmatch
-    except ImportError:
-        return "patchmatch needs PyPatchMatch: pip install 'PyPatchMatch>=2.2'"
-    if patchmatch.patchmatch_available:
-        return ""
-    return (
-        "patchmatch: PyPatchMatch is installed without its native library, since no wheel fits this platform; install "
-        "a C++17 compiler, CMake and OpenCV's headers (Debian: apt-get install g++ cmake libopencv-dev; macOS: brew "
-        "install cmake opencv), then pip install --force-reinstall --no-deps --no-cache-dir PyPatchMatch; "
-        "or leave the method out"
-    )
-
-
 def _patchmatch(problem: Problem) -> np.ndarray:
     """Barnes et al. 2009, patches of 11 x 11 pixels, seed 0: equal problems have equal results."""
-    missing = patchmatch_missing()
-    if missing:
-        raise ImportError(missing)
-    import patchmatch
-
     assert problem.hole is not None
-    with SEED_LOCK:
-        patchmatch.set_random_seed(0)
-        return patchmatch.inpaint(problem.given, problem.hole.astype(np.uint8) * 255, patch_size=5)
+    return patchmatch(problem.given, problem.hole)
 
 
 def _resample(name: str) -> Callable[[Problem], np.ndarray]:
@@ -132,7 +109,7 @@ def classics(names: Iterable[str]) -> list[Method]:
         raise ValueError(f"method {unknown[0]!r} is unknown; known: {', '.join(CLASSICS)}")
     missing = patchmatch_missing() if "patchmatch" in names else ""
     if missing:
-        raise ImportError(missing)
+        raise ImportError(f"{missing}; or leave the method out")
     return [CLASSICS[name] for name in names]
 
 

@@ -231,8 +231,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             tokenizer=tokenizer,
             scheduler=scheduler,
             detail=detail,
+            upscaler=None if upscaler is None else upscaler.to(memory_format=torch.channels_last),
         )
-        self.register_modules(upscaler=None if upscaler is None else upscaler.to(memory_format=torch.channels_last))
         self.register_to_config(
             tile=tile,
             default_steps=default_steps,

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from photofound.objective import masked_mean
+
 # The order that SqueezeNet v1.0 was trained with: BGR, 0..255, minus these means.
 _BGR_MEAN = (104.0, 117.0, 123.0)
 _FIRES = (2, 3, 4, 5, 6, 7, 8, 9)
@@ -376,10 +378,7 @@ def balanced(term: Tensor, loss: Tensor, at: Tensor) -> Tensor:
 
 def _mean_where(x: Tensor, where: Tensor | None) -> Tensor:
     """The mean of (B, 1, h, w) over the samples, each over its own part of a region (B, 1, H, W)."""
-    if where is None:
-        return x.mean()
-    weight = F.adaptive_avg_pool2d(where.float(), (x.shape[-2], x.shape[-1]))
-    return ((x * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-3)).mean()
+    return x.mean() if where is None else masked_mean(x, where, given_weight=0.0).mean()
 
 
 class PatchDiscriminator(nn.Module):

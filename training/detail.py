@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from photofound import record
-from photofound.data import random_int, to_unit
+from photofound.data import random_int, to_bytes, to_unit
 from photofound.detail import DetailNetwork
 from photofound.edit import get_task
 from photofound.exemplars import Exemplars
+from photofound.objective import masked_mean
 from photofound.pipeline import EMBEDDED, EditPipeline, fast_dtype
 from photofound.regularizers import (
     FeatureCritic,
@@ -163,7 +164,7 @@ class DetailStage:
         generators = [torch.Generator().manual_seed(int(row)) for row in rows]
         made = self.pipeline.sample(condition, self.pipeline.config.default_steps, 1.0, generators)
         pasted = torch.where(condition.hole > 0, made.float(), sample.pixels)
-        return ((pasted + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        return to_bytes(pasted).cpu()
 
     # --------------------------------------------------------------------------------------------------------- loss
 
@@ -235,8 +236,7 @@ class DetailStage:
 
 def _mean_in(x: Tensor, where: Tensor) -> Tensor:
     """Mean of (B, C, H, W) over a region (B, 1, H, W), each sample by its own area."""
-    area = where.sum((1, 2, 3)).clamp(min=1e-3)
-    return ((x * where).sum((1, 2, 3)) / (area * x.shape[1])).mean()
+    return masked_mean(x, where, given_weight=0.0).mean()
 
 
 def _psnr(a: Tensor, b: Tensor, hole: Tensor) -> Tensor:

@@ -118,8 +118,8 @@ class DistillStage(PretrainStage):
         self._make_student()
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
         if self.options.adversarial:
-            net = self.options.lpips_net
-            self.judge = regularizers.PerceptualNet.from_file(str(net)).to(self.device)
+            read = regularizers.PerceptualNet.from_file
+            self.judge = self.lpips_net if self.options.lpips else read(str(self.options.lpips_net)).to(self.device)
             self.module["critic"] = regularizers.FeatureCritic().to(self.device)
         models: tuple[Any, ...] = (self.student, self.module["target"], self.teacher)
         self.blocks = [block for model in models for block in model.blocks]

@@ -165,7 +165,8 @@ def run(args: argparse.Namespace) -> str:
         raise ValueError("data: no photographs are named; name a folder of them")
     check_output(args.output, args.overwrite)
     from photofound import evaluation, protocols, report
-    from photofound.methods import CLASSICS, classics, patchmatch_missing
+    from photofound.exemplar import patchmatch_missing
+    from photofound.methods import CLASSICS, classics
 
     entries = protocols.find_photographs(args.data, args.match)
     names = args.protocols or protocols.available(entries)
