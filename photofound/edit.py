@@ -211,7 +211,7 @@ class Job:
         prompt: may be empty.
         strength: in [0, 1], see Condition.
         reference: a picture of the wanted surface, as the user gave it, or None.
-        ground: what ``Task.backdrop`` makes a background of; None where the model invents all of it.
+        ground: the surface or picture that is painted; None where the model invents it.
     """
 
     picture: Picture
@@ -311,13 +311,13 @@ class Task(ABC):
 
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay
-        exact; by default the seam is closed on the generated side."""
+        exact; by default the seam is closed on the generated side, but for that of another surface: there is one."""
         from photofound import image
         from photofound.composite import close_seam
 
         given = image.to_tensor(job.picture.crop(box).rgb()).to(generated)
         hole = torch_from(job.hole[box.slices]).to(generated)
-        closed = close_seam(generated, given, hole)
+        closed = generated if job.ground is not None else close_seam(generated, given, hole)
         return job.picture.paste(image.from_tensor(closed), job.keep[box.slices], (box.left, box.top))
 
     def conditions(
@@ -357,6 +357,14 @@ def torch_from(mask: np.ndarray) -> Tensor:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None, None]
+
+
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """A seed of 31 bits for what is not torch's, drawn from an edit's generator."""
+    import torch
+
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**31, (), generator=generator, device=device))
 
 
 TASK_PATH = "PHOTOFOUND_TASKS"  # folders of further task files, separated like PATH

@@ -19,6 +19,7 @@ from photofound.composite import harmonic, resize, resize_given, shrink
 PATCH = 5  # radius of the patches that are compared: 11 x 11 pixels
 _SMALLEST_PATCH = 2
 _LARGEST = 256 * 256  # pixels of a picture that is searched as it is; larger ones are filled smaller
+_MOST_HOLE = 30_000  # pixels of a hole that is filled as it is: the search takes as long as the hole is large
 _BLOCK = 8  # side of the blocks that are carried up, in pixels of the small picture
 _MARGIN = 2  # by so much neighbouring blocks overlap, in pixels of the small picture
 _FEW = 4096  # places that are all looked at; of more, a quarter and then the neighbours of the best
@@ -96,7 +97,8 @@ def _smooth(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 def canvas(pixels: Tensor, hole: Tensor, seed: int = 0) -> Tensor:
     """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0. Pictures of more than 256 x
-    256 pixels are filled smaller and brought to their size with ``texture``."""
+    256 pixels, and those with a hole of more than 30,000, are filled smaller and brought to their size with
+    ``texture``."""
     filled = [_filled(each, gap[0] > 0, seed) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
     return torch.where(hole > 0, torch.stack(filled).to(pixels), pixels)
 
@@ -104,7 +106,7 @@ def canvas(pixels: Tensor, hole: Tensor, seed: int = 0) -> Tensor:
 def _filled(pixels: Tensor, hole: Tensor, seed: int) -> Tensor:
     """(3, H, W) in [-1, 1] of one picture and (H, W) bool."""
     height, width = hole.shape
-    scale = (_LARGEST / hole.numel()) ** 0.5
+    scale = min(_LARGEST / hole.numel(), _MOST_HOLE / max(1, int(hole.sum()))) ** 0.5
     if scale >= 1:
         return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed))
     size = max(1, round(height * scale)), max(1, round(width * scale))

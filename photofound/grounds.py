@@ -11,13 +11,16 @@ arguments. Shapes: pictures are (H, W, 3) float32 sRGB in [0, 1]; mattes (H, W) 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from photofound import surfaces
+from photofound.composite import harmonic
+from photofound.geometry import bounding_box
 from photofound.surfaces import Surface
 
 _WORK = 512  # longest side at which shadows are drawn: they are soft
@@ -222,6 +225,45 @@ def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, see
     made *= 1 - (0.45 if blank else 0.8) * dark[..., None]
     amount = math.sqrt(max(0.0, grain_of(rgb, matte) ** 2 - 0.004**2))
     return made if blank else surfaces.with_grain(made, seed + 11, amount)
+
+
+def filled(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What a hole shows that is to be of a surface: that, seen from straight above, in the light of what is around.
+
+    Args:
+        ground: a picture is scaled and cropped to fill the hole's bounding box.
+        rgb, hole: the photograph (H, W, 3) and its hole (H, W), 1 = painted, with at least one such pixel.
+        seed: of the surface's pattern and grain.
+
+    Returns:
+        (H, W, 3); only the hole's pixels mean something.
+    """
+    box = bounding_box(hole > 0)
+    blank = isinstance(ground, Surface) and ground.is_blank
+    if isinstance(ground, Surface):
+        made = surfaces.render(replace(ground, view="flat"), hole.shape[::-1], seed)
+    else:
+        made = np.zeros_like(rgb)
+        made[box.slices] = covering(ground, (box.width, box.height))
+    if blank:
+        return made
+    made[box.slices] *= _light_across(rgb, hole)[box.slices][..., None]
+    amount = math.sqrt(max(0.0, grain_of(rgb, 1 - hole) ** 2 - 0.004**2))
+    return surfaces.with_grain(made.clip(0, 1), seed + 11, amount)
+
+
+def _light_across(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """(H, W), how much brighter each place is than the hole's mean, as what surrounds the hole lets expect; at most
+    a quarter, since what is around may be bright for what it is made of."""
+    import cv2
+
+    scale = min(1.0, 128 / max(hole.shape))
+    size = max(1, round(hole.shape[1] * scale)), max(1, round(hole.shape[0] * scale))
+    luma = cv2.resize(rgb @ np.array((0.299, 0.587, 0.114), np.float32), size, interpolation=cv2.INTER_AREA)
+    gap = cv2.resize(np.ascontiguousarray(hole, np.float32), size, interpolation=cv2.INTER_AREA) > 1e-4
+    smooth = harmonic(torch.from_numpy(luma)[None, None], torch.from_numpy(~gap)[None, None])[0, 0].numpy()
+    share = (smooth / max(1e-3, float(smooth[gap].mean()))).clip(0.75, 1.25)
+    return cv2.resize(share, hole.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def covering(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -522,11 +522,14 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def _draft(self, task: Task, job: Job, generator: torch.Generator | None) -> Draft:
         """Crop, scale to the working size, and pad."""
+        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
+        job = job if backdrop is not None else replace(job, ground=None)
         box, size = self.plan(task, job.hole)
         native, native_hole = image.to_tensor(job.picture.crop(box).rgb()), torch_from(job.hole[box.slices])
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
-        filled = exemplar.canvas(small, small_hole) if task.exemplars and self._wants_exemplars() else None
+        wanted = task.exemplars and backdrop is None and self._wants_exemplars()
+        filled = exemplar.canvas(small, small_hole) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
             canvas = self._padded(filled)
@@ -534,7 +537,6 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
         condition = Condition(canvas, hole, [task.name], [job.prompt], strength)
-        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
         if job.reference is not None and self._takes_reference(backdrop):
             seen = reference.square(job.reference, self.transformer.config.reference_size)
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))

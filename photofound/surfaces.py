@@ -778,15 +778,20 @@ def _meaning(word: str) -> list[Any]:
     return found
 
 
-def surface_of(prompt: str) -> Surface | None:
+def surface_of(prompt: str, alone: bool = False) -> Surface | None:
     """The surface that a prompt names, or None where it names none.
 
     Materials, places (table, wall, floor, studio) and colours are known in English, and the commonest in German, French
     and Spanish. Of "a red cup on a white table" only what follows the first "on", "before", "against", ... is read. A
-    colour alone is a studio's backdrop; a table alone is of wood.
+    colour alone is a studio's backdrop; a table alone is of wood. With ``alone`` the prompt must name a material or a
+    colour and nothing else: "dark wooden planks" is a surface, "a wooden chair" and "a table" are none.
     """
     plain = unicodedata.normalize("NFKD", prompt.lower().replace("ß", "ss"))
     words = re.findall(r"[a-z]+", "".join(c for c in plain if not unicodedata.combining(c)))[:200]
+    if alone:
+        kinds = {kind for word in words for kind, _ in _meaning(word)}
+        if not kinds & {"material", "colour"} or not all(_meaning(w) or w in _MODIFIERS | _BEFORE for w in words):
+            return None
     after = next((i + 1 for i, word in enumerate(words) if word in _BEFORE), 0)
     for part in (words[after:], words) if after else (words,):
         found = _read(part, bare=part is words)

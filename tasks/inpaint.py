@@ -7,11 +7,12 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
+from photofound import grounds, masks, surfaces
 from photofound import image as images
-from photofound import masks
-from photofound.edit import Condition, Input, Job, Sample, Task
+from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
 from photofound.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+from photofound.surfaces import Surface
 
 
 class InpaintPipeline(EditPipeline):
@@ -32,13 +33,15 @@ class InpaintPipeline(EditPipeline):
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
-            prompt: what to paint; empty lets the model continue what is around.
-            reference: a picture of the surface to paint, of any size: its colour and texture. Its middle square is
-                looked at. Only for a model that takes one.
+            prompt: what to paint; empty lets the model continue what is around. Where it names nothing but a material,
+                a colour or both and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the
+                model starts from.
+            reference: a picture of the surface to paint, of any size: its colour and texture. Its middle is taken.
+                Only for a model that takes one, or that starts from surfaces: then it is that surface.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
         Returns:
-            EditOutput with ``images``, each of the input's size.
+            EditOutput with ``images``, each of the input's size, and ``notes``: which surface it is, if one is.
 
         Raises:
             ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
@@ -61,7 +64,16 @@ class Inpaint(Task):
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
         wanted = None if reference is None else Picture.from_any(reference)
-        return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt, reference=wanted)
+        hole, ground = (mask > 0).astype(np.float32), wanted or surfaces.surface_of(prompt, alone=True)
+        return Job(picture, hole, keep=1 - mask, prompt=prompt, reference=wanted, ground=ground)
+
+    def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
+        """The surface that the prompt names, or the reference, in the light of what is around the hole."""
+        if job.ground is None or not surfaces:
+            return None
+        drawn, seed = isinstance(job.ground, Surface), drawn_seed(generator)
+        pixels = grounds.filled(job.ground if drawn else job.ground.rgb(), job.picture.rgb(), job.hole, seed)
+        return Backdrop(pixels, f"painted: {job.ground.description if drawn else 'as in the reference'}")
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         """Strokes, boxes or, where there is one of fair size, the object, dilated."""

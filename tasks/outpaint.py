@@ -11,7 +11,7 @@ from torch import Tensor
 
 from photofound import grounds, masks, surfaces
 from photofound import image as images
-from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task
+from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import Segmenter
@@ -105,9 +105,8 @@ class Outpaint(Task):
         own = not drawn and ground is not job.reference  # a reference is for models; those of surfaces start from it
         if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
             return None
-        device = "cpu" if generator is None else generator.device
-        seed = int(torch.randint(2**31, (), generator=generator, device=device))
-        pixels = grounds.placed(ground if drawn else ground.rgb(), job.picture.rgb(), job.keep, seed)
+        subject = job.picture.rgb(), job.keep
+        pixels = grounds.placed(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
         what = ground.description if drawn else ground.path.name if own else "as in the reference"
         return Backdrop(pixels, f"background: {what}")
 

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from photofound import OutpaintPipeline, grounds, image, provenance
+from photofound.colours import lab
 from photofound.edit import get_task
 from photofound.surfaces import surface_of
+from photofound.tasks.inpaint import InpaintPipeline
 
 
 def box(height=120, width=160, top=30, bottom=90, left=50, right=110):
@@ -216,3 +218,66 @@ def test_metadata_say_what_was_chosen(drawing):
     output, _ = outpaint(drawing, "on a marble table")
     marked = provenance.mark(output.images[0])
     assert b"background: marble, white" in marked.xmp and b"AIPromptInformation" in marked.xmp
+
+
+# ----------------------------------------------------------------------------------------------------------- inpainting
+
+
+def inpaint(pipe, prompt="", seed=0, **inputs):
+    mask = (box(72, 88, 20, 60, 30, 60) * 255).astype(np.uint8)
+    settings = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(seed), "output_type": "picture"}
+    output = pipe(photo(), mask_image=mask, prompt=prompt, **inputs, **settings)
+    return output, mask > 0
+
+
+@pytest.fixture
+def painting(tiny):
+    pipe = tiny(InpaintPipeline)
+    pipe.register_to_config(surfaces=True)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    "word", ["red", "green", "yellow", "white", "black", "orange", "pink", "brown", "grey", "blue"]
+)
+def test_a_hole_takes_the_colour_that_the_prompt_names(painting, word):
+    """And not that of the photograph's own patches: within 30 degrees of hue, or as light and as grey as the word."""
+    output, hole = inpaint(painting, f"{word} cloth")
+    (result,) = output.images
+    assert output.notes == [f"painted: cloth, {word}"]
+    assert (result.pixels[~hole] == photo()[~hole]).all()
+    (light, *made), (wanted_light, *wanted) = lab(np.array([result.pixels[hole].mean(0), surface_of(word).colour]))
+    turn = np.degrees(np.angle(complex(*made) * complex(*wanted).conjugate()))
+    assert abs(turn) < 30 if np.hypot(*wanted) > 15 else np.hypot(*made) < 15
+    assert abs(light - wanted_light) < 20
+
+
+def test_a_hole_takes_the_look_of_a_reference(painting):
+    reference = np.full((40, 40, 3), (20, 160, 60), np.uint8)
+    output, hole = inpaint(painting, reference=reference)
+    mean = output.images[0].pixels[hole].mean(0)
+    assert output.notes == ["painted: as in the reference"] and mean.argmax() == 1 and mean[1] > mean.mean() + 30
+
+
+@pytest.mark.parametrize("prompt", ["a wooden chair", "a cat on a red sofa", "a table", ""])
+def test_what_is_more_than_a_surface_is_left_to_the_model(tiny, painting, prompt):
+    plain = tiny(InpaintPipeline)
+    mine, theirs = (inpaint(pipe, prompt)[0] for pipe in (painting, plain))
+    assert (mine.images[0].pixels == theirs.images[0].pixels).all() and mine.notes == [""]
+    assert inpaint(plain, "red cloth")[0].notes == [""]
+
+
+def test_a_filled_hole_is_lit_as_what_is_around_it():
+    rgb = np.repeat(np.linspace(0.2, 0.9, 96, dtype=np.float32)[None, :, None], 64, 0).repeat(3, 2)
+    hole = box(64, 96, 16, 48, 16, 80)
+    made = grounds.filled(surface_of("grey paper"), rgb, hole)
+    assert made.shape == rgb.shape
+    assert made[16:48, 60:80].mean() > 1.2 * made[16:48, 16:36].mean()
+    assert (grounds.filled(surface_of("pure white"), rgb, hole)[hole > 0] > 0.99).all()
+
+
+def test_of_a_reference_the_middle_fills_the_holes_box():
+    picture = np.zeros((50, 200, 3), np.float32)
+    picture[:, 75:125] = 1
+    made = grounds.filled(picture, np.full((64, 64, 3), 0.5, np.float32), box(64, 64, 10, 30, 20, 40))
+    assert made[10:30, 20:40].mean() > 0.9
