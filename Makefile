@@ -8,14 +8,17 @@ BIN := .venv/bin
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: edit test test-browser lint types docs docs-pictures clean
+.PHONY: edit test test-hostile test-browser lint types docs docs-pictures clean
 .DELETE_ON_ERROR:
 
 edit: $(READY)  ## the five edits on sample photographs, into out/
 	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
 
 test: $(READY)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser" $(PYTEST_ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not hostile" $(PYTEST_ARGS)
+
+test-hostile: $(READY)  ## long soaks of hostile pictures, requests and training data; each has a short part in make test
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m hostile $(PYTEST_ARGS)
 
 # Chromium is the distribution's; playwright only drives it and downloads nothing.
 test-browser: $(READY)  ## the demo in a browser; as root on Debian it installs Chromium

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -29,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
+
+from photofound import bounds, netpbm
 
 if TYPE_CHECKING:
     import torch
@@ -322,7 +323,7 @@ def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
         kind = "is a folder" if path.is_dir() else "is not a regular file"
         raise ValueError(f"{path}: {kind}; name one image file")
     try:
-        with open(path, "rb") as stream:
+        with bounds.counting(open(path, "rb", buffering=0)) as stream:
             return dataclasses.replace(_decode(stream, str(path), max_pixels), path=path)
     except PermissionError:
         raise ValueError(f"{path}: cannot be read, permission denied") from None
@@ -337,12 +338,12 @@ def decode(
         at_least: (width, height), upright; a JPEG that is far larger is decoded at 1/2, 1/4 or 1/8 of its size, which
             is many times faster, but never below this.
     """
-    return _decode(io.BytesIO(data), name, max_pixels, at_least)
+    return _decode(bounds.counting(data), name, max_pixels, at_least)
 
 
 def upright_size(data: bytes, name: str = "image", max_pixels: int | None = None) -> tuple[int, int]:
     """(width, height) once turned upright, from the header alone. Raises ValueError as `load` does."""
-    with _open_header(io.BytesIO(data), name) as image:
+    with _open_header(bounds.counting(data), name) as image:
         _check_size(image.size, name, max_pixels)
         with _one_line_errors(name):
             return image.size[::-1] if image.getexif().get(0x0112, 1) in _SIDEWAYS else image.size
@@ -360,7 +361,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
                 image.draft(None, at_least[::-1] if sideways else at_least)
-            _check_scans(image, stream, name)
+            stream.seek(0)
+            netpbm.hasten(image, stream.read() if image.format == "PPM" else b"")
             image.load()  # also what finds a truncated file, before OpenCV would half read it
             deep = _deep_pixels(image, stream, name)
             picture = _from_pil(image, name, deep)
@@ -368,12 +370,18 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
     return dataclasses.replace(picture, lossless=_is_lossless(picture.format, stream), jpeg=jpeg)
 
 
-def _open_header(stream: BinaryIO, name: str) -> Image.Image:
+def _open_header(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """The file as Pillow knows it before it decodes any pixels."""
     Image.init()
     formats = [kind for kind in _READABLE if kind in Image.OPEN]
     try:
-        with _pillow_limit_lifted():
-            return Image.open(stream, formats=formats)
+        stream.seek(0)
+        bounds.check(stream.read())
+        image = _identified(stream, formats)
+        _check_exif(image, name)
+        return image
+    except bounds.TooMuch as error:
+        raise _too_much(name, error) from error
     except UnidentifiedImageError:
         if _is_heic(stream) and "HEIF" not in formats:
             _register_heic(name)
@@ -381,6 +389,32 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
         raise ValueError(f"{name}: is not an image that can be read ({', '.join(formats)}), or is damaged") from None
     except Exception as error:  # Pillow's parsers raise nearly anything on bad bytes
         raise _damaged(name, error) from error
+
+
+def _identified(stream: BinaryIO, formats: list[str]) -> ImageFile.ImageFile:
+    """As Image.open, without Pillow's own limit on pixels: it is a global below ours; `_check_size` takes its place."""
+    stream.seek(0)
+    prefix = stream.read(16)
+    for kind in formats:
+        factory, accepts = Image.OPEN[kind]
+        try:
+            if accepts is None or accepts(prefix) is True:
+                stream.seek(0)
+                return factory(stream, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise UnidentifiedImageError
+
+
+def _check_exif(image: Image.Image, name: str) -> None:
+    """Drop EXIF data that would take long to read, with a warning."""
+    raw = image.info.get("Raw profile type exif")  # of a PNG, in hexadecimal
+    try:
+        bounds.check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:]) if raw else ""))
+    except ValueError as error:
+        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=6)
+        for key in ("exif", "Raw profile type exif"):
+            image.info.pop(key, None)
 
 
 def _is_heic(stream: BinaryIO) -> bool:
@@ -400,29 +434,6 @@ def _register_heic(name: str) -> None:
     pillow_heif.register_heif_opener()
 
 
-_LIMIT_LOCK = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _LIMIT_LOCK
-    _LIMIT_LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a process forked while another thread held it would wait for ever
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-@contextmanager
-def _pillow_limit_lifted() -> Iterator[None]:
-    """Pillow's own pixel limit is a global below ours; `_check_size` takes its place, also before decoding."""
-    with _LIMIT_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 @contextmanager
 def _one_line_errors(name: str) -> Iterator[None]:
     """Whatever Pillow or OpenCV raise on damaged data becomes one ValueError; our own pass through."""
@@ -430,6 +441,8 @@ def _one_line_errors(name: str) -> Iterator[None]:
         yield
     except _ImageError:
         raise
+    except bounds.TooMuch as error:
+        raise _too_much(name, error) from error
     except Exception as error:
         raise _damaged(name, error) from error
 
@@ -440,6 +453,10 @@ class _ImageError(ValueError):
 
 def _damaged(name: str, error: Exception) -> ValueError:
     return ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again")
+
+
+def _too_much(name: str, error: Exception) -> ValueError:
+    return _ImageError(f"{name}: {error}; it would take too long to read, save it anew with another program")
 
 
 def _first_line(error: Exception) -> str:
@@ -463,26 +480,6 @@ def _pixel_limit() -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"PHOTOFOUND_MAX_PIXELS is {text!r}; set it to a number of pixels such as {MAX_PIXELS}")
     return int(text)
-
-
-_MAX_SCANS = 100  # a progressive photograph has ten
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # what is not data, filling or a restart
-
-
-def _check_scans(image: Image.Image, stream: BinaryIO, name: str) -> None:
-    """ValueError for a JPEG of very many scans: a few bytes each keep the decoder busy with all of the picture."""
-    if image.format not in ("JPEG", "MPO"):
-        return
-    stream.seek(0)
-    data = stream.read()
-    scans, marker = 0, _JPEG_MARKER.search(data)
-    while marker and data[marker.end() - 1] != 0xD9:  # EOI; what follows is a preview, or a video
-        scans += data[marker.end() - 1] == 0xDA  # SOS
-        is_bare = data[marker.end() - 1] in (0xD8, 0x01)  # SOI and TEM have no length
-        length = 0 if is_bare else int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        marker = _JPEG_MARKER.search(data, marker.end() + length)
-    if scans > _MAX_SCANS:
-        raise _ImageError(f"{name}: is a JPEG of {scans} scans, where {_MAX_SCANS} are the limit; save it anew")
 
 
 def _is_lossless(kind: str | None, stream: BinaryIO) -> bool:

@@ -1,0 +1,209 @@
+"""What reading an image file may cost, beyond its pixels.
+
+Pillow walks files piece by piece, in Python: chunks, segments, blocks, tags. A picture of 8 x 8 pixels can have
+millions of pieces, or pieces that repeat the same bytes, and then takes minutes. So a file is read through a stream
+that counts, and what no stream sees is counted beforehand. Files of cameras, phones and editors stay far below every
+limit here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import BinaryIO, cast
+
+READS = 200_000  # of a file of any length, and READS_PER_KIB more
+READS_PER_KIB = 12  # a GIF needs 8, for its blocks have 255 bytes
+RUNS = 1_000_000  # reads of a BMP, which may be run-length encoded: two for each run
+STRIPS = 2**16  # or tiles of a TIFF, and one more for each KiB
+NUMBERS = 2**20  # in the tags of a TIFF or of EXIF data, for each becomes an object
+TAGS = 2**14
+SHARED = 2**24  # bytes that tags may hold beyond the length of the file
+EXIF = 2**22  # bytes
+EXIF_SEGMENTS = 100  # of a JPEG, which are joined one by one
+COMMENTS = 2**18  # bytes of a GIF's, which are joined block by block
+JP2_HEADER = 2**21  # bytes of a JPEG 2000's, which holds its colour profile
+SCANS = 100  # of a JPEG: a progressive photograph has ten, and each keeps the decoder busy with all of the picture
+MARKERS = 2**17  # of a JPEG
+
+
+class TooMuch(ValueError):
+    """A file that asks for far more time or memory than its length and its pixels say; the message names what."""
+
+
+class _Counting:
+    """Raises TooMuch where a file is read in too many pieces."""
+
+    left = 0
+
+    def allow(self, reads: int, length: int) -> None:
+        self.left = reads + length // 1024 * READS_PER_KIB
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise TooMuch("consists of too many tiny pieces")
+        return super().read(size)  # type: ignore[misc]
+
+
+class _Bytes(_Counting, io.BytesIO):
+    pass
+
+
+class _File(_Counting, io.BufferedReader):
+    pass
+
+
+def counting(source: bytes | io.FileIO) -> BinaryIO:
+    """A stream over a file's bytes, or over a file that was opened without a buffer. It raises TooMuch once it is read
+    in more pieces than an honest file of its length has."""
+    stream = _Bytes(source) if isinstance(source, bytes) else _File(source)
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    stream.allow(READS, length)
+    stream.allow(RUNS if stream.read(2) == b"BM" else READS, length)
+    stream.seek(0)
+    return cast(BinaryIO, stream)
+
+
+def check(data: bytes) -> None:
+    """Raise TooMuch for what a stream does not see: lists that are joined piece by piece, tables of numbers, scans.
+    Damaged files pass: whoever decodes them says so."""
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        _check_gif(data)
+    elif data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        check_tags(data)
+    elif data[4:8] == b"jP  ":
+        _check_jp2(data)
+
+
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # what is not data, filling or a restart
+_EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
+
+
+def _check_jpeg(data: bytes) -> None:
+    if len(_EXIF.findall(data)) > EXIF_SEGMENTS:
+        raise TooMuch(f"has more than {EXIF_SEGMENTS} segments of EXIF data")
+    markers = scans = 0
+    marker = _MARKER.search(data)
+    while marker and not (scans and data[marker.end() - 1] == 0xD9):  # EOI; what follows is a preview, or a video
+        kind, markers = data[marker.end() - 1], markers + 1
+        scans += kind == 0xDA  # SOS
+        if scans > SCANS:
+            raise TooMuch(f"is a JPEG of {scans} scans or more, where {SCANS} are the limit")
+        if markers > MARKERS:
+            raise TooMuch("consists of too many tiny pieces")
+        is_bare = kind in (0xD8, 0xD9, 0x01)  # SOI, EOI and TEM have no length
+        length = 0 if is_bare else int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        marker = _MARKER.search(data, marker.end() + length)
+
+
+def _check_gif(data: bytes) -> None:
+    """Walks as Pillow does, to the second picture, which it looks for to tell an animation."""
+    at = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
+    comments = pictures = 0
+    left = READS + len(data) // 1024 * READS_PER_KIB
+
+    def byte() -> int:
+        """The next one, or 0 behind the end."""
+        nonlocal at, left
+        at, left = at + 1, left - 1
+        if left < 0:
+            raise TooMuch("consists of too many tiny pieces")
+        return data[at - 1] if at <= len(data) else 0
+
+    def block() -> int:
+        """Step over one; its length."""
+        nonlocal at
+        length = byte()
+        at += length
+        return length
+
+    while at < len(data) and pictures < 2 and (kind := byte()) != 0x3B:
+        if kind == 0x2C:  # a picture
+            palette = data[at + 8] if at + 8 < len(data) else 0
+            at += 10 + (3 << (palette & 7) + 1 if palette & 0x80 else 0)
+            pictures += 1
+        elif kind == 0x21:  # an extension
+            label, at = data[at : at + 1], at + 1
+            length = block()
+            if label == b"\xfe":
+                while length and comments <= COMMENTS:
+                    comments, length = comments + length, block()
+                comments += 1  # they are joined by a line's end
+                if comments > COMMENTS:
+                    raise TooMuch(f"has more than {COMMENTS} bytes of comments")
+                continue
+        else:
+            continue
+        while block():
+            pass
+
+
+def _check_jp2(data: bytes) -> None:
+    """Pillow reads the header at once, and then walks it."""
+    at, left = 0, READS
+    while at + 8 <= len(data) and left:
+        length, head = int.from_bytes(data[at : at + 4], "big"), 8
+        if length == 1:
+            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        if data[at + 4 : at + 8] == b"jp2h" and min(length or len(data), len(data) - at) > JP2_HEADER:
+            raise TooMuch(f"has a header of more than {JP2_HEADER} bytes")
+        at, left = at + max(length, head) if length else len(data), left - 1
+
+
+def check_tags(data: bytes) -> None:
+    """Raise TooMuch for a TIFF, or EXIF data, whose tags share their bytes, or hold more numbers than anybody needs."""
+    while data.startswith(b"Exif\0\0"):
+        data = data[6:]
+    order = "<" if data.startswith(b"II") else ">"
+    is_big = data[2:4] in (b"+\0", b"\0+")
+    count_form, entry_form, offset_form = ("Q", "HHQ8s", "Q") if is_big else ("H", "HHL4s", "L")
+    entry = struct.Struct(order + entry_form)
+
+    def number(form: str, at: int) -> int:
+        return struct.unpack_from(order + form, data, at)[0]
+
+    held = numbers = strips = tags = 0
+    try:
+        folders, seen = [number(offset_form, 8 if is_big else 4)], set()
+        while folders:
+            at = folders.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            start = at + struct.calcsize(order + count_form)
+            for n in range(number(count_form, at)):
+                tag, kind, count, value = entry.unpack_from(data, start + n * entry.size)
+                count = count if kind in _SIZES else 0  # others are passed over
+                size, tags = count * _SIZES.get(kind, 0), tags + 1
+                if size > len(value):
+                    left = len(data) - struct.unpack(order + offset_form, value)[0]
+                    held += max(0, min(size, left))
+                    count = count if size <= left else 0  # Pillow passes over what is cut off
+                elif tag in _FOLDERS:
+                    folders.append(struct.unpack_from(order + ("H" if kind == 3 else offset_form), value)[0])
+                numbers += count * _COSTS.get(kind, 1)
+                strips += count if tag in _STRIPS else 0
+                if tags > TAGS or numbers > NUMBERS or strips > STRIPS + len(data) // 1024:
+                    raise TooMuch("has too many tags, or too many numbers in them")
+                if held > SHARED + len(data):
+                    raise TooMuch("has parts that repeat the same bytes")
+    except struct.error:
+        pass  # ends too early: damaged
+
+
+def check_exif(data: bytes) -> None:
+    """Raise TooMuch for EXIF data that would take long to read."""
+    if len(data) > EXIF:
+        raise TooMuch(f"has {len(data)} bytes, where {EXIF} are the limit")
+    check_tags(data)
+
+
+_FOLDERS = (34665, 34853, 40965)  # Exif, GPS, interoperability: further lists of tags
+_STRIPS = (273, 324)  # where strips or tiles begin
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_COSTS = {1: 0, 2: 0, 6: 0, 7: 0, 5: 16, 10: 16}  # of each value by its type: bytes stay together, fractions cost more
