@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -20,7 +21,8 @@ def hasten(image: Image.Image, data: bytes) -> None:
     if image.format != "PPM" or image.tile[0].codec_name not in ("ppm", "ppm_plain"):  # type: ignore[attr-defined]
         return
     assert isinstance(image, ImageFile.ImageFile)
-    tile, count = image.tile[0], image.width * image.height * len(image.getbands())
+    tile: Any = image.tile[0]
+    count = image.width * image.height * len(image.getbands())
     if tile.codec_name == "ppm":
         kind = np.dtype(">u2" if tile.args[-1] > 255 else "u1")
         numbers = np.frombuffer(data[tile.offset : tile.offset + count * kind.itemsize], kind)
