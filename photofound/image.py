@@ -52,7 +52,10 @@ if features.check("avif"):  # a Pillow built from source may lack it
     SUFFIXES[".avif"] = "AVIF"
 
 # What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
-_READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Pillow's names of what may be decoded; the variable PHOTOFOUND_FORMATS, such as png,jpeg, makes it fewer."""
+FORMATS_VARIABLE = "PHOTOFOUND_FORMATS"
+_RELATED = {"BMP": ("DIB",)}  # kinds that have a name of their own
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # WebP may be either; its file says which
 HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 _HOLDS_16_BIT = ("PNG", "TIFF")
@@ -373,7 +376,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
 def _open_header(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
     """The file as Pillow knows it before it decodes any pixels."""
     Image.init()
-    formats = [kind for kind in _READABLE if kind in Image.OPEN]
+    allowed = readable()
+    formats = [kind for kind in allowed if kind in Image.OPEN]
     try:
         stream.seek(0)
         bounds.check(stream.read())
@@ -383,7 +387,7 @@ def _open_header(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
     except bounds.TooMuch as error:
         raise _too_much(name, error) from error
     except UnidentifiedImageError:
-        if _is_heic(stream) and "HEIF" not in formats:
+        if _is_heic(stream) and "HEIF" in allowed and "HEIF" not in formats:
             _register_heic(name)
             return _open_header(stream, name)
         raise ValueError(f"{name}: is not an image that can be read ({', '.join(formats)}), or is damaged") from None
@@ -415,6 +419,16 @@ def _check_exif(image: Image.Image, name: str) -> None:
         warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=6)
         for key in ("exif", "Raw profile type exif"):
             image.info.pop(key, None)
+
+
+def readable() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read: ``READABLE``, or those of them that PHOTOFOUND_FORMATS names."""
+    text = os.environ.get(FORMATS_VARIABLE, "")
+    named = [name.strip().upper() for name in text.split(",") if name.strip()] or READABLE
+    if unknown := set(named) - set(READABLE):
+        choices = ", ".join(READABLE).lower()
+        raise _ImageError(f"{FORMATS_VARIABLE} is {text!r}: {min(unknown).lower()} is none of {choices}")
+    return tuple(kind for name in READABLE if name in named for kind in (name, *_RELATED.get(name, ())))
 
 
 def _is_heic(stream: BinaryIO) -> bool:
@@ -451,6 +465,10 @@ class _ImageError(ValueError):
     """A ValueError whose message is already the clear line."""
 
 
+class TooLarge(_ImageError):
+    """A picture, or one that was to be made, of more pixels than the limit."""
+
+
 def _damaged(name: str, error: Exception) -> ValueError:
     return ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again")
 
@@ -469,7 +487,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> Non
     if min(size) < 1:
         raise ValueError(f"{name}: is {size[0]}x{size[1]}; both sides must be at least 1 pixel")
     if size[0] * size[1] > limit:
-        raise ValueError(
+        raise TooLarge(
             f"{name}: is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.1f} megapixels, above the limit of "
             f"{limit / 1e6:.1f}; if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to {size[0] * size[1]}"
         )
