@@ -238,7 +238,13 @@ def _serve(argv: list[str]) -> int:
         max_bytes=args.max_megabytes * 2**20,
         max_pixels=args.max_pixels,
         max_steps=args.max_steps,
+        max_uploads=args.max_upload_megabytes * 2**20,
+        read_seconds=args.read_seconds,
+        edit_seconds=args.edit_seconds,
+        formats=tuple(name.strip().upper() for name in args.formats.split(",")),
         keys=keys,
+        hosts=_hosts(args.host, args.allow_host),
+        origins=tuple(args.allow_origin),
     )
     with serve.listen(args.host, args.port) as listener:
         pipe = _load_pipeline(get_task(task_names()[0]), args)
@@ -249,6 +255,13 @@ def _serve(argv: list[str]) -> int:
             _say(f"warning: {host} is open to others and there is no API key; see --api-key-file")
         serve.run(pipe, config, listener)
     return 0
+
+
+def _hosts(host: str, allowed: list[str]) -> tuple[str, ...]:
+    """Names that the server answers to; none = all. On this machine only, another name is a page's trick."""
+    if "*" in allowed:
+        return ()
+    return ("localhost", *allowed) if allowed or host in ("127.0.0.1", "::1", "localhost") else ()
 
 
 def _serve_parser(default: ServeConfig) -> _Parser:
@@ -275,6 +288,37 @@ def _serve_parser(default: ServeConfig) -> _Parser:
     )
     add("--max-pixels", type=_count, default=default.max_pixels, metavar="N", help="of a picture; default: 24 million")
     add("--max-steps", type=_count, default=default.max_steps, metavar="N", help="of an edit; default: %(default)s")
+    add(
+        "--max-upload-megabytes",
+        type=_count,
+        default=default.max_uploads // 2**20,
+        metavar="N",
+        help="of all requests together, in memory and on disk; default: %(default)s",
+    )
+    seconds: dict[str, Any] = {"type": _finite, "metavar": "S"}
+    add("--read-seconds", default=default.read_seconds, help="to read a picture; default: %(default)s", **seconds)
+    add("--edit-seconds", default=default.edit_seconds, help="for an edit once begun; default: %(default)s", **seconds)
+    add(
+        "--formats",
+        default=",".join(default.formats).lower(),
+        metavar="A,B",
+        help="that are read; default: %(default)s",
+    )
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="in the header Host, beside addresses and localhost; may be repeated; *: all, which is the default unless "
+        "--host is this machine only",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="of pages elsewhere that may call the server, such as https://example.com; may be repeated; *: all",
+    )
     add("--api-key-file", metavar="FILE", help="keys, one per line; without it, $PHOTOFOUND_API_KEY if it is set")
     add("--quiet", action="store_true", help="print errors and warnings only")
     return parser

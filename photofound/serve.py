@@ -1,8 +1,9 @@
 """The HTTP server: ``photofound serve --port 8000``. Every task is ``POST /v1/TASK``, built from what it declares.
 
 Two parts. ``Engine`` edits: one worker thread that owns the pipeline takes requests from a bounded queue, those of one
-task and size together. ``create_app`` speaks HTTP: a FastAPI application whose event loop never computes. Files are
-decoded and encoded in two further threads, so what is in memory at once is bounded by the queue.
+task and size together. ``create_app`` speaks HTTP: a FastAPI application whose event loop never computes. A request has
+its place before its body is read and until its answer is sent. Files are decoded and encoded in processes of their own
+(``photofound.workers``), so many pixels at a time.
 
     curl -F image=@cup.jpg -F prompt="on a marble table" localhost:8000/v1/outpaint -o out.jpg
 """
@@ -12,39 +13,45 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
+import ipaddress
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import fastapi_offline
 import torch
 import uvicorn
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.staticfiles import StaticFiles
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from pydantic import BaseModel
 from starlette.datastructures import Headers
+from starlette.datastructures import UploadFile as StarletteUpload
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from photofound import __version__, image
+from photofound.connections import PATIENCE, RATE, Server
+from photofound.connections import listen as listen
 from photofound.edit import Input, Task, get_task, offered, task_names
 from photofound.image import Picture
 from photofound.pipeline import EditPipeline
-from photofound.provenance import mark
+from photofound.workers import Files
 
 log = logging.getLogger("photofound.serve")
 
@@ -64,7 +71,13 @@ class ServeConfig:
         max_bytes: of a request's body, checked while it arrives.
         max_pixels: of a picture, checked before it is decoded, and of the result.
         max_steps: sampling steps that may be asked for.
+        max_uploads: bytes of all requests' bodies together, in memory and on disk; one more is answered with 503.
+        read_seconds: that reading one picture may take; the process that reads it is killed then.
+        edit_seconds: that an edit may take once it is begun, and writing its result as long again.
+        formats: Pillow's names of those that are read.
         keys: API keys that are let in; with none, everybody is.
+        hosts: names in the header Host that are answered, beside addresses and localhost; with none, all are.
+        origins: of pages elsewhere that may call the server from a browser, such as https://example.com; * = all.
     """
 
     queue: int = 32
@@ -73,14 +86,26 @@ class ServeConfig:
     max_bytes: int = 32 * 2**20
     max_pixels: int = 24_000_000
     max_steps: int = 100
+    max_uploads: int = 512 * 2**20
+    read_seconds: float = 15.0
+    edit_seconds: float = 300.0
+    formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
     keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps"):
+        for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"serve: {name} is {getattr(self, name)}; give 1 or more")
         if not 0 <= self.window <= 10:
             raise ValueError(f"serve: window is {self.window}; give seconds from 0 to 10")
+        for name in ("read_seconds", "edit_seconds"):
+            if not 0 < getattr(self, name) <= 86400:
+                raise ValueError(f"serve: {name} is {getattr(self, name)}; give seconds, more than 0")
+        if unknown := [name for name in self.formats if name not in image.READABLE] or not self.formats:
+            known = ", ".join(image.READABLE).lower()
+            raise ValueError(f"serve: formats has {unknown if self.formats else 'nothing'}; give some of {known}")
 
 
 def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
@@ -102,6 +127,10 @@ class Busy(Exception):
     def __init__(self, seconds: int) -> None:
         super().__init__(f"the queue is full; try again in {seconds} s")
         self.seconds = seconds
+
+
+class TooLong(Exception):
+    """The edit was not done in its time."""
 
 
 class Abandoned(Exception):
@@ -141,6 +170,7 @@ class Ticket:
     result: Future[Picture] = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
     waited: float = 0.0  # seconds, until work on it began
+    until: float = math.inf  # when it must be done; known once work on it begins
     abandoned: bool = False
 
 
@@ -159,6 +189,7 @@ class Engine:
         self.metrics.waiting.set_function(lambda: len(self._queue))
         self._pipe = pipe
         self._queue: list[Ticket] = []
+        self._taken = 0  # places
         self._changed = threading.Condition()
         self._closing = False
         self._seconds = 1.0  # that one edit takes, a running mean
@@ -184,17 +215,28 @@ class Engine:
         """Whether edits are taken."""
         return self.alive and not self._closing
 
-    def check_room(self) -> None:
-        """Raise Busy if the queue is full."""
-        if len(self._queue) >= self.config.queue:
-            raise Busy(max(1, math.ceil(len(self._queue) * self._seconds)))
-
-    def submit(self, edit: Edit) -> Ticket:
-        """Queue an edit; ``ticket.result`` is its future. Raises Busy when the queue is full or closed."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one request, from before its body is read until its answer is sent. There are as many as edits
+        may wait and be computed at once. Raises Busy when all are taken, or the engine is closed."""
         with self._changed:
             if self._closing:
                 raise Busy(5)
-            self.check_room()
+            if self._taken >= self.config.queue + self.config.batch:
+                raise Busy(max(1, math.ceil(self._taken * self._seconds)))
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= 1
+
+    def submit(self, edit: Edit) -> Ticket:
+        """Queue an edit; ``ticket.result`` is its future. Raises Busy when the engine is closed. How many may wait is
+        bounded by ``place``."""
+        with self._changed:
+            if self._closing:
+                raise Busy(5)
             ticket = Ticket(edit)
             self._queue.append(ticket)
             self._changed.notify_all()
@@ -214,6 +256,7 @@ class Engine:
             start = time.monotonic()
             for ticket in batch:
                 ticket.waited = start - ticket.queued
+                ticket.until = start + self.config.edit_seconds * len(batch)
                 self.metrics.wait.labels(ticket.edit.task).observe(ticket.waited)
             prepared = [(ticket, job) for ticket in batch if (job := self._prepare(ticket)) is not None]
             if prepared:
@@ -252,6 +295,8 @@ class Engine:
         def watch(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if all(ticket.abandoned for ticket in tickets):
                 raise Abandoned
+            if time.monotonic() > max(ticket.until for ticket in tickets):
+                raise TooLong
             return tensors
 
         first = tickets[0].edit
@@ -262,7 +307,7 @@ class Engine:
             steps, guidance, _ = pipe.check(given)
             results = pipe.run(jobs, generators, steps, guidance, watch)
         except Exception as error:
-            if len(prepared) == 1 or isinstance(error, Abandoned):
+            if len(prepared) == 1 or isinstance(error, (Abandoned, TooLong)):
                 for ticket in tickets:
                     ticket.result.set_exception(error)
                 return
@@ -295,6 +340,7 @@ class Metrics:
         self.wait = Histogram("photofound_queue_seconds", "In the queue", ["task"], buckets=seconds, registry=to)
         self.batch = Histogram("photofound_batch_size", "Edits computed together", ["task"], buckets=sizes, registry=to)
         self.waiting = Gauge("photofound_queue_length", "Edits that wait", registry=to)
+        self.uploads = Gauge("photofound_upload_bytes", "Of the bodies of requests that are under way", registry=to)
 
 
 # ------------------------------------------------------------------------------------------------------------- the form
@@ -349,7 +395,7 @@ def _parameters(task: Task, config: ServeConfig) -> list[inspect.Parameter]:
         inspect.Parameter("request", only, annotation=Request),
         _parameter(Input("image", "image", "the photograph", required=True)),
         *map(_parameter, inputs),
-        common("seed", int, 0, "same seed, same pixels", ge=0, lt=2**63, examples=[7]),
+        common("seed", int, 0, "same seed, same pixels", ge=0, le=2**63 - 1, examples=[7]),
         common("format", formats | None, None, "of the answer; left out, the photograph's"),
         common("strip", bool, False, "leave out where the photograph was taken"),
         common("mark", bool, True, "say in the metadata that a part of it was generated"),
@@ -393,10 +439,15 @@ class Status(BaseModel):
 
 
 _PROBLEMS = {
+    400: "no form that can be read",
     401: "no API key, or an unknown one",
-    413: "more bytes or pixels than this server takes",
+    403: "a Host that this server does not answer to, or a page of another Origin",
+    408: "the body took too long to arrive",
+    413: "more bytes or pixels than this server takes, sent or asked for, or more memory than there is",
     422: "something about the request is wrong; the detail says what",
-    503: "the queue is full; Retry-After says for how long",
+    500: "a fault of the server",
+    503: "the queue is full, or the server stops; Retry-After says for how long",
+    504: "the edit took too long",
 }
 
 
@@ -408,36 +459,124 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     config = config or ServeConfig()
     os.environ["PHOTOFOUND_MAX_PIXELS"] = str(config.max_pixels)
     engine = Engine(pipe, config)
-    files = ThreadPoolExecutor(2, thread_name_prefix="photofound-files")
+    desk = Desk(config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
         await asyncio.get_running_loop().run_in_executor(None, engine.close)
-        files.shutdown()
+        desk.close()
 
-    app = FastAPI(title="photofound", version=__version__, description="Edit photographs.", lifespan=lifespan)
-    app.state.engine = engine
+    app = FastAPI(
+        title="photofound",
+        version=__version__,
+        description="Edit photographs.",
+        lifespan=lifespan,
+        openapi_url=None,  # _add_documentation adds these, without anything from elsewhere
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.engine, app.state.close_at_once = engine, desk.close
     tasks = _tasks_of(pipe)
     app.add_middleware(Gate, engine=engine, config=config, tasks=frozenset(task.name for task in tasks))
+    if config.origins:  # outside the gate: a browser asks first, without a key
+        told = ["Content-Disposition", "Retry-After", "Server-Timing", "X-Photofound-Note"]
+        asked = ["Authorization", "Content-Type", "X-API-Key"]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=asked,
+            expose_headers=told,
+            max_age=3600,
+        )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
-    security = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTTPBearer(auto_error=False))]
-    secured: Any = {"dependencies": security if config.keys else []}  # for the documentation; Gate looks at the key
+    key, bearer = (
+        APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False),
+        HTTPBearer(scheme_name="Bearer", auto_error=False),
+    )
+    # For the documentation; Gate looks at the key.
+    secured: Any = {"dependencies": [Security(key), Security(bearer)] if config.keys else []}
     refusals: Any = {status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()}
     for task in tasks:
         app.post(
             f"/v1/{task.name}",
             name=task.name,
+            tags=["edits"],
             summary=task.summary,
             description=_description(task),
             response_class=Response,
             responses=refusals | {200: {"description": "the picture", "content": _picture_content()}},
             **secured,
-        )(_endpoint(task, engine, config, files))
+        )(_endpoint(task, engine, config, desk))
     _add_information(app, engine, tasks, secured)
+    _add_documentation(app)
     return app
+
+
+class Desk:
+    """Where pictures are read and written: in processes, and so many pixels at a time that memory is bounded by the
+    largest picture, not by the number of requests. It belongs to one event loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self._files = Files(PROCESSES, config.max_pixels, config.formats)
+        self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="photofound-files")
+        self._free = PICTURES * config.max_pixels + config.max_bytes // 3
+        self._heads = asyncio.Semaphore(PROCESSES)
+        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
+
+    def close(self) -> None:
+        self._files.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def room(self, pixels: int) -> AsyncIterator[None]:
+        """Waits, first come, first served, until pictures of so many pixels in all may be held."""
+        async with self._turn:
+            while self._free < pixels:
+                self._changed.clear()
+                await self._changed.wait()
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            self._free += pixels
+            self._changed.set()
+
+    async def weigh(self, upload: StarletteUpload, name: str) -> int:
+        """What a picture weighs in ``room``: its pixels, and its file's bytes, three for one. Raises HTTPException 413
+        for too many pixels, ValueError for what is no picture."""
+        async with self._heads:
+            data = await upload.read()
+            await upload.seek(0)
+            if not data:
+                raise ValueError(f"{name}: is empty (0 bytes); send a picture")
+            width, height = await self._do(self._files.size, data, name, self.config.read_seconds)
+        if width * height > self.config.max_pixels:
+            size, limit = f"{width}x{height}, {width * height / 1e6:.1f} megapixels", self.config.max_pixels / 1e6
+            raise HTTPException(413, f"{name}: is {size}; this server takes up to {limit:.1f}, send it smaller")
+        return width * height + len(data) // 3
+
+    async def read(self, upload: StarletteUpload, name: str, strip: bool) -> Picture:
+        """The picture in an upload. Raises ValueError for what is no whole picture."""
+        limits = (self.config.max_pixels, self.config.read_seconds)
+        return await self._do(self._files.read, await upload.read(), name, *limits, strip)
+
+    async def write(self, result: Picture, kind: str, marked: bool) -> bytes:
+        """The answer's bytes, with the photograph's profile and metadata."""
+        return await self._do(self._files.write, result, kind, self.config.edit_seconds, marked)
+
+    async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+PROCESSES = 4
+"""That read and write pictures; each starts when it is needed."""
+
+PICTURES = 3
+"""Of the largest size that are held decoded at once: a photograph, its mask and a reference. Others wait as files."""
 
 
 def _tasks_of(pipe: EditPipeline) -> list[Task]:
@@ -463,9 +602,9 @@ def _description(task: Task) -> str:
 
 
 def _picture_content() -> dict[str, Any]:
-    return {
-        mime: {"schema": {"type": "string", "format": "binary"}} for mime in sorted(map(_mime, image.SUFFIXES.values()))
-    }
+    """Of the answer; the last name is for programs that know bytes, but no pictures."""
+    kinds = [*sorted({_mime(kind) for kind in image.SUFFIXES.values()}), "application/octet-stream"]
+    return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
 
 
 def _mime(format: str) -> str:
@@ -476,27 +615,93 @@ def _mime(format: str) -> str:
 def _add_information(app: FastAPI, engine: Engine, tasks: Sequence[Task], secured: dict[str, Any]) -> None:
     """The GETs: what there is, how it goes."""
 
-    @app.get("/v1/tasks", summary="the tasks with their inputs", responses={401: {"model": Problem}}, **secured)
+    @app.get(
+        "/v1/tasks",
+        tags=["server"],
+        summary="the tasks with their inputs",
+        responses={401: {"model": Problem}},
+        **secured,
+    )
     async def list_tasks() -> list[TaskInfo]:
         return [_info(task) for task in tasks]
 
-    @app.get("/healthz", summary="whether the server lives", responses={503: {"model": Problem}})
+    @app.get("/healthz", tags=["server"], summary="whether the server lives", responses={503: {"model": Problem}})
     async def healthz() -> Status:
         if not engine.alive:
             raise HTTPException(503, "the worker is gone: start the server anew")
         return Status(status="alive")
 
-    @app.get("/readyz", summary="whether edits are taken", responses={503: {"model": Problem}})
+    @app.get("/readyz", tags=["server"], summary="whether edits are taken", responses={503: {"model": Problem}})
     async def readyz() -> Status:
         if not engine.ready:
             raise HTTPException(503, "not ready: starting or stopping")
         return Status(status="ready")
 
     @app.get(
-        "/metrics", summary="for Prometheus", response_class=Response, responses={401: {"model": Problem}}, **secured
+        "/metrics",
+        tags=["server"],
+        summary="for Prometheus",
+        response_class=PlainTextResponse,
+        responses={401: {"model": Problem}},
+        **secured,
     )
     async def metrics() -> Response:
         return Response(generate_latest(engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_documentation(app: FastAPI) -> None:
+    """/openapi.json as programs that generate clients want it, and /docs, whose parts come from a package."""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> JSONResponse:
+        return JSONResponse(_described(app) | {"servers": [{"url": str(request.base_url).rstrip("/")}]})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return get_swagger_ui_html(
+            title="photofound",
+            openapi_url=f"{root}/openapi.json",
+            swagger_js_url=f"{root}/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}/docs/assets/swagger-ui.css",
+            swagger_favicon_url=f"{root}/docs/assets/favicon.png",
+        )
+
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    app.mount("/docs/assets", StaticFiles(directory=assets), name="assets")
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The description, with files and optional fields in words that every generator knows: ``format: binary`` says that
+    something is a file, and what is not required may be left out, never null."""
+
+    def plain(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [plain(each) for each in schema]
+        if not isinstance(schema, dict):
+            return schema
+        options = schema.get("anyOf", ())
+        if len(options) == 2 and {"type": "null"} in options:
+            (kind,) = (option for option in options if option != {"type": "null"})
+            schema = {key: value for key, value in schema.items() if key != "anyOf"} | kind
+        if schema.get("contentMediaType") == "application/octet-stream":
+            schema = {key: value for key, value in schema.items() if key != "contentMediaType"} | {"format": "binary"}
+        if schema.get("type") == "integer":  # bounds come as floats, which hold no 64 bits
+            bounds = {key: min(int(schema[key]), 2**63 - 1) for key in ("minimum", "maximum") if key in schema}
+            schema = schema | bounds | ({"format": "int64"} if bounds.get("maximum", 0) >= 2**31 else {})
+        return {key: plain(value) for key, value in schema.items()}
+
+    described = app.openapi()
+    schemas = described.get("components", {}).get("schemas", {})
+    forms = {name: plain(schema) for name, schema in schemas.items() if name.startswith("Body_")}
+    components = described["components"] | {"schemas": schemas | forms}
+    return described | {"components": components, "tags": [{"name": name, "description": text} for name, text in TAGS]}
+
+
+TAGS = (
+    ("edits", "a photograph and what is asked for, the edited photograph back"),
+    ("server", "what there is, how it is"),
+)
 
 
 def _info(task: Task) -> TaskInfo:
@@ -510,46 +715,34 @@ def _info(task: Task) -> TaskInfo:
     return TaskInfo(name=task.name, summary=task.summary, url=f"/v1/{task.name}", inputs=fields)
 
 
-def _endpoint(task: Task, engine: Engine, config: ServeConfig, files: ThreadPoolExecutor) -> Callable[..., Any]:
+def _endpoint(task: Task, engine: Engine, config: ServeConfig, desk: Desk) -> Callable[..., Any]:
     """The handler of ``POST /v1/TASK``; its signature, and so its form and its documentation, come from the task."""
     inputs = {upload_name(each): each for each in offered(task)}
 
-    async def edit(request: Request, image: UploadFile, **fields: Any) -> Response:
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, files)
-        with _as_answers():
-            picture = await in_thread(_read, image, "image", config.max_pixels)
-            picture = picture.without_location() if fields["strip"] else picture
-            given = {}
+    async def answer(fields: dict[str, Any]) -> Response:
+        uploads = {name: value for name, value in fields.items() if isinstance(value, StarletteUpload)}
+        weight = sum([await desk.weigh(upload, name) for name, upload in uploads.items()])
+        async with desk.room(weight):
+            pictures = {name: await desk.read(upload, name, fields["strip"]) for name, upload in uploads.items()}
+            picture, given = pictures["image"], {}
             for name, each in inputs.items():
-                value = fields[name]
-                if each.kind in ("image", "mask") and value is not None:
-                    value = await in_thread(_read, value, name, config.max_pixels)
+                value = pictures.get(name, fields[name])
                 if value is not None:
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
             settings = (fields["seed"], fields["num_inference_steps"], fields["guidance_scale"])
             kind = _format(task, picture, fields["format"])
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
-            if (result := await _wait(request, engine, ticket)) is None:
-                return Response(status_code=GONE)
-            data = await in_thread(_encode, result, kind, fields["mark"] and task.generates)
+            result = await _result(engine, ticket)
+            data = await desk.write(result, kind, fields["mark"] and task.generates)
         return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket, result.note))
+
+    async def edit(request: Request, **fields: Any) -> Response:
+        with _as_answers(config):
+            return await _unless_hung_up(request, answer(fields))
 
     edit.__name__ = task.name
     edit.__signature__ = inspect.Signature(_parameters(task, config))  # type: ignore[attr-defined]
     return edit
-
-
-def _read(upload: UploadFile, name: str, max_pixels: int) -> Picture:
-    """The picture in an upload. Raises HTTPException 413 for one that is too large, before it is decoded, and
-    ValueError for what is no whole picture."""
-    data = upload.file.read()
-    if not data:
-        raise ValueError(f"{name}: is empty (0 bytes); send a picture")
-    width, height = image.upright_size(data, name, max_pixels=2**62)
-    if width * height > max_pixels:
-        size, limit = f"{width}x{height}, {width * height / 1e6:.1f} megapixels", f"{max_pixels / 1e6:.1f}"
-        raise HTTPException(413, f"{name}: is {size}; this server takes up to {limit}, send it smaller")
-    return image.decode(data, name, max_pixels)
 
 
 def _format(task: Task, photograph: Picture, asked: str | None) -> str:
@@ -557,24 +750,30 @@ def _format(task: Task, photograph: Picture, asked: str | None) -> str:
     return image.output_format(photograph, None, asked, task.alpha)
 
 
-def _encode(result: Picture, kind: str, marked: bool) -> bytes:
-    """The answer's bytes, with the photograph's profile and metadata."""
-    return image.encode(mark(result) if marked else result, kind)
-
-
-async def _wait(request: Request, engine: Engine, ticket: Ticket) -> Picture | None:
-    """The result, or None once the client has hung up. Whatever ends the waiting, nobody works for nobody."""
+async def _result(engine: Engine, ticket: Ticket) -> Picture:
+    """What comes of an edit. Raises TooLong once its time is over. Whatever ends the waiting, the work ends, too."""
     result = asyncio.wrap_future(ticket.result)
-    gone = asyncio.create_task(_hung_up(request))
     try:
-        waiting: set[asyncio.Future[Any]] = {result, gone}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        return await result if result.done() else None
+        while not result.done():
+            if time.monotonic() > ticket.until:
+                raise TooLong
+            await asyncio.wait([result], timeout=min(1.0, max(0.01, ticket.until - time.monotonic())))
+        return await result
     finally:
-        gone.cancel()
         if not result.done():
             engine.abandon(ticket)
             result.cancel()
+
+
+async def _unless_hung_up(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, unless the client hangs up before: then the work on it ends."""
+    working, gone = asyncio.ensure_future(work), asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else Response(status_code=GONE)
+    finally:
+        gone.cancel()
+        working.cancel()
 
 
 async def _hung_up(request: Request) -> None:
@@ -583,12 +782,18 @@ async def _hung_up(request: Request) -> None:
 
 
 @contextmanager
-def _as_answers() -> Iterator[None]:
+def _as_answers(config: ServeConfig) -> Iterator[None]:
     """What goes wrong with an edit as the status and sentence that its sender gets; a bug stays one."""
     try:
         yield
     except Busy as busy:
         raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
+    except TooLong:
+        advice = "send a smaller picture or ask for fewer steps"
+        raise HTTPException(504, f"the edit took more than {config.edit_seconds:g} s; {advice}") from None
+    except image.TooLarge as error:
+        told = " ".join(str(error).split()).partition(";")[0]
+        raise HTTPException(413, f"{told}; this server makes no larger ones, ask for less") from error
     except ValueError as error:
         raise HTTPException(422, " ".join(str(error).split())) from error
     except (MemoryError, RuntimeError) as error:
@@ -619,13 +824,20 @@ async def _broken(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "this is a fault of the server; its log says more"}, 500)
 
 
+LINGER = 5.0
+"""Seconds for which the body of a refused request is passed over."""
+
+
 class Gate:
-    """ASGI middleware before all else: turns requests away before their body is read (no key, too large, queue full),
-    stops a body that grows too large, and counts the answers."""
+    """ASGI middleware before all else: turns requests away before their body is read (no key, too large, no place),
+    stops a body that grows too large or arrives too slowly, holds the place until the answer is sent, and counts the
+    answers."""
 
     def __init__(self, app: ASGIApp, engine: Engine, config: ServeConfig, tasks: frozenset[str]) -> None:
         self.app, self.engine, self.config, self.tasks = app, engine, config, tasks
         self._keys = [key.encode() for key in config.keys]
+        self._uploads = 0  # bytes of all bodies that are under way
+        engine.metrics.uploads.set_function(lambda: self._uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -633,15 +845,7 @@ class Gate:
             return
         task = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/v1/")
         task = task if task in self.tasks and scope["method"] == "POST" else ""
-        started, status, received = time.monotonic(), 500, 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.config.max_bytes:
-                raise HTTPException(413, self._too_large())
-            return message
+        started, status = time.monotonic(), 500
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -650,28 +854,104 @@ class Gate:
             await send(message)
 
         try:
-            await (self._refusal(scope, task) or self.app)(scope, counted, watched)
+            if refusal := self._refusal(scope, task):
+                await self._refuse(refusal, scope, receive, watched)
+            elif not task:
+                await self.app(scope, self._bounded(receive, _Body(0)), watched)
+            else:
+                await self._take(scope, receive, watched)
         finally:
             if task:
                 self.engine.metrics.requests.labels(task, str(status)).inc()
                 self.engine.metrics.seconds.labels(task).observe(time.monotonic() - started)
 
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to the application, in a place that is its own until the answer is sent."""
+        body = _Body(_length(Headers(scope=scope)) or 0)
+        try:
+            with self.engine.place():
+                try:
+                    self._count(body.declared)
+                    await self.app(scope, self._bounded(receive, body), send)
+                finally:
+                    self._uploads -= max(body.declared, body.received)
+        except Busy as busy:
+            answer = JSONResponse({"detail": str(busy)}, 503, {"Retry-After": str(busy.seconds)})
+            await self._refuse(answer, scope, receive, send)
+
+    async def _refuse(self, answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and pass over what the client still sends for a while: else its system may drop the answer."""
+
+        async def unfinished(message: Message) -> None:
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "more_body": True} if is_body else message)
+
+        await answer(scope, receive, unfinished)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+    def _count(self, more: int) -> None:
+        """Count bytes of a body. Raises Busy where all bodies together would be too large."""
+        self._uploads += more
+        if self._uploads > self.config.max_uploads:
+            raise Busy(5)
+
+    def _bounded(self, receive: Receive, body: _Body) -> Receive:
+        """``receive``, with a body that may be neither too large nor too slow."""
+
+        async def bounded() -> Message:
+            if body.is_whole:  # what comes now is the client's end
+                return await receive()
+            late = body.started + PATIENCE + body.received / RATE - time.monotonic()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, late))
+            except TimeoutError:
+                body.is_whole = True
+                raise HTTPException(408, "the body of the request took too long to arrive; send it again") from None
+            more = len(message.get("body", b""))
+            body.is_whole = not message.get("more_body", False)
+            before, body.received = max(body.declared, body.received), body.received + more
+            if body.received > self.config.max_bytes:
+                raise HTTPException(413, self._too_large())
+            try:
+                self._count(max(0, body.received - before))
+            except Busy as busy:
+                raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
+            return message
+
+        return bounded
+
     def _refusal(self, scope: Scope, task: str) -> Response | None:
         """The answer to a request that need not be read."""
         headers = Headers(scope=scope)
+        if problem := self._foreign(scope, headers):
+            return JSONResponse({"detail": problem}, 403)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if self._keys and path.startswith(("/v1/", "/metrics")) and not self._knows(headers):
             wanted = "send an API key: 'X-API-Key: KEY' or 'Authorization: Bearer KEY'"
             return JSONResponse({"detail": wanted}, 401, {"WWW-Authenticate": "Bearer"})
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self.config.max_bytes:
+        if (_length(headers) or 0) > self.config.max_bytes:
             return JSONResponse({"detail": self._too_large()}, 413)
-        if task:
-            try:
-                self.engine.check_room()
-            except Busy as busy:
-                return JSONResponse({"detail": str(busy)}, 503, {"Retry-After": str(busy.seconds)})
+        if task and not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            wanted = "image: is missing; send a form (multipart/form-data) with the photograph as its field 'image'"
+            return JSONResponse({"detail": wanted}, 422)
         return None
+
+    def _foreign(self, scope: Scope, headers: Headers) -> str | None:
+        """What is wrong with the names that a browser gives: a page elsewhere must not edit here unasked, nor reach
+        this server under a name of its own."""
+        host = headers.get("host", "")
+        if self.config.hosts and not _is_own(_name(host), self.config.hosts):
+            return f"this server does not answer to the name {_name(host)!r}; it must be started with --allow-host"
+        origin = headers.get("origin")
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") or origin is None or origin.partition("//")[2] == host:
+            return None  # what is read from elsewhere, a browser keeps to itself
+        if "*" in self.config.origins or origin in self.config.origins:
+            return None
+        return f"pages of {origin!r} may not call this server; it must be started with --allow-origin"
 
     def _knows(self, headers: Headers) -> bool:
         """Compared in constant time, with every key, so that the time tells nothing."""
@@ -684,24 +964,43 @@ class Gate:
         return f"the request is larger than the {self.config.max_bytes / 2**20:.0f} MiB that this server takes"
 
 
-# -------------------------------------------------------------------------------------------------------- the process
+@dataclass
+class _Body:
+    """How much of a request's body was announced and has arrived."""
+
+    declared: int
+    received: int = 0
+    is_whole: bool = False
+    started: float = field(default_factory=time.monotonic)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError in one line where the address cannot be had."""
+def _length(headers: Headers) -> int | None:
+    """Content-Length, if there is one that can be."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) < 20 else None
+
+
+def _name(host: str) -> str:
+    """A header Host without its port."""
+    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+
+
+def _is_own(name: str, hosts: Sequence[str]) -> bool:
+    """Whether a server that answers to ``hosts`` answers to a name: to addresses, too, which nobody can redirect."""
+    name = name.lower().rstrip(".")
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
+        ipaddress.ip_address(name.strip("[]"))
+        return True
+    except ValueError:
+        return name in ("", "localhost", *map(str.lower, hosts)) or name.endswith(".localhost")
+
+
+# -------------------------------------------------------------------------------------------------------- the process
 
 
 def run(pipe: EditPipeline, config: ServeConfig, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C; what has been taken is finished first, a second signal ends at once."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # uvicorn raises it again once all is finished: nothing is left to do
     logging.captureWarnings(True)  # about somebody's picture, of no interest to whoever runs the server
-    server = uvicorn.Server(uvicorn.Config(create_app(pipe, config), log_level="warning", server_header=False))
-    server.run(sockets=[listener])
+    app = create_app(pipe, config)
+    settings = uvicorn.Config(app, log_level="warning", server_header=False)
+    Server(settings, app.state.close_at_once).run(sockets=[listener])

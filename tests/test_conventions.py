@@ -22,7 +22,7 @@ ORDER = """
     colours surfaces grounds
     layers transformer autoencoder detail superresolution text objective regularizers consistency card pipeline convert
     data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
-    metrics features protocols methods evaluation report blind export serve cli cluster __main__
+    metrics features protocols methods evaluation report blind export workers connections serve cli cluster __main__
 """.split()
 
 
