@@ -27,6 +27,7 @@ from photofound.demos.studio import Desk, Models, Request, Studio
 from photofound.demos.theme import CSS, theme
 from photofound.edit import Input, Task, get_task, task_names
 from photofound.image import Picture
+from photofound.workers import Files
 
 FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
@@ -628,13 +629,15 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="photofound-demo-") as folder:
         os.environ |= confined(Path(folder), max_pixels)
-        blocks = build(Studio(Path(folder) / "desks", models, max_pixels))
+        files = Files(2, max_pixels)
+        blocks = build(Studio(Path(folder) / "desks", models, max_pixels, files))
         _, local, public = blocks.launch(**launch_settings(host, port, share, browser, max_upload))
         try:
             ready(public or local)
             threading.Event().wait()
         finally:
             blocks.close(verbose=False)
+            files.close()
 
 
 def confined(folder: Path, max_pixels: int) -> dict[str, str]:

@@ -24,8 +24,10 @@ import numpy as np
 from photofound import image, provenance
 from photofound.edit import Input, Job, Task, get_task, offered
 from photofound.image import Picture
+from photofound.workers import Files
 
 PREVIEW = 1024  # longest side of what is shown, in pixels
+READ_SECONDS = 15.0  # that reading a picture may take
 UNDO = 10  # steps back
 VARIANTS = 6  # at most, in one run
 REPAINT, KEEP = (236, 72, 153), (20, 184, 166)  # colours of the two brushes
@@ -176,10 +178,11 @@ class Studio:
     Args:
         folder: of the demo's own; every visitor gets a folder in it.
         max_pixels: largest photograph, before and after the edit.
+        files: processes in which visitors' pictures are read; None = here, which is for pictures of one's own.
     """
 
-    def __init__(self, folder: Path, models: Models, max_pixels: int = 40_000_000) -> None:
-        self.folder, self.models, self.max_pixels = folder, models, max_pixels
+    def __init__(self, folder: Path, models: Models, max_pixels: int = 40_000_000, files: Files | None = None) -> None:
+        self.folder, self.models, self.max_pixels, self.files = folder, models, max_pixels, files
         self._model = threading.Lock()  # a scheduler knows one run at a time
         self._running: dict[str, threading.Event] = {}
 
@@ -187,7 +190,12 @@ class Studio:
 
     def open(self, path: str | Path, desk: Desk | None = None, name: str | None = None) -> Desk:
         """A desk with this file on it; the visitor's folder is kept, what was done before is forgotten."""
-        return self.open_picture(image.load(path, self.max_pixels), name or Path(path).stem, desk)
+        return self.open_picture(self._read(path), name or Path(path).stem, desk)
+
+    def _read(self, path: str | Path) -> Picture:
+        if self.files is None:
+            return image.load(path, self.max_pixels)
+        return self.files.read(Path(path).read_bytes(), Path(path).name, self.max_pixels, READ_SECONDS)
 
     def open_picture(self, picture: Picture, name: str, desk: Desk | None = None) -> Desk:
         if desk is None:
@@ -249,7 +257,7 @@ class Studio:
             if each.kind == "mask":
                 value = self._mask(desk, task, each, value)
             elif each.kind == "image":
-                value = image.load(value, self.max_pixels)
+                value = self._read(value)
             elif each.kind == "length":
                 value = f"{value:g}%"
             elif each.kind == "int":

@@ -224,6 +224,21 @@ def test_a_reference_is_an_upload_of_its_own_within_the_same_limits(page, referr
         work.run(desk, request("outpaint", inputs={"reference": str(surface)}))
 
 
+def test_visitors_pictures_are_read_in_processes_of_their_own(photograph, tmp_path):
+    from photofound.workers import Files
+
+    files = Files(1, 40_000_000)
+    try:
+        work = Studio(tmp_path / "desks", None, files=files)
+        desk = work.open(photograph)
+        assert (desk.photo.picture.pixels == pixels()).all() and len(files._all) == 1
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        with pytest.raises(ValueError, match="^broken.png: is not an image"):
+            work.open(tmp_path / "broken.png")
+    finally:
+        files.close()
+
+
 def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixels(work, photograph):
     desk = work.open(photograph)
     several, _, _ = work.run(desk, request("inpaint", seed=5, variants=3))
