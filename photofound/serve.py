@@ -253,15 +253,25 @@ class Engine:
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            start = time.monotonic()
-            for ticket in batch:
-                ticket.waited = start - ticket.queued
-                ticket.until = start + self.config.edit_seconds * len(batch)
-                self.metrics.wait.labels(ticket.edit.task).observe(ticket.waited)
-            prepared = [(ticket, job) for ticket in batch if (job := self._prepare(ticket)) is not None]
-            if prepared:
-                self._edit(prepared)
-                self._seconds += 0.2 * ((time.monotonic() - start) / len(batch) - self._seconds)
+            self._process(batch)
+            del batch  # and with it what may be a hundred megabytes, before the next one is waited for
+
+    def _process(self, batch: list[Ticket]) -> None:
+        start = time.monotonic()
+        prepared = []
+        for ticket in batch:
+            ticket.waited = start - ticket.queued
+            ticket.until = start + self.config.edit_seconds * len(batch)
+            self.metrics.wait.labels(ticket.edit.task).observe(ticket.waited)
+        for ticket in batch:
+            job = self._prepare(ticket)
+            if isinstance(job, Exception):
+                ticket.result.set_exception(job)
+            else:
+                prepared.append((ticket, job))
+        if prepared:
+            self._edit(prepared)
+            self._seconds += 0.2 * ((time.monotonic() - start) / len(batch) - self._seconds)
 
     def _take(self) -> list[Ticket] | None:
         """The oldest ticket and others of its kind, some of which may still arrive within the window; None to stop."""
@@ -281,16 +291,29 @@ class Engine:
             return [ticket for ticket in batch if ticket.result.set_running_or_notify_cancel()]
 
     def _prepare(self, ticket: Ticket) -> Any:
-        """The ticket's Job, or None, with the ticket told why there is none."""
+        """The ticket's Job, or what is wrong."""
         try:
             return self._pipeline(ticket.edit.task).prepare(ticket.edit.picture, **ticket.edit.inputs)
         except Exception as error:
-            ticket.result.set_exception(error)
-            return None
+            return error
 
     def _edit(self, prepared: Sequence[tuple[Ticket, Any]]) -> None:
         """Sample a batch. If it fails its members are tried one by one, so that no request suffers from another's."""
         tickets, jobs = zip(*prepared, strict=True)
+        results = self._sample(tickets, jobs)
+        if not isinstance(results, Exception):
+            self.metrics.batch.labels(tickets[0].edit.task).observe(len(tickets))
+            for ticket, result in zip(tickets, results, strict=True):
+                ticket.result.set_result(result)
+        elif len(prepared) == 1 or isinstance(results, (Abandoned, TooLong)):
+            for ticket in tickets:
+                ticket.result.set_exception(results)
+        else:
+            for each in prepared:
+                self._edit([each])
+
+    def _sample(self, tickets: Sequence[Ticket], jobs: Sequence[Any]) -> Sequence[Picture] | Exception:
+        """The results, or what went wrong."""
 
         def watch(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if all(ticket.abandoned for ticket in tickets):
@@ -305,18 +328,9 @@ class Engine:
             pipe = self._pipeline(first.task)
             given = {"num_inference_steps": first.steps, "guidance_scale": first.guidance}
             steps, guidance, _ = pipe.check(given)
-            results = pipe.run(jobs, generators, steps, guidance, watch)
+            return pipe.run(jobs, generators, steps, guidance, watch)
         except Exception as error:
-            if len(prepared) == 1 or isinstance(error, (Abandoned, TooLong)):
-                for ticket in tickets:
-                    ticket.result.set_exception(error)
-                return
-            for each in prepared:
-                self._edit([each])
-            return
-        self.metrics.batch.labels(first.task).observe(len(tickets))
-        for ticket, result in zip(tickets, results, strict=True):
-            ticket.result.set_result(result)
+            return error
 
     def _pipeline(self, task: str) -> Any:
         """The task's pipeline on the shared weights; made anew each time, for it costs microseconds."""
@@ -786,20 +800,39 @@ def _as_answers(config: ServeConfig) -> Iterator[None]:
     """What goes wrong with an edit as the status and sentence that its sender gets; a bug stays one."""
     try:
         yield
-    except Busy as busy:
-        raise HTTPException(503, str(busy), {"Retry-After": str(busy.seconds)}) from None
-    except TooLong:
-        advice = "send a smaller picture or ask for fewer steps"
-        raise HTTPException(504, f"the edit took more than {config.edit_seconds:g} s; {advice}") from None
-    except image.TooLarge as error:
-        told = " ".join(str(error).split()).partition(";")[0]
-        raise HTTPException(413, f"{told}; this server makes no larger ones, ask for less") from error
-    except ValueError as error:
-        raise HTTPException(422, " ".join(str(error).split())) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        return
+    except (Busy, TooLong, ValueError, MemoryError, RuntimeError) as error:
+        answer = _answer_to(error, config)
+        if answer is None:
             raise
-        raise HTTPException(413, "this edit needs more memory than there is; send a smaller picture") from error
+        _forget(error)
+    raise answer  # here, where it does not refer to the error
+
+
+def _answer_to(error: Exception, config: ServeConfig) -> HTTPException | None:
+    """None for what is no mistake of the sender's."""
+    told = " ".join(str(error).split())
+    if isinstance(error, Busy):
+        return HTTPException(503, told, {"Retry-After": str(error.seconds)})
+    if isinstance(error, TooLong):
+        advice = "send a smaller picture or ask for fewer steps"
+        return HTTPException(504, f"the edit took more than {config.edit_seconds:g} s; {advice}")
+    if isinstance(error, image.TooLarge):
+        return HTTPException(413, f"{told.partition(';')[0]}; this server makes no larger ones, ask for less")
+    if isinstance(error, ValueError):
+        return HTTPException(422, told)
+    if isinstance(error, MemoryError) or "memory" in told:
+        return HTTPException(413, "this edit needs more memory than there is; send a smaller picture")
+    return None
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let go of the functions that an error remembers, and of their pictures: up to hundreds of megabytes, which only
+    the next collection of cycles would find."""
+    while error is not None:
+        cause = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = cause
 
 
 def _headers(task: Task, kind: str, ticket: Ticket, note: str) -> dict[str, str]:

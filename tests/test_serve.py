@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import schemathesis
 import torch
@@ -474,6 +477,24 @@ def test_a_place_is_taken_before_the_body_is_read_and_kept_until_the_answer_is_s
     assert seen == [1, 1, ("http.response.start", 1), ("http.response.body", 1)] and engine._taken == 0
 
 
+def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch):
+    """Without waiting for a collection of cycles: an error remembers its functions, and these their pictures."""
+    held = weakref.WeakSet()
+    made = Picture.__post_init__
+    monkeypatch.setattr(Picture, "__post_init__", lambda self: (made(self), held.add(self))[0])
+    gc.disable()
+    try:
+        for _ in range(3):
+            black = {"mask": ("mask.png", png(np.zeros_like(MASK)))}
+            refused(client.post("/v1/inpaint", files=FILES | black), 422, "mask is empty")
+        until = time.monotonic() + 10
+        while held and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not held
+    finally:
+        gc.enable()
+
+
 def test_pictures_are_held_so_many_pixels_at_a_time():
     desk = serve.Desk(ServeConfig(max_pixels=100, max_bytes=30))
     order = []
@@ -872,6 +893,67 @@ def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
             time.sleep(0.001)
         threading.Timer(0.2, blocked.go.set).start()  # once the server is stopping
     assert [future.result(60).status_code for future in asked] == [200, 200, 200]
+
+
+@contextmanager
+def command(*options: str):
+    """``photofound serve`` in a process of its own, and its address."""
+    line = [sys.executable, "-m", "photofound.cli", "serve", "--port", "0", *map(str, options)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process, process.stdout.readline().strip().removesuffix("/docs")
+        finally:
+            process.kill()
+
+
+def resident(process) -> float:
+    """MiB of a process and of those that it started."""
+    parent = psutil.Process(process.pid)
+    return sum(each.memory_info().rss for each in (parent, *parent.children())) / 2**20
+
+
+@pytest.mark.hostile
+def test_hostile_pictures_neither_stop_nor_fill_the_server(tiny_folder):
+    """Every attack of tests/test_bounds.py at 30 MiB, two at a time, while somebody honest asks on; then 24 pictures of
+    a few kB that are 24 megapixels each."""
+    from test_bounds import attacks
+
+    stop, honest = threading.Event(), []
+
+    def ask_honestly(address):
+        while not stop.is_set():
+            started = time.monotonic()
+            answer = httpx.post(f"{address}/v1/inpaint", files=FILES, timeout=120)
+            honest.append((answer.status_code, time.monotonic() - started))
+
+    with command("--model", tiny_folder) as (process, address):
+        asking = in_thread(ask_honestly, address)
+        try:
+            for name, data in attacks(30).items():
+                both = [
+                    in_thread(httpx.post, f"{address}/v1/upscale", files={"image": ("x", data)}, timeout=120)
+                    for _ in range(2)
+                ]
+                assert {each.result(120).status_code for each in both} <= {200, 413, 422}, name
+            flat = png(np.zeros((3999, 6000), np.uint8))
+            many = [
+                in_thread(
+                    httpx.post, f"{address}/v1/erase", files={"image": ("x", flat), "mask": ("x", flat)}, timeout=300
+                )
+                for _ in range(24)
+            ]
+            highest = 0.0
+            while not all(each.done() for each in many):
+                highest = max(highest, resident(process))
+                time.sleep(0.2)
+            assert {each.result().status_code for each in many} <= {422, 503}
+            assert highest < 2500, highest
+        finally:
+            stop.set()
+        asking.result(120)
+        assert {status for status, _ in honest} == {200} and max(seconds for _, seconds in honest) < 30, honest
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 @pytest.mark.slow
