@@ -28,7 +28,7 @@ def hasten(image: Image.Image, data: bytes) -> None:
         numbers = np.frombuffer(data[tile.offset : tile.offset + count * kind.itemsize], kind)
     else:
         body = _without_comments(data[tile.offset :])
-        numbers = _bits(body) if image.mode == "1" else np.fromstring(body, np.int32, count, sep=" ")
+        numbers = _bits(body) if image.mode == "1" else np.fromstring(body, np.int32, sep=" ")
     if len(numbers) < count:
         raise ValueError(f"{len(numbers)} of {count} numbers")
     white = 1 if image.mode == "1" else tile.args[-1]

@@ -801,8 +801,10 @@ def listening(app):
 
 @pytest.fixture(scope="module")
 def address(pipe):
-    with listening(create_app(pipe, ServeConfig(max_steps=3, max_pixels=100_000))) as address:
-        yield address
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PHOTOFOUND_MAX_PIXELS", "100000")  # create_app sets it for the process: put back afterwards
+        with listening(create_app(pipe, ServeConfig(max_steps=3, max_pixels=100_000))) as address:
+            yield address
 
 
 class Blocked:
