@@ -460,6 +460,7 @@ class Stream:
             sampler=Files(),
             num_workers=self.workers,
             worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # else each opening would draw a seed for the workers from the run's own
             pin_memory=self.device.type == "cuda",
         )
 

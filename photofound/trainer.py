@@ -113,7 +113,7 @@ class Stage(Protocol):
         """About ``size`` samples at ``progress`` (the share of the run that is over, in [0, 1]).
 
         ``generator`` is on the device and is this micro-batch's own. All that is random, here and in ``loss``, comes
-        from it or from torch's own generators, which are seeded just before.
+        from it or from torch's own generators, which are seeded just before, for each of the two anew.
         """
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -225,9 +225,11 @@ class Trainer:
 
     def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
         """Add the gradients of one micro-batch; what is logged of it."""
-        torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
+        torch.manual_seed(seed_of(self.config.seed, self.step, index, "batch"))
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
         batch = self.stage.batch(generator, self._micro_size(progress), progress)
+        # Again, since a first batch may draw more than later ones do: a resumed run has its first batch elsewhere.
+        torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
         with self.engine.accumulating(last=index == self.mine[-1]):
             loss, logs = self.call(self.stage.loss, batch)
             self.engine.backward(loss / len(self.mine))

@@ -17,6 +17,7 @@ from photofound import cli, config, edit, record
 from photofound.data import PhotoStore
 from photofound.edit import Condition
 from photofound.engine import World
+from photofound.trainer import Trainer
 from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan, take
 
 
@@ -717,6 +718,18 @@ def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
         assert torch.equal(batch.pixels, batches[step].pixels) and batch.condition.task == batches[step].condition.task
     late = resumed.batch(torch.Generator().manual_seed(4), 5, 0.9)  # another size goes on reading
     assert len(late.pixels) == 5
+
+
+def test_a_streaming_run_resumes_with_the_same_losses(tiny_folder, shards, tmp_path):
+    def train(name, steps):
+        stop = ["--train.schedule=constant", f"--train.steps={steps}", "--train.batch_size=4", "--mix.tasks={inpaint: 1}"]
+        settings = streamed(tiny_folder, shards, *stop)
+        Trainer(settings.train, PretrainStage(settings, World()), tmp_path / name, "latest").run()
+
+    for name, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
+        train(name, steps)
+    whole, parts = (tmp_path.joinpath(name, "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts"))
+    assert [json.loads(row)["loss"] for row in parts] == [json.loads(row)["loss"] for row in whole]
 
 
 @pytest.fixture(scope="module")

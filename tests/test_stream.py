@@ -276,6 +276,15 @@ def test_processes_resume_each_at_its_own_place(tmp_path):
         assert same(take(resumed, 5), rest)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_opening_a_stream_draws_nothing_from_torchs_own_generator(tmp_path, workers):
+    """A resumed run opens its stream at a step where the whole run did not."""
+    opened = open_stream(shards(tmp_path, 16), workers=workers)
+    before = torch.get_rng_state()
+    take(opened, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_before_the_first_batch_the_position_is_the_beginning(tmp_path):
     shards(tmp_path, 8)
     opened, other = open_stream(tmp_path), open_stream(tmp_path)

@@ -548,6 +548,31 @@ def test_the_place_in_the_data_is_kept(tmp_path):
     assert resumed.stage.read == [48, 64, 80]
 
 
+class Opening(Stream):
+    """Whose first batch draws from torch's own generator, as opening files may."""
+
+    opened = False
+
+    def batch(self, generator, size, progress):
+        if not self.opened:
+            self.opened = True
+            torch.rand(3)
+        return super().batch(generator, size, progress)
+
+    def loss(self, batch):
+        loss, logs = super().loss(batch)
+        return loss + torch.rand(()), logs
+
+
+def test_what_a_first_batch_draws_does_not_show_in_the_losses(tmp_path):
+    """A resumed run has its first batch where the whole run had none."""
+    train(tmp_path / "whole", Opening())
+    train(tmp_path / "parts", Opening(kill_at=3))
+    train(tmp_path / "parts", Opening(), "latest")
+    whole, parts = ([row["loss"] for row in metrics(tmp_path / name)] for name in ("whole", "parts"))
+    assert parts == whole
+
+
 def test_another_number_of_processes_begins_its_data_anew_and_says_so(tmp_path, capsys):
     train(tmp_path, Stream(kill_at=3))
     path = tmp_path / "checkpoints" / "step-3" / "state.json"
