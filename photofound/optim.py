@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -53,6 +54,18 @@ class Optimizers:
             _lay_out_like_weights(optimizer)
 
 
+def matrices(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that multiply their input, which weight decay is for: those called ``weight``, of two or more
+    dimensions. Biases, gains, embeddings and what else is added or scales by itself is none, also where it is stacked
+    or has a row per task."""
+    return {
+        parameter
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if name.endswith("weight") and parameter.ndim > 1 and not isinstance(owner, nn.Embedding)
+    }
+
+
 def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
     """Give moments the layout of their weights: their shard, their memory format.
 
@@ -73,28 +86,30 @@ def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: 
         name: ``adamw`` or ``muon``.
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.
-        weight_decay: decoupled; not applied to vectors (biases, norm gains).
+        weight_decay: decoupled; for ``matrices`` alone.
         blocks: the repeated blocks, whose weights map hidden to hidden. The filters (O, I, k, k) of a convolution are
             a matrix (O, k k I) to Muon.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
     trainable = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for m in blocks for p in m.parameters() if p.ndim in (2, 4) and p.requires_grad]
-    hidden = set(matrices) if name == "muon" else set()
-    rest = [p for p in trainable if p not in hidden]
+    decayed = matrices(module)
+    inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
+    hidden = inner if name == "muon" else set()
+    # The order is that of the optimizer's state in checkpoints: groups are runs of it.
+    rest = sorted((p for p in trainable if p not in hidden), key=lambda p: p.ndim <= 1)
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": list(run), "weight_decay": weight_decay if multiplies else 0.0}
+        for multiplies, run in itertools.groupby(rest, decayed.__contains__)
     ]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)
     ]
     if hidden:
         inside = [p for p in trainable if p in hidden]
-        matrices, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]
+        flat, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers += [torch.optim.Muon(matrices, **options)] if matrices else []
+        optimizers += [torch.optim.Muon(flat, **options)] if flat else []
         optimizers += [FilterMuon(filters, **options)] if filters else []
     return Optimizers(optimizers)
 

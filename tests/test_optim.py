@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from photofound import optim
+from photofound import EditPipeline, optim
 
 
 class Net(nn.Module):
@@ -97,6 +97,30 @@ def test_adamw_takes_everything_and_spares_vectors_the_decay():
     decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert len(decay) == len(list(net.parameters()))
     assert all(decay[id(p)] == (0.1 if p.ndim > 1 else 0.0) for p in net.parameters())
+
+
+def test_only_what_multiplies_its_input_is_decayed(tiny):
+    """Whatever its number of dimensions: the biases of stacked heads and the rows of embeddings are added."""
+    pipeline = tiny(EditPipeline)
+    net = nn.ModuleDict({"transformer": pipeline.transformer, "text": pipeline.text_encoder})
+    (adamw,) = optim.build(net, "adamw", lr=1e-2, weight_decay=0.1).optimizers
+    decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    decayed = {name for name, p in net.named_parameters() if decay[id(p)]}
+    spared = {name for name, p in net.named_parameters() if p.ndim > 1} - decayed
+    assert {name.removeprefix("transformer.") for name in spared if "text." not in name} == {
+        "task_in", "heads.bias", "heads.modulation_bias"
+    }  # fmt: skip
+    assert {name.split(".")[-2] for name in spared if "text." in name} == {"shared", "relative_attention_bias"}
+    assert {"transformer.heads.weight", "transformer.heads.modulation_weight", "transformer.txt_in.weight"} <= decayed
+    assert all(p.ndim > 1 for name, p in net.named_parameters() if name in decayed)
+
+
+def test_a_checkpoint_of_before_finds_its_weights(tiny):
+    """Its state is in the order of the weights: those of two and more dimensions, then the others."""
+    net = tiny(EditPipeline).transformer
+    (adamw,) = optim.build(net, "adamw", lr=1e-2, weight_decay=0.1).optimizers
+    found = [id(p) for group in adamw.param_groups for p in group["params"]]
+    assert found == [id(p) for p in sorted(net.parameters(), key=lambda p: p.ndim <= 1)]
 
 
 def test_frozen_weights_are_left_alone():
