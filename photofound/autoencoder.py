@@ -137,16 +137,18 @@ def encode(vae: Any | None, pixels: Tensor) -> Tensor:
     return _windowed(one, pixels, f, (1, f), channels(vae)) if _is_local(vae) else one(pixels)
 
 
-def decode(vae: Any | None, latents: Tensor) -> Tensor:
-    """Scaled latents to pixels in [-1, 1], clamped, float32."""
+def decode(vae: Any | None, latents: Tensor, clamp: bool = True) -> Tensor:
+    """Scaled latents to pixels, float32, clamped to [-1, 1]. A loss takes them unclamped: what is clamped has no
+    gradient."""
+    bounded = (lambda pixels: pixels.clamp(-1, 1)) if clamp else (lambda pixels: pixels)
     if vae is None:
-        return latents.float().clamp(-1, 1)
+        return bounded(latents.float())
     scale, shift = _scale_shift(vae)
     f = factor(vae)
 
     def one(window: Tensor) -> Tensor:
         window = window.to(vae.dtype, memory_format=torch.channels_last) / scale + shift
-        return vae.decode(window, return_dict=False)[0].float().clamp(-1, 1)
+        return bounded(vae.decode(window, return_dict=False)[0].float())
 
     return _windowed(one, latents, 1, (f, 1), 3) if _is_local(vae) else one(latents)
 

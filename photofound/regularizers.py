@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H and W pixels, T tokens or patches. Pictures are R
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from photofound.objective import masked_mean
 # The order that SqueezeNet v1.0 was trained with: BGR, 0..255, minus these means.
 _BGR_MEAN = (104.0, 117.0, 123.0)
 _FIRES = (2, 3, 4, 5, 6, 7, 8, 9)
+SHOWN = 224  # side of the pictures that P-DINO compares
 _TINY = 1e-12  # of a squared length
 
 
@@ -43,6 +45,7 @@ class VisionModel(Protocol):
     """A frozen network that describes a picture patch by patch."""
 
     width: int
+    side: int  # of a patch, in pixels
 
     def patches(self, pixels: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """(B, 3, H, W) to (B, rows * columns, width), patches row by row on ``grid``, or on the network's own."""
@@ -173,9 +176,12 @@ def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
 def patch_distance(net: VisionModel, a: Tensor, b: Tensor) -> Tensor:
     """P-DINO (PixelGen, arXiv:2602.02493): (B,) 1 - mean cosine of the patches of two pictures, in [0, 2].
 
-    ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1]; gradients reach both. Published weight 0.01, with DINOv2-B.
+    ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1]; gradients reach both. Published weight 0.01, with DINOv2-B, which is
+    shown them at 224 x 224 pixels; others than squares keep their shape, at as many pixels.
     """
-    return 1 + alignment_loss(net.patches(a), net.patches(b))
+    stretch = math.sqrt(a.shape[-2] / a.shape[-1])
+    grid = tuple(max(1, round(SHOWN / net.side * scale)) for scale in (stretch, 1 / stretch))
+    return 1 + alignment_loss(net.patches(a, (grid[0], grid[1])), net.patches(b, (grid[0], grid[1])))
 
 
 class _Fire(nn.Module):
@@ -201,7 +207,7 @@ class PerceptualNet(nn.Module):
     """
 
     mean: Tensor
-    width = 512
+    width, side = 512, 16
 
     def __init__(self) -> None:
         super().__init__()

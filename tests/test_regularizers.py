@@ -329,9 +329,10 @@ def test_p_dino_by_hand():
     class Quarters:
         """Four patches, each described by its mean colour."""
 
-        width = 3
+        width, side = 3, 14
 
         def patches(self, pixels, grid=None):
+            self.grid = grid
             return F.adaptive_avg_pool2d(pixels, 2).flatten(2).transpose(1, 2)
 
     a, b = pictures(2, 8), pictures(2, 8)
@@ -339,3 +340,7 @@ def test_p_dino_by_hand():
     cosine = (pa * pb).sum(1) / (pa.norm(dim=1) * pb.norm(dim=1))
     assert torch.allclose(patch_distance(Quarters(), a, b), 1 - cosine.mean(1), atol=1e-5)
     assert torch.allclose(patch_distance(Quarters(), a, a), torch.zeros(2), atol=1e-6)
+    for shape, grid in (((512, 512), (16, 16)), ((64, 64), (16, 16)), ((512, 128), (32, 8))):  # 224 x 224 pixels
+        net, picture = Quarters(), torch.rand(1, 3, *shape)
+        patch_distance(net, picture, picture)
+        assert net.grid == grid

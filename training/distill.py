@@ -215,7 +215,7 @@ class DistillStage(PretrainStage):
         if not len(chosen):
             return {}
         pixels = batch.pixels[chosen]
-        pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen]).float(), hole[chosen])
+        pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
         with torch.no_grad():
             real = self.judge(pixels)
         generator, judged = regularizers.feature_adversarial_losses(critic, real, self.judge(pasted), hole[chosen])

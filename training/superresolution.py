@@ -157,7 +157,7 @@ class SuperresolutionStage:
         logs = {"l1": l1} | {f"gain_x{s}": gain if s == batch.scale else none for s in self.scales}
         total = l1 + self.config.loss.luma * l1_luma
         if self.perceptual is not None:
-            logs["perceptual"] = perceptual_distance(self.perceptual, made.clamp(-1, 1), batch.high).mean()
+            logs["perceptual"] = perceptual_distance(self.perceptual, made, batch.high).mean()
             total = total + self.config.loss.perceptual * logs["perceptual"]
         return total, logs
 
