@@ -39,11 +39,17 @@ def to_velocity(x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     return (x_t - x0) / expand(t, x_t).clamp(min=SAMPLE_FLOOR)
 
 
+def velocity_target(x_t: Tensor, x0: Tensor, noise: Tensor, t: Tensor, prediction_type: str) -> Tensor:
+    """What the velocity of ``interpret`` is trained towards. For a sample prediction the clean sample is divided by
+    max(t, 0.05), too: the exact answer so has no loss at any time."""
+    return to_velocity(x_t, x0, t) if prediction_type == "sample" else velocity(x0, noise)
+
+
 def interpret(output: Tensor, x_t: Tensor, t: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
     """(velocity, clean sample) that a network's output stands for.
 
-    ``velocity``: the output is v. ``sample``: it is x_0, and a loss on the velocity weighs its error by 1 / t^2 (JiT,
-    arXiv:2511.13720: the way to work on pixels in large patches).
+    ``velocity``: the output is v. ``sample``: it is x_0, and a loss on the velocity weighs its error by
+    1 / max(t, 0.05)^2 (JiT, arXiv:2511.13720: the way to work on pixels in large patches).
     """
     if prediction_type == "sample":
         return to_velocity(x_t, output, t), output
@@ -56,13 +62,13 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 
 
 def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, uniform: float = 0.1) -> Tensor:
-    """(B,) times in (0, 1): logit-normal(0, 1) (arXiv:2403.03206, eq. 19), a share ``uniform`` of them uniform, then
-    shifted."""
+    """(B,) times in (0, 1): logit-normal(0, 1) and shifted (arXiv:2403.03206, eq. 19 and 23), a share ``uniform`` of
+    them uniform over (0, 1), whatever the shift: the ends are so never rare."""
     device = generator.device
     normal = torch.randn(batch, generator=generator, device=device).sigmoid()
     flat = torch.rand(batch, generator=generator, device=device)
     choose = torch.rand(batch, generator=generator, device=device) < uniform
-    return shift_time(torch.where(choose, flat, normal), shift)
+    return torch.where(choose, flat, shift_time(normal, shift))
 
 
 def masked_loss(

@@ -87,6 +87,16 @@ def test_a_share_of_the_times_is_uniform():
         assert float((mixed < low).float().mean()) == pytest.approx(expected, abs=0.004)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_uniform_times_are_uniform_whatever_the_shift(shift):
+    t = objective.sample_time(40_000, torch.Generator().manual_seed(0), shift, uniform=1.0)
+    assert torch.allclose(torch.quantile(t, torch.tensor([0.1, 0.5, 0.9])), torch.tensor([0.1, 0.5, 0.9]), atol=0.01)
+    normal = objective.sample_time(40_000, torch.Generator().manual_seed(0), shift, uniform=0.0)
+    mixed = objective.sample_time(40_000, torch.Generator().manual_seed(0), shift, uniform=0.1)
+    expected = 0.9 * float((normal < 0.05).float().mean()) + 0.1 * 0.05
+    assert float((mixed < 0.05).float().mean()) == pytest.approx(expected, abs=0.003)
+
+
 def test_times_follow_their_generator():
     draw = [objective.sample_time(8, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
@@ -182,6 +192,17 @@ def test_an_output_is_read_as_what_it_predicts(kind):
     else:
         assert torch.equal(v, perfect + off)
         assert torch.allclose(clean, x_t - t[:, None, None, None] * v)
+
+
+@pytest.mark.parametrize("kind", ["velocity", "sample"])
+def test_the_exact_answer_has_no_loss_at_any_time(kind):
+    x0, noise = pair(4, 4, 2, 2)
+    t = torch.tensor([0.0, 0.005, 0.04, 0.9])
+    x_t, exact = objective.add_noise(x0, noise, t), x0 if kind == "sample" else noise - x0
+    v, _ = objective.interpret(exact, x_t, t, kind)
+    target = objective.velocity_target(x_t, x0, noise, t, kind)
+    assert torch.allclose(v, target, atol=1e-6)
+    assert torch.allclose(target[3], (noise - x0)[3], atol=1e-5)  # above the floor both kinds have one target
 
 
 def test_weights_count_within_their_region_only():

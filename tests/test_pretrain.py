@@ -505,6 +505,23 @@ def test_perceptual_terms_count_samples_at_low_noise_only(tiny_folder, shards, n
     assert all(term == 0 for term in stage._perceptual(guess, pixels, hole, torch.zeros(3, dtype=torch.bool)).values())
 
 
+@pytest.mark.parametrize("space", ["pixels", "latents"])
+def test_perceptual_terms_pull_at_pixels_beyond_white(tiny_folder, shards, networks, space, monkeypatch):
+    net = ["--recipe.lpips=0.1", f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}"]
+    pixel = ["--model.vae=none", "--model.patch_size=8"] if space == "pixels" else []
+    stage = new_stage(tiny_folder, shards, *net, *pixel)
+    if space == "latents":
+        decode = stage.vae.decode
+        white = lambda z, **options: (0.1 * decode(z, **options)[0] + 1.3,)  # noqa: E731
+        monkeypatch.setattr(stage.vae, "decode", white)
+    made = torch.full((1, 3, 64, 64), 1.2) if space == "pixels" else torch.randn(1, 4, 8, 8)
+    made = (made + 0.01 * torch.randn_like(made)).requires_grad_()
+    everywhere = torch.ones(1, 1, 64, 64)
+    term = stage._perceptual(made, torch.rand(1, 3, 64, 64), everywhere, torch.ones(1, dtype=torch.bool))["lpips"]
+    term.backward()
+    assert (made.grad != 0).float().mean() > 0.9
+
+
 def test_perceptual_terms_look_at_latents_decoded(tiny_folder, shards, networks):
     from photofound import autoencoder
     from photofound.regularizers import perceptual_distance
@@ -514,7 +531,7 @@ def test_perceptual_terms_look_at_latents_decoded(tiny_folder, shards, networks)
     latents, pixels = torch.randn(2, 4, 8, 8, requires_grad=True), torch.rand(2, 3, 64, 64)
     term = stage._perceptual(latents, pixels, torch.ones(2, 1, 64, 64), torch.ones(2, dtype=torch.bool))["lpips"]
     term.backward()
-    seen = perceptual_distance(stage.lpips_net, autoencoder.decode(stage.vae, latents.detach()), pixels)
+    seen = perceptual_distance(stage.lpips_net, autoencoder.decode(stage.vae, latents.detach(), clamp=False), pixels)
     assert term.item() == pytest.approx(0.1 * float(seen.mean()), rel=1e-4) and latents.grad.abs().max() > 0
     assert all(p.grad is None for net in (stage.vae, stage.lpips_net) for p in net.parameters())
 
@@ -543,6 +560,44 @@ def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatc
         assert batch.pixels.shape[-2:] == (side, side)
         stage.loss(batch)
     assert shifts == [1.0, 3.0]
+    for wrong in ("shift: 0", "late_shift: -1", "uniform_time: 2"):
+        with pytest.raises(ValueError, match="mix." + wrong.split(":")[0]):
+            config.load(Config, None, [f"--mix.{wrong.replace(': ', '=')}"])
+
+
+@pytest.mark.parametrize("arguments, end", [
+    (["--mix.shift=3.0"], 3.0),
+    (["--mix.shift=2.0", "--mix.late_shift=3.0"], 3.0),
+    (["--mix.shift=2.0", "--mix.late_shift=3.0", "--data.late_from=1.0"], 2.0),
+    ([], 1.0),
+])  # fmt: skip
+def test_the_model_is_sampled_with_the_shift_that_it_was_trained_with(tiny_folder, shards, tmp_path, arguments, end):
+    stage = new_stage(tiny_folder, shards, *arguments)
+    stage.export(tmp_path)
+    scheduler = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["shift"] == end
+
+
+def test_a_model_keeps_its_shift_unless_another_is_asked_for(tiny_folder, shards, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "shifted")
+    path = tmp_path / "shifted" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shift": 3.0}))
+    for arguments, shift in (([], 3.0), (["--mix.shift=1.5"], 1.5)):
+        stage = PretrainStage(config.load(Config, None, overrides(tmp_path / "shifted", shards, *arguments)), World())
+        assert stage.shift_at(0.0) == stage.pipeline.scheduler.config.shift == shift
+
+
+def test_the_exact_clean_sample_has_no_loss(tiny_folder, shards, monkeypatch):
+    from photofound import objective
+    from photofound.transformer import EditTransformerOutput
+
+    stage = new_stage(tiny_folder, shards, "--model.vae=none", "--model.patch_size=8", "--model.prediction_type=sample")
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    monkeypatch.setattr(stage.pipeline.transformer, "forward", lambda *_, **__: EditTransformerOutput(batch.pixels))
+    monkeypatch.setattr(objective, "sample_time", lambda n, *_: torch.full((n,), 0.005))
+    assert stage.loss(batch)[0] < 1e-9
+    exam = take(batch.condition, torch.arange(14))
+    assert stage.loss_on(batch._replace(condition=exam)) < 1e-9
 
 
 def test_pixels_with_the_whole_recipe_from_the_command_line(shards, networks, tmp_path):
@@ -722,8 +777,8 @@ def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
 
 def test_a_streaming_run_resumes_with_the_same_losses(tiny_folder, shards, tmp_path):
     def train(name, steps):
-        stop = ["--train.schedule=constant", f"--train.steps={steps}", "--train.batch_size=4", "--mix.tasks={inpaint: 1}"]
-        settings = streamed(tiny_folder, shards, *stop)
+        short = ["--train.schedule=constant", f"--train.steps={steps}", "--train.batch_size=4"]
+        settings = streamed(tiny_folder, shards, *short, "--mix.tasks={inpaint: 1}")
         Trainer(settings.train, PretrainStage(settings, World()), tmp_path / name, "latest").run()
 
     for name, steps in (("whole", 4), ("parts", 2), ("parts", 4)):

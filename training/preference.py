@@ -166,10 +166,11 @@ class PreferenceStage(AdaptedStage):
         with the same noise and times."""
         mix, condition, count = self.config.mix, batch.condition, len(batch.pixels) // 2
         x0 = self.encode(batch.pixels)
-        t = objective.sample_time(count, generator, mix.shift, mix.uniform_time).repeat(2)
+        t = objective.sample_time(count, generator, self.shift_at(0.0), mix.uniform_time).repeat(2)
         noise = torch.randn(x0[:count].shape, generator=generator, device=self.device).repeat(2, 1, 1, 1)
         noise = noise * self.pipeline.config.noise_scale
-        x_t, target = objective.add_noise(x0, noise, t), objective.velocity(x0, noise)
+        x_t = objective.add_noise(x0, noise, t)
+        target = self.target(x_t, x0, noise, t)
 
         def error(v: Tensor) -> Tensor:
             return objective.masked_loss(v, target, condition.hole, mix.given_weight).view(2, count)

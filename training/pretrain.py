@@ -123,10 +123,17 @@ class MixConfig:
     drop_both: float = 0.02
     reference: float | None = None  # share that has a reference, of tasks that take one; None = 0.7 if the model does
     given_weight: float = 0.1
-    shift: float = 1.0
+    shift: float | None = None  # of the times, towards noise; None = the start model's own, 1 for a new model
     late_shift: float | None = None  # the shift after ``data.late_from``: larger pictures take more; None = the same
-    uniform_time: float = 0.1
+    uniform_time: float = 0.1  # share of the times that are uniform over (0, 1), not shifted
     exemplars: float = 0.7  # data.exemplars: share of the holes in given pixels whose canvas is one; the rest: harmonic
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "late_shift"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"mix.{name}: {value} must be above 0; 1 shifts nothing")
+        if not 0 <= self.uniform_time <= 1:
+            raise ValueError(f"mix.uniform_time: {self.uniform_time} must be a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -300,6 +307,8 @@ class PretrainStage:
         self.tasks: dict[str, Task] = {name: get_task(name) for name in edits}
         self.objects = {name: name in edits and get_task(name).needs_object for name in self.shares}
         self.pipeline = build_pipeline(config.model, edits)
+        self.early_shift = config.mix.shift or float(self.pipeline.scheduler.config.shift)
+        self._sample_as_trained()
         self.pipeline.to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae.requires_grad_(False).eval() if self.pipeline.vae is not None else None
@@ -537,9 +546,7 @@ class PretrainStage:
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
         x0 = self.clean(batch)
-        late = batch.progress >= self.config.data.late_from
-        shift = mix.shift if mix.late_shift is None or not late else mix.late_shift
-        t = objective.sample_time(len(x0), generator, shift, mix.uniform_time)
+        t = objective.sample_time(len(x0), generator, self.shift_at(batch.progress), mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         noise, t = at_start(noise, t, is_regression(condition))
         x_t = objective.add_noise(x0, noise, t)
@@ -547,7 +554,7 @@ class PretrainStage:
         v, x0_hat, features = self.predict(
             x_t, t, replace(condition, prompt=prompts), route, tap, known=batch.embeddings
         )
-        target = objective.velocity(x0, noise)
+        target = self.target(x_t, x0, noise, t)
 
         losses = objective.masked_loss(v, target, condition.hole, mix.given_weight, batch.weight)
         terms: dict[str, Tensor] = {}
@@ -564,6 +571,18 @@ class PretrainStage:
         }
         loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
+
+    def shift_at(self, progress: float) -> float:
+        """The shift of the times at this share of the run."""
+        late = self.config.mix.late_shift if progress >= self.config.data.late_from else None
+        return late or self.early_shift
+
+    def _sample_as_trained(self) -> None:
+        """Give the pipeline's sampler the shift that training ends with."""
+        end = self.shift_at(1.0 if self.config.data.late_from < 1 else 0.0)
+        scheduler = self.pipeline.scheduler
+        if end != scheduler.config.shift:
+            self.pipeline.register_modules(scheduler=type(scheduler).from_config(scheduler.config, shift=end))
 
     def clean(self, batch: Batch) -> Tensor:
         """What is trained on, (B, C, h, w) in float32: the latents that were made before, or those of the pixels."""
@@ -596,8 +615,9 @@ class PretrainStage:
             noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
             condition, t = take(exam.condition, rows), times[rows]
             noise, t = at_start(noise, t, is_regression(condition))
-            v, *_ = self.predict(objective.add_noise(x0, noise, t), t, condition)
-            target = objective.velocity(x0, noise)
+            x_t = objective.add_noise(x0, noise, t)
+            v, *_ = self.predict(x_t, t, condition)
+            target = self.target(x_t, x0, noise, t)
             losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
         return torch.cat(losses).mean()
 
@@ -629,6 +649,10 @@ class PretrainStage:
         inputs |= self.reference_inputs(model, condition)
         out = model(x_t, t, tokens, mask, **inputs)
         return (*objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
+
+    def target(self, x_t: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The velocity that the model's is compared with."""
+        return objective.velocity_target(x_t, x0, noise, t, self.pipeline.transformer.config.prediction_type)
 
     @torch.no_grad()
     def reference_inputs(self, model: Any, condition: Condition) -> dict[str, Tensor]:
@@ -706,7 +730,8 @@ class PretrainStage:
         if not len(chosen):
             return terms
         b = pixels[chosen]
-        a = torch.lerp(b, autoencoder.decode(self.vae, x0_hat[chosen]), hole[chosen])
+        decoded = autoencoder.decode(self.vae, x0_hat[chosen], clamp=False)  # a pixel beyond white has a gradient, too
+        a = torch.lerp(b, decoded, hole[chosen])
         if recipe.lpips:
             terms["lpips"] = recipe.lpips * regularizers.perceptual_distance(self.lpips_net, a, b).sum() / len(near)
         if recipe.dino:
