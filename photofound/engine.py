@@ -134,8 +134,12 @@ class Engine:
             that is where gradients are averaged, shards gathered and precision set.
         """
         if self.sharded:
+            for parameter in module.parameters():
+                parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels_last
+            # accelerate finds the units of sharding by their class: a class that others have, too, is left to the root.
+            others = {type(m).__name__ for m in set(module.modules()) - set(blocks)}
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(
-                {type(b).__name__ for b in blocks}
+                {type(block).__name__ for block in blocks} - others
             )
         call = _Call(module, self.world.device.type if self.half else None)
         model, *prepared = self.accelerator.prepare(call, *optimizers)

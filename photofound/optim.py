@@ -78,7 +78,14 @@ def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
                 state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(spread(value, weight))
 
 
-def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: Sequence[nn.Module] = ()) -> Optimizers:
+def build(
+    module: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    blocks: Sequence[nn.Module] = (),
+    sharded: bool = False,
+) -> Optimizers:
     """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
 
     Args:
@@ -89,6 +96,7 @@ def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: 
         weight_decay: decoupled; for ``matrices`` alone.
         blocks: the repeated blocks, whose weights map hidden to hidden. The filters (O, I, k, k) of a convolution are
             a matrix (O, k k I) to Muon.
+        sharded: whether the weights will be spread over processes, as no filter is for Muon.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
@@ -108,6 +116,11 @@ def build(module: nn.Module, name: str, lr: float, weight_decay: float, blocks: 
     if hidden:
         inside = [p for p in trainable if p in hidden]
         flat, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]
+        if filters and sharded:
+            raise ValueError(
+                "train.optimizer: muon cannot train the filters of convolutions in shards; use adamw, or "
+                "train.parallel=ddp"
+            )
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         optimizers += [torch.optim.Muon(flat, **options)] if flat else []
         optimizers += [FilterMuon(filters, **options)] if filters else []

@@ -150,7 +150,9 @@ class Trainer:
         if config.compile:
             for block in stage.blocks:
                 block.compile()
-        self.optimizers = optim.build(stage.module, config.optimizer, config.lr, config.weight_decay, stage.blocks)
+        self.optimizers = optim.build(
+            stage.module, config.optimizer, config.lr, config.weight_decay, stage.blocks, self.engine.sharded
+        )
         self.call, self.optimizers.optimizers = self.engine.prepare(
             stage.module, stage.blocks, self.optimizers.optimizers
         )

@@ -123,6 +123,12 @@ def test_a_checkpoint_of_before_finds_its_weights(tiny):
     assert found == [id(p) for p in sorted(net.parameters(), key=lambda p: p.ndim <= 1)]
 
 
+def test_filters_are_not_muons_in_shards():
+    blocks = [Net().stem]
+    with pytest.raises(ValueError, match="muon cannot train the filters of convolutions in shards; use adamw"):
+        optim.build(blocks[0], "muon", lr=1e-2, weight_decay=0.1, blocks=blocks, sharded=True)
+
+
 def test_frozen_weights_are_left_alone():
     net = Net()
     net.block.requires_grad_(False)

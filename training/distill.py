@@ -212,8 +212,8 @@ class DistillStage(PretrainStage):
         on those of a frozen diffusion model, arXiv:2403.12015)."""
         chosen = last.nonzero()[:, 0]
         critic: Any = self.module["critic"]
-        if not len(chosen):
-            return {}
+        if not len(chosen):  # the same weights have a gradient in every process: shards are summed together
+            return {"critic": 0 * sum(weight.sum() for weight in critic.parameters())}
         pixels = batch.pixels[chosen]
         pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
         with torch.no_grad():

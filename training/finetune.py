@@ -9,7 +9,6 @@ tells what to choose and what to expect.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import heapq
 import json
@@ -231,7 +230,12 @@ def save_lora(pipeline: Any, folder: Path) -> None:
 
 def merged(pipeline: Any) -> Any:
     """A pipeline with the LoRA added to its weights, and no LoRA."""
-    transformer = copy.deepcopy(pipeline.transformer)
+    from photofound.transformer import EditTransformer
+
+    trained = pipeline.transformer
+    transformer: Any = EditTransformer.from_config(trained.config)  # anew: what is sharded cannot be copied
+    transformer.add_adapter(trained.peft_config["default"])
+    transformer.load_state_dict(trained.state_dict())
     transformer.fuse_lora()
     transformer.unload_lora()
     return type(pipeline).from_pipe(pipeline, transformer=transformer)

@@ -155,7 +155,8 @@ class SuperresolutionStage:
         gain = 10 * (before / luma.square().mean().clamp(min=1e-12)).log10().detach()
         none = torch.full_like(gain, float("nan"))
         logs = {"l1": l1} | {f"gain_x{s}": gain if s == batch.scale else none for s in self.scales}
-        total = l1 + self.config.loss.luma * l1_luma
+        # The other scales' weights have a gradient, too, if of zero: in every process the same ones must have one.
+        total = l1 + self.config.loss.luma * l1_luma + 0 * sum(w.sum() for w in self.model.tails.parameters())
         if self.perceptual is not None:
             logs["perceptual"] = perceptual_distance(self.perceptual, made, batch.high).mean()
             total = total + self.config.loss.perceptual * logs["perceptual"]

@@ -1,0 +1,79 @@
+"""Every stage at toy size, sharded over processes on CPUs: what test_sharded.py starts with torchrun.
+
+torchrun --nproc-per-node 2 tests/sharded.py FOLDER TINY_MODEL "--train.parallel=fsdp" NAME ...
+"""
+
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from gloo import shard_on_cpus
+from PIL import Image
+from safetensors.torch import save_file
+
+from photofound import config, drawn, exemplars
+from photofound.regularizers import PerceptualNet
+from photofound.trainer import Trainer, make_engine
+
+SHORT = ["--train.steps=2", "--train.warmup_steps=1", "--train.precision=fp32", "--train.device=cpu",
+         "--train.trackers=[]", "--train.batch_size=4"]  # fmt: skip
+DRAWN = ["--data.drawn=8", "--data.sizes=[72]", "--data.crop=64"]
+EDITS = [*DRAWN, "--data.late_crop=64"]
+LORA = ["--model.lora.rank=2"]
+START, PERCEPTUAL, PAIRS, EXEMPLARS = "{tiny}", "{folder}/squeezenet.safetensors", "{folder}/pairs", "{folder}/filled"
+RUNS = {
+    "pretrain": [f"--model.start={START}", *EDITS, "--train.optimizer=muon", "--train.precision=bf16"],
+    "finetune": [f"--model.start={START}", *EDITS, *LORA],
+    "distill": [f"--start={START}", *EDITS, "--distill.lora_rank=2", "--distill.adversarial=0.5",
+                "--distill.adversarial_from=0", f"--distill.lpips_net={PERCEPTUAL}"],
+    "preference": [f"--model.start={START}", f"--data.folder={PAIRS}", "--data.sizes=[72]", "--data.crop=64",
+                   "--data.hold_out=3", "--validation.size=4", *LORA],
+    "autoencoder": [*DRAWN, "--model.encoder_channels=[8, 8, 8]", "--model.decoder_channels=[8, 8, 8]",
+                    "--model.latent_channels=4", "--loss.adversarial=0.1", "--loss.adversarial_from=0"],
+    "detail": [f"--model.start={START}", f"--data.exemplars=[{EXEMPLARS}]", f"--data.perceptual={PERCEPTUAL}",
+               "--data.hold_out=4", "--model.widths=[8, 8]", "--model.blocks=[1, 1]"],
+    "superresolution": ["--data.drawn=8", "--data.short_side=72", "--data.crop=16", "--model.channels=8",
+                        "--model.depth=1"],
+}  # fmt: skip
+
+
+def materials(folder):
+    """What some stages read: a perceptual network, pairs of results, exemplars."""
+    torch.manual_seed(0)
+    save_file(PerceptualNet().state_dict(), folder / "squeezenet.safetensors")
+    exemplars.write(drawn.store(4, (72,)), folder / "filled", 8, exemplars.Plan(crop=64), workers=0)
+    (folder / "pairs").mkdir()
+    lines = []
+    for index, photo in enumerate(drawn.photographs(9, size=72)):
+        picture = Image.fromarray(photo.pixels.permute(1, 2, 0).numpy())
+        for name, side in (("a", picture), ("b", picture.point(lambda value: value // 2))):
+            side.save(folder / "pairs" / f"{index}{name}.png")
+        line = {"file_name": f"{index}a.png", "rejected_file_name": f"{index}b.png", "text": "a cup"}
+        lines.append(json.dumps(line) + "\n")
+    (folder / "pairs" / "metadata.jsonl").write_text("".join(lines))
+
+
+def run(name, folder, tiny, *more):
+    """Train two steps to the exported model, fine-tuning stopped between them and resumed."""
+    module = import_module(f"photofound.training.{name}")
+    arguments = [argument.format(folder=folder, tiny=tiny) for argument in (*RUNS[name], *SHORT, *more)]
+    settings = config.load(module.Config, None, arguments)
+    for steps in (1, 2) if name == "finetune" else (2,):
+        train = replace(settings.train, steps=steps)
+        engine = make_engine(train)
+        stage = getattr(module, f"{name.capitalize()}Stage")(settings, engine.world)
+        trainer = Trainer(train, stage, folder / name, "latest", engine)
+        assert engine.sharded == (train.parallel != "ddp")
+        assert trainer.run()
+
+
+if __name__ == "__main__":
+    shard_on_cpus()
+    folder, tiny, more, *names = sys.argv[1:]
+    for name in names:
+        run(name, Path(folder), Path(tiny), *more.split())
+        print("done", name, flush=True)
+    torch.distributed.destroy_process_group()
