@@ -7,24 +7,30 @@ there is one, a foreground mask ``KEY.mask.png`` (white = object). For more than
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from photofound import image
+from photofound import files, image
 from photofound.colours import alike, border_colour, ground_colour
 from photofound.edit import Sample
 from photofound.geometry import bounding_box
 from photofound.masks import GRABCUT_FRAME, Segmenter, grabcut
 from photofound.record import Origin, licence_of, tally
+
+logger = logging.getLogger(__name__)
+
+DAMAGED = 0.01  # the share of damaged samples that a run puts up with
+T = TypeVar("T")
 
 IMAGES = (".webp", ".jpg", ".jpeg", ".png")
 
@@ -41,20 +47,71 @@ class Photograph:
     licence: str = ""
 
 
-def read(folder: str | Path, short_side: int = 288, limit: int | None = None) -> list[Photograph]:
-    """All photographs below ``folder``, scaled down so that the short side is ``short_side`` (never up).
+class Ledger:
+    """Counts samples and the damaged ones, names each of these in the log, and ends a run that meets too many."""
 
-    Raises FileNotFoundError when there is no tar, ValueError when none holds a picture with a caption, or is damaged.
+    def __init__(self, log: Path | None = None) -> None:
+        self.log, self.seen, self.damaged = log, 0, 0
+        self._last = ""
+
+    def skip(self, name: str, reason: object) -> None:
+        """Note a damaged sample."""
+        self.damaged += 1
+        what = why(reason).removeprefix(f"{name}: ")
+        self._last = " ".join(f"{name[:300]} ({what[:300]})".split())  # a stranger's names are one short line
+        logger.warning("data: skipped %s", self._last)
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a") as file:
+                file.write(self._last + "\n")
+
+    def check(self, least: int = 1000) -> None:
+        """Raise ValueError when more than 1 % are damaged, of ``least`` samples or more."""
+        if self.damaged > DAMAGED * max(self.seen, least):
+            raise ValueError(
+                f"data: {self.damaged} of {self.seen} samples are damaged, more than {DAMAGED:.0%}; the last is "
+                f"{self._last}; drop them with 'photofound train prepare'"
+            )
+
+
+def why(error: object) -> str:
+    """What an error says, with its kind where that tells more."""
+    if not isinstance(error, Exception) or (isinstance(error, (ValueError, OSError)) and str(error)):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def read(folder: str | Path, short_side: int = 288, limit: int | None = None) -> list[Photograph]:
+    """All photographs below ``folder``, a path or a URL, scaled down so that the short side is ``short_side`` (never
+    up). Damaged ones are left out and named in the log.
+
+    Raises FileNotFoundError when there is no tar, ValueError when none holds a picture with a caption, or when more
+    than 1 % of them are damaged.
     """
-    tars = sorted(Path(folder).glob("*.tar"))
+    tars = files.find(folder, "*.tar")
     if not tars:
         raise FileNotFoundError(f"data: {folder} holds no .tar; point data.folder at WebDataset tars")
-    found = (sample for tar in tars for sample in samples(tar) if ".json" in sample)
+    found = (sample for tar in tars for sample in samples(tar) if ".json" in sample or "damaged" in sample)
     with ThreadPoolExecutor(4) as pool:
-        photographs = list(pool.map(lambda s: _decode(s, short_side), _take(found, limit)))
+        decoded = list(pool.map(lambda s: _decoded(s, short_side), _take(found, limit)))
+    photographs = kept(decoded)
     if not photographs:
         raise ValueError(f"data: no sample in {folder} has both a picture and a .json; see the WebDataset format")
     return photographs
+
+
+def kept(found: Sequence[T | tuple[str, Exception]]) -> list[T]:
+    """What there is of a collection without its damaged samples, (name, error) each, which are counted and named.
+
+    Raises ValueError when more than 1 % of it are damaged.
+    """
+    ledger = Ledger()
+    ledger.seen = len(found)
+    for damaged in found:
+        if isinstance(damaged, tuple):
+            ledger.skip(*damaged)
+    ledger.check(least=1)
+    return [each for each in found if not isinstance(each, tuple)]
 
 
 def _take(found: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[dict[str, bytes]]:
@@ -64,14 +121,18 @@ def _take(found: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[dict
         yield sample
 
 
-def samples(tar: Path) -> Iterator[dict[str, bytes]]:
+def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
-    of a sample lie together), and ``name`` for messages. Raises ValueError when the tar is damaged."""
+    of a sample lie together), and ``name`` for messages. One whose files are sparse or too large to be read has
+    ``damaged``, which says so. When the tar itself is damaged, it is the last one."""
     current: str | None = None
     sample: dict[str, bytes] = {}
     try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
+        with files.open_file(tar) as opened, tarfile.open(fileobj=opened) as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # they are not needed again, and there may be millions
+                if member.size < 0:
+                    raise tarfile.ReadError("a member of negative size")
                 if not member.isfile():
                     continue
                 key, _, extension = Path(member.name).name.partition(".")
@@ -80,29 +141,42 @@ def samples(tar: Path) -> Iterator[dict[str, bytes]]:
                     if _whole(sample):
                         yield sample
                     current, sample = key, {"name": f"{tar} ({member.name})".encode()}
-                file = archive.extractfile(member)
-                assert file is not None
-                sample["." + extension.lower()] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"data: {tar} cannot be read ({error}); replace it") from None
+                if member.issparse() or member.size + sum(map(len, sample.values())) > files.MAX_BYTES:
+                    size = "is sparse" if member.issparse() else f"makes it more than {files.MAX_BYTES:,} bytes"
+                    sample["damaged"] = f"its .{extension} {size}".encode()
+                elif "damaged" not in sample:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    sample["." + extension.lower()] = file.read()
+    except Exception as error:  # tarfile and what decompresses raise nearly anything
+        sample = {"name": str(tar).encode(), "damaged": f"cannot be read ({why(error)}); replace it".encode()}
     if _whole(sample):
         yield sample
 
 
 def _whole(sample: dict[str, bytes]) -> bool:
-    return any(e in sample for e in IMAGES)
+    return "damaged" in sample or any(e in sample for e in IMAGES)
+
+
+def _decoded(sample: dict[str, bytes], short_side: int) -> Photograph | tuple[str, Exception]:
+    """A photograph, or its name and what is wrong with it."""
+    try:
+        return _decode(sample, short_side)
+    except Exception as error:
+        return sample["name"].decode(errors="replace"), error
 
 
 def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
-    name = sample["name"].decode()
+    name = sample["name"].decode(errors="replace")
+    if "damaged" in sample:
+        raise ValueError(sample["damaged"].decode(errors="replace"))
     try:
         meta: dict[str, Any] = json.loads(sample[".json"])
         file = next(sample[e] for e in IMAGES if e in sample)
         about = (str(meta["text"]), str(meta.get("source", "")), licence_of(meta))
         return photograph(file, short_side, sample.get(".mask.png"), name, None, *about)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = 'its .json has no "text"' if isinstance(error, KeyError) else str(error).removeprefix(f"{name}: ")
-        raise ValueError(f"data: {name} is damaged ({reason}); remove the sample") from None
+    except KeyError:
+        raise ValueError('its .json has no "text"') from None
 
 
 def photograph(
@@ -131,9 +205,16 @@ def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 def origins(folder: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
     """Source and licence of each photograph of ``read``, in its order, "" where unknown. No picture is decoded."""
-    found = (sample for tar in sorted(Path(folder).glob("*.tar")) for sample in samples(tar) if ".json" in sample)
-    tables = (json.loads(sample[".json"]) for sample in _take(found, limit))
-    return [(table.get("source", ""), licence_of(table)) for table in tables]
+    found = (sample for tar in files.find(folder, "*.tar") for sample in samples(tar) if ".json" in sample)
+    return [_origin(sample) for sample in _take(found, limit)]
+
+
+def _origin(sample: dict[str, bytes]) -> tuple[str, str]:
+    try:
+        table = json.loads(sample[".json"])
+        return str(table.get("source", "")), licence_of(table)
+    except (ValueError, AttributeError, RecursionError):
+        return "", ""
 
 
 def decode(
@@ -297,7 +378,7 @@ class PhotoStore:
     ) -> PhotoStore:
         """The store of a folder of tars: from its cache file where that exists, else built, and cached if a file is
         named. ``mattes`` adds those of ``matte_plain_grounds``."""
-        path = Path(cache) if cache else None
+        path = files.output(cache, "data.cache") if cache else None
         if path and path.is_file():
             return cls.load(path)._licensed(folder, limit)
         photographs = read(folder, max(sizes), limit)
@@ -308,7 +389,7 @@ class PhotoStore:
 
     def _licensed(self, folder: str, limit: int | None) -> PhotoStore:
         """This store; one without licences takes them from the tars that it was made of, if they are still there."""
-        if not any(self.licences) and Path(folder).is_dir():
+        if not any(self.licences) and (here := files.local(folder)) is not None and here.is_dir():
             found = origins(folder, limit)
             if [source for source, _ in found] == self.sources:
                 self.licences = [licence for _, licence in found]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from photofound import exemplar
+from photofound import exemplar, files
 from photofound.data import PhotoStore, to_bytes, to_unit
 from photofound.edit import Condition, Sample, get_task
 from photofound.record import Origin
@@ -144,7 +144,7 @@ def _deviation(pixels: Tensor, hole: Tensor) -> Tensor:
 
 
 class Exemplars:
-    """The samples of a folder, in memory as uint8.
+    """The samples of a folder, a path or a URL, in memory as uint8.
 
     Attributes:
         pixels, canvas: (N, 3, S, S) uint8.
@@ -155,7 +155,7 @@ class Exemplars:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.shards: list[str] = []
         self.task: list[str] = []
         self.prompt: list[str] = []
@@ -174,11 +174,11 @@ class Exemplars:
 
         parts: dict[str, list[Tensor]] = {}
         before = len(self.task)
-        for path in sorted(self.folder.glob(_PATTERN)):
-            if path.name in self.shards:
+        for path in files.find(self.folder, _PATTERN):
+            if path in self.shards:
                 continue
             try:
-                with safe_open(path, "pt") as file:
+                with files.on_disk(path) as copy, safe_open(copy, "pt") as file:
                     tensors = {name: file.get_tensor(name) for name in ("pixels", "canvas", "hole")}
                     words = {name: json.loads(file.metadata()[name]) for name in ("task", "prompt")}
             except (SafetensorError, KeyError, TypeError) as error:
@@ -187,7 +187,7 @@ class Exemplars:
                 parts.setdefault(name, [getattr(self, name)] if before else []).append(tensor)
             self.task += words["task"]
             self.prompt += words["prompt"]
-            self.shards.append(path.name)
+            self.shards.append(path)
         for name, tensors_of in parts.items():
             setattr(self, name, torch.cat(tensors_of))
         return len(self.task) - before
@@ -197,8 +197,7 @@ class Exemplars:
 
     def origins(self) -> tuple[Origin, ...]:
         """Where the photographs that the samples were drawn from are from, for the model's card."""
-        path = self.folder / _ORIGINS
-        return tuple(Origin(**entry) for entry in json.loads(path.read_text())) if path.is_file() else ()
+        return tuple(Origin(**entry) for entry in json.loads(files.beside(self.folder, _ORIGINS) or "[]"))
 
     @property
     def crop(self) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from photofound import files
 from photofound.sources import Source
 
 KINDS = {"text": "text encoder", "latents": "autoencoder"}  # what there is, and what makes it
@@ -77,9 +77,10 @@ def fingerprint(network: nn.Module, *facts: object) -> str:
 def check(source: Source, kind: str, mine: Mapping[str, Any]) -> None:
     """Raise ValueError unless the ``index.json`` of the source's shards says that their ``kind`` was made as ``mine``
     says: by the same network, of the same pictures."""
-    path = Path(source.path)
-    index = (path if path.is_dir() else path.parent) / "index.json"
-    entries = json.loads(index.read_text()) if index.is_file() else {}
+    try:
+        entries = json.loads(files.beside(source.path, "index.json") or "{}")
+    except ValueError as error:
+        raise ValueError(f"data.precomputed: the index.json of {source.path} is damaged ({error})") from None
     made = entries.get("precomputed", {}).get(kind)
     remedy = f"run 'photofound train prepare' with {kind}=true, or leave {kind} out of data.precomputed"
     if made is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photofound import config
+from photofound import config, files
 
 RUN, MODEL = "record.json", "training.json"  # in a run's folder, beside a model's weights
 INCOMPLETE = "a part of it ran before runs kept records: its hardware is unknown, its samples are at most what is said"
@@ -181,9 +181,8 @@ def licence_of(metadata: Mapping[str, Any]) -> str:
 def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
     """Origins and filtering by the ``report.json`` that ``photofound train prepare`` left beside its shards; nothing
     where there is none."""
-    path = Path(folder) / "report.json"
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(files.beside(folder, "report.json") or "")
         origins = tuple(Origin(**each) for each in report.get("origins", ()))
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
         return origins, (f"{report['kept']:,} of {report['read']:,} photographs kept; dropped: {dropped}",)

@@ -6,18 +6,21 @@ A row is still encoded: opening a source decodes nothing, and ``raw`` says which
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from photofound import data
+from photofound import data, files
 from photofound.record import licence_of
 
 IMAGE_COLUMNS = ("image", "img", "photo", "webp", "jpg", "jpeg", "png")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
 MASK_COLUMNS = ("mask", "matte", "mask.png")
 FOREGROUND_COLUMNS = ("foreground", "foreground.png")
+DAMAGED = "__damaged__"  # the column of a row that cannot be read, which says why
+MAX_JSON = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Source:
 
     Attributes:
         path: a folder (of .tar, of .parquet, or of images with or without metadata.jsonl), a file or a pattern like
-            ``shards/*.tar``, a URL, or a dataset's id on the Hub.
+            ``shards/*.tar``; the URL of one (``file://``, ``s3://``, ``https://``, ``hf://``; images in folders of this
+            machine only); or a dataset's id on the Hub.
         weight: how often it is drawn, relative to the other sources.
         split, subset: of a dataset on the Hub.
         image: column of the photograph; its alpha channel, where it has one, marks the foreground.
@@ -66,111 +70,183 @@ class Raw:
 
 def open_source(source: Source, part: int = 64) -> Any:
     """The ``datasets.IterableDataset`` of a source, nothing decoded; its shards are tars, row groups of parquet, or
-    ``part`` files of an image folder. Raises ValueError when there is none."""
+    ``part`` files of an image folder. A row that cannot be read says so in ``DAMAGED``. Raises ValueError when there is
+    no source."""
     import datasets
 
-    path, pattern = Path(source.path), Path(source.path).name
-    files = sorted(path.parent.glob(pattern)) if any(c in pattern for c in "*?[") else [path]
-    if path.is_dir():
-        files = sorted(path.glob("*.tar")) or sorted(path.rglob("*.parquet"))
-        if not files:
-            return datasets.IterableDataset.from_generator(_read_rows, gen_kwargs={"parts": _folder(path, part)})
-    kinds = {each.suffix for each in files}
     try:
-        if "://" in source.path:
-            kind = "webdataset" if path.suffix == ".tar" else "parquet"
-            found = datasets.load_dataset(kind, data_files=source.path, split="train", streaming=True)
-        elif not all(each.is_file() for each in files) or not files:
-            found = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
-        elif kinds == {".tar"}:
-            return datasets.IterableDataset.from_generator(_read_tars, gen_kwargs={"tars": [str(f) for f in files]})
-        else:
-            found = datasets.load_dataset("parquet", data_files=[str(f) for f in files], split="train", streaming=True)
-            found = found.reshard()  # row groups in place of files: finer to shuffle and to share out
-    except Exception as error:  # the Hub's client and the builders raise nearly anything
+        here = files.local(source.path)
+        found = _files(source.path)
+        if all(file.endswith(".tar") for file in found) and found:
+            return datasets.IterableDataset.from_generator(_read_tars, gen_kwargs={"tars": found})
+        if found:
+            return datasets.IterableDataset.from_generator(_read_parquet, gen_kwargs={"parts": _row_groups(found)})
+        if here is not None and here.is_dir():
+            return datasets.IterableDataset.from_generator(_read_rows, gen_kwargs={"parts": _folder(here, part)})
+        if here is None:
+            raise ValueError("there is no .tar or .parquet")
+        dataset = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
+    except Exception as error:  # the Hub's client, fsspec's and the builders raise nearly anything
+        if str(error).startswith("data: "):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "give a folder, .tar or .parquet files, or the id of a dataset on the Hub"
         raise ValueError(f"data: {source.path!r} cannot be read ({reason}); {advice}") from None
-    return found if found.features is None else found.decode(False)
+    return dataset if dataset.features is None else dataset.decode(False)
+
+
+def _files(path: str) -> list[str]:
+    """The tars or the parquet files that a path or a URL names: a file, a pattern, or a folder of them."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    if any(character in name for character in ("*[" if "://" in path else "*?[")):
+        return files.find(folder or ("/" if path.startswith("/") else "."), name)
+    here = files.local(path)
+    if here is None and name.endswith((".tar", ".parquet")):
+        return [path]
+    if here is None or here.is_dir():
+        return files.find(path, "*.tar") or files.find(path, "**/*.parquet")
+    return [str(here)] if here.is_file() else []
 
 
 def _read_tars(tars: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of tars, one column per extension; a damaged tar ends with a row that says so."""
     for tar in tars:
+        for sample in data.samples(tar):
+            name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
+            content = {extension[1:]: content for extension, content in sample.items()}
+            yield {"name": name} | ({DAMAGED: damaged} if damaged else content)
+
+
+def _row_groups(paths: list[str]) -> list[tuple[str, int | None]]:
+    """Files of parquet in their row groups, which are finer to shuffle and to share out; those behind a URL, and those
+    that are damaged, as a whole."""
+    import pyarrow.parquet as pq
+
+    parts: list[tuple[str, int | None]] = []
+    for path in paths:
         try:
-            for sample in data.samples(Path(tar)):
-                name = sample.pop("name").decode()
-                yield {"name": name} | {extension[1:]: content for extension, content in sample.items()}
-        except ValueError as error:
-            yield {"name": tar, "damaged": str(error)}
+            groups = range(0 if files.local(path) is None else pq.ParquetFile(path).num_row_groups)
+        except Exception as error:
+            if len(paths) == 1:
+                raise ValueError(data.why(error)) from None
+            groups = range(0)
+        parts += [(path, group) for group in groups] or [(path, None)]
+    return parts
 
 
-def _read_rows(parts: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        yield from part
+def _read_parquet(parts: list[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
+    """Rows of parquet, a few at a time; a damaged group ends with a row that says so."""
+    import pyarrow.parquet as pq
+
+    for path, group in parts:
+        try:
+            with files.open_file(path) as file:
+                groups = None if group is None else [group]
+                for batch in pq.ParquetFile(file).iter_batches(16, groups):
+                    yield from batch.to_pylist()
+        except Exception as error:  # pyarrow raises nearly anything
+            yield {"name": path, DAMAGED: f"cannot be read ({data.why(error)})"}
 
 
-def _folder(folder: Path, part: int) -> list[list[dict[str, Any]]]:
+def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
+    """Rows of an image folder with the bytes of their files."""
+    for listed in (each for part in parts for each in part):
+        if DAMAGED in listed.row:
+            yield listed.row
+            continue
+        try:
+            content = {column: files.read(path) for column, path in listed.files.items()}
+            if "text_file" in content:
+                content["text"] = content.pop("text_file").decode()
+            yield listed.row | content
+        except Exception as error:
+            yield {"name": listed.row["name"], DAMAGED: data.why(error)}
+
+
+class _Listed(NamedTuple):
+    """A row of an image folder: what is said of it, and its files by column."""
+
+    row: dict[str, Any]
+    files: dict[str, Path]
+
+
+def _folder(folder: Path, part: int) -> list[list[_Listed]]:
     """Rows of an image folder, in parts that are shuffled and shared out as a whole.
 
     Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
     folders below it, as ``datasets`` does; without one, every image is a row, with the files beside it that are named
     like it: its caption ``NAME.txt``, its mask ``NAME.mask.png``.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[_Listed] = []
     tables = sorted(folder.rglob("metadata.jsonl"))
     for table in tables:
         rows += _metadata(table)
     if not tables:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.IMAGES)
-        for path in (p for p in files if not p.name.endswith(".mask.png")):
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.IMAGES and p.is_file())
+        for path in (p for p in images if not p.name.endswith(".mask.png")):
             beside = {"text_file": path.with_suffix(".txt"), "mask": path.with_suffix(".mask.png")}
-            found = {column: str(file) for column, file in beside.items() if file.is_file()}
-            rows.append({"name": str(path), "image": str(path), **found})
+            found = {column: file for column, file in beside.items() if file.is_file()}
+            rows.append(_Listed({"name": str(path)}, {"image": path, **found}))
     if not rows:
         raise ValueError(f"data: {folder} holds no .tar, .parquet or image; name another folder")
     return [rows[i : i + part] for i in range(0, len(rows), part)]
 
 
-def _metadata(table: Path) -> Iterator[dict[str, Any]]:
+def _metadata(table: Path) -> Iterator[_Listed]:
+    """The rows of a table, whose files lie below its folder."""
     for number, line in enumerate(table.read_text().splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            name = row.pop("file_name")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise ValueError(f"data: {table}, line {number}, is no JSON object with a file_name; mend it") from None
-        files = {key.removesuffix("_file_name"): key for key in row if key.endswith("_file_name") and row[key]}
-        for column, key in files.items():
-            row[column] = str(table.parent / row.pop(key))
-        yield row | {"name": str(table.parent / name), "image": str(table.parent / name)}
+            names = {"image": row.pop("file_name")}
+            for key in [key for key in row if key.endswith("_file_name")]:
+                if name := row.pop(key):
+                    names[key.removesuffix("_file_name")] = name
+            paths = {column: table.parent / name for column, name in names.items()}
+            if outside := [path for path in paths.values() if not _is_below(path, table.parent)]:
+                raise ValueError(f"names {outside[0]}, which is not below {table.parent}")
+            yield _Listed(row | {"name": str(paths["image"])}, paths)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            why = str(error) if "is not below" in str(error) else "is no JSON object with a file_name; mend it"
+            yield _Listed({"name": f"{table}, line {number}", DAMAGED: why}, {})
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a file that a table names lies below the table's folder, links followed. In the Hub's own cache, where
+    all files are links, that is its repository."""
+    base = folder.resolve()
+    base = next((p.parent for p in base.parents if p.name == "snapshots" and (p.parent / "blobs").is_dir()), base)
+    return path.resolve().is_relative_to(base)
 
 
 def raw(row: Mapping[str, Any], source: Source) -> Raw:
-    """What a row holds. Raises ValueError or OSError when it is damaged, ValueError also for a column that it lacks."""
+    """What a row holds. Only what is in it counts: text in it is never opened, be it a path or a URL.
+
+    Raises whatever what reads it raises when it is damaged, ValueError for a column that it lacks.
+    """
     name = str(row.get("name") or row.get("__key__") or "a sample")
-    if "damaged" in row:
-        raise ValueError(row["damaged"])
+    if DAMAGED in row:
+        raise ValueError(str(row[DAMAGED]))
     table = dict(row)
     if "json" in row:
-        inner = row["json"] if isinstance(row["json"], dict) else json.loads(row["json"])
+        inner = row["json"] if isinstance(row["json"], dict) else _json(row["json"])
         if not isinstance(inner, dict):
             raise ValueError(f"{name}: its .json is no object of names and values")
         table = inner | table
-    found = _column(table, source.image, IMAGE_COLUMNS)
+    found = _column({k: v for k, v in row.items() if not isinstance(v, str)}, source.image, IMAGE_COLUMNS)
     if found is None:
         wanted = source.image or " or ".join(IMAGE_COLUMNS)
         raise ValueError(f"{name}: has no image column ({wanted}), only {', '.join(map(str, row))}")
     if isinstance(found, dict) and found.get("path"):
         name = str(row.get("name") or found["path"])
-    mask = _column(table, source.mask, MASK_COLUMNS)
-    foreground = _column(table, source.foreground, FOREGROUND_COLUMNS)
+    mask = _column(row, source.mask, MASK_COLUMNS)  # of the row alone: there are no files in its .json
+    foreground = _column(row, source.foreground, FOREGROUND_COLUMNS)
     return Raw(
         name,
-        _file(found),
-        None if mask is None else _file(mask),
-        None if foreground is None else _file(foreground),
+        _file(found, source, "image"),
+        None if mask is None or mask == "" else _file(mask, source, "mask"),
+        None if foreground is None or foreground == "" else _file(foreground, source, "foreground"),
         _captions(table, source),
         table,
     )
@@ -179,7 +255,7 @@ def raw(row: Mapping[str, Any], source: Source) -> Raw:
 def photograph(sample: Raw, short_side: int) -> data.Photograph:
     """The sample decoded, scaled down to a short side of ``short_side``, with its first caption.
 
-    Raises ValueError or OSError when it is damaged.
+    Raises whatever its decoder raises when it is damaged.
     """
     about = {"caption": sample.captions[0][0] if sample.captions else "", "source": str(sample.row.get("source", ""))}
     return data.photograph(
@@ -199,18 +275,29 @@ def _column(row: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> 
     return value
 
 
-def _file(value: Any) -> bytes:
-    """The bytes of a file: themselves, ``{"bytes", "path"}`` as ``datasets`` has it, or a path."""
+def _file(value: Any, source: Source, column: str) -> bytes:
+    """The bytes of a file: themselves, or ``{"bytes", "path"}`` as ``datasets`` has it. A path is opened only where
+    ``datasets`` has listed it in the very dataset of the Hub that the source is."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
-    if not isinstance(value, str):
-        raise ValueError(f"a {type(value).__name__} is no picture; the column must hold files")
-    import fsspec
+    if isinstance(value, str) and _in_dataset(value, source.path):
+        return files.read(value)
+    what = f"the text {value[:80]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+    raise ValueError(f"its {column} is {what}, no picture; the column must hold files, and text is never opened")
 
-    with fsspec.open(value, "rb") as file:
-        return bytes(file.read())
+
+def _in_dataset(url: str, dataset: str) -> bool:
+    """Whether a URL is of a file, or of a member of an archive, in a dataset of the Hub."""
+    inside = rf"(?:(?:zip|tar)://[^:]*::)?hf://datasets/{re.escape(dataset)}(?:@[^/:]+)?/[^:]+"
+    return re.fullmatch(inside, url) is not None and ".." not in url.split("/")
+
+
+def _json(content: Any) -> Any:
+    if len(content) > MAX_JSON:
+        raise ValueError(f"its .json has more than {MAX_JSON:,} bytes")
+    return json.loads(content)
 
 
 def _captions(row: Mapping[str, Any], source: Source) -> list[tuple[str, float]]:
@@ -224,6 +311,4 @@ def _captions(row: Mapping[str, Any], source: Source) -> list[tuple[str, float]]
         value = value.decode() if isinstance(value, bytes) else value
         words = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str) and each]
         found += [(each.strip(), weight / len(words)) for each in words]
-    if not found and "text_file" in row:
-        found = [(Path(row["text_file"]).read_text().strip(), 1.0)]
     return found

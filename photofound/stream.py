@@ -14,7 +14,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,44 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photofound import data, geometry, image, precomputed
+from photofound import data, files, geometry, image, precomputed
+from photofound.data import Ledger
 from photofound.edit import Sample
 from photofound.geometry import Box, bounding_box, cover, nearest_bucket
 from photofound.sources import Raw, Source, open_source, photograph, raw
 
 logger = logging.getLogger(__name__)
 
-DAMAGED = 0.01  # the share of damaged samples that a run puts up with
 PATIENCE = 16  # rounds after which a bucket that does not fill is given, its samples repeated
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
-
-
-class Ledger:
-    """Counts samples and the damaged ones, names each of these in the log, and ends a run that meets too many."""
-
-    def __init__(self, log: Path | None = None) -> None:
-        self.log, self.seen, self.damaged = log, 0, 0
-        self._last = ""
-
-    def skip(self, name: str, reason: object) -> None:
-        """Note a damaged sample."""
-        self.damaged += 1
-        self._last = f"{name} ({str(reason).removeprefix(f'{name}: ')})"
-        logger.warning("data: skipped %s", self._last)
-        if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as file:
-                file.write(self._last + "\n")
-
-    def check(self, least: int = 1000) -> None:
-        """Raise ValueError when more than 1 % are damaged, of ``least`` samples or more."""
-        if self.damaged > DAMAGED * max(self.seen, least):
-            raise ValueError(
-                f"data: {self.damaged} of {self.seen} samples are damaged, more than {DAMAGED:.0%}; the last is "
-                f"{self._last}; drop them with 'photofound train prepare'"
-            )
 
 
 class _Endless:
@@ -85,7 +59,12 @@ class _Endless:
 
     def next(self) -> Raw:
         while True:
-            row = next(self._rows, None)
+            try:
+                row = next(self._rows, None)
+            except ValueError:
+                raise
+            except Exception as error:  # the Hub's client: what it raises ends its iterator
+                raise ValueError(f"data: {self.source.path!r} cannot be read on ({data.why(error)})") from error
             if row is None:
                 self._end_epoch()
                 continue
@@ -93,7 +72,7 @@ class _Endless:
             self.ledger.seen += 1
             try:
                 sample = raw(row, self.source)
-            except (ValueError, OSError) as error:
+            except Exception as error:  # whatever a row makes its readers raise, the others are good
                 self.ledger.skip(str(row.get("name") or row.get("__key__") or self.source.path), error)
                 self.ledger.check()
                 continue
@@ -171,7 +150,7 @@ class _Reader:
         options = self.options
         try:
             width, height = image.upright_size(sample.image, sample.name, options.max_pixels)
-        except ValueError as error:
+        except Exception as error:
             options.ledger.skip(sample.name, error)
             options.ledger.check()
             return None
@@ -260,6 +239,7 @@ def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
 class _Crop(NamedTuple):
     """One sample of a batch: (3, H, W) and (1, H, W) uint8, and what was made of it before training."""
 
+    name: str
     pixels: Tensor
     matte: Tensor
     prompt: str
@@ -283,8 +263,9 @@ class _Decoder(torch.utils.data.Dataset):
         for sample in batch.samples:
             try:
                 crops.append(self._crop(sample, batch.bucket, rng))
-            except (ValueError, OSError) as error:
-                damaged[sample.name] = str(error)
+            except Exception as error:
+                damaged[sample.name] = data.why(error)
+        crops = _alike(crops, damaged)
         if not crops:
             return {"damaged": list(damaged.items())}
         crops = [crops[i % len(crops)] for i in range(len(batch.samples))]
@@ -313,7 +294,11 @@ class _Decoder(torch.utils.data.Dataset):
             weights = np.array([weight for _, weight in sample.captions])
             prompt = sample.captions[rng.choice(len(weights), p=weights / weights.sum())][0]
         return _Crop(
-            _planes(pixels[window][:, ::step]), _planes(matte[window][:, ::step]), prompt, *self._made(sample, prompt)
+            sample.name,
+            _planes(pixels[window][:, ::step]),
+            _planes(matte[window][:, ::step]),
+            prompt,
+            *self._made(sample, prompt),
         )
 
     def _made(self, sample: Raw, prompt: str) -> tuple[Tensor | None, Tensor | None]:
@@ -328,6 +313,29 @@ class _Decoder(torch.utils.data.Dataset):
             raise ValueError(f"has {' and '.join(missing)}; prepare the collection again")
         text = "text" in self.made_before
         return embeddings.get(prompt) if text else None, latents if "latents" in self.made_before else None
+
+
+def _alike(crops: list[_Crop], damaged: dict[str, str]) -> list[_Crop]:
+    """Those whose latents (C, h, w) and embeddings (L, D) are finite and of the shape that most have; the others are
+    noted as damaged."""
+
+    def shape(crop: _Crop) -> tuple[Any, Any]:
+        latents, embedding = crop.latents, crop.embedding
+        return None if latents is None else latents.shape, None if embedding is None else embedding.shape[1:]
+
+    def sound(crop: _Crop) -> bool:
+        made = [tensor for tensor in (crop.latents, crop.embedding) if tensor is not None]
+        flat = crop.embedding is None or crop.embedding.ndim == 2
+        return flat and all(tensor.isfinite().all() for tensor in made)
+
+    usual = Counter(shape(crop) for crop in crops if sound(crop)).most_common(1)
+    good = []
+    for crop in crops:
+        if sound(crop) and shape(crop) == usual[0][0]:
+            good.append(crop)
+        else:
+            damaged[crop.name] = "its .safetensors holds tensors of other shapes, or values that are not finite"
+    return good
 
 
 def _window(size: tuple[int, int], bucket: tuple[int, int], matte: np.ndarray, rng: np.random.Generator) -> Box:
@@ -403,6 +411,7 @@ class Stream:
         self.sources, self.batch_size, self.buckets = list(sources), batch_size, list(buckets)
         self.seed, self.rank, self.world, self.workers = seed, rank, world, workers
         self.shuffle, self.enlarge, self.flip, self.max_pixels = shuffle, enlarge, flip, max_pixels
+        log = None if log is None else files.output(log, "data.log")
         self.made_before, self.device, self.ledger = tuple(made_before), torch.device(device), Ledger(log)
         self._position: dict[str, Any] | None = None
 
@@ -476,7 +485,7 @@ def photographs(sources: Sequence[Source], count: int, short_side: int) -> list[
         for row in itertools.islice(rows, -(-count // len(sources))):
             try:
                 found.append(photograph(raw(row, source), short_side))
-            except (ValueError, OSError) as error:
+            except Exception as error:
                 ledger.skip(source.path, error)
     if not found:
         raise ValueError(f"data: {sources[0].path!r} gives no photograph; look at its format and columns")

@@ -18,7 +18,7 @@ APPLICATIONS = ("tasks", "training", "demos")
 
 # A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
 ORDER = """
-    config record bounds netpbm image provenance geometry masks matting composite exemplar edit reference
+    config files record bounds netpbm image provenance geometry masks matting composite exemplar edit reference
     colours surfaces grounds
     layers transformer autoencoder detail superresolution text objective regularizers consistency card pipeline convert
     data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 import tarfile
 
 import numpy as np
@@ -179,14 +181,88 @@ def test_an_empty_folder_and_empty_tars_are_named(tmp_path):
 def test_a_damaged_sample_is_named(tmp_path, broken, reason):
     whole = {"7.png": encoded(picture(8, 8)), "7.json": {"text": "a cup"}}
     write_tar(tmp_path / "x.tar", whole | broken)
-    with pytest.raises(ValueError, match=rf"data: .*x.tar \(7..*\) is damaged \(.*({reason})"):
+    with pytest.raises(ValueError, match=rf"data: 1 of 1 samples are damaged, .*x.tar \(7..*\) \(.*({reason})"):
         data.read(tmp_path)
+
+
+def hundred(folder, **odd):
+    """A tar of a hundred photographs, one more of odd members: extension -> how to add it."""
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        for i in range(100):
+            for name, content in ((f"{i:03}.png", encoded(picture(8, 8))), (f"{i:03}.json", b'{"text": "a cup"}')):
+                add(archive, name, content)
+            if i == 50:
+                for name, content in odd.items():
+                    content(archive) if callable(content) else add(archive, name.replace("_", "."), content)
+    return folder
+
+
+def add(archive, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def sparse(archive):
+    """A member of a terabyte, all of it holes, as GNU tar writes it."""
+    header = bytearray(tarfile.TarInfo("odd.png").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = tarfile.itn(2**40, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    archive.fileobj.write(bytes(header))
+    archive.offset += len(header)
+    add(archive, "odd.json", b'{"text": "a cup"}')
+
+
+@pytest.mark.parametrize(
+    "odd, reason",
+    [
+        ({"odd_png": b"no picture", "odd_json": b"{}"}, "not an image|no .text"),
+        ({"odd_png": encoded(picture(8, 8)), "odd_json": b'{"a":' * 3000 + b"1" + b"}" * 3000}, "RecursionError"),
+        ({"odd_png": encoded(picture(8, 8)), "odd_json": b"[1]"}, "TypeError"),
+        ({"odd_png": sparse}, "its .png is sparse"),
+        ({"odd_png": bytes(50_000), "odd_json": b"{}"}, "makes it more than 40,000 bytes"),
+    ],
+)
+def test_one_bad_sample_is_left_out_and_named(tmp_path, caplog, monkeypatch, odd, reason):
+    monkeypatch.setattr(data.files, "MAX_BYTES", 40_000)
+    with caplog.at_level(logging.WARNING):
+        assert len(data.read(hundred(tmp_path, **odd))) == 100
+    (line,) = caplog.messages
+    assert re.search(rf"skipped .*x.tar .odd.png.*{reason}", line) and len(line) < 600
+    assert len(data.origins(tmp_path)) in (100, 101)
+
+
+def test_a_lack_of_memory_is_damage_of_one_sample(tmp_path, caplog, monkeypatch):
+    def decode(file, *rest):
+        if file == b"large":
+            raise MemoryError
+        return whole(file, *rest)
+
+    whole = data.photograph
+    monkeypatch.setattr(data, "photograph", decode)
+    folder = hundred(tmp_path, odd_png=b"large", odd_json=b'{"text": ""}')
+    assert len(data.read(folder)) == 100 and "odd.png) (MemoryError)" in caplog.text
+
+
+def test_a_member_that_lies_about_its_size_ends_its_tar(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(data, "DAMAGED", 0.5)
+
+    def lying(archive):
+        info = tarfile.TarInfo("odd.png")
+        info.size = 2**28
+        archive.fileobj.write(info.tobuf())
+        archive.offset += tarfile.BLOCKSIZE
+
+    assert len(data.read(hundred(tmp_path, odd=lying))) == 51  # those before it
+    assert "x.tar (cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no tar"])
 def test_a_file_that_is_no_tar_is_named(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(ValueError, match="data: .*x.tar cannot be read"):
+    with pytest.raises(ValueError, match="data: 1 of 1 samples are damaged, .*x.tar .cannot be read"):
         data.read(tmp_path)
 
 
@@ -194,7 +270,7 @@ def test_a_tar_that_was_cut_off_is_named(tmp_path):
     write_tar(tmp_path / "x.tar", {"0.png": encoded(picture(64, 64)), "0.json": {"text": ""}})
     whole = (tmp_path / "x.tar").read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[:3000])
-    with pytest.raises(ValueError, match="data: .*x.tar cannot be read"):
+    with pytest.raises(ValueError, match="data: 1 of 1 samples are damaged, .*x.tar .cannot be read"):
         data.read(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning from end to end on a few drawn products: what is trained, what is measured, what is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,12 @@ def test_photographs_are_chosen_by_their_metadata(products, tmp_path):
     for index in range(5):
         name = "shoe" if index < 3 else "hat"
         lines.append(
-            {"file_name": str(products / f"{index}.png"), "text": f"a {name}", "label": name, "source": "shop"}
+            {
+                "file_name": Path(shutil.copy(products / f"{index}.png", tmp_path)).name,
+                "text": f"a {name}",
+                "label": name,
+                "source": "shop",
+            }
         )
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     shoes = finetune.read(str(tmp_path), 48, {"label": ("shoe",)}, {})

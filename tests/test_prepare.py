@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from photofound import cli, data
+from photofound import cli, data, precomputed, record
 from photofound.geometry import aspect_buckets
 from photofound.sources import Source
 from photofound.stream import Stream
@@ -150,6 +150,75 @@ def test_what_is_prepared_can_be_trained_on(tmp_path):
     stream = Stream([Source(str(tmp_path / "out"))], 4, aspect_buckets(32, 8), workers=0, shuffle=10)
     sample = next(iter(stream))
     assert sample.pixels.shape[:2] == (4, 3) and len(set(sample.prompt)) == 4
+
+
+@pytest.fixture
+def bucket():
+    """An object store, in memory: what is behind ``memory://``."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    yield store
+    store.rm("/shop", recursive=True)
+
+
+def test_what_is_prepared_is_read_back_from_wherever_it_lies(tmp_path, tiny_folder, bucket):
+    """Through file://, behind the URL of a store, streamed and in memory, with what was computed before."""
+    source = collection(tmp_path / "in", {f"{i}.png": picture(i) for i in range(6)})
+    made = {"model": str(tiny_folder), "text": True, "latents": True, "side": 32, "multiple": 16}
+    prepare(source, f"file://{tmp_path}/out", settings(**made))
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}
+    assert not any("image" in meta for meta in metas(tmp_path / "out").values())  # no path of this machine's
+    bucket.put(str(tmp_path / "out"), "/shop/out", recursive=True)
+    for path in (str(tmp_path / "out"), f"file://{tmp_path}/out", "memory://shop/out", "memory://shop/out/*.tar"):
+        stream = Stream(
+            [Source(path)], 4, aspect_buckets(32, 16), workers=0, shuffle=6, made_before=("text", "latents")
+        )
+        sample = next(iter(stream))
+        assert sample.latents.shape[:2] == (4, 4) and set(sample.prompt) == set(sample.embeddings)
+        precomputed.check(Source(path), "text", stage._makers(settings(**made))["text"])
+        assert record.prepared(path)[1] == ("6 of 6 photographs kept; dropped: none",)
+        if "*" not in path:
+            assert sorted(photo.caption for photo in data.read(path)) == list("012345")
+    again = prepare("memory://shop/out", tmp_path / "again", settings())
+    assert again["kept"] == 6
+
+
+def test_what_is_filled_is_read_back_from_wherever_it_lies(tmp_path, bucket):
+    from photofound import drawn, exemplars
+
+    exemplars.write(drawn.store(3, (40,)), tmp_path, 4, exemplars.Plan(crop=32), workers=0)
+    bucket.put(str(tmp_path), "/shop/filled", recursive=True)
+    one, *others = map(exemplars.Exemplars, (tmp_path, f"file://{tmp_path}", "memory://shop/filled"))
+    for other in others:
+        assert torch.equal(other.canvas, one.canvas) and other.origins() == one.origins() != ()
+
+
+@pytest.mark.parametrize("more", [[], ["--exemplars=4"]])
+def test_an_output_behind_a_url_is_refused(tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    source = collection(tmp_path / "in", {"a.png": picture(1)})
+    assert cli.main(["train", "prepare", source, "s3://bucket/out", *more]) == 2
+    error = capsys.readouterr().err
+    assert more or "DST: s3://bucket/out is a URL" in error
+    assert error.count("\n") == 1 and not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.parametrize("words", ['{"a":' * 3000 + "1" + "}" * 3000, "{", "[1]", "x: y: z"])
+def test_whatever_a_row_raises_is_one_dropped_sample(tmp_path, words):
+    pictures = {f"{i}.png": picture(i) for i in range(3)}
+    prepare(collection(tmp_path / "in", pictures), tmp_path / "first", settings())
+    (tar,) = (tmp_path / "first").glob("*.tar")
+    with tarfile.open(tar, "a") as archive:
+        for name, content in (("bad: name.png", (tmp_path / "in" / "0.png").read_bytes()), ("bad: name.json", words)):
+            info = tarfile.TarInfo(name)
+            content = content.encode() if isinstance(content, str) else content
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    report = prepare(str(tmp_path / "first"), tmp_path / "second", settings())
+    assert report["kept"] == 3 and report["dropped"] == {"damaged": 1}
+    line = json.loads((tmp_path / "second" / "dropped.jsonl").read_text())
+    assert line["name"].endswith("(bad: name.png)") and line["why"]
 
 
 # --------------------------------------------------------------------------------------------------------- duplicates

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import tarfile
 
 import pytest
 
@@ -23,11 +26,14 @@ def test_what_cannot_be_read_is_named(tmp_path, path, says):
     assert "\n" not in str(error.value) and str(error.value).startswith("data: ")
 
 
-@pytest.mark.parametrize("line", ["{", '{"text": "no name"}', "[1]"])
-def test_a_broken_metadata_line_is_named(tmp_path, line):
+@pytest.mark.parametrize("line", ["{", '{"text": "no name"}', "[1]", '{"a":' * 3000 + "1" + "}" * 3000])
+def test_a_broken_metadata_line_is_one_damaged_row(tmp_path, line):
+    (tmp_path / "0.png").write_bytes(b"a picture")
     (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "0.png"}}\n\n{line}\n')
-    with pytest.raises(ValueError, match="metadata.jsonl, line 3, is no JSON object with a file_name"):
-        open_source(Source(str(tmp_path)))
+    good, bad = open_source(source := Source(str(tmp_path)))
+    assert raw(good, source).image == b"a picture" and bad["name"].endswith("metadata.jsonl, line 3")
+    with pytest.raises(ValueError, match="is no JSON object with a file_name"):
+        raw(bad, source)
 
 
 def test_parquet_that_is_none_is_named(tmp_path):
@@ -66,25 +72,121 @@ def test_weights_are_positive(settings, says):
         Source("x", **settings)
 
 
-def test_files_are_bytes_or_paths(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"on disk")
-    path = str(tmp_path / "a.png")
-    for value in (b"on disk", path, {"bytes": b"on disk", "path": "b.png"}, {"bytes": None, "path": path}):
-        assert raw({"image": value}, Source("x")).image == b"on disk"
-    assert raw({"image": {"bytes": None, "path": path}}, Source("x")).name == path
-    with pytest.raises(OSError, match="gone.png"):
-        raw({"image": str(tmp_path / "gone.png")}, Source("x"))
+# ------------------------------------------------------------------------------------------- text is never opened
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file of this machine's, beside the folder of a stranger's photographs; what reaches for it is told."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    return tmp_path / "secret.png"
+
+
+def texts(secret):
+    """What a stranger might write where a file is expected."""
+    return [str(secret), f"file://{secret}", "../secret.png", "http://127.0.0.1:1/x", "s3://bucket/x", "/dev/zero",
+            "reference://k::http://127.0.0.1:1/x", f"zip://x::{secret}", "C:\\x.png", "memory://x"]  # fmt: skip
+
+
+@pytest.fixture
+def nothing_opened(monkeypatch):
+    """Fails when anything is opened through fsspec."""
+    import fsspec
+
+    def refuse(*_, **__):
+        raise AssertionError("it was opened")
+
+    for name in ("open", "filesystem"):
+        monkeypatch.setattr(fsspec, name, refuse)
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    monkeypatch.setattr("photofound.files.read", refuse)
+
+
+def test_text_in_a_row_is_never_opened(secret, nothing_opened):
+    source = Source("shards")
+    for value in texts(secret):
+        for file in (value, {"bytes": None, "path": value}):
+            with pytest.raises(ValueError, match="no image column|text is never opened"):
+                raw({"name": "x", "image": file}, source)
+            for column in ("mask", "foreground"):
+                with pytest.raises(ValueError, match=f"its {column} is the text .* text is never opened"):
+                    raw({"name": "x", "image": b"a picture", column: file}, source)
+        words = json.dumps({"text": "a cup", "image": value, "mask": value, "foreground": {"path": value}})
+        found = raw({"name": "x", "png": b"a picture", "json": words.encode()}, source)
+        assert (found.image, found.mask, found.foreground) == (b"a picture", None, None)
+    with pytest.raises(ValueError, match="its image is the text"):
+        raw({"image": {"bytes": None, "path": str(secret)}}, Source(str(secret.parent)))
+
+
+def test_files_are_bytes(tmp_path):
+    for value in (b"here", {"bytes": b"here", "path": "b.png"}):
+        assert raw({"image": value}, Source("x")).image == b"here"
+    assert raw({"image": {"bytes": b"here", "path": "b.png"}}, Source("x")).name == "b.png"
+    words = {"image": "0001.png", "jpg": b"here"}  # text is passed over where a file has another usual name
+    assert raw(words, Source("x")).image == b"here"
+
+
+@pytest.mark.parametrize(
+    "url, opened",
+    [
+        ("hf://datasets/org/a@0123/train/1.png", True),
+        ("zip://1.png::hf://datasets/org/a@main/train.zip", True),
+        ("hf://datasets/org/other@0123/1.png", False),
+        ("hf://datasets/org/a@0123/../other/1.png", False),
+        ("http://127.0.0.1/x::hf://datasets/org/a@0123/1.png", False),
+        ("zip://1.png::http://127.0.0.1/x.zip", False),
+        ("hf://datasets/org/a@0123/1.png::file:///etc/passwd", False),
+    ],
+)
+def test_of_the_hub_only_files_of_the_dataset_itself_are_opened(monkeypatch, url, opened):
+    monkeypatch.setattr("photofound.files.read", lambda path: f"read {path}".encode())
+    row = {"image": {"bytes": None, "path": url}}
+    if opened:
+        assert raw(row, Source("org/a")).image == f"read {url}".encode()
+    else:
+        with pytest.raises(ValueError, match="text is never opened"):
+            raw(row, Source("org/a"))
+
+
+def test_a_table_names_files_below_its_folder_only(secret, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "0.png").write_bytes(b"a picture")
+    (photos / "link.png").symlink_to(secret)
+    os.mkfifo(photos / "pipe.png")
+    names = [*texts(secret), "link.png", "pipe.png", "gone.png", "a\0b.png", ".", 5, ["0.png"]]
+    rows = [{"file_name": name} for name in names] + [{"file_name": "0.png", "mask_file_name": n} for n in names]
+    (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"file_name": "0.png"}')
+    source = Source(str(photos))
+    *bad, good = open_source(source)
+    assert len(bad) == len(rows) and raw(good, source).image == b"a picture"
+    for row in bad:
+        with pytest.raises(ValueError):
+            raw(row, source)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_read_through_its_links(tmp_path):
+    blobs, snapshot = tmp_path / "datasets--org--a" / "blobs", tmp_path / "datasets--org--a" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (blobs / "77").write_bytes(b"a picture")
+    (snapshot / "0.png").symlink_to("../../blobs/77")
+    (snapshot / "metadata.jsonl").write_text('{"file_name": "0.png"}')
+    (row,) = open_source(source := Source(str(snapshot)))
+    assert raw(row, source).image == b"a picture"
 
 
 def test_rows_below_folders_are_found_with_their_files(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"a picture")
+        (tmp_path / name / "m.png").write_bytes(b"a mask")
         row = {"file_name": "0.png", "cut_file_name": "m.png", "none_file_name": None, "text": name}
         (tmp_path / name / "metadata.jsonl").write_text(json.dumps(row))
     rows = list(open_source(Source(str(tmp_path))))
     assert [row["text"] for row in rows] == ["a", "b"]
-    assert rows[1]["image"] == rows[1]["name"] == str(tmp_path / "b" / "0.png")
-    assert rows[1]["cut"] == str(tmp_path / "b" / "m.png")
+    assert rows[1]["name"] == str(tmp_path / "b" / "0.png")
+    assert (rows[1]["image"], rows[1]["cut"]) == (b"a picture", b"a mask")
 
 
 def test_a_json_that_is_no_object_is_damage():
@@ -107,9 +209,41 @@ def test_a_dataset_of_the_hub_is_streamed_undecoded(monkeypatch):
     (row,) = open_source(source)
     assert asked == [(("org/products", "shoes"), {"split": "validation", "streaming": True})]
     assert raw(row, source).captions == [("a cup", 1.0)]
-    for url, kind in (("hf://datasets/org/a/00.tar", "webdataset"), ("https://example.org/a.parquet", "parquet")):
-        open_source(Source(url))
-        assert asked[-1] == ((kind,), {"data_files": url, "split": "train", "streaming": True})
+
+
+@pytest.fixture
+def bucket():
+    """An object store, in memory: what is behind ``memory://``."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    yield store
+    store.rm("/shop", recursive=True)
+
+
+def test_tars_and_parquet_are_read_behind_a_url(bucket, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in (("7.png", b"a picture"), ("7.json", b'{"text": "a cup"}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    pq.write_table(pa.table({"image": [b"a picture"], "text": ["a cup"]}), tmp_path / "0.parquet")
+    for suffix in ("tar", "parquet"):
+        for base, here in (("memory://shop", False), (f"file://{tmp_path}", True)):
+            bucket.pipe(f"/shop/{suffix}/0.{suffix}", (tmp_path / f"0.{suffix}").read_bytes())
+            folder = base if here else f"{base}/{suffix}"
+            for path in (f"{folder}/0.{suffix}", f"{folder}/*.{suffix}", *([] if here else [folder, f"{folder}/"])):
+                source = Source(path)
+                (row,) = open_source(source)
+                assert (raw(row, source).image, raw(row, source).captions) == (b"a picture", [("a cup", 1.0)]), path
+    for gone in ("memory://shop/nothing", f"file://{tmp_path}/nothing", "unknown://x/y.tar"):
+        with pytest.raises(ValueError, match="cannot be read|damaged") as error:
+            rows = list(open_source(Source(gone)))
+            raw(rows[0], Source(gone))
+        assert "\n" not in str(error.value)
 
 
 def test_captions_and_masks_lie_beside_their_images(tmp_path):

@@ -13,7 +13,8 @@ files and datasets on the Hub have the columns image, rejected, mask, text. A ru
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -69,24 +70,36 @@ class Config(pretrain.Config):
 def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[data.Photograph], list[data.Photograph]]:
     """Preferred and rejected results, pair by pair; the matte of either is what the edit repainted.
 
-    Raises ValueError where one of a pair is missing, damaged or of another size than the other.
+    A pair of which one is missing, damaged or of another size than the other is left out and named in the log.
+
+    Raises ValueError when there is no pair, or when more than 1 % of them are damaged.
     """
-    first, second = sources.Source(folder), sources.Source(folder, image="rejected")
-    preferred, rejected = [], []
-    for index, row in enumerate(sources.open_source(first)):
-        if limit is not None and index >= limit:
-            break
-        a, b = (_with_hole(sources.photograph(sources.raw(row, source), short_side)) for source in (first, second))
-        if a.pixels.shape != b.pixels.shape:
-            name, shapes = row.get("name", index), [tuple(x.pixels.shape[:0:-1]) for x in (a, b)]
-            raise ValueError(
-                f"data: the results of pair {name} differ in size ({shapes[0]} and {shapes[1]}); leave it out"
-            )
-        preferred.append(a)
-        rejected.append(b)
-    if not preferred:
+    rows = itertools.islice(sources.open_source(sources.Source(folder)), limit)
+    pairs = data.kept([_pair(row, folder, short_side) for row in rows])
+    if not pairs:
         raise ValueError(f"data: {folder} has no pair; see photofound train preference --help for the format")
-    return preferred, rejected
+    return [pair.preferred for pair in pairs], [pair.rejected for pair in pairs]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two results of one edit."""
+
+    preferred: data.Photograph
+    rejected: data.Photograph
+
+
+def _pair(row: Mapping[str, Any], folder: str, short_side: int) -> Pair | tuple[str, Exception]:
+    """The pair of a row, or its name and what is wrong with it."""
+    both = sources.Source(folder), sources.Source(folder, image="rejected")
+    try:
+        a, b = (_with_hole(sources.photograph(sources.raw(row, source), short_side)) for source in both)
+        if a.pixels.shape != b.pixels.shape:
+            one, other = (tuple(x.pixels.shape[:0:-1]) for x in (a, b))
+            raise ValueError(f"its results differ in size, {one} and {other}")
+    except Exception as error:
+        return str(row.get("name") or folder), error
+    return Pair(a, b)
 
 
 def _with_hole(photograph: data.Photograph) -> data.Photograph:

@@ -32,12 +32,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from photofound import autoencoder, colours, config, data, exemplars, geometry, image, precomputed, record, text
+from photofound import autoencoder, colours, config, data, exemplars, files, geometry, image, precomputed, record, text
 from photofound.engine import resolve_device
 from photofound.masks import grabcut
 from photofound.sources import Raw, Source, open_source, raw
@@ -97,6 +97,13 @@ class PrepareConfig:
             geometry.aspect_buckets(self.side, self.multiple, self.widest)  # says what does not fit together
 
 
+class Damaged(NamedTuple):
+    """A sample that cannot be read: its name, and why."""
+
+    name: str
+    why: str
+
+
 @dataclass(frozen=True)
 class Job:
     """One call of the command. Everything that a worker needs, wherever it runs."""
@@ -112,14 +119,15 @@ class Job:
     def units(self) -> Any:
         return _opened(json.dumps(dataclasses.asdict(self.source)), self.settings.shard_size)
 
-    def samples(self, unit: int) -> Iterator[tuple[str, Raw | str]]:
-        """Keys and samples of a unit; for what cannot be read, its name and why."""
+    def samples(self, unit: int) -> Iterator[tuple[str, Raw | Damaged]]:
+        """Keys and samples of a unit."""
         dataset = self.units()
         for number, row in enumerate(dataset.shard(dataset.num_shards, unit)):
             try:
-                found: Raw | str = raw(row, self.source)
-            except (ValueError, OSError) as error:
-                found = f"{row.get('name') or row.get('__key__') or self.source.path}: {error}"
+                found: Raw | Damaged = raw(row, self.source)
+            except Exception as error:  # whatever a row makes its readers raise, the others are good
+                name = str(row.get("name") or row.get("__key__") or self.source.path)
+                found = Damaged(name, data.why(error).removeprefix(f"{name}: "))
             yield f"{unit:05d}_{number:06d}", found
 
 
@@ -138,10 +146,10 @@ def scan(job: Job, unit: int) -> None:
     _write_json(job.result("scan", unit), lines)
 
 
-def _look(settings: PrepareConfig, key: str, sample: Raw | str) -> dict[str, Any]:
+def _look(settings: PrepareConfig, key: str, sample: Raw | Damaged) -> dict[str, Any]:
     """What is known of a sample after one look: ``dropped`` says why it is not kept, else what it looks like."""
-    if isinstance(sample, str):
-        return {"key": key, "name": sample.split(": ")[0], "dropped": "damaged", "why": sample}
+    if isinstance(sample, Damaged):
+        return {"key": key, "name": sample.name, "dropped": "damaged", "why": sample.why}
     line: dict[str, Any] = {"key": key, "name": sample.name}
     try:
         width, height = image.upright_size(sample.image, sample.name, settings.max_pixels)
@@ -152,8 +160,8 @@ def _look(settings: PrepareConfig, key: str, sample: Raw | str) -> dict[str, Any
             return line | {"dropped": "too long", "why": f"{width}x{height}"}
         shown = min(512, min(width, height)) if settings.scorer else 64
         pixels, _ = data.decode(sample.image, data.scaled((width, height), shown), sample.mask, sample.name)
-    except (ValueError, OSError) as error:
-        return line | {"dropped": "damaged", "why": str(error)}
+    except Exception as error:
+        return line | {"dropped": "damaged", "why": data.why(error)}
     if settings.scorer:
         line["score"] = float(_function(settings.scorer)(pixels.astype(np.float32) / 255))
         if not line["score"] >= settings.min_score:
@@ -226,8 +234,8 @@ def _write_part(job: Job, name: str, samples: Sequence[tuple[str, Raw]]) -> dict
     for key, sample in samples:
         try:
             files, line = _make(job.settings, sample)
-        except (ValueError, OSError) as error:
-            lines.append({"key": key, "name": sample.name, "dropped": "damaged", "why": str(error)})
+        except Exception as error:
+            lines.append({"key": key, "name": sample.name, "dropped": "damaged", "why": data.why(error)})
             continue
         written.append((key, files))
         lines.append({"key": key, **line})
@@ -450,7 +458,8 @@ def prepare(source: str, folder: str | Path, settings: PrepareConfig | None = No
     Raises ValueError for sources that cannot be read, and for a folder that holds something else.
     """
     settings = settings or PrepareConfig()
-    job = Job(config.build(Source, {"path": source} | settings.source, "source."), Path(folder), settings)
+    folder = files.output(folder, "DST")
+    job = Job(config.build(Source, {"path": source} | settings.source, "source."), folder, settings)
     for name in (settings.scorer, settings.captioner, settings.matte):
         if name and ":" in name:
             _function(name)
@@ -638,7 +647,7 @@ def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
     Raises ValueError or FileNotFoundError."""
     store = data.PhotoStore.open(source, settings.sizes, settings.cache, mattes=True)
     plan = exemplars.Plan(settings.crop, weights=settings.weights)
-    return exemplars.write(store, folder, settings.exemplars, plan, settings.workers)
+    return exemplars.write(store, files.output(folder, "DST"), settings.exemplars, plan, settings.workers)
 
 
 def main(argv: list[str] | None = None) -> int:
