@@ -39,6 +39,8 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         os.replace(target, folder / f"{_PREFIX}{step}.old.partial")
     os.replace(partial, target)
     shutil.rmtree(folder / f"{_PREFIX}{step}.old.partial", ignore_errors=True)
+    for damaged in folder.glob(f"{_PREFIX}*.damaged"):
+        shutil.rmtree(damaged, ignore_errors=True)
     others = [old for old in steps(folder) if old != step]  # this one stays, even if an earlier run got further
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(folder / f"{_PREFIX}{old}", ignore_errors=True)
@@ -77,25 +79,41 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def resolve(folder: Path, resume: str) -> Path | None:
-    """The checkpoint that ``resume`` names: ``latest`` (None when there is none yet) or a path."""
+class Damaged(ValueError):
+    """A checkpoint that cannot be read as a whole."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        reason = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]
+        super().__init__(f"checkpoint: {path} is damaged ({reason}); resume from an earlier step")
+
+
+def resolve(folder: Path, resume: str) -> list[Path]:
+    """The checkpoints that ``resume`` names, the one to take first: all of them, the newest first, for ``latest`` (none
+    when there is none yet), else the one at a path."""
     if resume == "latest":
-        found = steps(folder)
-        return folder / f"{_PREFIX}{found[-1]}" if found else None
+        return [folder / f"{_PREFIX}{step}" for step in reversed(steps(folder))]
     path = Path(resume)
     if not (path / "state.json").is_file():
         raise FileNotFoundError(f"resume: {path} is not a checkpoint (no state.json); pass 'latest' or a step-N folder")
-    return path
+    return [path]
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to ``step-N.damaged``, which the next save deletes, so that it is not found again."""
+    shutil.rmtree(aside := path.with_name(f"{path.name}.damaged"), ignore_errors=True)
+    path.rename(aside)
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read what ``save`` wrote. Raises ValueError for a damaged or missing file."""
+    """Read what ``save`` wrote. Raises Damaged, a ValueError, for a damaged or missing file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         state = json.loads((path / "state.json").read_text())
+        if type(state["step"]) is not int:
+            raise ValueError("its state.json has no step")
         names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
         return {name: load_file(path / f"{name}.safetensors") for name in names}, state
-    except (SafetensorError, ValueError, AttributeError, OSError) as error:
-        raise ValueError(f"checkpoint: {path} is damaged ({error}); resume from an earlier step") from None
+    except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
+        raise Damaged(path, error) from None

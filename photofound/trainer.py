@@ -17,6 +17,7 @@ import json
 import math
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,8 +163,8 @@ class Trainer:
         self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
         self.stopping = False
-        if resume and (path := checkpoint.resolve(run_dir / "checkpoints", resume)):
-            self._load(path)
+        if resume:
+            self._resume(resume)
 
     def run(self) -> bool:
         """Train; save; and, if the run is finished, write samples and the averaged model.
@@ -288,9 +289,9 @@ class Trainer:
         self.engine.start_trackers("photofound", self.step + 1)
         path = self.run_dir / "metrics.jsonl"
         if self.main and path.is_file():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            lines = path.read_text(errors="replace").splitlines()
             partial = path.with_suffix(".partial")  # a kill between emptying and writing would take the history with it
-            partial.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= self.step))
+            partial.write_text("".join(line + "\n" for line in lines if _step_of(line) <= self.step))
             partial.replace(path)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.mark = time.perf_counter()
@@ -408,8 +409,37 @@ class Trainer:
         self.saved = self.step
         self.engine.wait()
 
-    def _load(self, path: Path) -> None:
-        tensors, state = checkpoint.load(path)
+    def _resume(self, resume: str) -> None:
+        """Go on from a checkpoint; for ``latest`` from the newest whole one, with a warning about those after it."""
+        paths = checkpoint.resolve(self.run_dir / "checkpoints", resume)
+        for path in paths:
+            damage = None
+            try:
+                self._load(path, *checkpoint.load(path))
+            except checkpoint.Damaged as error:
+                damage = str(error)
+            damages = [each for each in self.engine.gather([damage]) if each]
+            if not damages:
+                return
+            if resume != "latest":
+                raise ValueError(damages[0])
+            if self.main:
+                print(
+                    f"resume: {damages[0].partition(';')[0]}; the one before it is taken", file=sys.stderr, flush=True
+                )
+                checkpoint.set_aside(path)
+        if paths:
+            raise ValueError(f"resume: no checkpoint in {paths[0].parent} is whole; start anew in another --run-dir")
+
+    def _load(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Take over a checkpoint. Raises Damaged where something in it is missing, ValueError where it is of another
+        model or optimizer."""
+        try:
+            self._take_over(path, tensors, state)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise checkpoint.Damaged(path, error) from None
+
+    def _take_over(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         if state["optimizer"] != self.config.optimizer:
             before = state["optimizer"]
             raise ValueError(f"resume: {path} was trained with {before}; set train.optimizer={before}")
@@ -479,6 +509,14 @@ def _checkpoint_activations(module: nn.Module) -> None:
         raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
     for part in able:
         part.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; beyond all for one that is not whole."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @contextmanager

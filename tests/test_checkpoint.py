@@ -65,11 +65,11 @@ def test_the_same_step_is_replaced(tmp_path):
 
 
 def test_resolve_finds_the_latest_or_the_named_one(tmp_path):
-    assert checkpoint.resolve(tmp_path, "latest") is None
+    assert checkpoint.resolve(tmp_path, "latest") == []
     for step in (9, 10):
         checkpoint.save(tmp_path, step, tensors(), {})
-    assert checkpoint.resolve(tmp_path, "latest") == tmp_path / "step-10"
-    assert checkpoint.resolve(tmp_path, str(tmp_path / "step-9")) == tmp_path / "step-9"
+    assert checkpoint.resolve(tmp_path, "latest") == [tmp_path / "step-10", tmp_path / "step-9"]
+    assert checkpoint.resolve(tmp_path, str(tmp_path / "step-9")) == [tmp_path / "step-9"]
     with pytest.raises(FileNotFoundError, match="nowhere is not a checkpoint"):
         checkpoint.resolve(tmp_path, "nowhere")
 
@@ -97,7 +97,7 @@ def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(tmp_path, 
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), when], env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "step-2.partial").is_dir()
-    path = checkpoint.resolve(tmp_path, "latest")
+    (path,) = checkpoint.resolve(tmp_path, "latest")
     assert path == tmp_path / "step-1"
     assert set(checkpoint.load(path)[0]) == {"model", "optimizer"}
 
@@ -138,6 +138,10 @@ def damaged(tmp_path, name, content):
         ("state.json", b"{"),
         ("state.json", b"\xff\xfe"),
         ("state.json", b"[]"),
+        ("state.json", b"{}"),
+        ("state.json", b'{"step": "one"}'),
+        ("state.json", b'{"step": 1, "groups": 5}'),
+        ("state.json", b'{"a":' * 3000 + b"1" + b"}" * 3000),
     ],
 )
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, name, content):

@@ -279,6 +279,53 @@ def test_resume_from_a_named_checkpoint(tmp_path):
         Trainer(TOY, Regression(), tmp_path / "second", "nowhere")
 
 
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+DAMAGES = {
+    "cut off": lambda step: _truncate(step / "model.safetensors"),
+    "empty": lambda step: (step / "optimizer.safetensors").write_bytes(b""),
+    "gone": lambda step: (step / "ema.safetensors").unlink(),
+    "no state": lambda step: (step / "state.json").write_text("{"),
+    "half a state": lambda step: (step / "state.json").write_text('{"step": 4, "groups": ["model"]}'),
+    "of other names": lambda step: save_file({"other": torch.ones(1)}, step / "ema.safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, name):
+    whole = weights(train(tmp_path / "whole", save_every=2))
+    train(tmp_path / "run", Regression(kill_at=5), save_every=2)
+    steps = tmp_path / "run" / "checkpoints"
+    newest = max(steps.iterdir(), key=lambda path: int(path.name.removeprefix("step-")))
+    DAMAGES[name](newest)
+    resumed = train(tmp_path / "run", resume="latest", save_every=2)
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged" in said and "the one before it is taken" in said and "Traceback" not in said
+    assert same(weights(resumed), whole)
+    assert not list(steps.glob("*.damaged"))  # deleted when there are others
+
+
+def test_where_no_checkpoint_is_whole_the_run_says_so(tmp_path):
+    train(tmp_path, save_every=3)
+    for path in (tmp_path / "checkpoints").iterdir():
+        (path / "model.safetensors").write_bytes(b"")
+    named = str(tmp_path / "checkpoints" / "step-6")
+    with pytest.raises(ValueError, match="step-6 is damaged .*; resume from an earlier step"):
+        train(tmp_path, resume=named)  # a named one is taken or refused
+    with pytest.raises(ValueError, match="no checkpoint in .* is whole; start anew in another --run-dir"):
+        train(tmp_path, resume="latest")
+
+
+def test_a_damaged_log_of_numbers_does_not_stop_a_run(tmp_path):
+    train(tmp_path, Regression(kill_at=3))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 1}}\n{"nothing": 1}\n\xff\n[1]\n{"step": 3, "lo')
+    train(tmp_path, resume="latest")
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_finished_run_trains_no_more(tmp_path):
     before = weights(train(tmp_path))
     again = train(tmp_path, resume="latest")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from photofound import cli
@@ -120,6 +121,41 @@ def test_a_signal_saves_and_exits_with_a_status_of_its_own(whole, tmp_path, monk
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]  # two micro-batches a step
     assert smoke(tmp_path, "--resume", "latest") == 0
     assert losses(tmp_path) == losses(whole) and same(final(tmp_path), final(whole))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--run-dir", "{run}", "--train.steps", "1", "--train.lr", "0.1", "--data.sizes", "[40]"],
+    ["--run_dir={run}", "--train.steps=1", "--train.lr=0.1", "--data.sizes=[40]"],
+    ["--train.steps", "1", "--train.lr=0.1", "--data.sizes", "[40]", "--run-dir={run}"],
+])  # fmt: skip
+def test_options_are_written_as_people_write_them(tmp_path, arguments):
+    run = str(tmp_path / "run")
+    assert (
+        cli.main(["train", "pretrain", "--config", SMOKE, *(argument.format(run=run) for argument in arguments)]) == 0
+    )
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (settings["train"]["lr"], settings["train"]["steps"], settings["data"]["sizes"]) == (0.1, 1, [40])
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--train.lr"], "'--train.lr' is not an override; write --a.b=value"),
+    (["--train.lr", "--train.steps=1"], "'--train.lr' is not an override"),
+    (["--train.lr", "0.1", "0.2"], "'0.2' is not an override"),
+    (["--run-dir", "s3://bucket/run"], "--run-dir: s3://bucket/run is a URL"),
+])  # fmt: skip
+def test_options_that_say_nothing_are_one_line(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "pretrain", "--config", SMOKE, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_launcher_of_several_processes_is_told_the_line(tmp_path, monkeypatch, capsys):
+    """torchrun, and accelerate launch with it, prints it at the end of its own lines."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert cli.main(["train", "pretrain", "--config", SMOKE, "--nonsense=1"]) == 2
+    told = json.loads((tmp_path / "error.json").read_text())
+    assert told["message"] == capsys.readouterr().err.strip() and told["timestamp"] > 0
 
 
 def test_sharding_on_a_cpu_is_one_line(tmp_path, capsys):

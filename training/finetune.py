@@ -80,8 +80,8 @@ class DataConfig(pretrain.DataConfig):
 @dataclass(frozen=True)
 class PriorConfig(Photos):
     """Photographs of the product's class, so that the model does not forget what else there is (DreamBooth,
-    arXiv:2208.12242, section 3.3). Where the folder has fewer than ``count``, the model makes the rest itself before it
-    is trained, and puts them there."""
+    arXiv:2208.12242, section 3.3). Where the folder has fewer than ``count``, or there is none, the model makes the
+    rest itself before it is trained, the same ones each time; the folder is read and never written into."""
 
     weight: float = 0.0  # the paper's lambda, 1 there; carried out by shares of a batch: 1 = half of it; 0 = off
     prompt: str = ""  # "a photo of a mug": what to make, and the caption of photographs without one
@@ -389,13 +389,9 @@ class FinetuneStage(AdaptedStage):
     def _class_photographs(self) -> data.PhotoStore:
         """What ``PriorConfig`` says: a folder's photographs and, where there is a prompt, made ones up to a number."""
         prior = self.config.prior
-        folder = Path(prior.folder) if prior.folder else None
-        empty = folder is None or (bool(prior.prompt) and not (folder.is_dir() and any(folder.iterdir())))
-        found = [] if empty else self._read(prior, prior.prompt)
+        found = self._read(prior, prior.prompt) if prior.folder else []
         if prior.prompt and len(found) < prior.count:
             made = self._imagine(range(len(found), prior.count))
-            if folder and self.first:
-                _save(made, folder, len(found), prior.prompt)
             found += [data.Photograph(pixels, None, prior.prompt, "") for pixels in made]
         return self._store(found)
 
@@ -483,15 +479,6 @@ def _check(config: Config) -> None:
         raise ValueError(f"prior.weight: {config.prior.weight} must be 0 (off) or more")
     if config.prior.weight and not (config.prior.folder or config.prior.prompt):
         raise ValueError('prior: give prior.prompt, like "a photo of a mug", or prior.folder with such photographs')
-
-
-def _save(pictures: Sequence[Tensor], folder: Path, first: int, caption: str) -> None:
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(pictures, first):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"made-{index:04}.png")
-        (folder / f"made-{index:04}.txt").write_text(caption)
 
 
 def _numbers(measured: Mapping[str, Tensor]) -> dict[str, float]:

@@ -661,7 +661,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DST", help="new folder, or one that an earlier call was stopped in")
     parser.add_argument("--config", help="YAML or JSON file of the settings; each is also an option --name=value")
     try:
-        args, overrides = parser.parse_known_args(argv)
+        args, overrides = parser.split(argv)
         settings = config.load(PrepareConfig, args.config, overrides)
         if settings.exemplars:
             written = write_exemplars(args.source, args.folder, settings)
