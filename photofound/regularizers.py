@@ -63,6 +63,22 @@ def load_vision_model(source: str | Path) -> Any:
     return PerceptualNet.from_file(source) if str(source).endswith(".safetensors") else Patches.from_pretrained(source)
 
 
+def outline(source: str | Path | None) -> Any | None:
+    """A vision model without its weights, to count what it takes; None for one that is not here."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        if str(source).endswith(".safetensors"):
+            return PerceptualNet()
+        if not source or not (Path(source) / "config.json").is_file():
+            return None
+        try:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(str(source)))
+            return Patches(getattr(model, "vision_model", model), (0.0,) * 3, (1.0,) * 3)
+        except (OSError, ValueError):
+            return None
+
+
 class Patches(nn.Module):
     """Patch features of a vision model from ``transformers``: DINOv2, DINOv3, SigLIP, CLIP, ViT, ConvNeXt, ...
 

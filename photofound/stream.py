@@ -474,6 +474,29 @@ class Stream:
         )
 
 
+def check_sizes(
+    sources: Sequence[Source], buckets: Sequence[tuple[int, int]], enlarge: float = 1.25, count: int = 64
+) -> None:
+    """Raise ValueError when the first photographs of a source are all too small for the buckets, as ``Stream`` would
+    when it comes to them."""
+    for source in sources:
+        large = small = 0
+        for row in itertools.islice(open_source(source), count):
+            try:
+                sample = raw(row, source)
+                width, height = image.upright_size(sample.image, sample.name)
+            except Exception:  # named when it is read for training
+                continue
+            bucket = nearest_bucket(width, height, buckets)
+            fits = cover(width, height, bucket)[0] <= enlarge * width + 1
+            large, small = large + fits, small + (not fits)
+        if small and not large:
+            raise ValueError(
+                f"data: the first {small} photographs of {source.path} are all too small (the last, {width}x{height}, "
+                f"for a batch of {bucket[0]}x{bucket[1]}); choose a smaller size"
+            )
+
+
 def photographs(sources: Sequence[Source], count: int, short_side: int) -> list[data.Photograph]:
     """The first ``count`` photographs of the sources together, scaled down to ``short_side``: a sample to look at.
 

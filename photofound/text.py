@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,21 @@ def load(source: str) -> tuple[Any, Any]:
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model.text_encoder: {source} is no text encoder: {reason}") from None
+
+
+def outline(folder: Path) -> Any | None:
+    """The text encoder of a folder without its weights, to count what it takes; None where there is none."""
+    from transformers import AutoConfig, AutoModelForTextEncoding
+
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        config.is_encoder_decoder = False
+        with torch.device("meta"):
+            return AutoModelForTextEncoding.from_config(config)
+    except (OSError, ValueError):
+        return None
 
 
 def encode(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -171,6 +172,7 @@ class Trainer:
 
         Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
         """
+        self._check_end()
         self._start()
         with self._signals():
             while self._tick() < 1 and not self.stopping:
@@ -179,10 +181,42 @@ class Trainer:
                 self._save()  # with the handlers in place: launchers send the signal more than once
         if finished := self.progress() >= 1:
             self._sample()
-            self._export()
+            self.export()
         self.bar.close()
         self.engine.end_trackers()
         return finished
+
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk: weights, average and moments, whole and in fp32."""
+        model = sum(value.numel() * value.element_size() for value in self.stage.module.state_dict().values())
+        average = 4 * sum(value.numel() for value in self.ema.average.values())
+        moments = sum(
+            4 * p.numel() * (1 if isinstance(getattr(o, "optimizer", o), torch.optim.Muon) else 2)
+            for o in self.optimizers.optimizers
+            for group in o.param_groups
+            for p in group["params"]
+        )
+        return model + average + moments
+
+    def _check_end(self) -> None:
+        """Raise ValueError before the first step for what would stop the run later: no room for its checkpoints and its
+        model, or something else where they go."""
+        if self.progress() >= 1:
+            return
+        folder, there = self.run_dir / "checkpoints", len(checkpoint.steps(self.run_dir / "checkpoints"))
+        for name in ("checkpoints", "samples", "model", ""):
+            if (path := self.run_dir / name).exists() and not path.is_dir():
+                raise ValueError(f"--run-dir: {path} is a file, where a folder goes; remove it, or take another")
+        saves = (self.config.steps - self.step) // self.config.save_every + 1
+        size = self.checkpoint_bytes()
+        need = size * (min(self.config.keep + 1 - there, saves) + 1)  # and the model
+        home = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
+        (free, *_) = self.engine.gather([shutil.disk_usage(home).free])
+        if need > free:
+            raise ValueError(
+                f"--run-dir: {folder} needs {need / 2**30:.2f} GiB ({size / 2**30:.2f} a checkpoint, and the model), "
+                f"{free / 2**30:.2f} are free; make room, or lower train.keep"
+            )
 
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]: by steps or by minutes, whichever is further."""
@@ -335,7 +369,8 @@ class Trainer:
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
             yield
 
-    def _export(self) -> None:
+    def export(self) -> None:
+        """Write the averaged model, and the record of the last checkpoint as its card."""
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
             if self.main:
                 self.stage.export(self.run_dir / "model")

@@ -9,7 +9,7 @@ import gloo
 import pytest
 
 from photofound import cli, estimate
-from photofound.estimate import Offer
+from photofound.estimate import Measured, Offer, Phase
 from photofound.trainer import TrainConfig
 
 
@@ -18,13 +18,8 @@ class Config:
     train: TrainConfig = field(default_factory=lambda: replace(gloo.COMMON, steps=1000))
 
 
-@dataclass(frozen=True)
-class Cost:
-    """As ``photofound.transformer.Cost``."""
-
-    parameters: int = 10**9
-    tokens: int = 256
-    flops: int = 4 * 10**11
+def cost(parameters=10**9, tokens=256, flops=4 * 10**11, **more):
+    return Phase(parameters, tokens, flops, **more)
 
 
 class Toy(gloo.Toy):
@@ -51,38 +46,74 @@ def test_parameters_and_flops_are_counted():
     assert re.search(r"[\d.]+ images/s on 1 x .+ thread", said["speed"]) and "at the peak of a step" in said["memory"]
 
 
-def test_smaller_batches_late_in_the_run_count_as_what_they_are():
-    class Shrinking(Toy):
-        def batch_size(self, size, progress):
-            return size if progress < 0.5 else size // 2
+@dataclass(frozen=True)
+class Turning(Config):
+    turns: tuple[float, ...] = (0.75,)
 
-    said = lines(Shrinking)
+
+class Shrinking(Toy):
+    """Late in the run the batch is half as large."""
+
+    def batch_size(self, size, progress):
+        return size if progress < 0.75 else size // 2
+
+
+def test_every_phase_counts_by_its_share_of_the_run():
+    said = lines(Shrinking, config=Turning(), offer=Offer(gpus=2, tflops=1e-10))
     assert said["FLOPs"] == lines()["FLOPs"]  # per sample: the same at both ends
+    flops = int(re.search(r"(\d+) FLOP per sample", said["FLOPs"])[1])
+    samples = 1000 * (0.75 * 8 + 0.25 * 4)
+    assert said["run"] == f"run         1,000 steps of 4 to 8 = {samples:,.0f} samples"
+    assert f"{samples * flops / (2 * 1e2) / 3600:.1f} hours on 2 GPU(s)" in said["time"]
 
 
 def test_time_and_cost_follow_from_the_speed_of_a_gpu():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1)
-    said = "\n".join(estimate._whole_run(train, [2e12], [10.0], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Offer(gpus=5, price=2.0)))
     assert "9,000 steps of 1,000 = 9,000,000 samples" in said
     assert "5.0 hours on 5 GPU(s), each as fast as this device" in said and "50.00 at 2 per GPU and hour" in said
-    said = "\n".join(estimate._whole_run(train, [2e15, 8e15], [10.0, 40.0], Offer(gpus=10, price=2.0, tflops=500)))
-    assert "1.0 hours to 4.0 hours on 10 GPU(s), at 500 TFLOP/s each" in said and "20.00 to 80.00" in said
+    phases = [Measured(0.75, 1000, 2e15, 10.0), Measured(0.25, 250, 8e15, 40.0)]
+    said = "\n".join(estimate._whole_run(train, phases, Offer(gpus=10, price=2.0, tflops=500)))
+    assert "1.8 hours on 10 GPU(s), at 500 TFLOP/s each" in said and "35.00 at 2 per" in said
+    assert "9,000 steps of 250 to 1,000 = 7,312,500 samples" in said
 
 
 def test_minutes_limit_time_and_cost():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1, minutes=150.0)
-    said = "\n".join(estimate._whole_run(train, [2e12], [10.0], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Offer(gpus=5, price=2.0)))
     assert "2.5 hours on 5 GPU(s)" in said and "ends it after 50% of its steps" in said and "25.00 at 2" in said
 
 
+def test_muon_is_counted_on_every_gpu():
+    planned = [cost(work=1e12, update=4e12, counted=("transformer", "muon"), missing=("autoencoder",))]
+    said = lines(Absent, lambda config: planned, Offer(gpus=4, tflops=100))
+    assert said["optimizer"] == "optimizer   4 TFLOP a step on every GPU, 67% of the work"
+    assert "transformer, muon; not counted, since it is not here: autoencoder" in said["counted"]
+    assert f"{1000 * (8 * 1e12 / 4 + 4e12) / 100e12 / 60:.1f} minutes on 4 GPU(s)" in said["time"]
+    class_flops = estimate.muon_flops((8, 4, 3, 3))  # a matrix of 8 x 36
+    assert class_flops == 5 * (4 * 8 * 8 * 36 + 2 * 8**3) == estimate.muon_flops((36, 8))
+
+
+def test_a_dry_run_tries_the_export_and_says_what_the_disk_needs():
+    said = lines()
+    assert re.search(r"a checkpoint, up to 3 at a time; \d+ MiB the exported model", said["disk"])
+
+    class Broken(Toy):
+        def export(self, folder):
+            raise ValueError("export: no such thing")
+
+    with pytest.raises(ValueError, match="export: no such thing"):
+        lines(Broken)
+
+
 def test_a_model_that_is_too_large_or_not_here_is_still_planned():
-    small = lines(Absent, lambda config: [Cost(parameters=1000)], Offer(gpus=8, price=3, tflops=400))
+    small = lines(Absent, lambda config: [cost(parameters=1000)], Offer(gpus=8, price=3, tflops=400))
     assert small["not"] == "not measured: model.vae: nowhere does not exist"
-    huge = lines(Toy, lambda config: [Cost(parameters=10**15)], Offer(gpus=8, price=3, tflops=400))
+    huge = lines(Toy, lambda config: [cost(parameters=10**15)], Offer(gpus=8, price=3, tflops=400))
     assert "training takes at least" in huge["not"] and "256 tokens, 400 GFLOP a forward pass" in huge["plan"]
     hours = 1000 * 8 * 3 * 4e11 / (8 * 400e12) / 3600
     assert f"{hours * 60:.1f} minutes on 8 GPU(s), at 400 TFLOP/s each" in huge["time"]
-    assert "--tflops" in lines(Absent, lambda config: [Cost()])["no"]
+    assert "--tflops" in lines(Absent, lambda config: [cost()])["no"]
 
 
 def test_without_a_plan_a_mistake_is_a_mistake():

@@ -544,9 +544,8 @@ def test_tread_leaves_out_half_of_the_tokens_of_large_pictures_only(tiny_folder,
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
     loss_of(stage, batch)[0].backward()
     assert all(p.grad is not None for p in stage.pipeline.transformer.blocks.parameters())
-    shallow = new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--model.depth=3")
-    with pytest.raises(ValueError, match="depth of at least 6"):
-        shallow.loss(batch)
+    with pytest.raises(ValueError, match="recipe.tread: .* depth of at least 6, and this is 3"):
+        new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--model.depth=3")
 
 
 def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatch):
@@ -598,6 +597,79 @@ def test_the_exact_clean_sample_has_no_loss(tiny_folder, shards, monkeypatch):
     assert stage.loss(batch)[0] < 1e-9
     exam = take(batch.condition, torch.arange(14))
     assert stage.loss_on(batch._replace(condition=exam)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data.late_crop=128", "--data.late_from=0.9"], "no photograph fits a crop of 128"),
+        (["--data.late_crop=60"], "data.late_crop: 60 is no multiple of a token's 16 pixels"),
+        (["--data.crop=60", "--data.late_from=1.0"], "data.crop: 60 is no multiple"),
+        (["--recipe.contrastive=0.05", "--data.late_batch=0.1"], "late batches have 1"),
+        (
+            ["--recipe.tread=0.5", "--recipe.tread_tokens=16", "--data.crop=48", "--model.depth=3"],
+            "depth of at least 6",
+        ),
+    ],
+)
+def test_what_would_stop_a_run_late_stops_it_before_its_first_step(tiny_folder, shards, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        new_stage(tiny_folder, shards, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data.late_crop=160"], "the first 12 photographs of .* are all too small .*96x96, for a batch of 160x160"),
+        (["--data.late_crop=80", "--data.sizes=[72]"], "data.sizes: sheets of samples show crops of 80 pixels, and 72"),
+        (["--data.multiple=8"], "data.multiple: 8 is no multiple of a token's 16 pixels"),
+    ],
+)
+def test_a_stream_is_looked_at_before_the_first_step(tiny_folder, shards, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainStage(streamed(tiny_folder, shards, *arguments), World())
+
+
+def test_a_sheet_shows_crops_that_the_run_has_had(tiny_folder, shards):
+    stage = new_stage(tiny_folder, shards, "--data.late_crop=128", "--data.late_from=1.0")
+    assert stage.sample().ndim == 3
+
+
+def test_a_plan_counts_what_stands_beside_the_transformer(tiny_folder, shards, networks):
+    def planned(*more, of=plan):
+        return of(config.load(Config, None, overrides(tiny_folder, shards, *more)))[0]
+
+    plain = planned("--model.train_text=false")
+    assert {"transformer", "autoencoder", "text encoder", "adamw"} == set(plain.counted) and not plain.missing
+    assert planned().work > plain.work > 3 * plain.flops and planned().memory > plain.memory
+    assert planned("--train.checkpoint_activations=true").work - planned().work == plain.flops
+    muon = planned("--model.train_text=false", "--train.optimizer=muon")
+    assert muon.update > 0 and muon.memory < plain.memory and plain.update == 0
+    repa = ["--recipe.repa=0.5", "--recipe.repa_teacher"]
+    assert planned(*repa[:1], f"{repa[1]}={networks / 'dino'}").work > planned().work
+    assert planned(*repa[:1], f"{repa[1]}=owner/elsewhere").missing == ("REPA's teacher",)
+    lpips = ["--recipe.lpips=0.1", f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}"]
+    assert set(planned(*lpips).counted) >= {"LPIPS", "decoder"}
+
+
+def test_a_plan_of_a_lora_counts_what_is_frozen(tiny_folder, shards):
+    from photofound.training import finetune
+
+    def planned(*more):
+        arguments = overrides(tiny_folder, shards, *more)
+        return finetune.plan(config.load(finetune.Config, None, arguments))[0]
+
+    lora, full = planned("--model.lora.rank=4"), planned("--model.train=full")
+    assert "LoRA" in lora.counted and "LoRA" not in full.counted
+    assert lora.work < full.work and lora.memory < 0.5 * full.memory
+    assert planned("--model.lora.rank=16").work > lora.work
+
+
+def test_a_late_phase_has_its_share_and_its_batch():
+    settings = config.load(Config, CONFIGS / "1b-latent-1024.yaml")
+    early, late = plan(settings)
+    assert (early.share, early.batch) == (0.7, 1.0)
+    assert (late.share, late.batch) == (pytest.approx(0.3), 0.25)
 
 
 def test_pixels_with_the_whole_recipe_from_the_command_line(shards, networks, tmp_path):

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -324,6 +325,37 @@ def test_a_damaged_log_of_numbers_does_not_stop_a_run(tmp_path):
         file.write(b'{"step": 1}}\n{"nothing": 1}\n\xff\n[1]\n{"step": 3, "lo')
     train(tmp_path, resume="latest")
     assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_checkpoint_takes_is_known_before(tmp_path):
+    for optimizer in ("adamw", "muon"):
+        made = train(tmp_path / optimizer, optimizer=optimizer)
+        (step,) = (tmp_path / optimizer / "checkpoints").iterdir()
+        tensors = [value for group in checkpoint.load(step)[0].values() for value in group.values()]
+        written = sum(value.numel() * value.element_size() for value in tensors if value.ndim)
+        assert made.checkpoint_bytes() == written
+
+
+def test_a_disk_that_is_too_small_stops_the_run_before_its_first_step(tmp_path, monkeypatch):
+    made = Trainer(TOY, Regression(), tmp_path / "run")
+    size = made.checkpoint_bytes()
+    for free, enough in ((2 * size - 1, False), (2 * size, True)):  # one checkpoint and the model
+        monkeypatch.setattr(trainer.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        made = Trainer(TOY, Regression(), tmp_path / str(free))
+        if enough:
+            assert made.run()
+        else:
+            with pytest.raises(ValueError, match="--run-dir: .* needs .* are free; make room, or lower train.keep"):
+                made.run()
+            assert made.stage.batches == 0 and not (tmp_path / str(free)).exists()
+
+
+def test_a_file_in_the_place_of_a_folder_stops_the_run_before_its_first_step(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    made = Trainer(TOY, Regression(), tmp_path)
+    with pytest.raises(ValueError, match="model is a file, where a folder goes"):
+        made.run()
+    assert made.stage.batches == 0
 
 
 def test_a_finished_run_trains_no_more(tmp_path):

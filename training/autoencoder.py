@@ -69,6 +69,11 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The shares of the run at which its steps change."""
+        return (self.loss.adversarial_from,) if self.loss.adversarial else ()
+
 
 def build_model(config: ModelConfig) -> Any:
     """A diffusers ``AutoencoderDC`` with f8 and nothing but convolutions at full resolution's edge."""

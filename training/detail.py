@@ -77,6 +77,11 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The shares of the run at which its steps change."""
+        return (self.loss.adversarial_from,) if self.loss.adversarial else ()
+
 
 class Batch(NamedTuple):
     """Truth, canvas and guess (B, 3, H, W) in [-1, 1], hole (B, 1, H, W), and the share of the run that is over."""

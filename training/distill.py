@@ -89,6 +89,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     @property
+    def turns(self) -> tuple[float, ...]:
+        """The shares of the run at which its steps change."""
+        return (*self.data.turns, *([self.distill.adversarial_from] if self.distill.adversarial else []))
+
+    @property
     def teacher(self) -> str:
         """Where the teacher is."""
         from photofound.pipeline import EMBEDDED
@@ -277,7 +282,7 @@ class DistillStage(PretrainStage):
 
         count, guidance = 2 * len(self.shares), max(self.options.guidance[0], self.pipeline.config.default_guidance)
         generator = torch.Generator(self.device).manual_seed(7)
-        condition, sample = self.draw(self.store, self.config.data.late_crop, count, generator)
+        condition, sample = self.draw(self.store, self.last_crop, count, generator)
         made = [
             pipeline.sample(condition, steps, guidance, [torch.Generator().manual_seed(i) for i in range(count)])
             for pipeline, steps in ((self.teacher_pipeline, 20), (self.pipeline, self.options.phases))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from photofound import data, sources, trainer
 from photofound.edit import Condition, Sample
+from photofound.estimate import Phase
 from photofound.training import pretrain
 from photofound.training.pretrain import Batch, PretrainStage
 
@@ -450,9 +451,10 @@ class FinetuneStage(AdaptedStage):
         return {f"loss_{name}": self.loss_on(exam) for name, exam in self.exams.items()}
 
 
-def plan(config: Any) -> list[Any]:
-    """What a forward pass of one sample takes, the LoRA aside: see ``pretrain.plan``."""
-    return pretrain.plan(_settled(config))
+def plan(config: Any) -> list[Phase]:
+    """What one sample takes, with what is frozen and the LoRA: see ``pretrain.plan``."""
+    settled = _settled(config)
+    return pretrain.plan(settled, lambda module: adapt(module, settled.model))
 
 
 def _settled(config: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +21,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, drawn, layers, masks, objective, precomputed, record, regularizers, text
+from photofound import (
+    autoencoder,
+    data,
+    drawn,
+    layers,
+    masks,
+    objective,
+    optim,
+    precomputed,
+    record,
+    regularizers,
+    text,
+)
 from photofound import reference as references
 from photofound.colours import recoloured
 from photofound.composite import harmonic
 from photofound.edit import Condition, Sample, Task, get_task, is_regression
+from photofound.estimate import Phase, muon_flops
 from photofound.exemplars import Exemplars
 from photofound.geometry import aspect_buckets
 from photofound.record import Origin
 from photofound.sources import Source
-from photofound.stream import Stream, photographs
+from photofound.stream import Stream, check_sizes, photographs
 from photofound.trainer import TrainConfig, World
 
 SHOWN = 256  # photographs of a stream that are kept for the sheets of samples
@@ -87,6 +100,11 @@ class DataConfig:
     precomputed: tuple[str, ...] = ()  # sources: text, latents: what `prepare` has computed and is not computed again
     log: str | None = None  # sources: a file that names every damaged sample
     exemplars: tuple[str, ...] = ()  # folders of 'prepare --exemplars', one for a crop
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The shares of the run at which pictures or batches change."""
+        return () if (self.late_crop, self.late_batch) == (self.crop, 1) else (self.late_from,)
 
     def __post_init__(self) -> None:
         if unknown := set(self.precomputed) - set(precomputed.KINDS):
@@ -172,6 +190,11 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """The shares of the run at which its steps change."""
+        return (*self.data.turns, *([self.recipe.repa_until] if self.recipe.repa else []))
+
 
 def generate(sample: Sample, generator: torch.Generator) -> Condition:
     """Text to image: nothing is given."""
@@ -246,38 +269,132 @@ def _add_inputs(transformer: Any, tasks: list[str], config: ModelConfig) -> None
         transformer.add_reference(config.reference_size)
 
 
-def plan(config: Config) -> list[Any]:
-    """What one forward pass of one sample takes in this run: a ``photofound.transformer.Cost`` (parameters, tokens,
-    flops) for the early crop and, if it differs, for the late one.
+def plan(config: Config, adapt: Callable[[nn.ModuleDict], None] | None = None) -> list[Phase]:
+    """What one sample takes in this run, early and, where that differs, late in it.
 
-    Computed on the meta device: no memory, no data, no weights; of ``model.vae`` and ``model.start`` only a folder's
-    configuration is read, and where they are not here, ``model.latent`` and the other shapes given count.
-    The transformer alone, TREAD's savings included; autoencoder, text encoder and teachers come on top. A training step
-    takes three times the flops per sample, four times with activation checkpointing.
+    Computed on the meta device: no memory, no data, no weights; of ``model.vae``, ``model.start`` and the other
+    networks only a folder's configuration is read, and where they are not here, ``model.latent`` and the other shapes
+    given count. ``parameters``, ``tokens`` and ``flops`` are of the transformer, TREAD's savings included; ``work``
+    counts the frozen networks that are here, too.
+
+    Args:
+        adapt: what freezes a part of the weights and adds a LoRA.
 
     Raises ValueError where the configuration does not fit together.
     """
     from photofound.transformer import EditTransformer
 
+    model, files, recipe = config.model, config.data, config.recipe
     edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
-    start = Path(config.model.start) if config.model.start else None
+    start = Path(model.start) if model.start else None
     here = start is not None and (start / "transformer" / "config.json").is_file()
     inside = str(start / "vae") if start and (start / "vae").is_dir() else None
-    vae = autoencoder.outline(inside if here else config.model.vae, config.model.latent)
+    vae = autoencoder.outline(inside if here else model.vae, model.latent)
     with torch.device("meta"):
         if here:
             transformer: Any = EditTransformer.from_config(EditTransformer.load_config(start, subfolder="transformer"))
-            _add_inputs(transformer, edits, config.model)
+            _add_inputs(transformer, edits, model)
         else:
-            transformer = EditTransformer(**_transformer_options(config.model, edits, vae))
-    costs = []
-    for crop in dict.fromkeys((config.data.crop, config.data.late_crop)):
+            transformer = EditTransformer(**_transformer_options(model, edits, vae))
+        encoder = _text_outline(start if here else None, model)
+        adapted = nn.ModuleDict({"transformer": EditTransformer.from_config(transformer.config)})
+        if model.train_text and encoder is not None:
+            adapted["text_encoder"] = encoder
+        if adapt:
+            adapt(adapted)
+        teacher, lpips, dino = (
+            regularizers.outline(net) if weight else None
+            for net, weight in (
+                (recipe.repa_teacher, recipe.repa),
+                (recipe.lpips_net, recipe.lpips),
+                (recipe.dino_net, recipe.dino),
+            )
+        )
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    muon = optim.matrices(nn.ModuleList(adapted["transformer"].blocks)) if config.train.optimizer == "muon" else set()
+    hidden = [p for p in muon if p.requires_grad]
+    networks = [net for net in (encoder, vae, teacher, lpips, dino) if isinstance(net, nn.Module)]
+    held = {id(p): p.numel() for net in (adapted, *networks) for p in net.parameters()}
+    values, halved = sum(p.numel() for p in trained), sum(p.numel() for p in hidden)
+    memory = 4 * (sum(held.values()) + 4 * values - halved)  # weights; gradients, average and moments: Muon has one
+    named = dict(adapted["transformer"].named_parameters())
+    whole = any(p.requires_grad for name, p in named.items() if name.startswith("blocks.") and "lora_" not in name)
+    passes = (3 if whole else 2) + config.train.checkpoint_activations  # what is frozen has no gradient of its own
+    lora = sum(p.numel() for name, p in named.items() if "lora_" in name)
+    turns = sorted({0.0, *(turn for turn in files.turns if 0 < turn < 1), 1.0})
+    phases = []
+    for since, until in itertools.pairwise(turns):
+        late = since >= files.late_from
+        crop, batch = (files.late_crop, files.late_batch) if late else (files.crop, 1.0)
         side = crop // autoencoder.factor(vae)
-        routed = (side // transformer.config.patch_size) ** 2 >= config.recipe.tread_tokens
-        skip, shape = config.recipe.tread if routed else 0.0, transformer.config
+        routed = (side // transformer.config.patch_size) ** 2 >= recipe.tread_tokens
+        skip, shape = recipe.tread if routed else 0.0, transformer.config
         seen = (shape.reference_size // autoencoder.factor(vae),) * 2 if shape.reference_embeds else None
-        costs.append(transformer.cost(side, side, config.model.text_length, skip, seen))
-    return costs
+        cost = transformer.cost(side, side, model.text_length, skip, seen)
+        aligned = max(0.0, min(until, recipe.repa_until) - since) / (until - since)
+        latents = torch.empty(1, autoencoder.channels(vae), side, side, device="meta")
+        picture = torch.empty(1, 3, crop, crop, device="meta")
+        tokens = torch.empty(1, model.text_length, dtype=torch.long, device="meta")
+        near = recipe.perceptual_below if recipe.lpips or recipe.dino else 0.0
+        encodings = ("latents" not in files.precomputed) + (shape.condition_space == "latents")
+        reads = 0 if "text" in files.precomputed else 3 if "text_encoder" in adapted else 1
+        beside = {  # name -> the network, how often a sample goes through it, and how
+            "autoencoder": (vae, encodings, lambda net, x=picture: net.encode(x)),
+            "decoder": (vae, 2 * near, lambda net, z=latents: net.decode(z)),
+            "text encoder": (encoder, reads, lambda net, t=tokens: net(input_ids=t)),
+            "REPA's teacher": (teacher, aligned if recipe.repa else 0, lambda net, x=picture: net.patches(x)),
+            "LPIPS": (lpips, 3 * near if recipe.lpips else 0, lambda net, x=picture: net(x)),
+            "P-DINO": (
+                dino,
+                3 * near if recipe.dino else 0,
+                lambda net, x=picture: regularizers.patch_distance(net, x, x),
+            ),
+        }
+        work, counted, missing = float(passes * cost.flops + 6 * lora * cost.tokens), ["transformer"], []
+        for name, (net, times, call) in beside.items():
+            if not times or (vae is None and "coder" in name and "text" not in name):
+                continue
+            flops = _flops(net, call)
+            (missing if flops is None else counted).append(name)
+            work += times * (flops or 0)
+        phases.append(
+            Phase(
+                cost.parameters,
+                cost.tokens,
+                cost.flops,
+                work,
+                float(sum(muon_flops(p.shape) for p in hidden)),
+                float(memory),
+                until - since,
+                batch,
+                (*counted, *["LoRA"] * bool(lora), config.train.optimizer),
+                tuple(missing),
+            )
+        )
+    return phases
+
+
+def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:
+    """The text encoder without weights: a start folder's, the byte-level one, or a folder's; None for one that is not
+    here."""
+    folder = start / "text_encoder" if start else Path(model.text_encoder) if model.text_encoder else None
+    if folder is None:
+        return text.build_byte_encoder(model.text_width, model.text_layers)[1]
+    return text.outline(folder)
+
+
+def _flops(net: Any, call: Callable[[Any], Any]) -> int | None:
+    """FLOP of a network on the meta device; None for one that is not here, or that cannot be counted there."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if not isinstance(net, nn.Module):
+        return None
+    try:
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(net)
+    except Exception:  # what a network does beyond shapes
+        return None
+    return int(counter.get_total_flops())
 
 
 class Batch(NamedTuple):
@@ -338,6 +455,8 @@ class PretrainStage:
             raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
         self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
+        self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
+        self._check_sizes()
 
     def photographs(self) -> data.PhotoStore:
         """All photographs, those to be held out among them."""
@@ -371,6 +490,34 @@ class PretrainStage:
             mine["latents"] = precomputed.latents_maker(self.vae, files.crop, files.multiple, files.widest)
         for source, (kind, maker) in itertools.product(files.sources, mine.items()):
             precomputed.check(source, kind, maker)
+
+    def _check_sizes(self) -> None:
+        """Refuse before the first step what would stop the run when pictures grow, or at its end, on its sheet."""
+        files, recipe, shape = self.config.data, self.config.recipe, self.pipeline.transformer.config
+        token = autoencoder.factor(self.vae) * shape.patch_size
+        if files.sources and files.multiple % token:
+            raise ValueError(f"data.multiple: {files.multiple} is no multiple of a token's {token} pixels; give one")
+        for name, crop in {"crop": files.crop, "late_crop": self.last_crop}.items():
+            if crop % token:
+                raise ValueError(f"data.{name}: {crop} is no multiple of a token's {token} pixels; give one")
+            routed = recipe.tread and (crop // token) ** 2 >= recipe.tread_tokens
+            if routed and not self.pipeline.transformer.route_span:
+                raise ValueError(f"recipe.tread: a route needs a depth of at least 6, and this is {shape.depth}")
+            if files.sources:
+                check_sizes(files.sources, aspect_buckets(crop, files.multiple, files.widest))
+        crops = {self.last_crop} if files.sources else {files.crop, self.last_crop}  # a stream's store is for sheets
+        for crop in crops:
+            if files.sources and max(files.sizes) < crop:
+                raise ValueError(
+                    f"data.sizes: sheets of samples show crops of {crop} pixels, and {max(files.sizes)} is the largest "
+                    "size; add a larger one"
+                )
+            for name in self.shares_of(self.store, crop):
+                self._choices(self.store, crop, self.objects[name])
+        parts = self.config.train.micro_batches or self.world.size
+        least = self.batch_size(self.config.train.batch_size // parts, 1.0)
+        if recipe.contrastive and least < 2:
+            raise ValueError(f"recipe.contrastive: needs two samples at a time, and late batches have {least}")
 
     def _add_networks(self, recipe: RecipeConfig) -> None:
         """Load the frozen networks of the recipe; REPA's projector is trained along, and forgotten at the end."""
@@ -515,8 +662,9 @@ class PretrainStage:
         return references.with_references(condition, sample, self.objects[name], share, size, generator)
 
     def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
-        """The tasks to draw from a store, and their shares: all, but for what held-out photographs cannot show."""
-        return self.shares if store is self.store else self.possible(store, crop)
+        """The tasks to draw from a store, and their shares: all, but for what held-out photographs, and those of a
+        stream that are kept for sheets, cannot show."""
+        return self.shares if store is self.store and not self.config.data.sources else self.possible(store, crop)
 
     def possible(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
         """The mix without the tasks that need whole objects where a store has none."""
@@ -745,13 +893,14 @@ class PretrainStage:
         from photofound.card import sheet
 
         rows = []
-        for name in self.shares_of(self.store, self.config.data.late_crop):
-            rows_of, weights = self._choices(self.store, self.config.data.late_crop, self.objects[name])
+        crop = self.last_crop
+        for name in self.shares_of(self.store, crop):
+            rows_of, weights = self._choices(self.store, crop, self.objects[name])
             cpu = torch.Generator().manual_seed(7)
             picks = rows_of[torch.multinomial(weights, 3, replacement=True, generator=cpu)]
             mirror = self.config.data.mirror
-            sample = self.store.sample(picks, self.config.data.late_crop, self.objects[name], cpu, mirror)
-            others = self._others(self.store, self.config.data.late_crop, 3, cpu) if self._mixes(name) else None
+            sample = self.store.sample(picks, crop, self.objects[name], cpu, mirror)
+            others = self._others(self.store, crop, 3, cpu) if self._mixes(name) else None
             condition, sample = self._part(name, sample, others, torch.Generator(self.device).manual_seed(7), cpu)
             made = self.pipeline.sample(
                 condition, steps=12, guidance=2.0, generators=[torch.Generator().manual_seed(i) for i in range(3)]
