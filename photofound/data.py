@@ -130,7 +130,7 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     try:
         with files.open_file(tar) as opened, tarfile.open(fileobj=opened) as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # they are not needed again, and there may be millions
+                archive.members = []  # type: ignore[attr-defined]  # they are not needed again, and there may be millions
                 if member.size < 0:
                     raise tarfile.ReadError("a member of negative size")
                 if not member.isfile():

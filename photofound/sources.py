@@ -155,7 +155,7 @@ def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
             yield listed.row
             continue
         try:
-            content = {column: files.read(path) for column, path in listed.files.items()}
+            content: dict[str, Any] = {column: files.read(path) for column, path in listed.files.items()}
             if "text_file" in content:
                 content["text"] = content.pop("text_file").decode()
             yield listed.row | content

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -282,96 +282,122 @@ def plan(config: Config, adapt: Callable[[nn.ModuleDict], None] | None = None) -
 
     Raises ValueError where the configuration does not fit together.
     """
-    from photofound.transformer import EditTransformer
+    outline = _Outline.of(config, adapt)
+    turns = sorted({0.0, *(turn for turn in config.data.turns if 0 < turn < 1), 1.0})
+    return [outline.phase(since, until) for since, until in itertools.pairwise(turns)]
 
-    model, files, recipe = config.model, config.data, config.recipe
-    edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
-    start = Path(model.start) if model.start else None
-    here = start is not None and (start / "transformer" / "config.json").is_file()
-    inside = str(start / "vae") if start and (start / "vae").is_dir() else None
-    vae = autoencoder.outline(inside if here else model.vae, model.latent)
-    with torch.device("meta"):
-        if here:
-            transformer: Any = EditTransformer.from_config(EditTransformer.load_config(start, subfolder="transformer"))
-            _add_inputs(transformer, edits, model)
-        else:
-            transformer = EditTransformer(**_transformer_options(model, edits, vae))
-        encoder = _text_outline(start if here else None, model)
-        adapted = nn.ModuleDict({"transformer": EditTransformer.from_config(transformer.config)})
-        if model.train_text and encoder is not None:
-            adapted["text_encoder"] = encoder
-        if adapt:
-            adapt(adapted)
-        teacher, lpips, dino = (
-            regularizers.outline(net) if weight else None
-            for net, weight in (
-                (recipe.repa_teacher, recipe.repa),
-                (recipe.lpips_net, recipe.lpips),
-                (recipe.dino_net, recipe.dino),
-            )
-        )
-    trained = [p for p in adapted.parameters() if p.requires_grad]
-    muon = optim.matrices(nn.ModuleList(adapted["transformer"].blocks)) if config.train.optimizer == "muon" else set()
-    hidden = [p for p in muon if p.requires_grad]
-    networks = [net for net in (encoder, vae, teacher, lpips, dino) if isinstance(net, nn.Module)]
-    held = {id(p): p.numel() for net in (adapted, *networks) for p in net.parameters()}
-    values, halved = sum(p.numel() for p in trained), sum(p.numel() for p in hidden)
-    memory = 4 * (sum(held.values()) + 4 * values - halved)  # weights; gradients, average and moments: Muon has one
-    named = dict(adapted["transformer"].named_parameters())
-    whole = any(p.requires_grad for name, p in named.items() if name.startswith("blocks.") and "lora_" not in name)
-    passes = (3 if whole else 2) + config.train.checkpoint_activations  # what is frozen has no gradient of its own
-    lora = sum(p.numel() for name, p in named.items() if "lora_" in name)
-    turns = sorted({0.0, *(turn for turn in files.turns if 0 < turn < 1), 1.0})
-    phases = []
-    for since, until in itertools.pairwise(turns):
-        late = since >= files.late_from
-        crop, batch = (files.late_crop, files.late_batch) if late else (files.crop, 1.0)
-        side = crop // autoencoder.factor(vae)
-        routed = (side // transformer.config.patch_size) ** 2 >= recipe.tread_tokens
-        skip, shape = recipe.tread if routed else 0.0, transformer.config
-        seen = (shape.reference_size // autoencoder.factor(vae),) * 2 if shape.reference_embeds else None
-        cost = transformer.cost(side, side, model.text_length, skip, seen)
+
+@dataclass(frozen=True)
+class _Outline:
+    """A run's networks without their weights, to count what it takes; None for one that is not used or not here."""
+
+    config: Config
+    transformer: Any
+    trained: nn.ModuleDict  # the transformer again, with its LoRA, and the text encoder if that is trained
+    vae: Any
+    text_encoder: Any
+    teacher: Any
+    lpips: Any
+    dino: Any
+
+    @classmethod
+    def of(cls, config: Config, adapt: Callable[[nn.ModuleDict], None] | None) -> _Outline:
+        from photofound.transformer import EditTransformer
+
+        model, recipe = config.model, config.recipe
+        edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
+        start = Path(model.start) if model.start else None
+        here = start is not None and (start / "transformer" / "config.json").is_file()
+        inside = str(start / "vae") if start and (start / "vae").is_dir() else None
+        vae = autoencoder.outline(inside if here else model.vae, model.latent)
+        with torch.device("meta"):
+            if here:
+                shape = EditTransformer.load_config(start, subfolder="transformer")
+                transformer: Any = EditTransformer.from_config(shape)
+                _add_inputs(transformer, edits, model)
+            else:
+                transformer = EditTransformer(**_transformer_options(model, edits, vae))
+            encoder = _text_outline(start if here else None, model)
+            trained = nn.ModuleDict({"transformer": EditTransformer.from_config(transformer.config)})
+            if model.train_text and encoder is not None:
+                trained["text_encoder"] = encoder
+            if adapt:
+                adapt(trained)
+        wanted = (recipe.repa, recipe.repa_teacher), (recipe.lpips, recipe.lpips_net), (recipe.dino, recipe.dino_net)
+        networks = [regularizers.outline(source) if weight else None for weight, source in wanted]
+        return cls(config, transformer, trained, vae, encoder, *networks)
+
+    def phase(self, since: float, until: float) -> Phase:
+        """A sample between two shares of the run."""
+        files, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
+        crop, batch = (files.late_crop, files.late_batch) if since >= files.late_from else (files.crop, 1.0)
+        factor = autoencoder.factor(self.vae)
+        skip = recipe.tread if (crop // factor // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
+        seen = (shape.reference_size // factor,) * 2 if shape.reference_embeds else None
+        cost = self.transformer.cost(crop // factor, crop // factor, self.config.model.text_length, skip, seen)
         aligned = max(0.0, min(until, recipe.repa_until) - since) / (until - since)
-        latents = torch.empty(1, autoencoder.channels(vae), side, side, device="meta")
-        picture = torch.empty(1, 3, crop, crop, device="meta")
-        tokens = torch.empty(1, model.text_length, dtype=torch.long, device="meta")
-        near = recipe.perceptual_below if recipe.lpips or recipe.dino else 0.0
-        encodings = ("latents" not in files.precomputed) + (shape.condition_space == "latents")
-        reads = 0 if "text" in files.precomputed else 3 if "text_encoder" in adapted else 1
-        beside = {  # name -> the network, how often a sample goes through it, and how
-            "autoencoder": (vae, encodings, lambda net, x=picture: net.encode(x)),
-            "decoder": (vae, 2 * near, lambda net, z=latents: net.decode(z)),
-            "text encoder": (encoder, reads, lambda net, t=tokens: net(input_ids=t)),
-            "REPA's teacher": (teacher, aligned if recipe.repa else 0, lambda net, x=picture: net.patches(x)),
-            "LPIPS": (lpips, 3 * near if recipe.lpips else 0, lambda net, x=picture: net(x)),
-            "P-DINO": (
-                dino,
-                3 * near if recipe.dino else 0,
-                lambda net, x=picture: regularizers.patch_distance(net, x, x),
-            ),
-        }
-        work, counted, missing = float(passes * cost.flops + 6 * lora * cost.tokens), ["transformer"], []
-        for name, (net, times, call) in beside.items():
-            if not times or (vae is None and "coder" in name and "text" not in name):
-                continue
-            flops = _flops(net, call)
-            (missing if flops is None else counted).append(name)
-            work += times * (flops or 0)
-        phases.append(
-            Phase(
-                cost.parameters,
-                cost.tokens,
-                cost.flops,
-                work,
-                float(sum(muon_flops(p.shape) for p in hidden)),
-                float(memory),
-                until - since,
-                batch,
-                (*counted, *["LoRA"] * bool(lora), config.train.optimizer),
-                tuple(missing),
-            )
+
+        weights = dict(self.trained["transformer"].named_parameters())
+        lora = sum(p.numel() for name, p in weights.items() if "lora_" in name)
+        blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
+        passes = 3 if any(p.requires_grad for p in blocks) else 2  # what is frozen has no gradient of its own
+        passes += self.config.train.checkpoint_activations
+        work = float(passes * cost.flops + 6 * lora * cost.tokens)
+        counted, missing = ["transformer", *["LoRA"] * bool(lora)], list[str]()
+        for name, network, times, call in self._beside(crop, aligned):
+            if times:
+                flops = _flops(network, call)
+                (missing if flops is None else counted).append(name)
+                work += times * (flops or 0)
+        return Phase(
+            cost.parameters,
+            cost.tokens,
+            cost.flops,
+            work,
+            update=float(sum(muon_flops(p.shape) for p in self._muon())),
+            memory=self._memory(),
+            share=until - since,
+            batch=batch,
+            counted=(*counted, self.config.train.optimizer),
+            missing=tuple(missing),
         )
-    return phases
+
+    def _beside(self, crop: int, aligned: float) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
+        """What a sample goes through beside the transformer: a name, the network, how often (a backward pass counts as
+        one, or two where weights are trained), and how."""
+        files, recipe, length = self.config.data, self.config.recipe, self.config.model.text_length
+        with torch.device("meta"):
+            picture, tokens = torch.empty(1, 3, crop, crop), torch.empty(1, length, dtype=torch.long)
+            if self.vae is not None:
+                side = crop // autoencoder.factor(self.vae)
+                latents = torch.empty(1, autoencoder.channels(self.vae), side, side)
+        near = 3 * recipe.perceptual_below
+        if self.vae is not None:
+            encodings = ("latents" not in files.precomputed) + (self.transformer.config.condition_space == "latents")
+            yield "autoencoder", self.vae, encodings, lambda net: net.encode(picture)
+            decodings = 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino)
+            yield "decoder", self.vae, decodings, lambda net: net.decode(latents)
+        reads = 0 if "text" in files.precomputed else 3 if "text_encoder" in self.trained else 1
+        yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=tokens)
+        yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(picture)
+        yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(picture)
+        shown = torch.empty(1, 3, regularizers.SHOWN, regularizers.SHOWN, device="meta")
+        yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(shown)
+
+    def _muon(self) -> list[nn.Parameter]:
+        """The matrices that Muon trains."""
+        if self.config.train.optimizer != "muon":
+            return []
+        model: Any = self.trained["transformer"]
+        return [p for p in optim.matrices(model.blocks) if p.requires_grad]
+
+    def _memory(self) -> float:
+        """Bytes of all weights and, of those that are trained, gradients, moments (Muon has one) and average."""
+        networks = (self.trained, self.vae, self.text_encoder, self.teacher, self.lpips, self.dino)
+        modules = [network for network in networks if isinstance(network, nn.Module)]
+        weights = {id(p): p.numel() for module in modules for p in module.parameters()}
+        trained = sum(p.numel() for p in self.trained.parameters() if p.requires_grad)
+        return 4.0 * (sum(weights.values()) + 4 * trained - sum(p.numel() for p in self._muon()))
 
 
 def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:
