@@ -29,6 +29,7 @@ from photofound.record import Origin, licence_of, tally
 
 logger = logging.getLogger(__name__)
 
+MAX_FILES = 100  # of one sample
 DAMAGED = 0.01  # the share of damaged samples that a run puts up with
 T = TypeVar("T")
 
@@ -127,6 +128,7 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     ``damaged``, which says so. When the tar itself is damaged, it is the last one."""
     current: str | None = None
     sample: dict[str, bytes] = {}
+    size = 0
     try:
         with files.open_file(tar) as opened, tarfile.open(fileobj=opened) as archive:
             while (member := archive.next()) is not None:
@@ -140,10 +142,13 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
                 if key != current:
                     if _whole(sample):
                         yield sample
-                    current, sample = key, {"name": f"{tar} ({member.name})".encode()}
-                if member.issparse() or member.size + sum(map(len, sample.values())) > files.MAX_BYTES:
-                    size = "is sparse" if member.issparse() else f"makes it more than {files.MAX_BYTES:,} bytes"
-                    sample["damaged"] = f"its .{extension} {size}".encode()
+                    current, sample, size = key, {"name": f"{tar} ({member.name})".encode()}, 0
+                size += member.size
+                if member.issparse():
+                    sample["damaged"] = f"its .{extension} is sparse".encode()
+                elif size > files.MAX_BYTES or len(sample) > MAX_FILES:
+                    limit = f"{files.MAX_BYTES:,} bytes or {MAX_FILES} files"
+                    sample["damaged"] = f"its .{extension} makes it more than {limit}".encode()
                 elif "damaged" not in sample:
                     file = archive.extractfile(member)
                     assert file is not None

@@ -205,7 +205,7 @@ def placeless(tree: Any) -> Any:
         return {name: placeless(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return [placeless(value) for value in tree]
-    if isinstance(tree, str) and re.match(r"[/~\\]|[A-Za-z]:[\\/]", tree):
+    if isinstance(tree, str) and re.match(r"file://|[/~\\]|[A-Za-z]:[\\/]", tree):
         return re.split(r"[/\\]", tree.rstrip("/\\"))[-1]
     return tree
 

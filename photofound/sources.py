@@ -135,15 +135,18 @@ def _row_groups(paths: list[str]) -> list[tuple[str, int | None]]:
 
 
 def _read_parquet(parts: list[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
-    """Rows of parquet, a few at a time; a damaged group ends with a row that says so."""
+    """Rows of parquet, one at a time; a damaged group ends with a row that says so."""
     import pyarrow.parquet as pq
 
     for path, group in parts:
         try:
             with files.open_file(path) as file:
                 groups = None if group is None else [group]
-                for batch in pq.ParquetFile(file).iter_batches(16, groups):
-                    yield from batch.to_pylist()
+                for row in pq.ParquetFile(file).iter_batches(1, groups):
+                    if row.nbytes > files.MAX_BYTES:
+                        yield {"name": path, DAMAGED: f"a row of it has more than {files.MAX_BYTES:,} bytes"}
+                    else:
+                        yield from row.to_pylist()
         except Exception as error:  # pyarrow raises nearly anything
             yield {"name": path, DAMAGED: f"cannot be read ({data.why(error)})"}
 

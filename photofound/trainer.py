@@ -180,8 +180,10 @@ class Trainer:
             if self.saved != self.step:
                 self._save()  # with the handlers in place: launchers send the signal more than once
         if finished := self.progress() >= 1:
-            self._sample()
-            self.export()
+            try:
+                self._sample()
+            finally:  # a sheet that cannot be made does not cost the model
+                self.export()
         self.bar.close()
         self.engine.end_trackers()
         return finished

@@ -223,6 +223,7 @@ def sparse(archive):
         ({"odd_png": encoded(picture(8, 8)), "odd_json": b"[1]"}, "TypeError"),
         ({"odd_png": sparse}, "its .png is sparse"),
         ({"odd_png": bytes(50_000), "odd_json": b"{}"}, "makes it more than 40,000 bytes"),
+        ({"odd_png": b"", **{f"odd_{i}": b"" for i in range(101)}}, "or 100 files"),
     ],
 )
 def test_one_bad_sample_is_left_out_and_named(tmp_path, caplog, monkeypatch, odd, reason):

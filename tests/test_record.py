@@ -68,8 +68,13 @@ def test_origins_are_counted_by_source_and_licence():
 
 
 def test_settings_lose_their_places_and_tell_their_changes():
-    tree = {"folder": "/srv/me/photos/train/", "list": ["~/a/b", "C:\\data\\c"], "id": "org/name", "n": {"x": 1}}
-    assert record.placeless(tree) == {"folder": "train", "list": ["b", "c"], "id": "org/name", "n": {"x": 1}}
+    tree = {
+        "folder": "/srv/me/photos/train/",
+        "list": ["~/a/b", "C:\\data\\c", "file:///srv/d"],
+        "id": "org/name",
+        "n": {"x": 1},
+    }
+    assert record.placeless(tree) == {"folder": "train", "list": ["b", "c", "d"], "id": "org/name", "n": {"x": 1}}
     assert record.changes({"train": {"lr": 1, "steps": 2}}, {"train": {"lr": 1, "steps": 3, "ema": 0}}) == {
         "train.steps": "2 -> 3", "train.ema": "None -> 0",
     }  # fmt: skip

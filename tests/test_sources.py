@@ -195,6 +195,33 @@ def test_a_json_that_is_no_object_is_damage():
             raw({"name": "x", "image": b"", "json": content}, Source("x"))
 
 
+def test_a_row_of_parquet_that_is_too_large_is_damage_of_its_own(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [b"one", bytes(5000), b"two"]}), tmp_path / "0.parquet")
+    monkeypatch.setattr("photofound.files.MAX_BYTES", 4000)
+    source = Source(str(tmp_path))
+    one, large, two = open_source(source)
+    assert (raw(one, source).image, raw(two, source).image) == (b"one", b"two")
+    with pytest.raises(ValueError, match="has more than 4,000 bytes"):
+        raw(large, source)
+
+
+def test_a_damaged_file_among_others_is_one_damaged_row(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in ("0", "1"):
+        pq.write_table(pa.table({"image": [name.encode()]}), tmp_path / f"{name}.parquet")
+    (tmp_path / "2.parquet").write_bytes((tmp_path / "1.parquet").read_bytes()[:-20])
+    source = Source(str(tmp_path))
+    zero, one, bad = open_source(source)
+    assert (raw(zero, source).image, raw(one, source).image) == (b"0", b"1")
+    with pytest.raises(ValueError, match="cannot be read"):
+        raw(bad, source)
+
+
 def test_a_dataset_of_the_hub_is_streamed_undecoded(monkeypatch):
     import datasets
 

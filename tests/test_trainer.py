@@ -358,6 +358,16 @@ def test_a_file_in_the_place_of_a_folder_stops_the_run_before_its_first_step(tmp
     assert made.stage.batches == 0
 
 
+def test_a_sheet_that_fails_does_not_cost_the_model(tmp_path):
+    class Sheetless(Regression):
+        def sample(self):
+            raise ValueError("no photograph fits")
+
+    with pytest.raises(ValueError, match="no photograph fits"):
+        train(tmp_path, Sheetless())
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
 def test_a_finished_run_trains_no_more(tmp_path):
     before = weights(train(tmp_path))
     again = train(tmp_path, resume="latest")
