@@ -148,7 +148,7 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
                     sample["damaged"] = f"its .{extension} is sparse".encode()
                 elif size > files.MAX_BYTES or len(sample) > MAX_FILES:
                     limit = f"{files.MAX_BYTES:,} bytes or {MAX_FILES} files"
-                    sample["damaged"] = f"its .{extension} makes it more than {limit}".encode()
+                    sample.setdefault("damaged", f"its .{extension} makes it more than {limit}".encode())
                 elif "damaged" not in sample:
                     file = archive.extractfile(member)
                     assert file is not None
