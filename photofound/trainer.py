@@ -200,6 +200,12 @@ class Trainer:
         )
         return model + average + moments
 
+    def _model_bytes(self) -> int:
+        """What the exported model takes, frozen weights and the other parts of a pipeline included."""
+        parts = getattr(getattr(self.stage, "pipeline", None), "components", {}).values()
+        modules = [self.stage.module, *(part for part in parts if isinstance(part, nn.Module))]
+        return sum({id(p): 4 * p.numel() for module in modules for p in module.parameters()}.values())
+
     def _check_end(self) -> None:
         """Raise ValueError before the first step for what would stop the run later: no room for its checkpoints and its
         model, or something else where they go."""
@@ -210,14 +216,14 @@ class Trainer:
             if (path := self.run_dir / name).exists() and not path.is_dir():
                 raise ValueError(f"--run-dir: {path} is a file, where a folder goes; remove it, or take another")
         saves = (self.config.steps - self.step) // self.config.save_every + 1
-        size = self.checkpoint_bytes()
-        need = size * (min(self.config.keep + 1 - there, saves) + 1)  # and the model
+        size, model = self.checkpoint_bytes(), self._model_bytes()
+        need = size * max(0, min(self.config.keep + 1 - there, saves)) + model
         home = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
         (free, *_) = self.engine.gather([shutil.disk_usage(home).free])
         if need > free:
             raise ValueError(
-                f"--run-dir: {folder} needs {need / 2**30:.2f} GiB ({size / 2**30:.2f} a checkpoint, and the model), "
-                f"{free / 2**30:.2f} are free; make room, or lower train.keep"
+                f"--run-dir: {folder} needs {need / 2**30:.2f} GiB ({size / 2**30:.2f} a checkpoint, "
+                f"{model / 2**30:.2f} the model), {free / 2**30:.2f} are free; make room, or lower train.keep"
             )
 
     def progress(self) -> float:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -305,6 +306,16 @@ def test_a_run_writes_a_lora_that_loads_and_a_pipeline_that_has_it(tiny_folder, 
     measured = json.loads((tmp_path / "run" / "model" / "validation.json").read_text())
     assert measured["before"]["loss_held_out"] == pytest.approx(rows(tmp_path / "run")[0]["loss_held_out"], rel=1e-5)
     assert measured["after"]["loss_held_out"] != measured["before"]["loss_held_out"]
+
+
+def test_room_for_the_whole_model_is_asked_for_though_a_lora_is_small(
+    tiny_folder, products, tmp_path, capsys, monkeypatch
+):
+    size = sum(path.stat().st_size for path in tiny_folder.rglob("*.safetensors"))
+    monkeypatch.setattr("photofound.trainer.shutil.disk_usage", lambda _: SimpleNamespace(free=size // 2))
+    assert run(tmp_path / "run", *overrides(tiny_folder, products, "--model.lora.rank=1")) == 2
+    assert "are free; make room, or lower train.keep" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_resumed_run_is_the_same_run(tiny_folder, products, tmp_path):

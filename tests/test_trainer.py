@@ -338,8 +338,8 @@ def test_what_a_checkpoint_takes_is_known_before(tmp_path):
 
 def test_a_disk_that_is_too_small_stops_the_run_before_its_first_step(tmp_path, monkeypatch):
     made = Trainer(TOY, Regression(), tmp_path / "run")
-    size = made.checkpoint_bytes()
-    for free, enough in ((2 * size - 1, False), (2 * size, True)):  # one checkpoint and the model
+    need = made.checkpoint_bytes() + sum(4 * p.numel() for p in made.stage.module.parameters())  # one, and the model
+    for free, enough in ((need - 1, False), (need, True)):
         monkeypatch.setattr(trainer.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         made = Trainer(TOY, Regression(), tmp_path / str(free))
         if enough:
