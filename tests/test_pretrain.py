@@ -221,7 +221,7 @@ def test_a_model_learns_to_follow_the_colour_of_a_reference():
         made = stage.predict(noise, torch.ones(5), asked)[1]
     ground = (made * asked.hole).sum((2, 3)) / asked.hole.sum((2, 3))
     towards = torch.cosine_similarity(ground - ground.mean(0), colours - colours.mean(0))
-    assert towards.min() > 0.8, towards
+    assert towards.min() > 0.75, towards
 
 
 def test_a_few_steps_lower_the_loss_on_one_batch(stage):
