@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 EMBEDDED = Path(__file__).parent / "weights" / "nano"  # the model that comes along, in diffusers layout
@@ -89,23 +90,22 @@ def channels(vae: Any | None) -> int:
     return 3 if vae is None else int(vae.config.latent_channels)
 
 
+class ChannelNorm(RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight + bias over the last axis (arXiv:1910.07467, eq. 4), any shape (..., C),
+    with no copy of x in float32."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / hidden_states.shape[-1] + self.eps).rsqrt().to(hidden_states.dtype)
+        return torch.addcmul(self.bias, hidden_states * scale, self.weight)
+
+
 def hasten(vae: Any | None) -> None:
     """Let the norms of a deep-compression autoencoder take fewer passes over the picture, in place; their weights and,
     but for rounding, their results stay. At full size they are bound by memory: a third of diffusers' time to decode.
     """
     if vae is None:
         return
-    from diffusers.models.normalization import RMSNorm
-
-    class ChannelNorm(RMSNorm):
-        """x / sqrt(mean(x^2) + eps) * weight + bias over the last axis (arXiv:1910.07467, eq. 4), any shape (..., C),
-        with no copy of x in float32."""
-
-        def forward(self, hidden_states: Tensor) -> Tensor:
-            norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
-            scale = (norm.square() / hidden_states.shape[-1] + self.eps).rsqrt().to(hidden_states.dtype)
-            return torch.addcmul(self.bias, hidden_states * scale, self.weight)
-
     for module in vae.modules():
         if type(module) is RMSNorm and module.bias is not None:
             module.__class__ = ChannelNorm

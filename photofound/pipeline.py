@@ -5,12 +5,14 @@ Shapes: B batch, H and W working pixels, f the autoencoder's factor, h = H / f a
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -40,7 +42,17 @@ from photofound import (
     text,
 )
 from photofound.detail import DetailNetwork
-from photofound.edit import Backdrop, Condition, Job, Task, enlargement_strength, get_task, is_regression, torch_from
+from photofound.edit import (
+    Backdrop,
+    Condition,
+    Input,
+    Job,
+    Task,
+    enlargement_strength,
+    get_task,
+    is_regression,
+    torch_from,
+)
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import Segmenter
@@ -50,6 +62,7 @@ from photofound.transformer import EditTransformer
 EMBEDDED = autoencoder.EMBEDDED
 CANVASES = ("harmonic", "exemplar")
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
+Callback = Callable[..., dict[str, Tensor] | None]
 
 _MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
@@ -72,9 +85,12 @@ class Settings(TypedDict, total=False):
             default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
             it was trained with.
         num_images_per_prompt: variants, >= 1.
-        generator: the seed: one generator, or a list with one per variant. With one, variant i equals what the i-th
+        generator: the seed: one generator, or a list with one per result. With one, variant i equals what the i-th
             call with that generator gives.
-        callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...}) -> dict``, as in diffusers.
+        callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
+            other latents of the same shape, or None. ``pipe._interrupt = True`` ends its own call; from another thread
+            it ends every call that runs. The picture is then what the model saw coming, and what had not been begun,
+            further variants or pictures, is not in the result.
         output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
             and profile.
         return_dict: True for an EditOutput, False for the tuple ``(images,)``.
@@ -84,7 +100,7 @@ class Settings(TypedDict, total=False):
     guidance_scale: float | None
     num_images_per_prompt: int
     generator: torch.Generator | list[torch.Generator] | None
-    callback_on_step_end: Callable[..., dict[str, Tensor]] | None
+    callback_on_step_end: Callback | None
     output_type: str
     return_dict: bool
 
@@ -176,6 +192,9 @@ def fast_dtype(device: str | None = None) -> torch.dtype:
 class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     """What the tasks' pipelines share.
 
+    Several threads may use one pipeline, or pipelines that share weights, at once: a call keeps what it changes to
+    itself. Not so ``enable_model_cpu_offload`` and LoRAs that are loaded, fused or weighted meanwhile.
+
     Args:
         transformer: EditTransformer.
         vae: a diffusers autoencoder, or None for pixel space.
@@ -221,6 +240,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         upscaler: Upscaler | None = None,
     ) -> None:
         super().__init__()
+        self._calls: dict[int, bool] = {}  # the threads that edit, and whether each is to stop
         autoencoder.hasten(vae)
         if canvas not in CANVASES:
             raise ValueError(f"canvas: {canvas!r} is unknown; use {' or '.join(CANVASES)}")
@@ -378,8 +398,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @torch.no_grad()
     def edit(self, source: ImageLike, settings: Settings, **inputs: Any) -> Any:
-        """Run this pipeline's task on one picture: prepare, work, finish. ``inputs`` are those that the task
-        declares."""
+        """Run this pipeline's task: prepare, work, finish. ``inputs`` are those that the task declares. The picture and
+        each input may be a list, one for each picture; what is no list is for all. Results come picture by picture,
+        the variants of each together."""
         unknown = set(settings) - set(Settings.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
@@ -387,18 +408,66 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         convert = _CONVERTERS.get(settings.get("output_type", "pil"))
         if convert is None:
             raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
-        job = self.prepare(Picture.from_any(source), **inputs)
-        generators = _generators(settings.get("generator"), count)
         callback = settings.get("callback_on_step_end")
+        if callback is not None and not callable(callback):
+            raise ValueError(
+                f"callback_on_step_end: {callback!r} is no function; pass f(pipe, step, timestep, tensors)"
+            )
+        jobs = [self.prepare(Picture.from_any(one), **given) for one, given in self._requests(source, inputs)]
+        generators = _generators(settings.get("generator"), len(jobs) * count)
+        pictures: list[Picture] = []
         # One after another, since variants that share a generator draw from it in turn.
-        pictures = [self.run([job], [g], steps, guidance, callback)[0] for g in generators]
+        with self._call():
+            for job, generator in zip((job for job in jobs for _ in range(count)), generators, strict=True):
+                if not self.interrupt:
+                    pictures += self.run([job], [generator], steps, guidance, callback)
         images = [convert(picture) for picture in pictures]
         notes = [picture.note for picture in pictures]
         return EditOutput(images=images, notes=notes) if settings.get("return_dict", True) else (images,)
 
+    def _requests(self, source: Any, inputs: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+        """What is asked for, picture by picture: lists have one entry for each, anything else is for all."""
+        pairs = {each.name for each in get_task(self.task_name).inputs if each.kind in ("aspect", "size")}
+        given = {"image": source, **inputs}
+        lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
+        lists = {name: value for name, value in lists.items() if name not in pairs or not _is_pair(value)}
+        number = max([1, *map(len, lists.values())])
+        for name, value in lists.items():
+            if len(value) not in (1, number) or not value:
+                raise ValueError(f"{name}: got {len(value)} for {number} pictures; give one for all, or one for each")
+        rows = [given | {name: value[i % len(value)] for name, value in lists.items()} for i in range(number)]
+        return [(row.pop("image"), row) for row in rows]
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Within the block this thread edits, and can be told to stop."""
+        here = threading.get_ident()
+        self._calls[here] = False
+        try:
+            yield
+        finally:
+            del self._calls[here]
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether this thread's call is to stop."""
+        return self._calls.get(threading.get_ident(), False)
+
+    @property
+    def _interrupt(self) -> bool:  # the name that diffusers' pipelines have for it
+        return self.interrupt
+
+    @_interrupt.setter
+    def _interrupt(self, stop: bool) -> None:
+        here = threading.get_ident()
+        for thread in [here] if here in self._calls else list(self._calls):
+            self._calls[thread] = bool(stop)
+
     def prepare(self, picture: Picture, **inputs: Any) -> Job:
-        """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one."""
+        """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one. An input that
+        is None has its default."""
         task = get_task(self.task_name)
+        inputs |= {each.name: _taken(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
         if task.wants_segmenter:
             inputs["segment"] = self.segmenter
         return task.prepare(picture, **inputs)
@@ -456,10 +525,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""
-        steps, guidance = settings.get("num_inference_steps"), settings.get("guidance_scale")
+        steps, guidance = _plain(settings.get("num_inference_steps")), _plain(settings.get("guidance_scale"))
         steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
-        count = settings.get("num_images_per_prompt", 1)
+        count = _plain(settings.get("num_images_per_prompt"))
+        count = 1 if count is None else count
         least = 0 if self._enlarges_alone(self.task_name) else 1
         if not isinstance(steps, int) or not least <= steps <= 1000:
             raise ValueError(f"num_inference_steps: {steps!r} must be a whole number from {least} to 1000")
@@ -484,7 +554,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         generators: Sequence[torch.Generator | None],
         steps: int,
         guidance: float,
-        callback: Callable[..., dict[str, Tensor]] | None = None,
+        callback: Callback | None = None,
     ) -> list[Picture]:
         """Work on what ``Task.prepare`` has made ready: one picture per job.
 
@@ -608,7 +678,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
-        if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks:
+        if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
             return pixels
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])
@@ -646,7 +716,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         steps: int,
         guidance: float,
         generators: Sequence[torch.Generator | None],
-        callback: Callable[..., dict[str, Tensor]] | None = None,
+        callback: Callback | None = None,
         where: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
@@ -674,18 +744,22 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         draws = list(generators) if all(generators) else None  # a plain LCM scheduler adds noise after each step
         velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
         first, steps = (1.0, steps) if start is None else (_BEGIN, math.ceil(_BEGIN * steps))
-        self.scheduler.set_timesteps(sigmas=np.linspace(first, first / steps, steps).tolist(), device=device)
+        scheduler = copy.deepcopy(self.scheduler)  # it counts its steps, and other calls may run beside this one
+        scheduler.set_timesteps(sigmas=np.linspace(first, first / steps, steps).tolist(), device=device)
         if start is not None:
             given = torch.cat([autoencoder.encode(self.vae, each) for each in start.to(device).split(1)])
-            latents = torch.lerp(given.to(latents), latents, float(self.scheduler.sigmas[0]))
+            latents = torch.lerp(given.to(latents), latents, float(scheduler.sigmas[0]))
         with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(self.scheduler.timesteps):
-                v = velocity(latents, t / self.scheduler.config.num_train_timesteps)
+            for i, t in enumerate(scheduler.timesteps):
+                v = velocity(latents, t / scheduler.config.num_train_timesteps)
                 answer = latents - v if answer is None else answer
-                latents = self.scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
+                latents = scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
                 if callback is not None:
-                    latents = callback(self, i, t, {"latents": latents}).get("latents", latents)
+                    latents = _latents(callback(self, i, t, {"latents": latents}), latents)
                 bar.update()
+                if self.interrupt:
+                    latents = latents - scheduler.sigmas[i + 1] * v  # straight to where it was going
+                    break
         assert answer is not None
         latents = torch.where(once, answer, latents)
         decoded = torch.cat([autoencoder.decode(self.vae, each) for each in latents.split(1)])
@@ -794,8 +868,44 @@ def _generators(given: Any, count: int) -> list[torch.Generator | None]:
             raise ValueError(
                 f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt"
             )
-        return list(given)
-    return [given] * count  # each variant draws on from where the last one stopped
+    else:
+        given = [given] * count  # each variant draws on from where the last one stopped
+    for each in given:
+        if each is not None and not isinstance(each, torch.Generator):
+            raise ValueError(f"generator: {each!r} is none; pass torch.Generator().manual_seed(7)")
+    return list(given)
+
+
+def _is_pair(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(isinstance(each, (int, float, np.number)) for each in value)
+
+
+def _plain(value: Any) -> Any:
+    """A number or string of numpy or torch as Python's own; anything else as it is."""
+    single = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0)
+    return value.item() if single else value
+
+
+def _taken(each: Input, value: Any) -> Any:
+    """A task's input as its ``prepare`` wants it."""
+    value = _plain(value)
+    if value is None and not each.required:
+        return each.default
+    if each.kind == "text" and not isinstance(value, str):
+        raise ValueError(f"{each.name}: {value!r} is no text; pass a string")
+    return value
+
+
+def _latents(returned: Any, latents: Tensor) -> Tensor:
+    """The latents to go on with after a callback."""
+    if returned is None:
+        return latents
+    if not isinstance(returned, dict):
+        raise ValueError(f"callback_on_step_end: it returned a {type(returned).__name__}; return a dict, or None")
+    changed = returned.get("latents", latents)
+    if not isinstance(changed, Tensor) or changed.shape != latents.shape:
+        raise ValueError(f"callback_on_step_end: latents must stay a tensor of shape {tuple(latents.shape)}")
+    return changed
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -95,7 +95,7 @@ def enlarged(
     low: Tensor,
     scale: int,
     where: Tensor | None = None,
-    step: Callable[[], None] | None = None,
+    step: Callable[[], bool | None] | None = None,
 ) -> Tensor:
     """What the model makes of a picture of any size, part by part: (1, 3, h, w) in [-1, 1] to (1, 3, s h, s w), float32
     on the CPU, in [-1, 1].
@@ -105,19 +105,18 @@ def enlarged(
 
     Args:
         where: (1, 1, h, w) > 0 where the result is wanted; parts without any of it are enlarged by interpolation.
-        step: called before each part.
+        step: called before each part; where it returns True, that part is enlarged by interpolation.
     """
     height, width = low.shape[-2:]
     margin, place = model.reach, model.device
     out = low.new_empty(1, 3, scale * height, scale * width, dtype=torch.float32, device="cpu")
     for box in _parts(height, width):
-        if step is not None:
-            step()
+        stopped = step is not None and step()
         left, top = max(0, box.left - margin), max(0, box.top - margin)
         around = Box(left, top, min(width, box.right + margin), min(height, box.bottom + margin))
         inner = Box(box.left - around.left, box.top - around.top, box.right - around.left, box.bottom - around.top)
         part = low[(..., *around.slices)].to(place).contiguous(memory_format=torch.channels_last)
-        if where is not None and not where[(..., *box.slices)].any():
+        if stopped or (where is not None and not where[(..., *box.slices)].any()):
             made = enlarge(part.float(), scale)
         else:
             made = model(part, scale)
@@ -130,7 +129,7 @@ def enlarged_to(
     low: Tensor,
     size: tuple[int, int],
     where: Tensor | None = None,
-    step: Callable[[], None] | None = None,
+    step: Callable[[], bool | None] | None = None,
 ) -> Tensor:
     """``enlarged`` to any (H, W): by the next scale above it that the model knows, or its largest, then resampled."""
     wanted = max(size[0] / low.shape[-2], size[1] / low.shape[-1])

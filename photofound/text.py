@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_LENGTH = 256
+_TOKENIZING = threading.Lock()  # the fast tokenizers refuse to be used by two threads at once
 
 
 def build_byte_encoder(width: int = 192, layers: int = 3, heads: int = 4, feed_forward: int = 384) -> tuple[Any, Any]:
@@ -86,7 +88,8 @@ def encode(
         is padded.
     """
     limit = _limit(tokenizer, max_length)
-    tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=limit, return_tensors="pt")
+    with _TOKENIZING:
+        tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=limit, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
     device = next(encoder.parameters()).device
@@ -108,7 +111,8 @@ def stack(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Te
 
 def count(tokenizer: Any, prompt: str, max_length: int = MAX_LENGTH) -> int:
     """How many tokens ``encode`` makes of one prompt."""
-    return len(tokenizer(prompt, truncation=True, max_length=_limit(tokenizer, max_length)).input_ids)
+    with _TOKENIZING:
+        return len(tokenizer(prompt, truncation=True, max_length=_limit(tokenizer, max_length)).input_ids)
 
 
 def _limit(tokenizer: Any, max_length: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -16,7 +16,7 @@ from photofound import masks, matting
 from photofound.edit import Condition, Job, Sample, Task
 from photofound.image import Picture
 from photofound.masks import uniform
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+from photofound.pipeline import Callback, EditOutput, EditPipeline, ImageLike, Settings
 
 
 class CutoutPipeline(EditPipeline):
@@ -47,7 +47,7 @@ class CutoutPipeline(EditPipeline):
         generators: Sequence[torch.Generator | None],
         steps: int,
         guidance: float,
-        callback: Callable[..., dict[str, Tensor]] | None = None,
+        callback: Callback | None = None,
     ) -> list[Picture]:
         """One picture per job. The model's matte is only the start here: what it looks at and what becomes of it is
         ``segment`` and ``matting``, in place of sampling and ``finish``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -19,7 +19,7 @@ from photofound import image as images
 from photofound.edit import Condition, Input, Job, Sample, Task, enlargement_strength, get_task
 from photofound.geometry import Box
 from photofound.image import Picture
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+from photofound.pipeline import Callback, EditOutput, EditPipeline, ImageLike, Settings
 
 LARGEST = 4
 
@@ -52,21 +52,22 @@ class UpscalePipeline(EditPipeline):
         generators: Sequence[torch.Generator | None],
         steps: int,
         guidance: float,
-        callback: Callable[..., dict[str, Tensor]] | None = None,
+        callback: Callback | None = None,
     ) -> list[Picture]:
         """Without steps the upscaler does it, which knows no seed; with steps the transformer."""
         if steps:
             return super().run(jobs, generators, steps, guidance, callback)
         return [self._enlarged_alone(job, callback) for job in jobs]
 
-    def _enlarged_alone(self, job: Job, callback: Callable[..., dict[str, Tensor]] | None) -> Picture:
+    def _enlarged_alone(self, job: Job, callback: Callback | None) -> Picture:
         assert isinstance(job, UpscaleJob) and job.source is not None
         low = images.to_tensor(job.source.rgb())
         parts = count()
 
-        def step() -> None:
+        def step() -> bool:
             if callback is not None:
                 callback(self, next(parts), torch.zeros(()), {"latents": low})
+            return self.interrupt
 
         made = superresolution.enlarged_to(self.upscaler, low, (job.picture.height, job.picture.width), step=step)
         self.maybe_free_model_hooks()

@@ -1,0 +1,272 @@
+"""Calls as programs make them: from threads, stopped half way, with callbacks that only look, with numpy's numbers, in
+lists; and pipelines that travel to another process."""
+
+import copy
+import threading
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchLCMScheduler
+
+from photofound import (
+    EditPipeline,
+    ErasePipeline,
+    ExpandPipeline,
+    InpaintPipeline,
+    OutpaintPipeline,
+    UpscalePipeline,
+)
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+
+
+@pytest.fixture
+def mask():
+    mask = np.zeros((70, 90), np.uint8)
+    mask[20:50, 30:60] = 255
+    return mask
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "lcm"])
+def test_threads_share_one_pipeline_or_its_weights(tiny, photo, mask, scheduler):
+    """Other numbers of steps side by side, over and over, with results as alone."""
+    pipe = tiny(InpaintPipeline)
+    if scheduler == "lcm":
+        pipe = InpaintPipeline.from_pipe(pipe, scheduler=FlowMatchLCMScheduler())
+    other = ErasePipeline.from_pipe(pipe)
+    for each in (pipe, other):
+        each.set_progress_bar_config(disable=True)
+    calls = [(pipe, 3), (pipe, 7), (other, 5)]
+
+    def run(index):
+        each, steps = calls[index]
+        return np.asarray(each(photo, mask, num_inference_steps=steps, generator=seeded(index)).images[0])
+
+    alone = [run(i) for i in range(3)]
+    start, found = threading.Barrier(3), {}
+
+    def work(index):
+        start.wait()
+        found[index] = [run(index) for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [0, 1, 2], "none of the threads failed"
+    assert all((result == alone[i]).all() for i, results in found.items() for result in results)
+
+
+def test_a_call_leaves_the_scheduler_as_it_was(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+    before = pipe.scheduler.timesteps.clone()
+    pipe(photo, mask, num_inference_steps=3)
+    assert torch.equal(pipe.scheduler.timesteps, before) and pipe.scheduler.step_index is None
+
+
+# ------------------------------------------------------------------------------------------------------------- stopping
+
+
+def test_interrupt_ends_the_call_with_a_whole_picture_and_nothing_else(tiny, photo, mask):
+    pipe, seen = tiny(InpaintPipeline), []
+
+    def stop(pipe, step, t, tensors):
+        seen.append(step)
+        pipe._interrupt = step == 1
+
+    made = pipe(photo, mask, num_inference_steps=9, num_images_per_prompt=3, callback_on_step_end=stop).images
+    assert seen == [0, 1] and len(made) == 1, "variants that were not begun are not in the result"
+    kept = mask == 0
+    assert (np.asarray(made[0])[kept] == photo[kept]).all()
+    assert not pipe.interrupt, "the next call is not stopped by the last one"
+    assert len(pipe([photo, photo], mask, num_images_per_prompt=2).images) == 4
+
+
+def test_an_interrupted_picture_is_what_the_model_saw_coming(tiny, photo, mask):
+    """Not the noise that is left: with one step taken of many, nearer to the one-step picture than to any noise."""
+    pipe = tiny(InpaintPipeline)
+
+    def stop(pipe, *rest):
+        pipe._interrupt = True
+
+    stopped = pipe(photo, mask, num_inference_steps=50, callback_on_step_end=stop, generator=seeded()).images[0]
+    once = pipe(photo, mask, num_inference_steps=1, generator=seeded()).images[0]
+    assert np.abs(np.asarray(stopped).astype(int) - np.asarray(once).astype(int)).max() <= 2
+
+
+def test_a_thread_stops_its_own_call_and_an_onlooker_all_of_them(tiny, photo, mask):
+    pipe, steps = tiny(InpaintPipeline), {"stops": 0, "goes on": 0, "later": 0}
+    there = threading.Barrier(2)
+
+    def call(name, then):
+        def watch(pipe, step, t, tensors):
+            steps[name] += 1
+            then(pipe, step)
+
+        pipe(photo, mask, num_inference_steps=6, callback_on_step_end=watch)
+
+    def stop_at_once(pipe, step):
+        there.wait(60)  # both calls run
+        pipe._interrupt = True
+
+    threads = [
+        threading.Thread(target=call, args=("stops", stop_at_once)),
+        threading.Thread(target=call, args=("goes on", lambda pipe, step: step or there.wait(60))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (steps["stops"], steps["goes on"]) == (1, 6)
+
+    begun, told = threading.Event(), threading.Event()
+
+    def wait_to_be_told(pipe, step):
+        begun.set()
+        told.wait(60)
+
+    thread = threading.Thread(target=call, args=("later", wait_to_be_told))
+    thread.start()
+    assert begun.wait(60)
+    pipe._interrupt = True
+    told.set()
+    thread.join()
+    assert steps["later"] == 1
+
+
+def test_interrupt_reaches_the_upscaler(tiny, monkeypatch):
+    from photofound.superresolution import Upscaler
+
+    monkeypatch.setattr("photofound.superresolution._PART", 16)
+    pipe = UpscalePipeline.from_pipe(tiny(UpscalePipeline), upscaler=Upscaler(8, 1))
+    computed = []
+    pipe.upscaler.register_forward_hook(lambda *_: computed.append(1))
+
+    def stop(pipe, step, *rest):
+        if step == 2:
+            pipe._interrupt = True
+
+    made = pipe(np.full((48, 48, 3), 90, np.uint8), callback_on_step_end=stop).images[0]
+    assert len(computed) == 2 and made.size == (96, 96)
+
+
+# ------------------------------------------------------------------------------------------------------------ callbacks
+
+
+def test_a_callback_may_return_nothing_or_other_latents_and_nothing_else(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+
+    def run(callback):
+        return np.asarray(pipe(photo, mask, generator=seeded(), callback_on_step_end=callback).images[0])
+
+    plain = run(None)
+    assert (run(lambda *_: None) == plain).all() and (run(lambda *_: {}) == plain).all()
+    assert (run(lambda p, i, t, tensors: {"latents": tensors["latents"] + 1}) != plain).any()
+    with pytest.raises(ValueError, match="it returned a list; return a dict, or None"):
+        run(lambda *_: [1])
+    with pytest.raises(ValueError, match="latents must stay a tensor of shape"):
+        run(lambda p, i, t, tensors: {"latents": tensors["latents"][0]})
+    with pytest.raises(ValueError, match="callback_on_step_end: 3 is no function"):
+        run(3)
+
+
+# ------------------------------------------------------------------------------------------------------ types of inputs
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor, np.array], ids=lambda kind: kind.__name__)
+def test_numbers_of_numpy_and_torch_are_numbers(tiny, photo, mask, number):
+    def same(pipe, *given, **inputs):
+        plain, odd = (
+            pipe(*given, **{k: kind(v) for k, v in inputs.items()}, generator=seeded()).images
+            for kind in (lambda value: value, number)
+        )
+        assert len(plain) == len(odd) and plain[0].tobytes() == odd[0].tobytes()
+
+    same(tiny(InpaintPipeline), photo, mask, num_inference_steps=3, num_images_per_prompt=2, guidance_scale=2)
+    same(tiny(UpscalePipeline), photo, scale=3)
+    same(tiny(ErasePipeline), photo, mask, grow=2)
+    same(tiny(ExpandPipeline), photo, left=9, top=4)
+
+
+def test_none_is_what_is_left_out(tiny, photo, mask):
+    def same(pipe, *given, **inputs):
+        left_out, none = (pipe(*given, **more, generator=seeded()).images[0] for more in ({}, inputs))
+        assert left_out.tobytes() == none.tobytes()
+
+    settings = {"num_inference_steps": None, "guidance_scale": None, "num_images_per_prompt": None}
+    same(tiny(InpaintPipeline), photo, mask, prompt=None, reference=None, callback_on_step_end=None, **settings)
+    same(tiny(ErasePipeline), photo, mask, grow=None)
+    same(tiny(UpscalePipeline), photo, scale=None)
+    same(tiny(OutpaintPipeline), np.dstack([photo, mask]), prompt=None, subject=None, gallery=None)
+    pipe = tiny(ExpandPipeline)
+    plain, none = (
+        pipe(photo, left=5, **more, generator=seeded()).images[0] for more in ({}, {"top": None, "prompt": None})
+    )
+    assert plain.tobytes() == none.tobytes()
+
+
+@pytest.mark.parametrize("prompt", [5, b"a cup", {"a": 1}], ids=repr)
+def test_what_is_no_prompt_is_refused(tiny, photo, mask, prompt):
+    with pytest.raises(ValueError, match="prompt: .* is no text; pass a string"):
+        tiny(InpaintPipeline)(photo, mask, prompt=prompt)
+
+
+def test_what_is_no_generator_is_refused(tiny, photo, mask):
+    for odd in (7, np.random.default_rng(0), [7]):
+        with pytest.raises(ValueError, match="generator: .*pass torch.Generator"):
+            tiny(InpaintPipeline)(photo, mask, generator=odd)
+
+
+def test_lists_are_one_for_each_picture(tiny, photo, mask):
+    pipe, other = tiny(InpaintPipeline), np.roll(photo, 7, 1)
+    generators = [seeded(i) for i in range(4)]
+    together = pipe([photo, other], mask, prompt=["a", "b"], num_images_per_prompt=2, generator=generators).images
+    cases = [(photo, "a", 0), (photo, "a", 1), (other, "b", 2), (other, "b", 3)]
+    alone = [pipe(given, mask, prompt=prompt, generator=seeded(seed)).images[0] for given, prompt, seed in cases]
+    assert [t.tobytes() for t in together] == [a.tobytes() for a in alone]
+    assert len(pipe(photo, mask, prompt=["a", "b", "c"]).images) == 3, "one picture for all prompts"
+    assert pipe([photo], [mask], prompt=["a"], generator=seeded(0)).images[0].tobytes() == alone[0].tobytes()
+    assert tiny(ExpandPipeline)(photo, aspect=(2, 1)).images[0].size == (140, 70), "a pair is one aspect ratio"
+    with pytest.raises(ValueError, match="image: got 2 for 3 pictures; give one for all"):
+        pipe([photo, other], [mask] * 3)
+    with pytest.raises(ValueError, match="image: got 0 for 1 pictures"):
+        pipe([], mask)
+
+
+# ------------------------------------------------------------------------------------------------------ other processes
+
+
+@pytest.mark.parametrize("kind", [InpaintPipeline, UpscalePipeline], ids=lambda kind: kind.__name__)
+def test_a_pipeline_can_be_pickled_and_copied(kind, photo, mask):
+    """The embedded model, with every part that a checkpoint can have."""
+    pipe = kind.from_pretrained(torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    given = {"mask_image": mask} if kind is InpaintPipeline else {}
+    expected = pipe(photo, **given, generator=seeded()).images[0].tobytes()
+    for twin in (_sent(pipe), copy.deepcopy(pipe)):
+        assert twin(photo, **given, generator=seeded()).images[0].tobytes() == expected
+    assert type(_sent(pipe.vae)) is type(pipe.vae)
+
+
+def _sent(thing):
+    """As another process would get it."""
+    return ForkingPickler.loads(ForkingPickler.dumps(thing))
+
+
+def test_results_and_a_bare_pipeline_can_be_pickled(tiny, photo, mask):
+    result = tiny(InpaintPipeline)(photo, mask, output_type="picture")
+    assert (_sent(result).images[0].pixels == result.images[0].pixels).all()
+    assert isinstance(_sent(tiny(EditPipeline)), EditPipeline)
