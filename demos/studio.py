@@ -144,13 +144,14 @@ class Models:
     def _load(self, task: Task, source: str | None, lora: str | None) -> Any:
         pipeline: Any = task.pipeline
         try:
-            pipe = pipeline.from_pretrained(*filter(None, [source])).to(self.device)
+            if not lora:
+                return pipeline.from_pretrained(source).to(self.device)
+            file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
+            with warnings.catch_warnings(action="ignore"):
+                return pipeline.with_lora(source, file).to(self.device)
         except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
             reason = re.split(r"\.\s|\n", str(error))[0]
             raise ValueError(reason if reason.startswith("model:") else f"model: {source!r}: {reason}") from error
-        if lora:
-            self._add_lora(pipe, Path(lora) if Path(lora).is_absolute() else self._own_lora(lora))
-        return pipe
 
     def _own_lora(self, name: str) -> Path:
         if self.folder is None or name not in self.loras():
@@ -158,18 +159,6 @@ class Models:
                 f"LoRA: {name!r} is not offered here; choose one of the list or upload a .safetensors file"
             )
         return self.folder / name
-
-    def _add_lora(self, pipe: Any, path: Path) -> None:
-        if path.suffix != ".safetensors":
-            raise ValueError(f"LoRA: {path.name} is not a .safetensors file; other formats can run code when loaded")
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                pipe.load_lora_weights(path)
-        except Exception as error:  # peft and safetensors raise nearly anything for what does not fit
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"LoRA: {path.name} does not fit this model ({reason[:160]}); choose another") from error
-        if not getattr(pipe.transformer, "peft_config", None):
-            raise ValueError(f"LoRA: {path.name} holds no LoRA layers for this model; choose another")
 
 
 class Studio:
@@ -315,7 +304,7 @@ class Studio:
         def on_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
             if stop.is_set():
                 raise Cancelled
-            steps = len(pipe.scheduler.timesteps)
+            steps = pipe.num_timesteps
             which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
             progress((made + (step + 1) / steps) / request.variants, f"{which}step {step + 1} of {steps}")
             return values

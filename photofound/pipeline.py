@@ -6,11 +6,11 @@ Shapes: B batch, H and W working pixels, f the autoencoder's factor, h = H / f a
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -52,6 +52,17 @@ from photofound.edit import (
     get_task,
     is_regression,
     torch_from,
+)
+from photofound.folder import (
+    check_folder,
+    check_lora,
+    check_part,
+    check_settings,
+    find_lora,
+    is_for_teacher,
+    loading_errors,
+    lora_errors,
+    read_json,
 )
 from photofound.geometry import Box
 from photofound.image import Picture
@@ -189,6 +200,14 @@ def fast_dtype(device: str | None = None) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+@dataclass
+class _Call:
+    """What goes on in a thread that edits."""
+
+    stop: bool = False
+    steps: int = 0
+
+
 class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     """What the tasks' pipelines share.
 
@@ -240,10 +259,20 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         upscaler: Upscaler | None = None,
     ) -> None:
         super().__init__()
-        self._calls: dict[int, bool] = {}  # the threads that edit, and whether each is to stop
+        self._calls: dict[int, _Call] = {}  # by the thread that it runs in
         autoencoder.hasten(vae)
         if canvas not in CANVASES:
             raise ValueError(f"canvas: {canvas!r} is unknown; use {' or '.join(CANVASES)}")
+        settings = {
+            "tile": tile,
+            "default_steps": default_steps,
+            "default_guidance": default_guidance,
+            "noise_scale": noise_scale,
+            "distilled": distilled,
+            "task_steps": task_steps,
+            "surfaces": surfaces,
+        }
+        check_settings(settings)
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -253,16 +282,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             detail=detail,
             upscaler=None if upscaler is None else upscaler.to(memory_format=torch.channels_last),
         )
-        self.register_to_config(
-            tile=tile,
-            default_steps=default_steps,
-            default_guidance=default_guidance,
-            noise_scale=noise_scale,
-            distilled=distilled,
-            task_steps=task_steps,
-            canvas=canvas,
-            surfaces=surfaces,
-        )
+        self.register_to_config(**settings, canvas=canvas)
 
     # ------------------------------------------------------------------------------------------------ load and save
 
@@ -289,13 +309,26 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
             name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
             _download_card(name, hub)
-        check_folder(Path(source))
+        replaced = {"transformer", "scheduler"} if teacher else set(kwargs)
+        check_folder(Path(source), replaced)
         if teacher:
             kwargs |= _teacher(Path(source), kwargs["dtype"])
-        pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
+        with loading_errors(source):
+            pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
         if {"transformer", "vae", "text_encoder", "upscaler"} & set(kwargs):  # not the folder's: its card is not theirs
             pipeline.register_to_config(_name_or_path=None)
         return pipeline
+
+    @classmethod
+    def with_lora(cls, pretrained_model_name_or_path: str | Path | None, lora: str | Path, **kwargs: Any) -> Any:
+        """Load a pipeline with a LoRA, on the model that the LoRA was trained from: of a few-step student its teacher,
+        where the LoRA says so. Arguments and errors are those of ``from_pretrained`` and ``load_lora_weights``."""
+        pipe = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        file = find_lora(lora)
+        if pipe.config.distilled and file is not None and is_for_teacher(file):
+            pipe = cls.from_pretrained(pretrained_model_name_or_path, teacher=True, **kwargs)
+        pipe.load_lora_weights(lora)
+        return pipe
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
@@ -319,7 +352,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
-        what is known (``photofound.card``)."""
+        what is known (``photofound.card``). LoRAs that are active are merged into the transformer that is written, so
+        that the folder gives the same pictures; keep their own files to take them out again."""
         if push_to_hub:
             hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -370,16 +404,38 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def load_lora_weights(
         self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
     ) -> None:
-        """Add a LoRA to the transformer: a safetensors file, a folder or Hub id that holds one, or a state dict."""
+        """Add a LoRA to the transformer: a safetensors file, a folder or Hub id that holds one, or a state dict.
+
+        Warns when it was trained on a student's teacher, and this is the student; ``with_lora`` takes the right one.
+
+        Raises FileNotFoundError for a file that is not there; ValueError for one that holds no LoRA for this model.
+        """
         kwargs["use_safetensors"] = True
-        if not isinstance(source, dict) and Path(source).is_file():
-            kwargs["weight_name"], source = Path(source).name, Path(source).parent
-        self.transformer.load_lora_adapter(
-            source if isinstance(source, dict) else str(source),
-            adapter_name=adapter_name,
-            prefix="transformer",
-            **kwargs,
-        )
+        file = None if isinstance(source, dict) else find_lora(source, kwargs.get("weight_name"))
+        if file is not None:
+            check_lora(file, self.transformer)
+            if self.config.distilled and is_for_teacher(file):
+                warnings.warn(
+                    f"LoRA: {file.name} was trained on the model of many steps that this one was distilled from; load "
+                    "that by from_pretrained(..., teacher=True), or expect it to do less here",
+                    stacklevel=2,
+                )
+            kwargs["weight_name"], source = file.name, file.parent
+        before = set(getattr(self.transformer, "peft_config", {}))
+        given = source if isinstance(source, dict) else str(source)
+        with lora_errors("the state dict" if isinstance(source, dict) else str(file or source)):
+            self.transformer.load_lora_adapter(given, adapter_name=adapter_name, prefix="transformer", **kwargs)
+            if set(getattr(self.transformer, "peft_config", {})) == before and not kwargs.get("hotswap"):
+                raise ValueError("it holds no LoRA layers for a transformer")
+
+    def fuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
+        """Add the active LoRAs to the weights, as in diffusers: ``lora_scale``, ``adapter_names``, ``safe_fusing``."""
+        super().fuse_lora(list(components), **kwargs)
+        self.register_to_config(_name_or_path=None)  # the weights are no longer that folder's, nor is its card true
+
+    def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
+        """Take them out again; the weights are the former ones but for rounding."""
+        super().unfuse_lora(list(components), **kwargs)
 
     @classmethod
     def save_lora_weights(
@@ -413,6 +469,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             raise ValueError(
                 f"callback_on_step_end: {callback!r} is no function; pass f(pipe, step, timestep, tensors)"
             )
+        for prompt in _listed(inputs.get("prompt")):
+            if sentence := self.unread(prompt):
+                warnings.warn(sentence, stacklevel=3)
         jobs = [self.prepare(Picture.from_any(one), **given) for one, given in self._requests(source, inputs)]
         generators = _generators(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
@@ -439,19 +498,26 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return [(row.pop("image"), row) for row in rows]
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
-        """Within the block this thread edits, and can be told to stop."""
+    def _call(self) -> Iterator[_Call]:
+        """Within the block, and blocks within it, this thread edits and can be told to stop."""
         here = threading.get_ident()
-        self._calls[here] = False
+        if here in self._calls:
+            yield self._calls[here]
+            return
         try:
-            yield
+            yield self._calls.setdefault(here, _Call())
         finally:
             del self._calls[here]
 
     @property
     def interrupt(self) -> bool:
         """Whether this thread's call is to stop."""
-        return self._calls.get(threading.get_ident(), False)
+        return self._calls.get(threading.get_ident(), _Call()).stop
+
+    @property
+    def num_timesteps(self) -> int:
+        """For callbacks: steps of the sampling that goes on in this thread; 0 where none does."""
+        return self._calls.get(threading.get_ident(), _Call()).steps
 
     @property
     def _interrupt(self) -> bool:  # the name that diffusers' pipelines have for it
@@ -460,8 +526,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     @_interrupt.setter
     def _interrupt(self, stop: bool) -> None:
         here = threading.get_ident()
-        for thread in [here] if here in self._calls else list(self._calls):
-            self._calls[thread] = bool(stop)
+        for call in [self._calls[here]] if here in self._calls else list(self._calls.values()):
+            call.stop = bool(stop)
 
     def prepare(self, picture: Picture, **inputs: Any) -> Job:
         """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one. An input that
@@ -471,6 +537,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if task.wants_segmenter:
             inputs["segment"] = self.segmenter
         return task.prepare(picture, **inputs)
+
+    def unread(self, prompt: Any) -> str:
+        """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""
+        known = self.tokenizer is not None and isinstance(prompt, str)
+        return text.unread(self.tokenizer, prompt) if known else ""
 
     @property
     def has_cutout(self) -> bool:
@@ -749,7 +820,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if start is not None:
             given = torch.cat([autoencoder.encode(self.vae, each) for each in start.to(device).split(1)])
             latents = torch.lerp(given.to(latents), latents, float(scheduler.sigmas[0]))
-        with self.progress_bar(total=steps) as bar:
+        with self._call() as call, self.progress_bar(total=steps) as bar:
+            call.steps = steps
             for i, t in enumerate(scheduler.timesteps):
                 v = velocity(latents, t / scheduler.config.num_train_timesteps)
                 answer = latents - v if answer is None else answer
@@ -757,7 +829,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                 if callback is not None:
                     latents = _latents(callback(self, i, t, {"latents": latents}), latents)
                 bar.update()
-                if self.interrupt:
+                if call.stop:
                     latents = latents - scheduler.sigmas[i + 1] * v  # straight to where it was going
                     break
         assert answer is not None
@@ -876,6 +948,10 @@ def _generators(given: Any, count: int) -> list[torch.Generator | None]:
     return list(given)
 
 
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def _is_pair(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(isinstance(each, (int, float, np.number)) for each in value)
 
@@ -940,8 +1016,6 @@ _CONVERTERS: dict[str, Callable[[Picture], Any]] = {
     "picture": lambda picture: picture,
 }
 
-_TRUSTED = ("diffusers", "transformers", "photofound")
-
 
 def _download_card(name: str, hub: dict[str, Any]) -> None:
     """Fetch the model's card to where its weights were downloaded, so that saving carries it along; or do without."""
@@ -954,77 +1028,14 @@ def _download_card(name: str, hub: dict[str, Any]) -> None:
 
 def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """What differs when a student's folder is loaded as its teacher. Raises ValueError where it holds none."""
-    distilled = _read_json(folder / "model_index.json").get("distilled")
+    distilled = read_json(folder / "model_index.json").get("distilled")
     if not distilled or not (folder / "teacher").is_dir():
         reason = "its folder holds no teacher/" if distilled else "it is no few-step student"
         raise ValueError(f"model: {folder} has no teacher to load, {reason}; leave teacher out")
-    _check_weights(folder / "teacher")
+    check_part(folder / "teacher", EditTransformer)
+    check_part(folder / "teacher", FlowMatchEulerDiscreteScheduler)
     transformer = EditTransformer.from_pretrained(folder / "teacher", torch_dtype=dtype, use_safetensors=True)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "teacher")
     settings = {"distilled": None, "default_steps": distilled["teacher_steps"]}
     settings["task_steps"] = distilled.get("task_steps")
     return {"transformer": transformer, "scheduler": scheduler, **settings}
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot or must not be loaded, with one line that says why.
-
-    Raises FileNotFoundError for a missing folder; ValueError for missing or damaged shards, weights that are not
-    safetensors, and classes from modules other than diffusers, transformers and photofound.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"model: {folder} does not exist; pass a folder in diffusers layout or a Hub id (owner/name)"
-        )
-    index = _read_json(folder / "model_index.json")
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
-            continue
-        if str(entry[0]).split(".")[0] not in _TRUSTED:
-            raise ValueError(
-                f"model: {folder} wants the class {entry[1]} from {entry[0]!r}; only {', '.join(_TRUSTED)} are trusted"
-            )
-        if (folder / name).is_dir():
-            _check_weights(folder / name)
-
-
-def _check_weights(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    for index in folder.glob("*.safetensors.index.json"):
-        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
-            if Path(shard).name != shard or not (folder / shard).is_file():
-                raise ValueError(f"model: {folder / shard} is missing; download or copy the checkpoint again")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards and (
-        pickled := [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
-    ):
-        raise ValueError(
-            f"model: {pickled[0]} is not safetensors and can run code when it is loaded; convert it to .safetensors"
-        )
-    config = folder / "config.json"
-    if (
-        config.is_file()
-        and not shards
-        and "architectures" not in _read_json(config)
-        and "_class_name" in _read_json(config)
-    ):
-        raise ValueError(f"model: {folder} has no .safetensors weights; download or copy the checkpoint again")
-    for shard in shards:
-        try:
-            with safe_open(shard, "pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"model: {shard} is damaged ({error}); download or copy the checkpoint again") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"model: {path} is missing; the folder is not a pipeline in diffusers layout") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"model: {path} is damaged ({error}); download or copy the checkpoint again") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"model: {path} is damaged; it must hold a JSON object")
-    return tree

@@ -171,6 +171,7 @@ class Ticket:
     queued: float = field(default_factory=time.monotonic)
     waited: float = 0.0  # seconds, until work on it began
     until: float = math.inf  # when it must be done; known once work on it begins
+    note: str = ""  # what there is to tell of the request, besides the result
     abandoned: bool = False
 
 
@@ -293,7 +294,9 @@ class Engine:
     def _prepare(self, ticket: Ticket) -> Any:
         """The ticket's Job, or what is wrong."""
         try:
-            return self._pipeline(ticket.edit.task).prepare(ticket.edit.picture, **ticket.edit.inputs)
+            pipe = self._pipeline(ticket.edit.task)
+            ticket.note = pipe.unread(ticket.edit.inputs.get("prompt"))
+            return pipe.prepare(ticket.edit.picture, **ticket.edit.inputs)
         except Exception as error:
             return error
 
@@ -838,6 +841,7 @@ def _forget(error: BaseException | None) -> None:
 def _headers(task: Task, kind: str, ticket: Ticket, note: str) -> dict[str, str]:
     """A name to save the answer under, where its time went, as browsers show it, and what the edit says of itself."""
     spent = time.monotonic() - ticket.queued - ticket.waited
+    note = "; ".join(filter(None, [note, ticket.note]))
     said = {"X-Photofound-Note": note.encode("ascii", "replace").decode()} if note else {}
     return said | {
         "Content-Disposition": f'inline; filename="{task.name}{image.suffix_of(kind)}"',

@@ -138,6 +138,11 @@ def enlarged_to(
     return composite.resize(enlarged(model, low, scale, where, step), size)
 
 
+def part_count(low: Tensor) -> int:
+    """How many parts ``enlarged`` makes of (1, 3, h, w)."""
+    return sum(1 for _ in _parts(*low.shape[-2:]))
+
+
 def _times(box: Box, scale: int) -> Box:
     return Box(*(side * scale for side in box))
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_LENGTH = 256
+MAX_LENGTH = 256  # tokens of words or parts of words, as published editors were trained with
+MAX_BYTES = 1024  # of a byte-level tokenizer: Chinese takes three for a character
 _TOKENIZING = threading.Lock()  # the fast tokenizers refuse to be used by two threads at once
 
 
@@ -73,23 +74,23 @@ def outline(folder: Path) -> Any | None:
 
 
 def encode(
-    tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int = MAX_LENGTH, pad: str = "longest"
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int | None = None, pad: str = "longest"
 ) -> tuple[Tensor, Tensor | None]:
     """Embed prompts.
 
     Args:
         tokenizer, encoder: from ``transformers``; the encoder returns ``last_hidden_state``.
         prompts: B strings; the empty one is the unconditional prompt.
-        max_length: tokens above it are cut off.
+        max_length: tokens above it are cut off; None, what ``limit`` says.
         pad: ``longest``, or ``max_length`` for one shape whatever the prompts (compiled models).
 
     Returns:
         (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing
         is padded.
     """
-    limit = _limit(tokenizer, max_length)
+    most = limit(tokenizer, max_length)
     with _TOKENIZING:
-        tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=limit, return_tensors="pt")
+        tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=most, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
     device = next(encoder.parameters()).device
@@ -109,14 +110,33 @@ def stack(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tensor, Te
     return batch, None if bool(mask.all()) else mask
 
 
-def count(tokenizer: Any, prompt: str, max_length: int = MAX_LENGTH) -> int:
+def count(tokenizer: Any, prompt: str, max_length: int | None = None) -> int:
     """How many tokens ``encode`` makes of one prompt."""
+    return min(_length(tokenizer, prompt), limit(tokenizer, max_length))
+
+
+def unread(tokenizer: Any, prompt: str, max_length: int | None = None) -> str:
+    """What to tell of a prompt that ``encode`` cuts, in one sentence; empty for one that is read whole."""
+    length, most = _length(tokenizer, prompt), limit(tokenizer, max_length)
+    if length <= most:
+        return ""
+    unit = "bytes" if _reads_bytes(tokenizer) else "tokens"
+    return f"prompt: its end is not read: it has {length - 1} {unit}, and the model reads {most - 1}; shorten it"
+
+
+def limit(tokenizer: Any, max_length: int | None = None) -> int:
+    """How many tokens of a prompt are read, the one that ends it among them."""
+    wanted = max_length or (MAX_BYTES if _reads_bytes(tokenizer) else MAX_LENGTH)
+    return min(wanted, getattr(tokenizer, "model_max_length", wanted))
+
+
+def _length(tokenizer: Any, prompt: str) -> int:
     with _TOKENIZING:
-        return len(tokenizer(prompt, truncation=True, max_length=_limit(tokenizer, max_length)).input_ids)
+        return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
 
-def _limit(tokenizer: Any, max_length: int) -> int:
-    return min(max_length, getattr(tokenizer, "model_max_length", max_length))
+def _reads_bytes(tokenizer: Any) -> bool:
+    return type(tokenizer).__name__ == "ByT5Tokenizer"
 
 
 def no_text(batch: int, width: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ P = C p^2 values of a patch, N heads, d = D / N head size, K tasks, T' routed to
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar, cast
 
 import torch
@@ -384,6 +385,34 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
             )
         return Cost(sum(p.numel() for p in twin.parameters()), tokens, counter.get_total_flops())
+
+    def merged(self) -> "EditTransformer":
+        """This transformer with its active LoRAs added to its weights, and without any LoRA; itself if there is none.
+
+        What the LoRAs leave alone is shared, not copied.
+        """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = {name: module for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)}
+        if not layers:
+            return self
+        inside = tuple(f"{name}." for name in layers)
+        weights = {key: value for key, value in self.state_dict().items() if not key.startswith(inside)}
+        for name, layer in layers.items():
+            if not layer.merged and not layer.disable_adapters:
+                layer = copy.deepcopy(layer)
+                layer.merge()  # type: ignore[operator]
+            weights |= {f"{name}.{key}": value for key, value in layer.get_base_layer().state_dict().items()}
+        with torch.device("meta"):
+            plain = type(self).from_config(self.config)
+        plain.load_state_dict(weights, assign=True)
+        return plain.train(self.training)
+
+    @wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at its parameters
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as in diffusers. LoRAs that are active are merged into what is written, so that it gives the same
+        pictures; this transformer keeps them apart."""
+        ModelMixin.save_pretrained(self.merged(), save_directory, *args, **kwargs)
 
     def task_index(self, name: str) -> int:
         """Which head belongs to the task `name`; ValueError names the known ones."""

@@ -69,7 +69,9 @@ class UpscalePipeline(EditPipeline):
                 callback(self, next(parts), torch.zeros(()), {"latents": low})
             return self.interrupt
 
-        made = superresolution.enlarged_to(self.upscaler, low, (job.picture.height, job.picture.width), step=step)
+        with self._call() as call:
+            call.steps = superresolution.part_count(low)
+            made = superresolution.enlarged_to(self.upscaler, low, (job.picture.height, job.picture.width), step=step)
         self.maybe_free_model_hooks()
         return get_task("upscale").finish(job, made, Box(0, 0, job.picture.width, job.picture.height))
 

@@ -488,7 +488,7 @@ def test_a_lora_changes_the_result_and_only_safetensors_are_read(work, photograp
         work.run(desk, request("inpaint", lora=str(pickled)))
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="broken.safetensors does not fit"):
+    with pytest.raises(ValueError, match="^LoRA: broken.safetensors is damaged"):
         work.run(desk, request("inpaint", lora=str(broken)))
 
 

@@ -166,6 +166,20 @@ def test_interrupt_reaches_the_upscaler(tiny, monkeypatch):
 # ------------------------------------------------------------------------------------------------------------ callbacks
 
 
+@pytest.mark.parametrize("kind", [InpaintPipeline, UpscalePipeline], ids=lambda kind: kind.__name__)
+def test_a_callback_knows_how_many_steps_there_are(tiny, photo, mask, kind, monkeypatch):
+    from photofound.superresolution import Upscaler
+
+    monkeypatch.setattr("photofound.superresolution._PART", 64)
+    pipe, seen = tiny(kind), []
+    if kind is UpscalePipeline:
+        pipe = UpscalePipeline.from_pipe(pipe, upscaler=Upscaler(8, 1))
+    given = {"mask_image": mask, "num_inference_steps": 3} if kind is InpaintPipeline else {}
+    pipe(photo, **given, callback_on_step_end=lambda pipe, step, *rest: seen.append((step, pipe.num_timesteps)))
+    steps = len(seen)
+    assert steps > 2 and seen == [(step, steps) for step in range(steps)] and pipe.num_timesteps == 0
+
+
 def test_a_callback_may_return_nothing_or_other_latents_and_nothing_else(tiny, photo, mask):
     pipe = tiny(InpaintPipeline)
 
@@ -222,6 +236,17 @@ def test_none_is_what_is_left_out(tiny, photo, mask):
 def test_what_is_no_prompt_is_refused(tiny, photo, mask, prompt):
     with pytest.raises(ValueError, match="prompt: .* is no text; pass a string"):
         tiny(InpaintPipeline)(photo, mask, prompt=prompt)
+
+
+def test_a_prompt_that_is_cut_is_warned_of(tiny, photo, mask, recwarn):
+    pipe, room = tiny(InpaintPipeline), "红" * 341
+    pipe(photo, mask, prompt=room)
+    assert not [each for each in recwarn if "prompt" in str(each.message)]
+    for prompt in (room + "蓝", ["a", room + "蓝"]):
+        with pytest.warns(
+            UserWarning, match="prompt: its end is not read: it has 1026 bytes, and the model reads 1023"
+        ):
+            pipe(photo, mask, prompt=prompt)
 
 
 def test_what_is_no_generator_is_refused(tiny, photo, mask):

@@ -318,6 +318,26 @@ def test_room_for_the_whole_model_is_asked_for_though_a_lora_is_small(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_captions_that_are_cut_are_told(stage, capsys, products):
+    longest = max(len(path.read_text()) for path in products.glob("*.txt"))
+    stage(f"--model.text_length={longest + 1}")
+    assert "captions" not in capsys.readouterr().out
+    stage("--model.text_length=5")
+    assert "5 of 5 captions have more than the 5 tokens of text_length; their ends" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start, base", [("embedded", "embedded:teacher"), ("tiny", None)])
+def test_a_lora_says_which_model_it_is_for(tiny_folder, start, base):
+    """A run that starts from a student trains its teacher."""
+    from types import SimpleNamespace
+
+    from photofound.pipeline import EMBEDDED
+
+    folder = str(EMBEDDED) if start == "embedded" else str(tiny_folder)
+    stage = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(start=folder)))
+    assert FinetuneStage._base(stage) == (base or tiny_folder.name)
+
+
 def test_a_resumed_run_is_the_same_run(tiny_folder, products, tmp_path):
     """Stopped after two of four steps; losses, validation and the LoRA come out bit for bit."""
     common = ["--data.hold_out=3", "--validation.times=4", "--train.schedule=constant", "--model.merged=false"]

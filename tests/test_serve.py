@@ -137,6 +137,15 @@ def test_the_seed_and_the_settings_count(client):
     assert (plain == PHOTO)[MASK == 0].all()
 
 
+def test_a_prompt_that_is_cut_is_told_in_the_answer(client):
+    def note(letters):
+        response = client.post("/v1/inpaint", files=FILES, data={"prompt": "红" * letters})
+        assert response.status_code == 200
+        return response.headers.get("X-Photofound-Note", "")
+
+    assert "its end is not read: it has 1026 bytes, and the model reads 1023" in note(342) and note(341) == ""
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
 def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
     response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, "format": suffix})

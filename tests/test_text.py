@@ -59,11 +59,35 @@ def test_the_empty_prompt_is_one_token(byte_encoder):
 
 
 def test_long_prompts_are_cut_off(byte_encoder):
-    long = "a red cup " * 100
-    assert text.encode(*byte_encoder, [long])[0].shape[1] == text.MAX_LENGTH
+    long = "a red cup " * 200
+    assert text.encode(*byte_encoder, [long])[0].shape[1] == text.MAX_BYTES == text.count(byte_encoder[0], long)
     cut, mask = text.encode(*byte_encoder, [long, "a"], max_length=10)
     assert cut.shape[1] == 10 and mask.sum(1).tolist() == [10, 2]
     assert torch.allclose(cut[0], text.encode(*byte_encoder, [long[:9]])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("letter", ["a", "红", "é"])
+def test_a_prompt_that_is_cut_says_so(byte_encoder, letter):
+    """Up to the last byte that is read nothing is said."""
+    tokenizer, most = byte_encoder[0], text.MAX_BYTES - 1
+    size = len(letter.encode())
+    whole, cut = letter * (most // size), letter * (most // size + 1)
+    assert text.unread(tokenizer, whole) == "" == text.unread(tokenizer, "")
+    assert f"has {size * len(cut)} bytes, and the model reads {most}" in text.unread(tokenizer, cut)
+    a, b = (text.encode(*byte_encoder, [whole + tail])[0] for tail in ("", letter))
+    assert a.shape[1] > text.MAX_LENGTH and len(cut.encode()) > most >= b.shape[1] - 1
+    assert text.unread(tokenizer, "a cup", max_length=6) == "" != text.unread(tokenizer, "a cup", max_length=5)
+
+
+def test_other_tokenizers_are_counted_in_tokens(byte_encoder):
+    class Words:
+        model_max_length = 10**30
+
+        def __call__(self, prompt, **_):
+            return type("Tokens", (), {"input_ids": [*prompt.split(), "end"]})
+
+    assert text.limit(Words()) == text.MAX_LENGTH
+    assert "has 300 tokens, and the model reads 255" in text.unread(Words(), "cup " * 300)
 
 
 def test_the_tokenizers_own_limit_holds_too(byte_encoder, monkeypatch):

@@ -241,11 +241,12 @@ def _keep_trained_only(module: nn.Module) -> None:
     module.register_load_state_dict_post_hook(loaded)
 
 
-def save_lora(pipeline: Any, folder: Path) -> None:
-    """Write the transformer's LoRA so that ``pipe.load_lora_weights(folder)`` takes it."""
+def save_lora(pipeline: Any, folder: Path, base: str | None = None) -> None:
+    """Write the transformer's LoRA so that ``pipe.load_lora_weights(folder)`` takes it; ``base`` names the model
+    that it belongs to."""
     from peft import get_peft_model_state_dict
 
-    settings = pipeline.transformer.peft_config["default"].to_dict()
+    settings = pipeline.transformer.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
     pipeline.save_lora_weights(folder, get_peft_model_state_dict(pipeline.transformer), settings)
 
 
@@ -338,13 +339,22 @@ class AdaptedStage(PretrainStage):
         lora = self.config.model.train == "lora"
         folder.mkdir(parents=True, exist_ok=True)
         if lora:
-            save_lora(self.pipeline, folder / "lora")
+            save_lora(self.pipeline, folder / "lora", self._base())
         if self.config.model.merged or not lora:
             pipeline = merged(self.pipeline) if lora else self.pipeline
             pipeline.save_pretrained(folder, safe_serialization=True)
         (folder / "validation.json").write_text(json.dumps({"before": self.before, "after": self.after}, indent=2))
         for name, value in self.after.items():
             print(f"{name}: {value:.4f}" + (f", before {self.before[name]:.4f}" if name in self.before else ""))
+
+    def _base(self) -> str:
+        """The model that the LoRA was trained from, without its path; of a student it is the teacher."""
+        from photofound.folder import FOR_TEACHER
+        from photofound.pipeline import EMBEDDED, EditPipeline
+
+        start = str(self.config.model.start)
+        name = "embedded" if start == str(EMBEDDED) else Path(start).name
+        return name + FOR_TEACHER * bool(EditPipeline.load_config(start).get("distilled"))
 
 
 class FinetuneStage(AdaptedStage):

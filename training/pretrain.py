@@ -479,6 +479,8 @@ class PretrainStage:
         self.exemplars = {each.crop: each for each in map(Exemplars, config.data.exemplars)}
         if stray := set(self.exemplars) - {config.data.crop, config.data.late_crop}:
             raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
+        if world.rank == 0 and (line := self._cut_captions()):
+            print(line)
         self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
         self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
@@ -494,6 +496,17 @@ class PretrainStage:
                 raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
             return self._some_of(files.sources)
         return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+
+    def _cut_captions(self) -> str:
+        """What to tell of captions whose ends are not read; empty where there are none."""
+        if (tokenizer := self.pipeline.tokenizer) is None:
+            return ""
+        captions = [max(several, key=len, default="") for several in self.store.captions[:1000]]
+        most = self.config.model.text_length
+        if not (cut := sum(bool(text.unread(tokenizer, caption, most)) for caption in captions)):
+            return ""
+        few = f"data: {cut} of {len(captions)} captions have more than the {most} tokens of text_length"
+        return f"{few}; their ends are not read"
 
     def _some_of(self, sources: Sequence[Source]) -> data.PhotoStore:
         """The first photographs of sources, in memory."""

@@ -60,9 +60,11 @@ class PhotofoundLoader:
 
         device = _device()
         precision = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-        pipe = EditPipeline.from_pretrained(model.strip() or None, torch_dtype=precision)
+        source = model.strip() or None
         if lora.strip():
-            pipe.load_lora_weights(lora.strip())
+            pipe = EditPipeline.with_lora(source, lora.strip(), torch_dtype=precision)
+        else:
+            pipe = EditPipeline.from_pretrained(source, torch_dtype=precision)
         return (pipe.to(device),)
 
 
@@ -197,7 +199,7 @@ def _progress(i: int, batch: int) -> Callable[..., dict[str, Tensor]] | None:
         return None
 
     def step(pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        steps = len(pipe.scheduler.timesteps)
+        steps = pipe.num_timesteps
         bar.update_absolute(i * steps + index + 1, batch * steps)
         return tensors
 
