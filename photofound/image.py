@@ -11,7 +11,9 @@ values are float32 sRGB in [0, 1]. A kept pixel never leaves native space; that 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import hashlib
 import io
 import math
 import os
@@ -21,7 +23,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -578,6 +580,9 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
     exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
     xmp = _xmp_bytes(image.info.get("xmp"), name)
     profile = image.info.get("icc_profile") or None
+    if profile and len(profile) > _LARGEST_PROFILE:
+        warnings.warn(f"{name}: its colour profile was left out: {_profile_size(profile)}", stacklevel=5)
+        profile = None
     _warn_of_gamma(image, name)
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         image, profile = _as_srgb(image, profile, name)
@@ -789,16 +794,63 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]")
 _XMP_PLACE = re.compile("gps|latitude|longitude|altitude|location|^(city|state|provincestate|country(code)?)$", re.I)
 
 
+_XMP_ENCODING = re.compile(r"^(\s*<\?xml[^>]*?)\s+encoding\s*=\s*([\"'])[^\"'>]*\2")
+_LARGEST_XMP = 4 * 2**20  # bytes; a history of years has some hundred kilobytes
+_DEEPEST_XMP = 64  # elements within elements; what editors write has less than twenty
+
+
 def _xmp_bytes(xmp: Any, name: str) -> bytes | None:
     """An XMP packet as UTF-8 with orientation 1; None if there is none or it cannot be read."""
     if not xmp:
         return None
     try:
-        text = xmp if isinstance(xmp, str) else bytes(xmp).rstrip(b"\0").decode("utf-8")
-        return _XMP_ORIENTATION.sub(rb"\g<1>1", text.encode("utf-8")) or None
-    except (TypeError, ValueError):
+        packet = (xmp if isinstance(xmp, str) else _xmp_text(bytes(xmp))).encode("utf-8")
+        check_xmp(packet)
+        return _XMP_ORIENTATION.sub(rb"\g<1>1", packet) or None
+    except UnicodeError:
         warnings.warn(f"{name}: its XMP is not UTF-8 text and was left out", stacklevel=6)
-        return None
+    except (TypeError, ValueError) as error:
+        warnings.warn(f"{name}: its XMP was left out ({_first_line(error)})", stacklevel=6)
+    return None
+
+
+def _xmp_text(xmp: bytes) -> str:
+    """XMP may be UTF-8, UTF-16 or UTF-32 (ISO 16684-1, 7.3.1), with a byte order mark or a "<" that tells which."""
+    for start, encoding in (
+        *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+        *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (b"<\0\0\0", "utf-32-le")),
+        *((b"\0\0\0<", "utf-32-be"), (b"<\0", "utf-16-le"), (b"\0<", "utf-16-be")),
+    ):
+        if xmp.startswith(start):
+            return _XMP_ENCODING.sub(r"\1", xmp.decode(encoding).rstrip("\0"))
+    return xmp.rstrip(b"\0").decode("utf-8")
+
+
+def check_xmp(xmp: bytes) -> None:
+    """Refuse XMP that would take long to read or has no business in a file: larger than 4 MiB, elements more than 64
+    deep, declarations of entities. Raises ValueError. What is no XML at all passes: nothing reads it."""
+    from xml.parsers import expat
+
+    if len(xmp) > _LARGEST_XMP:
+        raise ValueError(f"it has {len(xmp) / 2**20:.0f} MiB, more than {_LARGEST_XMP / 2**20:.0f}")
+    depth, parser = 0, expat.ParserCreate()
+
+    def start(*_: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST_XMP:
+            raise ValueError(f"its elements are nested more than {_DEEPEST_XMP} deep")
+
+    def end(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def declared(*_: Any) -> None:
+        raise ValueError("it declares entities")
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, declared
+    with suppress(expat.ExpatError):
+        parser.Parse(xmp, True)
 
 
 def _xmp_without_place(xmp: bytes | None) -> bytes | None:
@@ -809,8 +861,9 @@ def _xmp_without_place(xmp: bytes | None) -> bytes | None:
     if not xmp:
         return None
     try:
+        check_xmp(xmp)
         if b"<!" in xmp:
-            raise ValueError("declarations have no business in XMP")
+            raise ValueError("comments and declarations may name it, too")
         document = minidom.parseString(xmp)
         for element in document.getElementsByTagName("*"):
             for name in [n for n in element.attributes.keys() if _XMP_PLACE.search(n.rpartition(":")[2])]:
@@ -818,7 +871,7 @@ def _xmp_without_place(xmp: bytes | None) -> bytes | None:
             if element.parentNode and _XMP_PLACE.search(element.tagName.rpartition(":")[2]):
                 element.parentNode.removeChild(element)
         return "".join(node.toxml() for node in document.childNodes).encode("utf-8")
-    except (ExpatError, ValueError, RecursionError) as error:
+    except (ExpatError, ValueError) as error:
         warnings.warn(f"the XMP cannot be searched for places and was left out ({_first_line(error)})", stacklevel=3)
         return None
 
@@ -840,15 +893,52 @@ def _dpi(value: Any) -> tuple[float, float] | None:
 # ----------------------------------------------------------------------------------------------------------- colours
 
 
-@lru_cache(maxsize=32)
+_LARGEST_PROFILE = 8 * 2**20  # bytes; those of displays have some kilobytes, of printers up to a few megabytes
+
+
+class _Profile:
+    """A colour profile as the key of a cache: told by its hash, so that nothing large is kept or compared."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data: bytes | None = data
+        self.digest = hashlib.sha256(data).digest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Profile) and self.digest == other.digest
+
+
 def _colour_transform(profile: bytes | None, grey: bool, to_srgb: bool) -> tuple[Any, str] | None:
     """(ImageCms transform, the profile's mode "RGB" or "L"), or None when native values already are sRGB.
 
-    A damaged profile, or one for another kind of picture, is ignored with a warning.
+    A damaged or very large profile, or one for another kind of picture, is ignored with a warning.
     """
     if profile is None:
         return None
+    if len(profile) > _LARGEST_PROFILE:
+        warnings.warn(f"the picture's colour profile is ignored: {_profile_size(profile)}", stacklevel=4)
+        return None
+    key = _Profile(profile)
+    try:
+        return _built_transform(key, grey, to_srgb)
+    finally:
+        key.data = None  # the cache keeps the key
+
+
+def _profile_size(profile: bytes) -> str:
+    return (
+        f"it has {len(profile) / 2**20:.0f} MiB, more than {_LARGEST_PROFILE / 2**20:.0f}; its values are read as sRGB"
+    )
+
+
+@lru_cache(maxsize=32)
+def _built_transform(key: _Profile, grey: bool, to_srgb: bool) -> tuple[Any, str] | None:
     from PIL import ImageCms
+
+    assert key.data is not None
+    profile = key.data
 
     try:
         native = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -862,7 +952,7 @@ def _colour_transform(profile: bytes | None, grey: bool, to_srgb: bool) -> tuple
             return None
         return (there if to_srgb else ImageCms.buildTransform(srgb, native, "RGB", mode, intent, black_point)), mode
     except (ImageCms.PyCMSError, KeyError, OSError, TypeError, ValueError) as error:
-        warnings.warn(f"the picture's colour profile is ignored: {error!r}; its values are read as sRGB", stacklevel=4)
+        warnings.warn(f"the picture's colour profile is ignored: {error!r}; its values are read as sRGB", stacklevel=5)
         return None
 
 

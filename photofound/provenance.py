@@ -17,7 +17,7 @@ from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
 from photofound import __version__
-from photofound.image import Picture
+from photofound.image import Picture, check_xmp
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"  # a photograph of which a part was generated
@@ -67,9 +67,10 @@ def source_type(picture: Picture) -> str | None:
 
 def _parsed(xmp: bytes | None) -> minidom.Document | None:
     """XMP as a document that holds an rdf:RDF, or None."""
-    if not xmp or b"<!DOCTYPE" in xmp:  # entities have no business in XMP, and can grow without end
+    if not xmp:
         return None
     try:
+        check_xmp(xmp)
         document = minidom.parseString(xmp)
     except (ExpatError, ValueError):
         return None

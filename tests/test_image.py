@@ -39,7 +39,7 @@ def write(path, pixels, **options):
 def no_surprises(monkeypatch):
     """Every warning is expected by name or is a failure; the caller's own limit does not matter."""
     monkeypatch.delenv("PHOTOFOUND_MAX_PIXELS", raising=False)
-    module._colour_transform.cache_clear()
+    module._built_transform.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -349,9 +349,82 @@ def test_xmp_that_cannot_be_searched_is_left_out_with_the_place(xmp):
 def test_xmp_that_a_file_cannot_hold_is_left_out(tmp_path):
     with pytest.warns(UserWarning, match="XMP data is too long"):
         assert load(save(Picture(noise(2, 2, 3), xmp=b"<x/>" * 20_000), tmp_path / "a.jpg")).xmp is None
-    Image.fromarray(noise(2, 2, 3)).save(tmp_path / "b.webp", xmp=b"\xff\xfe<\0x\0/\0>\0")
+    Image.fromarray(noise(2, 2, 3)).save(tmp_path / "b.webp", xmp=b"<x>\xff</x>")
     with pytest.warns(UserWarning, match="not UTF-8"):
         assert load(tmp_path / "b.webp").xmp is None
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-32-le"]
+)
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="UTF-16"?>'], ids=["plain", "declared"])
+def test_xmp_in_other_encodings_is_read(tmp_path, encoding, declared):
+    """And is UTF-8 from then on, whatever it says of itself; a place in it is found."""
+    text = PLACES.decode().replace("\n", "")
+    Image.fromarray(noise(2, 2, 3)).save(tmp_path / "a.webp", xmp=(declared + text).encode(encoding))
+    picture = load(tmp_path / "a.webp")
+    assert b"Ann\xc3\xa9e" in picture.xmp and b"encoding" not in picture.xmp and b"\0" not in picture.xmp
+    clean = picture.without_location().xmp
+    assert b"Paris" not in clean and b"Ann\xc3\xa9e" in clean
+
+
+XMP_BOMBS = {
+    "deep": b"<x>" * 5000 + b"</x>" * 5000,
+    "deep and open": b"<x>" * 5000,
+    "deep in UTF-16": ("<x>" * 5000).encode("utf-16"),
+    "entities": b"<!DOCTYPE x [<!ENTITY a 'b'>]><x>&a;</x>",
+    "entities in UTF-16": "<!DOCTYPE x [<!ENTITY a 'b'>]><x>&a;</x>".encode("utf-16-be"),
+    "large": b"<x>" + b" " * 2**22 + b"</x>",
+}
+
+
+@pytest.mark.parametrize("what", XMP_BOMBS)
+def test_xmp_that_would_take_long_is_left_out(tmp_path, what):
+    """When it is read, where it is marked, and where a place is looked for: the edit never fails for it."""
+    from photofound import provenance
+
+    Image.fromarray(noise(2, 2, 3)).save(tmp_path / "a.webp", xmp=XMP_BOMBS[what])
+    with pytest.warns(UserWarning, match="its XMP was left out"):
+        assert load(tmp_path / "a.webp").xmp is None
+    by_hand = Picture(noise(2, 2, 3), xmp=XMP_BOMBS[what])
+    with pytest.warns(UserWarning, match="cannot be searched"):
+        assert by_hand.without_location().xmp is None
+    with pytest.warns(UserWarning, match="replaced by the mark"):
+        assert provenance.source_type(provenance.mark(by_hand)) == provenance.COMPOSITE
+
+
+def adobe_like(size):
+    """A profile that is not sRGB, made longer by ``size`` bytes that nothing reads."""
+    from PIL import ImageCms
+
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = int.from_bytes(profile[128:132], "big")
+    entries = {bytes(profile[p : p + 4]): p for p in range(132, 132 + 12 * tags, 12)}
+    red, green = (int.from_bytes(profile[entries[name] + 4 :][:4], "big") for name in (b"rXYZ", b"gXYZ"))
+    profile[red : red + 20], profile[green : green + 20] = profile[green : green + 20], profile[red : red + 20]
+    profile += bytes(size)
+    profile[:4] = len(profile).to_bytes(4, "big")
+    return bytes(profile)
+
+
+def test_a_colour_profile_is_told_by_its_hash_and_bounded(tmp_path):
+    """Equal profiles share a transform, none is kept by the cache, and one of 30 MiB costs nothing."""
+    import gc
+
+    plain = Picture(noise(4, 4, 3)).rgb()
+    pictures = [Picture(noise(4, 4, 3), icc_profile=adobe_like(n)) for n in (0, 0, 2**20)]
+    assert all((picture.rgb() != plain).any() for picture in pictures)
+    assert module._built_transform.cache_info().misses == 2
+    held = [o for o in gc.get_objects() if type(o) is module._Profile]
+    assert len(held) == 2 and all(profile.data is None for profile in held)
+
+    large = adobe_like(30 * 2**20)
+    with pytest.warns(UserWarning, match="profile is ignored: it has 30 MiB, more than 8"):
+        assert (Picture(noise(4, 4, 3), icc_profile=large).rgb() == plain).all()
+    assert module._built_transform.cache_info().misses == 2
+    Image.fromarray(noise(4, 4, 3)).save(tmp_path / "a.tif", icc_profile=large)
+    with pytest.warns(UserWarning, match="a.tif: its colour profile was left out: it has 30 MiB"):
+        assert load(tmp_path / "a.tif").icc_profile is None
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
