@@ -40,9 +40,9 @@ def load(source: str | None) -> Any | None:
     name, part = (source, None) if Path(source).is_dir() or not hub else hub.groups()
     try:
         vae = AutoModel.from_pretrained(name, use_safetensors=True, **({"subfolder": part} if part else {}))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"model.vae: {source} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        raise kind(f"model.vae: {source} cannot be loaded: {_first_line(error)}") from None
     if not hasattr(vae, "encode") or not hasattr(vae.config, "latent_channels"):
         raise ValueError(f"model.vae: {source} is a {type(vae).__name__}, which is no autoencoder")
     return vae
@@ -64,12 +64,19 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
     if config.is_file():
         import diffusers
 
-        entries = json.loads(config.read_text())
-        with torch.device("meta"):
-            return getattr(diffusers, entries["_class_name"]).from_config(entries)
+        try:
+            entries = json.loads(config.read_text())
+            with torch.device("meta"):
+                return getattr(diffusers, entries["_class_name"]).from_config(entries)
+        except Exception as error:  # the file is the user's, and libraries raise nearly anything
+            raise ValueError(f"model.vae: {config} describes no autoencoder ({_first_line(error)})") from error
     if latent is None:
         raise ValueError(f"model.latent: {source} is not here; set its [channels, pixels per latent], like [16, 8]")
     return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def resolved(source: str | None) -> str | None:

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from photofound import config, record
+from photofound.folder import one_line, read_json
 from photofound.record import Training
 
 CARD, ABOUT, EVALUATION = "README.md", "about.yaml", "evaluation.json"
@@ -85,20 +86,20 @@ class Component:
 
 def components(folder: Path) -> list[Component]:
     """Those of a folder in diffusers layout that have weights; a student's teacher is one more."""
-    index = json.loads((folder / "model_index.json").read_text()) if (folder / "model_index.json").is_file() else {}
-    names = [name for name, entry in index.items() if isinstance(entry, list) and entry[0]]
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    names = [name for name, entry in index.items() if isinstance(entry, list) and any(entry)]
     return [_component(folder / name) for name in (*names, "teacher") if any((folder / name).glob("*.safetensors"))]
 
 
 def _component(folder: Path) -> Component:
     from safetensors import safe_open
 
-    tree = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+    tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     parameters = 0
     kinds: dict[str, None] = {}
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
-        with safe_open(file, "pt") as tensors:
+        with one_line("model", file), safe_open(file, "pt") as tensors:
             for name in tensors.keys():
                 part = tensors.get_slice(name)
                 parameters += math.prod(part.get_shape())
@@ -183,7 +184,7 @@ def read_report(path: Path) -> dict[str, Any]:
         if not all(each["figures"].items() for each in tree["summary"]):
             raise ValueError("a summary without figures")
         return tree
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"card: {path} is no report of 'photofound eval' ({error}); name its report.json") from None
 
 

@@ -114,6 +114,8 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         if type(state["step"]) is not int:
             raise ValueError("its state.json has no step")
         names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
+        if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise ValueError("its groups are no names of files")
         return {name: load_file(path / f"{name}.safetensors") for name in names}, state
     except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
         raise Damaged(path, error) from None

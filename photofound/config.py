@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import reprlib
 import types
 import typing
 from pathlib import Path
@@ -30,7 +32,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
         FileNotFoundError: no such file.
         ValueError: unknown key, wrong type, or a malformed override; the message names the key and the remedy.
     """
-    tree = _read(Path(path)) if path is not None else {}
+    tree = read(Path(path)) if path is not None else {}
     for override in overrides:
         keys, value = _parse_override(override)
         _seed_mapping(cls, tree, keys)
@@ -65,14 +67,69 @@ def save(config: Any, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-def _read(path: Path) -> dict[str, Any]:
+_LARGEST = 2**20  # bytes of a file
+_MOST_NODES = 20_000  # keys and values, each alias counted as what it stands for
+_DEEPEST = 50
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values from YAML. Aliases may be used, but what they stand for is bounded (20,000 values, 50 deep), or ten
+    lines could stand for ten billion values.
+
+    Raises ValueError for what is no YAML, larger, or would build objects.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        count = depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.count, self.depth = self.count + 1, self.depth + 1
+            _bound(self.count, self.depth)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        _weigh(node, {}, 0)
+        return None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _bound(count: int, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"its values are nested more than {_DEEPEST} deep")
+    if count > _MOST_NODES:
+        raise ValueError(f"it stands for more than {_MOST_NODES:,} values")
+
+
+def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
+    """How many values a node stands for. Raises ValueError for too many, too deep, or one that holds itself."""
+    _bound(0, depth)
+    value = getattr(node, "value", None)
+    if not isinstance(value, list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES  # until it is known: what holds itself stands for too many
+        parts = (part for each in value for part in (each if isinstance(each, tuple) else (each,)))
+        known[id(node)] = 1 + sum(_weigh(part, known, depth + 1) for part in parts)
+    _bound(known[id(node)], depth)
+    return known[id(node)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The nested dict in a YAML or JSON file. Raises FileNotFoundError and ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"config: {path} does not exist; pass a .yaml or .json file")
     try:
-        tree = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has {path.stat().st_size / 2**20:.1f} MiB, more than {_LARGEST / 2**20:.0f}")
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"config: {path} cannot be read: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
@@ -82,15 +139,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
-    import yaml
-
     name, equals, value = text.lstrip("-").partition("=")
     if not equals or not name:
         raise ValueError(f"config: {text!r} is not an override; write --a.b=value")
     try:
-        return name.replace("-", "_").split("."), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"config: the value in {text!r} is not valid YAML; quote it") from None
+        return name.replace("-", "_").split("."), parse_yaml(value)
+    except ValueError:
+        raise ValueError(f"config: the value in {text[:200]!r} is not valid YAML; quote it") from None
 
 
 def _seed_mapping(cls: type, tree: dict[str, Any], keys: list[str]) -> None:
@@ -118,7 +173,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Check ``value`` against a type hint; ints become floats, lists become tuples, dicts become dataclasses."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ValueError(f"config: {where!r} is a section; give it keys, not {value!r}")
+            raise ValueError(f"config: {where!r} is a section; give it keys, not {reprlib.repr(value)}")
         return build(typing.cast(type, hint), value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -127,11 +182,11 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return _coerce(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"config: {where!r} takes a list like [a, b], not {value!r}")
+            raise ValueError(f"config: {where!r} takes a list like [a, b], not {reprlib.repr(value)}")
         return tuple(_coerce(args[0], v, where) for v in value)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"config: {where!r} takes a mapping like {{a: 1}}, not {value!r}")
+            raise ValueError(f"config: {where!r} takes a mapping like {{a: 1}}, not {reprlib.repr(value)}")
         return {k: _coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if hint is float and type(value) is int:
         return float(value)
@@ -140,6 +195,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"config: {where!r} is not a number; give one")
     if hint is Any or type(value) is hint:
         return value
-    raise ValueError(f"config: {where!r} takes a {getattr(hint, '__name__', hint)}, not {value!r}")
+    raise ValueError(f"config: {where!r} takes a {getattr(hint, '__name__', hint)}, not {reprlib.repr(value)}")

@@ -146,7 +146,7 @@ def find_lora(source: str | Path, weight_name: str | None = None) -> Path | None
 
 def is_for_teacher(path: Path) -> bool:
     """Whether a LoRA file says that it was trained on a few-step student's teacher."""
-    with _one_line("LoRA", Path(path.name)):
+    with one_line("LoRA", Path(path.name)):
         return str(lora_settings(path).get("base_model_name_or_path") or "").endswith(FOR_TEACHER)
 
 
@@ -165,7 +165,7 @@ def check_lora(path: Path, transformer: nn.Module) -> None:
         raise ValueError(
             f"LoRA: {path.name} is not a .safetensors file; other formats can run code when they are loaded"
         )
-    with _one_line("LoRA", Path(path.name)):
+    with one_line("LoRA", Path(path.name)):
         shapes = _header(path)
         settings = lora_settings(path)
     known = {name: module for name, module in transformer.named_modules() if hasattr(module, "weight")}
@@ -273,7 +273,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"model: {folder} has no .safetensors weights; {_AGAIN}")
     found: dict[str, tuple[int, ...]] = {}
     for shard in shards:
-        with _one_line("model", shard):
+        with one_line("model", shard):
             found |= _header(shard)
     return found
 
@@ -286,7 +286,8 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def _one_line(what: str, path: Path) -> Iterator[None]:
+def one_line(what: str, path: Path) -> Iterator[None]:
+    """What reading a safetensors file raises, as one ValueError."""
     from safetensors import SafetensorError
 
     try:

@@ -111,7 +111,7 @@ def read(path: Path) -> list[Training]:
         return []
     try:
         return parse(json.loads(path.read_text())["trainings"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"record: {path} is damaged ({error}); restore it, or delete it to do without") from None
 
 
@@ -186,7 +186,7 @@ def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
         origins = tuple(Origin(**each) for each in report.get("origins", ()))
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
         return origins, (f"{report['kept']:,} of {report['read']:,} photographs kept; dropped: {dropped}",)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return (), ()
 
 
@@ -218,11 +218,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(run_dir: Path) -> dict[str, Any]:
-    """A run's ``config.yaml``; empty where there is none."""
-    import yaml
-
+    """A run's ``config.yaml``; empty where there is none. Raises ValueError for one that holds no settings."""
     path = run_dir / "config.yaml"
-    return (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    return config.read(path) if path.is_file() else {}
 
 
 def of_folder(folder: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:

@@ -53,8 +53,8 @@ def load(source: str) -> tuple[Any, Any]:
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"model.text_encoder: {source} cannot be loaded: {reason}") from None
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"model.text_encoder: {source} is no text encoder: {reason}") from None
 
 

@@ -479,7 +479,7 @@ class Trainer:
         model or optimizer."""
         try:
             self._take_over(path, tensors, state)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise checkpoint.Damaged(path, error) from None
 
     def _take_over(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -497,6 +497,9 @@ class Trainer:
         for name, average in self.ema.average.items():
             average.copy_(spread(tensors["ema"][name], average))
         self.optimizers.load_state_tensors(tensors["optimizer"])
+        counts = ("step", "ema_updates", "skipped", "skips_in_a_row")
+        if not all(isinstance(state[name], int) for name in counts) or not isinstance(state["seconds"], (int, float)):
+            raise TypeError("its counts are no numbers")
         self.step = self.saved = state["step"]
         self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
         self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]

@@ -40,6 +40,7 @@ from photofound.layers import (
     unpatchify,
 )
 
+_DEEPEST, _WIDEST = 1000, 2**20  # more is a slip of the pen, and building it takes for ever
 CONDITION_SPACES = ("pixels", "latents")
 PREDICTION_TYPES = ("velocity", "sample")
 PRX_FIELDS = (
@@ -134,6 +135,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         reference_size: int = 128,
     ):
         super().__init__()
+        sizes = {"in_channels": in_channels, "patch_size": patch_size, "context_in_dim": context_in_dim}
+        _check_sizes(sizes | {"hidden_size": hidden_size, "num_heads": num_heads, "depth": depth})
         head_dim = hidden_size // num_heads
         axes_dim = tuple(axes_dim) if axes_dim is not None else (head_dim // 2, head_dim // 2)
         _check_config(hidden_size, num_heads, axes_dim, condition_channels, condition_space, tasks, prediction_type)
@@ -650,6 +653,13 @@ def _check_tasks(tasks: Sequence[str]) -> None:
         raise ValueError(f"tasks={tasks!r}: give a list of at least one name")
     if len(set(tasks)) != len(tasks):
         raise ValueError(f"tasks={list(tasks)!r} names a task twice: each name has one head")
+
+
+def _check_sizes(sizes: dict[str, Any]) -> None:
+    for name, value in sizes.items():
+        most = _DEEPEST if name == "depth" else _WIDEST
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"{name}={value!r}: give a whole number from 1 to {most}")
 
 
 def _check_config(

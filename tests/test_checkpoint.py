@@ -64,6 +64,17 @@ def test_the_same_step_is_replaced(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-3"]
 
 
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "3", "[" * 10**5, "{", '{"groups": 5}', '{"groups": ["../x"]}', '{"groups": [1]}', '{"groups": ["no"]}'],
+)
+def test_an_odd_state_is_told_in_one_line(tmp_path, state):
+    path = checkpoint.save(tmp_path, 3, tensors(), {})
+    (path / "state.json").write_text(state)
+    with pytest.raises(ValueError, match="^checkpoint: .* is damaged"):
+        checkpoint.load(path)
+
+
 def test_resolve_finds_the_latest_or_the_named_one(tmp_path):
     assert checkpoint.resolve(tmp_path, "latest") == []
     for step in (9, 10):

@@ -92,6 +92,63 @@ def test_overrides_are_converted_to_the_declared_type(override, value):
     assert converted == value and type(converted) is type(value)
 
 
+def laughs():
+    """Ten aliases in each line, of the line before."""
+    return [f"&a0 [{', '.join('l' * 10)}]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]
+
+
+BOMBS = {
+    "laughs": "train: {scales: [" + ", ".join(laughs()) + "]}",
+    "laughs as keys": "".join(f"a{i}: {line}\n" for i, line in enumerate(laughs())),
+    "laughs in mappings": "\n".join(
+        ["a0: &a0 {x: 1, y: 1}", *(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 60))]
+    ),
+    "laughs that are merged": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 10)),
+    "one that holds itself": "train: &t {scales: [*t]}",
+    "a list that holds itself": "train: &t [*t]",
+    "deep": "train: " + "[" * 20_000 + "]" * 20_000,
+    "deep mappings": "train: " + "{a: " * 20_000 + "1" + "}" * 20_000,
+    "deep blocks": "\n".join(" " * i + f"a{i}:" for i in range(1000)),
+    "a large number": "train: {minutes: " + "9" * 5000 + "}",
+    "an object": "train: !!python/object/apply:os.system ['true']",
+    "two documents": "train: {}\n---\nmodel: {}",
+    "a NUL": "train:\0x",
+    "large": "# " + "x" * 2**20,
+    "no number": "train: {lr: .nan}",
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_what_would_take_long_or_build_objects_is_refused(tmp_path, what):
+    """In no time, and in one line that can be read."""
+    import time
+
+    path = tmp_path / "c.yaml"
+    path.write_text(BOMBS[what])
+    start = time.perf_counter()
+    with pytest.raises(ValueError) as caught:
+        config.load(Run, path)
+    assert time.perf_counter() - start < 5
+    message = str(caught.value)
+    assert message.startswith("config:") and "\n" not in message and len(message) < 500
+    with pytest.raises(ValueError):
+        config.load(Run, overrides=[f"--train={BOMBS[what].removeprefix('train: ')}", "--train.never=1"])
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"train": {"lr": NaN}}', '{"a":' * 5000, "[]", "\ufffe"])
+def test_odd_json_is_refused(tmp_path, text):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match="^config:"):
+        config.load(Run, tmp_path / "c.json")
+
+
+def test_aliases_and_merges_of_a_common_size_work(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {scales: &s [0.5, 2.0], mixture: {<<: &m {a: 1, b: 2}, b: 3}}\nmodel: {name: x}\n")
+    assert config.load(Run, path).train == Train(scales=(0.5, 2.0), mixture={"a": 1.0, "b": 3.0})
+
+
 def test_a_dash_in_a_key_is_an_underscore():
     @dataclass(frozen=True)
     class Flat:

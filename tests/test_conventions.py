@@ -20,8 +20,8 @@ APPLICATIONS = ("tasks", "training", "demos")
 ORDER = """
     config files record bounds netpbm image provenance geometry masks matting composite exemplar edit reference
     colours surfaces grounds
-    layers transformer autoencoder detail superresolution text objective regularizers consistency card
-    folder pipeline convert
+    layers transformer autoencoder detail superresolution text objective regularizers consistency folder
+    card pipeline convert
     data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
     metrics features protocols methods evaluation report blind export workers connections serve cli cluster __main__
 """.split()

@@ -272,6 +272,38 @@ def test_resume_latest_starts_anew_where_there_is_nothing(tmp_path):
     assert train(tmp_path, resume="latest", steps=2).stage.batches == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "x"},
+        {"optimizer": None},
+        {"data": 3},
+        {"data": []},
+        {"record": 5},
+        {"record": [{}]},
+        {"groups": []},
+        {"seconds": {}},
+    ],
+    ids=str,
+)
+def test_an_odd_checkpoint_is_told_in_one_line(tmp_path, change):
+    train(tmp_path, steps=2)
+    path = tmp_path / "checkpoints" / "step-2" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | change))
+    if change not in ({"data": []}, {"groups": []}):  # the one reads the data from the start, the other takes all files
+        with pytest.raises(ValueError, match="^(checkpoint|resume|record|config): ") as caught:
+            train(tmp_path, resume="latest", steps=3)
+        assert "\n" not in str(caught.value)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="^checkpoint: "):
+        train(tmp_path, resume="latest", steps=3)
+    path.write_text(json.dumps(state))
+    (path.parent / "ema.safetensors").unlink()
+    with pytest.raises(ValueError, match="^checkpoint: "):
+        train(tmp_path, resume="latest", steps=3)
+
+
 def test_resume_from_a_named_checkpoint(tmp_path):
     train(tmp_path / "first", steps=4, save_every=2, keep=5)
     made = Trainer(TOY, Regression(), tmp_path / "second", str(tmp_path / "first" / "checkpoints" / "step-2"))

@@ -663,6 +663,12 @@ def test_forward_traces_as_one_graph():
         ({"tasks": ()}, "tasks="),
         ({"tasks": "erase"}, "tasks='erase'.*list"),
         ({"tasks": ["erase", "erase"]}, "twice"),
+        ({"depth": 10**6}, "depth=1000000: give a whole number from 1 to 1000"),
+        ({"depth": 2.0}, "depth=2.0"),
+        ({"num_heads": 0}, "num_heads=0"),
+        ({"hidden_size": 10**9}, "hidden_size=1000000000"),
+        ({"hidden_size": "x"}, "hidden_size='x'"),
+        ({"patch_size": 0}, "patch_size=0"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(changes, said):
