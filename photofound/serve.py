@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -98,6 +99,8 @@ class ServeConfig:
         for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"serve: {name} is {getattr(self, name)}; give 1 or more")
+        if isinstance(self.keys, str) or not all(isinstance(key, str) and key.strip() for key in self.keys):
+            raise ValueError("serve: keys must be a list of keys, none of them blank; give none to let everybody in")
         if not 0 <= self.window <= 10:
             raise ValueError(f"serve: window is {self.window}; give seconds from 0 to 10")
         for name in ("read_seconds", "edit_seconds"):
@@ -110,10 +113,23 @@ class ServeConfig:
 
 def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """The API keys in a file, one per line, or the one in the environment variable PHOTOFOUND_API_KEY; none without
-    either. They never stand on the command line, which other users of the machine can read."""
-    lines = Path(path).read_text().splitlines() if path is not None else [os.environ.get("PHOTOFOUND_API_KEY", "")]
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if path is not None and not keys:
+    either. They never stand on the command line, which other users of the machine can read.
+
+    A ``#`` at the start of a line or after a space begins a comment. In the variable it is a part of the key.
+
+    Raises ValueError for a file without a key, for one that is no UTF-8 text, and for a variable of spaces.
+    """
+    if path is None:
+        given = os.environ.get("PHOTOFOUND_API_KEY", "")
+        if given and not given.strip():
+            raise ValueError("PHOTOFOUND_API_KEY: is blank; set it to a key, or unset it to let everybody in")
+        return (given.strip(),) if given else ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is no UTF-8 text; write one API key per line") from None
+    keys = tuple(filter(None, (re.split(r"(?:^|\s)#", line.strip(), maxsplit=1)[0].strip() for line in lines)))
+    if not keys:
         raise ValueError(f"{path}: holds no API key; write one per line, or leave the file out to let everybody in")
     return keys
 
@@ -872,7 +888,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, engine: Engine, config: ServeConfig, tasks: frozenset[str]) -> None:
         self.app, self.engine, self.config, self.tasks = app, engine, config, tasks
-        self._keys = [key.encode() for key in config.keys]
+        self._keys = [spelling for key in config.keys for spelling in _spellings(key)]
         self._uploads = 0  # bytes of all bodies that are under way
         engine.metrics.uploads.set_function(lambda: self._uploads)
 
@@ -880,7 +896,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        task = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/v1/")
+        task = _route(scope).removeprefix("/v1/")
         task = task if task in self.tasks and scope["method"] == "POST" else ""
         started, status = time.monotonic(), 500
 
@@ -966,8 +982,7 @@ class Gate:
         headers = Headers(scope=scope)
         if problem := self._foreign(scope, headers):
             return JSONResponse({"detail": problem}, 403)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if self._keys and path.startswith(("/v1/", "/metrics")) and not self._knows(headers):
+        if self._keys and not _is_open(_route(scope)) and not self._knows(headers):
             wanted = "send an API key: 'X-API-Key: KEY' or 'Authorization: Bearer KEY'"
             return JSONResponse({"detail": wanted}, 401, {"WWW-Authenticate": "Bearer"})
         if (_length(headers) or 0) > self.config.max_bytes:
@@ -993,8 +1008,8 @@ class Gate:
     def _knows(self, headers: Headers) -> bool:
         """Compared in constant time, with every key, so that the time tells nothing."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-        matches = [hmac.compare_digest(given.encode(), key) for key in self._keys]
+        given = headers.get("x-api-key") or (bearer.strip(" \t") if scheme.lower() == "bearer" else "")
+        matches = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]  # as it was sent
         return any(matches)
 
     def _too_large(self) -> str:
@@ -1009,6 +1024,26 @@ class _Body:
     received: int = 0
     is_whole: bool = False
     started: float = field(default_factory=time.monotonic)
+
+
+_OPEN = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")  # need no key: they tell nothing of anybody
+
+
+def _route(scope: Scope) -> str:
+    """The path below the root that a proxy or another application serves this one under, as Starlette finds it."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _spellings(key: str) -> list[bytes]:
+    """The bytes that a key may arrive as: clients differ in how they send letters beyond ASCII."""
+    kinds = ("utf-8", "latin-1") if all(ord(letter) < 256 for letter in key) else ("utf-8",)
+    return [key.encode(kind) for kind in kinds]
+
+
+def _is_open(route: str) -> bool:
+    """Whether a path needs no key. All others do, even those that lead nowhere: what nobody thought of is shut."""
+    return route in _OPEN or route.startswith("/docs/")
 
 
 def _length(headers: Headers) -> int | None:

@@ -347,6 +347,70 @@ def test_a_key_is_asked_for_before_anything_is_read(pipe):
         assert client.get("/openapi.json").json()["components"]["securitySchemes"]
 
 
+@pytest.mark.parametrize("root", ["", "/", "/api", "/api/", "/v1", "/v", "/v1/tasks", "/metrics", "/docs", "/healthz"])
+def test_a_key_is_asked_for_under_any_root(pipe, root):
+    """Whatever a proxy calls the root, and whether it is in the path or not: what answers has asked for the key."""
+    app = create_app(pipe, ServeConfig(keys=("secret",)))
+    with TestClient(app, root_path=root, raise_server_exceptions=False) as client:
+        for path in (
+            "/v1/tasks",
+            "/v1/inpaint",
+            "/metrics",
+            "/nowhere",
+            "//v1/tasks",
+            "/v1//tasks",
+            "/V1/tasks",
+            "/v1",
+        ):
+            for sent in {path, root.rstrip("/") + path}:
+                for method in ("GET", "POST", "OPTIONS", "HEAD"):
+                    assert client.request(method, sent).status_code in (401, 404, 405), (method, sent)
+        listed = [
+            client.get(r + "/v1/tasks", headers={"X-API-Key": "secret"}).status_code for r in ("", root.rstrip("/"))
+        ]
+        assert 200 in listed
+        assert 200 in [client.get(r + "/healthz").status_code for r in ("", root.rstrip("/"))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_key_beyond_ascii_is_known_however_it_is_sent(pipe, encoding):
+    with served(pipe, keys=("clé", "à", "杯")) as client:
+        assert client.get("/v1/tasks", headers={b"X-API-Key": "clé".encode(encoding)}).status_code == 200
+        assert client.get("/v1/tasks", headers={b"Authorization": b"Bearer " + "à".encode(encoding)}).status_code == 200
+        assert client.get("/v1/tasks", headers={b"X-API-Key": "杯".encode()}).status_code == 200
+        assert (
+            client.get("/v1/tasks").status_code
+            == client.get("/v1/tasks", headers={"X-API-Key": "?"}).status_code
+            == 401
+        )
+        assert client.get("/v1/tasks", headers={b"X-API-Key": b"cl\xff"}).status_code == 401
+        assert client.get("/v1/tasks", headers={b"X-API-Key": b"cl?"}).status_code == 401
+
+
+@pytest.mark.parametrize("keys", [("",), (" ",), ("good", ""), "text", (None,)], ids=repr)
+def test_keys_that_would_let_everybody_in_are_refused(keys):
+    with pytest.raises(ValueError, match="serve: keys must be a list"):
+        ServeConfig(keys=keys)
+
+
+def test_comments_in_key_files(tmp_path, monkeypatch):
+    path = tmp_path / "keys"
+    path.write_bytes("\ufeff# all of them\r\nfirst  # Ann\r\n  # Bob's was\n\t#\nwith#sign\n#\n  clé \n".encode())
+    assert serve.read_keys(path) == ("first", "with#sign", "clé")
+    for nothing in ("# only\n  # comments\n", "", "\n \n"):
+        path.write_text(nothing)
+        with pytest.raises(ValueError, match="holds no API key"):
+            serve.read_keys(path)
+    path.write_bytes(b"cl\xe9")
+    with pytest.raises(ValueError, match="is no UTF-8 text"):
+        serve.read_keys(path)
+    monkeypatch.setenv("PHOTOFOUND_API_KEY", "#no comment # here")
+    assert serve.read_keys() == ("#no comment # here",)
+    monkeypatch.setenv("PHOTOFOUND_API_KEY", " \n")
+    with pytest.raises(ValueError, match="is blank"):
+        serve.read_keys()
+
+
 def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert serve.read_keys() == ()
     monkeypatch.setenv("PHOTOFOUND_API_KEY", " one \n")
