@@ -92,6 +92,38 @@ def test_constraints_are_plain_pins():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), line
 
 
+# The last version with a known vulnerability that strangers' input can reach.
+VULNERABLE = {
+    "pillow": "12.2.0",
+    "pillow-heif": "1.6.0",
+    "starlette": "1.3.0",
+    "fastapi": "0.132.0",  # holds starlette below 1
+    "python-multipart": "0.0.30",
+    "datasets": "5.0.0",
+    "fsspec": "2026.5.0",
+    "pyarrow": "23.0.0",
+    "torch": "2.9.1",
+    "transformers": "5.2.0",
+    "ray": "2.54.0",
+}
+
+
+def test_lower_bounds_leave_out_vulnerable_versions_and_the_pins_keep_them():
+    from packaging.requirements import Requirement
+
+    project = PYPROJECT["project"]
+    declared = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    bounds = {requirement.name: requirement.specifier for requirement in map(Requirement, declared)}
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#")
+    for name, version in VULNERABLE.items():
+        assert version not in bounds[name], f"{name} {version} is vulnerable"
+    for name, bound in bounds.items():
+        assert name.lower() not in pins or pins[name.lower()] in bound, f"{name} is pinned below its bound"
+
+
 def test_every_dependency_is_pinned():
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [
