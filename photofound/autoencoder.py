@@ -32,17 +32,21 @@ def load(source: str | None) -> Any | None:
     source = resolved(source)
     if source is None:
         return None
-    from diffusers import AutoModel
+    import diffusers
 
     hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?", source)
     if not Path(source).is_dir() and not hub:
         raise FileNotFoundError(f"model.vae: {source} does not exist; name a diffusers folder, or none for pixel space")
     name, part = (source, None) if Path(source).is_dir() or not hub else hub.groups()
     try:
-        vae = AutoModel.from_pretrained(name, use_safetensors=True, **({"subfolder": part} if part else {}))
+        place = {"subfolder": part} if part else {}
+        kind = getattr(diffusers, diffusers.AutoModel.load_config(name, **place)["_class_name"])
+        vae, info = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **place)
+        if strays := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+            raise ValueError(f"its weights are not those of its configuration, {strays[0]} among {len(strays)}")
     except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
-        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"model.vae: {source} cannot be loaded: {_first_line(error)}") from None
+        wrong = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise wrong(f"model.vae: {source} cannot be loaded: {_first_line(error)}") from None
     if not hasattr(vae, "encode") or not hasattr(vae.config, "latent_channels"):
         raise ValueError(f"model.vae: {source} is a {type(vae).__name__}, which is no autoencoder")
     return vae

@@ -115,8 +115,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: give the folder that a diffusers pipeline was saved to")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError("it holds no object")
+        return tree
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): save or download the pipeline again") from error
 
 

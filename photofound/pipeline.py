@@ -455,13 +455,13 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     @torch.no_grad()
     def edit(self, source: ImageLike, settings: Settings, **inputs: Any) -> Any:
         """Run this pipeline's task: prepare, work, finish. ``inputs`` are those that the task declares. The picture and
-        each input may be a list, one for each picture; what is no list is for all. Results come picture by picture,
-        the variants of each together."""
+        each input may be a list, or an array or tensor with a batch's dimension: one for each picture; anything else
+        is for all. Results come picture by picture, the variants of each together."""
         unknown = set(settings) - set(Settings.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
         steps, guidance, count = self.check(settings)
-        convert = _CONVERTERS.get(settings.get("output_type", "pil"))
+        convert = _CONVERTERS.get(settings.get("output_type") or "pil")
         if convert is None:
             raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
         callback = settings.get("callback_on_step_end")
@@ -488,6 +488,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """What is asked for, picture by picture: lists have one entry for each, anything else is for all."""
         pairs = {each.name for each in get_task(self.task_name).inputs if each.kind in ("aspect", "size")}
         given = {"image": source, **inputs}
+        given = {name: list(value) if getattr(value, "ndim", 0) == 4 else value for name, value in given.items()}
         lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
         lists = {name: value for name, value in lists.items() if name not in pairs or not _is_pair(value)}
         number = max([1, *map(len, lists.values())])

@@ -404,12 +404,22 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for name, layer in layers.items():
             if not layer.merged and not layer.disable_adapters:
                 layer = copy.deepcopy(layer)
-                layer.merge()  # type: ignore[operator]
+                layer.merge()
             weights |= {f"{name}.{key}": value for key, value in layer.get_base_layer().state_dict().items()}
         with torch.device("meta"):
             plain = type(self).from_config(self.config)
         plain.load_state_dict(weights, assign=True)
         return plain.train(self.training)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """Load as in diffusers. Raises ValueError where the weights are not exactly those of the configuration: what is
+        missing would be random, what is unknown would be lost."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        for kind in ("missing", "unexpected", "mismatched"):
+            if keys := info.get(f"{kind}_keys"):
+                raise ValueError(f"{args[0] if args else 'transformer'}: {kind} weights, {keys[0]} among {len(keys)}")
+        return (model, info) if output_loading_info else model
 
     @wraps(ModelMixin.save_pretrained, assigned=())  # pipelines look at its parameters
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:

@@ -267,6 +267,14 @@ def test_lists_are_one_for_each_picture(tiny, photo, mask):
     assert tiny(ExpandPipeline)(photo, aspect=(2, 1)).images[0].size == (140, 70), "a pair is one aspect ratio"
     with pytest.raises(ValueError, match="image: got 2 for 3 pictures; give one for all"):
         pipe([photo, other], [mask] * 3)
+    for batch, masks in (
+        (np.stack([photo, other]), mask),
+        (np.stack([photo, other]), np.stack([mask, mask])[..., None]),
+    ):
+        made = pipe(batch, masks, prompt=["a", "b"], generator=[seeded(0), seeded(2)], output_type=None).images
+        assert [m.tobytes() for m in made] == [alone[0].tobytes(), alone[2].tobytes()]
+    tensors = torch.from_numpy(np.stack([photo, other])).permute(0, 3, 1, 2)
+    assert pipe(tensors, mask, prompt="a", generator=[seeded(0), seeded(2)]).images[0].tobytes() == alone[0].tobytes()
     with pytest.raises(ValueError, match="image: got 0 for 1 pictures"):
         pipe([], mask)
 

@@ -123,6 +123,23 @@ def test_weights_that_are_missing_unknown_or_of_another_shape(copy, part):
     InpaintPipeline.from_pretrained(copy)
 
 
+def test_the_parts_by_themselves_are_looked_at_too(copy):
+    """As training loads them."""
+    from photofound import autoencoder
+    from photofound.transformer import EditTransformer
+
+    loads = {"transformer": EditTransformer.from_pretrained, "vae": lambda folder: autoencoder.load(str(folder))}
+    for part, load in loads.items():
+        path = next((copy / part).glob("*.safetensors"))
+        weights = load_file(path)
+        assert set(load(copy / part).state_dict()) == set(weights)
+        first = sorted(weights)[0]
+        for changed in ({n: v for n, v in weights.items() if n != first}, weights | {"more": torch.zeros(1)}):
+            save_file(changed, path, metadata={"format": "pt"})
+            with pytest.raises(ValueError, match=f"{first}|more"):
+                load(copy / part)
+
+
 def test_a_transformer_that_was_saved_with_the_layers_of_a_lora(copy):
     """What other tools write when an adapter is still attached: every adapted layer under a name of its own."""
     path = next((copy / "transformer").glob("*.safetensors"))
