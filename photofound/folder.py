@@ -156,7 +156,7 @@ def lora_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"LoRA: {name} does not fit this model ({_first_line(error)}); choose another") from error
+        raise ValueError(f"LoRA: {name} cannot be loaded here ({_first_line(error)}); choose another") from error
 
 
 def check_lora(path: Path, transformer: nn.Module) -> None:

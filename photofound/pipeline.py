@@ -102,6 +102,7 @@ class Settings(TypedDict, total=False):
             other latents of the same shape, or None. ``pipe._interrupt = True`` ends its own call; from another thread
             it ends every call that runs. The picture is then what the model saw coming, and what had not been begun,
             further variants or pictures, is not in the result.
+        callback_on_step_end_tensor_inputs: what the callback is given: ``["latents"]``, all that there is.
         output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
             and profile.
         return_dict: True for an EditOutput, False for the tuple ``(images,)``.
@@ -112,6 +113,7 @@ class Settings(TypedDict, total=False):
     num_images_per_prompt: int
     generator: torch.Generator | list[torch.Generator] | None
     callback_on_step_end: Callback | None
+    callback_on_step_end_tensor_inputs: Sequence[str] | None
     output_type: str
     return_dict: bool
 
@@ -472,6 +474,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         for prompt in _listed(inputs.get("prompt")):
             if sentence := self.unread(prompt):
                 warnings.warn(sentence, stacklevel=3)
+        tensors = settings.get("callback_on_step_end_tensor_inputs") or ()
+        if strange := [name for name in tensors if name not in self._callback_tensor_inputs]:
+            raise ValueError(f"callback_on_step_end_tensor_inputs: there is no {strange[0]!r}, only 'latents'")
         jobs = [self.prepare(Picture.from_any(one), **given) for one, given in self._requests(source, inputs)]
         generators = _generators(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []

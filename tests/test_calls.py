@@ -195,6 +195,15 @@ def test_a_callback_may_return_nothing_or_other_latents_and_nothing_else(tiny, p
         run(lambda p, i, t, tensors: {"latents": tensors["latents"][0]})
     with pytest.raises(ValueError, match="callback_on_step_end: 3 is no function"):
         run(3)
+    given = []
+    named = {
+        "callback_on_step_end_tensor_inputs": ["latents"],
+        "callback_on_step_end": lambda *a: given.append(set(a[3])),
+    }
+    pipe(photo, mask, **named)
+    assert given == [{"latents"}] * 2
+    with pytest.raises(ValueError, match="there is no 'noise', only 'latents'"):
+        pipe(photo, mask, callback_on_step_end_tensor_inputs=["latents", "noise"])
 
 
 # ------------------------------------------------------------------------------------------------------ types of inputs
