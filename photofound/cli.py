@@ -5,15 +5,18 @@
 
 Results go beside the photograph as ``cup-outpaint.png``, those of a folder into ``photos-erase/`` beside it, unless
 ``-o`` says otherwise. A run over a folder, however it was stopped, goes on with ``--skip-existing``: a result has its
-name only once it is whole. ``--report`` appends a line of JSON for each photograph.
+name only once it is whole, and one that is damaged since is made again. ``--report`` appends a line of JSON for each
+photograph.
 
 Nothing heavy is imported before it is needed: ``--help`` and a mistyped command answer at once. Bad input is one line
 on stderr and status 2, never a traceback; in a folder a bad file is reported, the others are done, and the status is 1.
+What can or cannot be printed changes neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import gc
 import importlib
@@ -26,11 +29,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from photofound.edit import Input, Task
@@ -44,6 +48,7 @@ COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "s
 COMMON |= {
     "overwrite",
     "skip_existing",
+    "recursive",
     "report",
     "strip",
     "no_mark",
@@ -54,13 +59,11 @@ COMMON |= {
     "help",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-# Decodable suffixes beyond those that can be written; in a folder everything else is passed over in silence.
-ALSO_READ = (".gif", ".ppm", ".pgm", ".jp2", ".heic", ".heif")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 done, 1 some files of a folder failed, 2 refused, 130 interrupted."""
-    with _plain_warnings():
+    with _printable(), _plain_warnings():
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
         except KeyboardInterrupt:
@@ -145,8 +148,12 @@ def _train(argv: list[str]) -> int:
 
 def _convert(argv: list[str]) -> int:
     parser = _Parser(prog="photofound convert", description=COMMANDS["convert"][1])
-    parser.add_argument("--from-prx", required=True, metavar="DIR_OR_ID", help="a PRX pipeline as diffusers saves it")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="new folder for the editing model")
+    parser.add_argument(
+        "--from-prx", required=True, type=_place, metavar="DIR_OR_ID", help="a PRX pipeline as diffusers saves it"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=_place, metavar="DIR", help="new folder for the editing model"
+    )
     args = parser.parse_args(argv)
     from photofound.convert import convert_prx
 
@@ -159,13 +166,13 @@ def _card(argv: list[str]) -> int:
     """``photofound.card`` says what the card is made of."""
     parser = _Parser(prog="photofound card", description=COMMANDS["card"][1])
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or models, in the order of their making")
-    add("--eval", type=Path, metavar="FILE", help="report.json of 'photofound eval'")
+    add("runs", nargs="+", metavar="RUN", type=_path, help="folders of runs or models, in the order of their making")
+    add("--eval", type=_path, metavar="FILE", help="report.json of 'photofound eval'")
     add("--method", metavar="NAME", help="which of the report's methods it is; default: the one called like the model")
     rate: dict[str, Any] = {"type": _rate, "action": "append", "default": [], "metavar": "[DEVICE=]X"}
     add("--price", **rate, help="of a device for an hour; DEVICE is a part of its name, without it X is for all")
     add("--watts", **rate, help="that a device takes while it computes")
-    add("-o", "--output", type=Path, metavar="DIR", help="the model's folder; default: that of the last RUN")
+    add("-o", "--output", type=_path, metavar="DIR", help="the model's folder; default: that of the last RUN")
     args = parser.parse_args(argv)
     from photofound import card, data, record
 
@@ -186,7 +193,7 @@ def _demo(argv: list[str]) -> int:
     parser = _Parser(prog="photofound demo", description=COMMANDS["demo"][1])
     add = parser.add_argument
     add("--model", default="", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
-    add("--models", type=Path, metavar="DIR", help="offer the models (subfolders) and LoRAs (.safetensors) in it too")
+    add("--models", type=_path, metavar="DIR", help="offer the models (subfolders) and LoRAs (.safetensors) in it too")
     add("--host", default="127.0.0.1", help="0.0.0.0 lets others on the network in; default: this machine alone")
     add("--port", type=_count, metavar="N", help="default: the first free one from 7860 on")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
@@ -319,7 +326,12 @@ def _serve_parser(default: ServeConfig) -> _Parser:
         metavar="URL",
         help="of pages elsewhere that may call the server, such as https://example.com; may be repeated; *: all",
     )
-    add("--api-key-file", metavar="FILE", help="keys, one per line; without it, $PHOTOFOUND_API_KEY if it is set")
+    add(
+        "--api-key-file",
+        type=_place,
+        metavar="FILE",
+        help="keys, one per line; without it, $PHOTOFOUND_API_KEY if it is set",
+    )
     add("--quiet", action="store_true", help="print errors and warnings only")
     return parser
 
@@ -356,7 +368,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(task: Task) -> _Parser:
     """``photofound TASK IMAGE [required inputs] [other inputs] [common options]``."""
     parser = _Parser(prog=f"photofound {task.name}", description=task.summary)
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a photograph, or a folder of them")
+    parser.add_argument("image", metavar="IMAGE", type=_path, help="a photograph, or a folder of them")
     for each in _options(task):
         if each.name in COMMON:
             raise ValueError(f"task {task.name!r}: its input {each.name!r} clashes with a common option; rename it")
@@ -367,17 +379,27 @@ def _parser(task: Task) -> _Parser:
 
 
 def _add_common(parser: _Parser, saves_subject: bool) -> None:
+    from photofound.edit import LARGEST_SEED, LEAST_SEED
+
     add = parser.add_argument_group("common options").add_argument
     add(
         "-o",
         "--output",
         metavar="PATH",
-        help="file or folder; a folder is created. Default: beside IMAGE, named after the edit",
+        type=_place,
+        help="a file; or a folder: one that exists, or a name ending in /, which is created. Default: beside IMAGE",
     )
+    add("--recursive", action="store_true", help="of a folder, edit the photographs in its folders, too")
     _add_model(add)
     add("--steps", type=_count, metavar="N", help="sampling steps; default: the model's")
     add("--guidance", type=_finite, metavar="X", help="how strongly to follow the prompt; default: the model's")
-    add("--seed", type=_seed, default=0, metavar="N", help="same seed, same result; default: 0")
+    add(
+        "--seed",
+        type=_whole(LEAST_SEED, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help="same seed, same result; default: 0",
+    )
     add("--num-images", type=_count, default=1, metavar="N", help="variants, numbered -1, -2, ...; default: 1")
     add("--format", metavar="NAME", help="png, jpg, webp, avif, tif or bmp; default: as IMAGE")
     add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
@@ -387,7 +409,9 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
     existing.add_argument(
         "--skip-existing", action="store_true", help="leave photographs alone whose outputs exist: go on after a stop"
     )
-    add("--report", metavar="FILE", type=Path, help="append a line of JSON per photograph: status, seconds, error, ...")
+    add(
+        "--report", metavar="FILE", type=_path, help="append a line of JSON per photograph: status, seconds, error, ..."
+    )
     add("--quiet", action="store_true", help="print errors and warnings only")
     add("--max-pixels", type=_count, metavar="N", help="largest image to open, in pixels; default: 200 million")
     if saves_subject:
@@ -396,7 +420,7 @@ def _add_common(parser: _Parser, saves_subject: bool) -> None:
 
 def _add_model(add: Callable[..., Any]) -> None:
     """Which model, and where and how it computes."""
-    add("--model", metavar="ID_OR_DIR", help="a model of the Hub or a folder; default: the embedded one")
+    add("--model", metavar="ID_OR_DIR", type=_place, help="a model of the Hub or a folder; default: the embedded one")
     add("--teacher", action="store_true", help="of a model of few steps, the one of many that it was distilled from")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
@@ -430,7 +454,7 @@ def _type(task: Task, each: Input) -> Callable[[str], Any]:
     from photofound.edit import FILE_KINDS, FOLDER, SPELLINGS
 
     if each.kind in (*FILE_KINDS, FOLDER):
-        return Path
+        return _path
     if each.kind not in SPELLINGS:
         kinds = ", ".join((*SPELLINGS, *FILE_KINDS, FOLDER))
         raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
@@ -444,20 +468,34 @@ def _type(task: Task, each: Input) -> Callable[[str], Any]:
     return read
 
 
-def _reader(pattern: str, wanted: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """A type for argparse: text that matches, converted; the error says what is wanted."""
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number of that range; the error says the range."""
 
-    def read(text: str) -> Any:
-        if not re.fullmatch(pattern, text):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return convert(text)
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
 
     return read
 
 
-_count = _reader(r"0*[1-9]\d{0,11}", "a whole number above 0", int)
-_port = _reader(r"\d{1,5}", "a port from 0 to 65535", int)
-_seed = _reader(r"\d{1,18}", "a whole number from 0 on", int)
+_count = _whole(1, 10**12)
+_port = _whole(0, 65535)
+
+
+def _place(text: str) -> str:
+    """The name of a file or folder. ``-`` would be one, too, but who writes it means a pipe."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no name of a file or folder")
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "'-' is not supported, pictures go from file to file; for a file of that name, write ./-"
+        )
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_place(text))
 
 
 def _finite(text: str) -> float:
@@ -486,40 +524,59 @@ class Work:
 
     image: Path
     outputs: list[Path]
-    subject: Path | None  # where to write the subject's mask
+    subject: Path | None = None  # where to write the subject's mask
+    error: Exception | None = None  # why it cannot be begun
 
     @property
     def files(self) -> list[Path]:
         """All that is written."""
         return [*self.outputs, *([self.subject] if self.subject else [])]
 
-    @property
     def is_done(self) -> bool:
-        return all(path.is_file() for path in self.files)
+        """Whether all results are there, whole. One that is not is named, and will be made again."""
+        from photofound import image
+
+        there = [path for path in self.files if path.is_file()]
+        broken = [path for path in there if not image.is_whole(path)]
+        for path in broken:
+            _say(f"warning: {path}: is not a whole picture and is made again")
+        return len(there) == len(self.files) and not broken
 
 
 def _plan(task: Task, args: argparse.Namespace) -> list[Work]:
-    """What is to be done. All that is wrong about the outputs is found here, before the model is even loaded."""
+    """What is to be done. All that is wrong about the outputs is found here, before the model is even loaded: what is
+    wrong for one photograph of a folder stops that one alone."""
     from photofound import image
 
     if args.format is not None:
         image.output_format(None, None, args.format, task.alpha)
-    folder = args.image.is_dir()
-    photographs = _photographs(args.image)
+    _require(args.image)
     for name in _given_files(task, args):
         _require(getattr(args, name))
-    work = [_work(task, args, photograph, folder) for photograph in photographs]
+    folder = args.image.is_dir()
+    if args.recursive and not folder:
+        raise ValueError(f"--recursive: {args.image} is not a folder; leave the option out")
+    work: list[Work] = []
     taken: dict[Path, Path] = {}
-    for each in work:
-        for path in each.files:
-            if (other := taken.setdefault(path, each.image)) != each.image:
-                raise ValueError(f"{path}: both {other.name} and {each.image.name} would be written to it; rename one")
-            _check_output(path, args, folder)
-        image.output_format(None, each.outputs[0], args.format, task.alpha)
+    for photograph in _photographs(task, args) if folder else [args.image]:
+        try:
+            each = _work(task, args, photograph, folder)
+            for path in each.files:
+                if (other := taken.setdefault(path, photograph)) != photograph:
+                    raise ValueError(f"{path}: both {other.name} and {photograph.name} go there; rename one")
+                _check_output(path, args, folder)
+            image.output_format(None, each.outputs[0], args.format, task.alpha)
+        except FileExistsError:  # nothing is done yet, and what to do about it holds for all
+            raise
+        except (OSError, ValueError) as error:
+            each = Work(photograph, [], error=error)
+        work.append(each)
+    if all(each.error for each in work):
+        raise next(each.error for each in work if each.error)
     if args.report is not None:
         image.check_output(args.report, overwrite=True)
-        if args.report in [*taken, *photographs]:
-            raise ValueError(f"--report: {args.report} is a picture of this run; name another file")
+        if args.report in taken or _is_picture(args.report):
+            raise ValueError(f"--report: {args.report} is a picture, or named like one; name another file")
     return work
 
 
@@ -532,26 +589,71 @@ def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:
         raise FileExistsError(f"{error}" + (", or --skip-existing to go on" if folder else "")) from None
 
 
-def _photographs(path: Path) -> list[Path]:
-    """The photograph, or those in the folder."""
-    _require(path)
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and not p.name.startswith("."))
+def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
+    """The photographs of a folder, sorted. What is passed over is said, but for what this command itself names."""
+    found: list[Path] = []
+    passed: dict[str, list[str]] = {}
+    named = [getattr(args, name) for name in _given_files(task, args)]
+    named += [Path(each) for each in (args.output, args.report, getattr(args, "gallery", None)) if each]
+    own = {path.resolve() for path in named} - {args.image.resolve()}
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == args.image:
+            raise error
+        passed.setdefault("cannot be read", []).append(error.filename)
+
+    for top, folders, names in os.walk(args.image, onerror=unreadable):
+        here = [path for path in map(Path(top).joinpath, sorted(names)) if path.resolve() not in own]
+        below = [path for path in map(Path(top).joinpath, sorted(folders)) if path.resolve() not in own]
+        results = _results(task, args, Path(top), [path.stem for path in here])
+        for path in here:
+            if path.name.startswith("."):
+                passed.setdefault("hidden", []).append(path.name)
+            elif not _is_picture(path):
+                passed.setdefault("no picture", []).append(path.name)
+            elif path.stem in results:
+                passed.setdefault("a result of this edit", []).append(path.name)
+            else:
+                found.append(path)
+        entered = [p for p in below if args.recursive and not p.name.startswith(".") and not p.is_symlink()]
+        why = "a folder that is hidden or a link" if args.recursive else "a folder, see --recursive"
+        passed.setdefault(why, []).extend(path.name for path in below if path not in entered)
+        folders[:] = [path.name for path in entered]
+    said = "; ".join(f"{_some(names)} ({why})" for why, names in passed.items() if names)
     if not found:
-        raise ValueError(f"{path}: the folder holds no image ({', '.join(_suffixes())}); name another")
-    return found
+        advice = f"; passed over: {said}" if said else ""
+        raise ValueError(f"{args.image}: the folder holds no image to edit, name another{advice}")
+    if said and not args.quiet:
+        _say(f"{args.image}: passed over {said}")
+    return sorted(found)
 
 
-def _suffixes() -> tuple[str, ...]:
-    from photofound.image import SUFFIXES
+def _results(task: Task, args: argparse.Namespace, folder: Path, stems: Sequence[str]) -> set[str]:
+    """Which of a folder's stems are results of the others: those that this run would write into that same folder."""
+    if args.output is None or Path(args.output).resolve() != args.image.resolve():
+        return set()
+    known = set(stems)
+    made = {stem: re.fullmatch(rf"(.+)-{re.escape(task.name)}(-\d+)?(-subject)?", stem, re.DOTALL) for stem in stems}
+    return {stem for stem, match in made.items() if match and match[1] in known}
 
-    return (*SUFFIXES, *ALSO_READ)
+
+def _is_picture(path: Path) -> bool:
+    """By its suffix; a file without one by its first bytes."""
+    from photofound.image import READABLE_SUFFIXES
+
+    return path.suffix.lower() in READABLE_SUFFIXES if path.suffix else _kind(path) is not None
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def _require(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: is not a regular file; name one image file or a folder")
 
 
 def _given_files(task: Task, args: argparse.Namespace) -> list[str]:
@@ -566,6 +668,7 @@ def _work(task: Task, args: argparse.Namespace, photograph: Path, folder: bool) 
     target = Path(args.output) if args.output else None
     if target is None or folder or target.is_dir() or args.output.endswith(("/", os.sep)):
         target = target or _default_folder(task, args.image, folder)
+        target = target / photograph.parent.relative_to(args.image) if folder else target
         target.mkdir(parents=True, exist_ok=True)
         target = target / f"{photograph.stem}-{task.name}{_suffix(photograph, args.format, task.alpha)}"
     numbers = [""] if args.num_images == 1 else [f"-{n + 1}" for n in range(args.num_images)]
@@ -589,7 +692,23 @@ _MAGIC = {
     rb"II[*+]\0|MM\0[*+]": "TIFF",
     rb"BM": "BMP",
     rb"....ftypavi[fs]": "AVIF",
+    rb"GIF8[79]a": "GIF",
+    rb"P[1-6Ff]\s": "PPM",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG2000",
+    rb"....ftyp(hei[cxms]|mif1)": "HEIF",
 }
+
+
+def _kind(path: Path) -> str | None:
+    """The format by the file's first bytes; None for what is no picture, no file, or cannot be opened."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for somebody to write
+            return None
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return None
+    return next((name for magic, name in _MAGIC.items() if re.match(magic, start, re.DOTALL)), None)
 
 
 def _suffix(photograph: Path, format: str | None, alpha: bool = False) -> str:
@@ -599,16 +718,11 @@ def _suffix(photograph: Path, format: str | None, alpha: bool = False) -> str:
 
     if format is not None:
         return suffix_of(output_format(None, None, format))
-    try:
-        with photograph.open("rb") as file:
-            start = file.read(12)
-    except OSError:
-        start = b""  # reading it will say what is wrong with it
-    kind = next((name for magic, name in _MAGIC.items() if re.match(magic, start, re.DOTALL)), None)
-    named = SUFFIXES.get(photograph.suffix.lower())
-    if alpha and (kind or named) not in HOLDS_ALPHA:
+    named, known = SUFFIXES.get(photograph.suffix.lower()), _kind(photograph)
+    kind = known or named
+    if kind not in SUFFIXES.values() or (alpha and kind not in HOLDS_ALPHA):
         return ".png"
-    return photograph.suffix if named is not None and named == (kind or named) else suffix_of(kind or "PNG")
+    return photograph.suffix if named == kind else suffix_of(kind)
 
 
 # ------------------------------------------------------------------------------------------------------- doing the work
@@ -624,46 +738,55 @@ def _edit(name: str, argv: list[str]) -> int:
         os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
     work = _plan(task, args)
     model = cache(lambda: _load_model(task, args))
-    there = sum(each.is_done for each in work) if args.skip_existing else 0
-    if there and not args.quiet:
-        _say(f"{there} of {len(work)} photographs were edited before and are skipped")
     if args.image.is_dir():
-        if there < len(work):
-            model()  # a bad model is one error, not one for every file
         return _edit_folder(task, args, work, model)
-    if error := _try_one(task, args, work[0], model):
+    status, error = _try_one(task, args, work[0], model)
+    if error:
         raise error
+    if status == "skipped" and not args.quiet:
+        _say("the photograph was edited before and is skipped")
     return 0
 
 
 def _edit_folder(task: Task, args: argparse.Namespace, work: list[Work], model: Callable[[], Any]) -> int:
-    failed = 0
+    failed = skipped = 0
     for each in _bar(work, args.quiet):
         with _warnings_name(each.image):
-            error = _try_one(task, args, each, model)
+            status, error = _try_one(task, args, each, model)
         if error:
             line = _one_line(error)
             _say(line if str(each.image) in line else f"{each.image}: {line}")
-            failed += 1
+        failed += error is not None
+        skipped += status == "skipped"
+    if skipped and not args.quiet:
+        _say(f"{skipped} of {len(work)} photographs were edited before and are skipped")
     if failed:
         _say(f"{failed} of {len(work)} files failed")
     return 1 if failed else 0
 
 
-def _try_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> Exception | None:
-    """Edit one photograph and report on it; returns what went wrong."""
+def _try_one(
+    task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]
+) -> tuple[str, Exception | None]:
+    """Edit one photograph and report on it; returns how that went, and what went wrong."""
     started, status = time.monotonic(), "done"
-    error: Exception | None = None
-    if args.skip_existing and work.is_done:
+    error = work.error
+    if error is None and args.skip_existing and work.is_done():
         status = "skipped"
-    else:
+    elif error is None:
+        if args.image.is_dir():
+            model()  # a bad model is one error, not one for every file
         try:
             _edit_one(task, args, work, model)
         except EXPECTED as caught:
-            status, error = "failed", caught
+            error = caught
+    status = "failed" if error else status
     if args.report is not None:
-        _report(args, work, status, time.monotonic() - started, error)
-    return error
+        try:
+            _report(args, work, status, time.monotonic() - started, error)
+        except OSError as caught:
+            error = error or caught
+    return status, error
 
 
 def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, error: Exception | None) -> None:
@@ -678,7 +801,8 @@ def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, e
         "error": _one_line(error) if error else None,
     }
     with open(args.report, "ab", buffering=0) as file:
-        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
+        # A byte that is not UTF-8 becomes \udcXX, which JSON allows and Python reads back as the same file name.
+        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
@@ -689,6 +813,8 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     if args.strip:
         picture = picture.without_location()
     inputs = _inputs(task, args, work.image)
+    format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
+    image.check_fit(picture, format, task.result_size(picture, **inputs))  # told before the work
     subject = None
     if work.subject is not None:
         subject = inputs["subject"] = model().prepare(picture, **inputs).keep
@@ -698,7 +824,7 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
         result = result if args.no_mark or not task.generates else provenance.mark(result)
-        image.save(result, path, image.output_format(picture, path, args.format, task.alpha), overwrite=overwrite)
+        image.save(result, path, format, overwrite=overwrite)
     if subject is not None and work.subject is not None:
         image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
@@ -713,7 +839,7 @@ def _inputs(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str,
         value = getattr(args, each.name)
         value = each.default if value is None else value
         if isinstance(value, Path) and each.kind != "folder":
-            value = _read(value, photograph, each.name)
+            value = _read(value, args.image, photograph, each.name)
         if value is None and each.name == "prompt":
             value = ""
         if value is not None:
@@ -721,21 +847,22 @@ def _inputs(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str,
     return inputs
 
 
-def _read(path: Path, photograph: Path, name: str) -> Picture:
-    """The picture at ``path`` or, where that is a folder, the one in it with the photograph's stem."""
+def _read(path: Path, top: Path, photograph: Path, name: str) -> Picture:
+    """The picture at ``path`` or, where that is a folder, the one in it with the photograph's stem; for a photograph in
+    a folder below ``top``, in the folder of that name below ``path``."""
     from photofound import image
 
     if path.is_dir():
-        names = [os.path.splitext(name) for name in os.listdir(path)]  # pathlib takes seconds for a large folder
-        matches = sorted(
-            path / f"{stem}{suffix}"
-            for stem, suffix in names
-            if stem == photograph.stem and suffix.lower() in _suffixes()
-        )
+        folder = path / photograph.parent.relative_to(top) if top.is_dir() else path
+        names = os.listdir(folder) if folder.is_dir() else []  # pathlib takes seconds for a large folder
+        named = (folder / each for each in names if os.path.splitext(each)[0] == photograph.stem)
+        matches = sorted(each for each in named if _is_picture(each))
         if len(matches) != 1:
             found = " and ".join(p.name for p in matches[:2]) or "nothing"
             what = name.removesuffix("_image")
-            raise ValueError(f"{photograph}: {path} must hold one {what} called {photograph.stem}.*, it holds {found}")
+            raise ValueError(
+                f"{photograph}: {folder} must hold one {what} called {photograph.stem}.*, it holds {found}"
+            )
         path = matches[0]
     return image.load(path)
 
@@ -844,6 +971,72 @@ def _first_sentence(error: BaseException) -> str:
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"{what} {name!r} is unknown; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+
+
+class _Stream:
+    """A standard stream whose failures decide nothing: what cannot be written is dropped.
+
+    Its reader may have gone (``| head``), its disk may be full, or there is none (a service, ``>&-``). From the first
+    failure on it leads nowhere, so that what it still holds does not fail once more when Python ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[..., Any], *args: Any) -> None:
+        try:
+            call(*args)
+        except BrokenPipeError:  # whoever read it has seen enough
+            self._lead_nowhere()
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self._lead_nowhere()
+            if self is sys.stdout:
+                _say(f"warning: the list of results cannot be printed any more ({_one_line(error)})")
+
+    def _lead_nowhere(self) -> None:
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What to print where a stream's encoding lacks a character: the bytes of a file name that is not UTF-8 as they
+    are, so that other programs find the file; anything else as its number."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("photofound", _as_bytes)
+
+
+@contextmanager
+def _printable() -> Iterator[None]:
+    """Printing never decides whether an edit succeeds: no name is beyond stdout's encoding, no lost reader an error."""
+    given = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    with ExitStack() as after:
+        for name, stream in given.items():
+            after.callback(setattr, sys, name, stream)
+            if stream is None or stream.closed:
+                stream = open(os.devnull, "w", encoding="utf-8")
+            if isinstance(stream, TextIOWrapper):  # else a notebook's or a test's own
+                after.callback(stream.reconfigure, errors=stream.errors, line_buffering=stream.line_buffering)
+                stream.reconfigure(errors="photofound", line_buffering=True)
+            setattr(sys, name, _Stream(stream))
+            after.callback(getattr(sys, name).flush)
+        yield
 
 
 @contextmanager

@@ -156,11 +156,12 @@ class Sample:
 # Kinds of input that are written as text: how, and what that is called.
 SPELLINGS = {
     "text": (r"(?s:.*)", "text"),
-    "int": (r"-?[0-9]{1,9}", "a whole number"),
-    "length": (r"[0-9]{1,9}|[0-9]{1,9}(\.[0-9]{1,9})?%", "pixels like 200 or a share like 25%"),
+    "int": (r"-?[0-9]{1,9}", "a whole number of at most 9 digits"),
+    "length": (r"[0-9]{1,9}|[0-9]{1,9}(\.[0-9]{1,9})?%", "whole pixels like 200 or a share like 25%"),
     "aspect": (r"[0-9]{1,9}(\.[0-9]{1,9})?:[0-9]{1,9}(\.[0-9]{1,9})?", "an aspect ratio like 4:5"),
-    "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800"),
+    "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800, in pixels"),
 }
+LEAST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1  # what a torch.Generator takes; -1 is the same seed as the largest
 FILE_KINDS = ("image", "mask")  # kinds of input that are files
 FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a page or a server may be told to read
 
@@ -194,10 +195,15 @@ class Input:
     def parse(self, text: str) -> Any:
         """The pipeline's argument from text. Raises ValueError that says what is wanted."""
         pattern, wanted = SPELLINGS[self.kind]
+        if self.choices:
+            wanted = f"possible; give {', '.join(map(str, self.choices[:-1]))} or {self.choices[-1]}"
         if not re.fullmatch(pattern, text):
             raise ValueError(f"{text!r} is not {wanted}")
         whole = self.kind == "int" or (self.kind == "length" and not text.endswith("%"))
-        return int(text) if whole else text
+        value = int(text) if whole else text
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{text!r} is not {wanted}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,11 @@ class Task(ABC):
     @abstractmethod
     def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:
         """Check what the user gave and make a Job of it. Raises ValueError for what cannot be edited."""
+
+    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+        """(width, height) of what comes out, before anything is computed; ``inputs`` as for ``prepare``. Whoever
+        changes the size says so here."""
+        return picture.size
 
     @abstractmethod
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:

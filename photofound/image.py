@@ -53,6 +53,13 @@ SUFFIXES = {
 if features.check("avif"):  # a Pillow built from source may lack it
     SUFFIXES[".avif"] = "AVIF"
 
+READABLE_SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2c", ".j2k"),
+    *(".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+)
+"""The usual names of all that can be read: what is taken from a folder. A file by itself is read whatever its name."""
+
 # What may be decoded. Pillow knows many more, among them EPS, which would start Ghostscript on a stranger's file.
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names of what may be decoded; the variable PHOTOFOUND_FORMATS, such as png,jpeg, makes it fewer."""
@@ -61,6 +68,7 @@ _RELATED = {"BMP": ("DIB",)}  # kinds that have a name of their own
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # WebP may be either; its file says which
 HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 _HOLDS_16_BIT = ("PNG", "TIFF")
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}  # in pixels, of what can be written and read again
 _PNG_XMP = "XML:com.adobe.xmp"  # the keyword of the text chunk that holds it
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, as Pillow and OpenCV weigh it
 
@@ -321,6 +329,8 @@ def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
     The size is checked from the header, before anything is decoded. Of several frames the first is used, and it warns.
     Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
     """
+    if not os.fspath(path):
+        raise ValueError("the path is empty; name one image file")
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, also False for impossible names
         raise FileNotFoundError(f"{path}: no such file; check the path")
@@ -332,6 +342,21 @@ def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
             return dataclasses.replace(_decode(stream, str(path), max_pixels), path=path)
     except PermissionError:
         raise ValueError(f"{path}: cannot be read, permission denied") from None
+
+
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}  # what decoders do not miss
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture to its very end, of whatever size: none that a copy or a full disk cut off."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            end = _ENDS.get(str(load(path, max_pixels=2**62).format), b"")
+            with open(path, "rb") as stream:
+                stream.seek(-len(end), io.SEEK_END)
+                return stream.read() == end or not end
+        except (ValueError, OSError):
+            return False
 
 
 def decode(
@@ -1079,9 +1104,15 @@ def save(
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Raise what `save` would raise about the place itself, so that a caller can ask before the work is done."""
+    if not os.fspath(path):
+        raise ValueError("the output's path is empty; name a file")
     path = Path(path)
+    if len(os.fsencode(path.name)) > 255:  # of nearly every file system
+        raise ValueError(f"{path}: the name is longer than 255 bytes; choose a shorter output")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file for the output")
+    if path.exists() and not path.is_file():  # replacing a pipe or a device would help nobody
+        raise ValueError(f"{path}: is not a regular file; name a file for the output")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another output or pass --overwrite (overwrite=True)")
     if not path.parent.exists():
@@ -1092,12 +1123,28 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise PermissionError(f"{path}: the folder {path.parent} cannot be written to; choose another output")
 
 
+def check_fit(picture: Picture, format: str, size: tuple[int, int] | None = None) -> None:
+    """Say what `format` cannot hold, so that a caller can ask before the work is done: raise ValueError, as `encode`
+    does, for a result of `size` (width, height; None = the picture's own) that is too large for it, and warn that 16
+    bits per channel become 8."""
+    _check_side(size or picture.size, format)
+    if picture.depth > 255 and format not in _HOLDS_16_BIT:
+        warnings.warn(f"{format} holds 8 bits per channel: 16 are rounded; save as PNG to keep them", stacklevel=3)
+
+
+def _check_side(size: tuple[int, int], format: str) -> None:
+    longest = _LONGEST_SIDE.get(format)
+    if longest is not None and max(size) > longest:
+        raise ValueError(f"{format} holds at most {longest} pixels a side, not {size[0]}x{size[1]}; choose png or tif")
+
+
 def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     """The bytes of an image file; `format` as `output_format` returns it, the rest as in `save`."""
     if format not in SUFFIXES.values():
         raise ValueError(f"unknown format {format!r}; use one of {_names()}")
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; it must lie between 1 and 100")
+    _check_side(picture.size, format)
     picture = _fit_to_format(picture, format)
     if format == "TIFF":
         return _encode_tiff(picture)
@@ -1224,14 +1271,16 @@ def _exif_entries(exif: bytes | None) -> dict[int, Any]:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or an OSError and what was there before. Permissions follow the umask."""
-    part = path.with_name(f".photofound-{secrets.token_hex(4)}.part")
+    """All of `data` at `path`, or an OSError and what was there before. Permissions follow the umask; a link stays one,
+    and what it leads to is replaced."""
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".photofound-{secrets.token_hex(4)}.part")
     try:
         try:
             if not _write_unnamed(part, data):
                 with open(part, "xb") as stream:
                     _write_through(stream, data)
-            os.replace(part, path)
+            os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)  # nothing to remove after a replace
     except OSError as error:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from photofound.colours import colour_name, lab
+from photofound.image import READABLE_SUFFIXES
 
 RGB = tuple[int, int, int]
 VIEWS = ("ground", "wall", "flat")
@@ -841,8 +842,6 @@ def _toned(colour: RGB, factor: float) -> RGB:
 
 # --------------------------------------------------------------------------------------------------------- own pictures
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
-
 
 def from_gallery(folder: str | Path, prompt: str) -> Path:
     """The picture in a folder whose file name shares most words with the prompt; of equals, the first by name.
@@ -852,7 +851,7 @@ def from_gallery(folder: str | Path, prompt: str) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"gallery: {folder} is no folder; name one that holds pictures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
     wanted = _words(prompt)
     shared = [len(wanted & _words(path.stem)) for path in files]
     best = max(shared, default=0)

@@ -75,6 +75,12 @@ class Expand(Task):
         hole[m.top : m.top + picture.height, m.left : m.left + picture.width] = 0
         return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt)
 
+    def result_size(
+        self, picture: Picture, aspect: Any = None, size: Any = None, prompt: str = "", **sides: int | str
+    ) -> tuple[int, int]:
+        m = _margins(picture, sides, aspect, size)
+        return picture.width + m.left + m.right, picture.height + m.top + m.bottom
+
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         return self.conditions(sample, masks.borders(len(sample), tuple(sample.pixels.shape[-2:]), generator))
 

@@ -91,12 +91,15 @@ class Upscale(Task):
     fit = "tiles"
 
     def prepare(self, picture: Picture, prompt: str = "", scale: int = 2) -> Job:
-        if not isinstance(scale, int) or not 2 <= scale <= LARGEST:
-            raise ValueError(f"scale: {scale!r} is not possible; give 2, 3 or 4 (for more, upscale the result again)")
-        canvas = picture.resize((picture.width * scale, picture.height * scale))
+        canvas = picture.resize(self.result_size(picture, scale=scale))
         shape = (canvas.height, canvas.width)
         hole, keep = np.ones(shape, np.float32), np.zeros(shape, np.float32)
         return UpscaleJob(canvas, hole, keep, prompt, strength=enlargement_strength(scale), source=picture)
+
+    def result_size(self, picture: Picture, prompt: str = "", scale: int = 2) -> tuple[int, int]:
+        if not isinstance(scale, int) or not 2 <= scale <= LARGEST:
+            raise ValueError(f"scale: {scale!r} is not possible; give 2, 3 or 4 (for more, upscale the result again)")
+        return picture.width * scale, picture.height * scale
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The enlarged picture, as it is."""

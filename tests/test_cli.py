@@ -263,11 +263,10 @@ def test_overwrite_replaces(run, photo, tmp_path):
 
 @pytest.fixture
 def folders(photo, tmp_path):
-    """Three photographs with a mask each, and a file that is neither."""
+    """Three photographs with a mask each."""
     for name in ("a", "b", "c"):
         photo(f"photos/{name}.jpg")
         photo(f"masks/{name}.png")
-    (tmp_path / "photos" / "notes.txt").write_text("not a photograph")
     return tmp_path / "photos", tmp_path / "masks"
 
 
@@ -428,13 +427,142 @@ def test_a_folder_of_nothing_and_a_clash_of_names_are_refused(run, folders, phot
     (tmp_path / "empty").mkdir()
     refused(run("retouch", tmp_path / "empty", folders[1]), "holds no image")
     photo("photos/a.png")
-    refused(run("retouch", *folders, "--format=png"), "a.jpg and a.png would be written")
+
+
+def test_what_is_wrong_with_one_file_stops_that_file_alone(run, folders, photo, tmp_path):
+    """Two that would go to one place, and a name too long with the edit's behind it."""
+    photo("photos/a.png")
+    long = photo(f"photos/{'x' * 250}.png")
+    status, out, err = run("retouch", folders[0], folders[1] / "a.png", "--format=png", "--report", tmp_path / "r")
+    assert status == 1 and [path[-13:] for path in out.split()] == ["a-retouch.png", "b-retouch.png", "c-retouch.png"]
+    lines = err.splitlines()
+    assert len(lines) == 3 and "both a.jpg and a.png go there; rename one" in lines[0]
+    assert str(long) in lines[1] and "longer than 255 bytes" in lines[1] and lines[2].endswith("2 of 5 files failed")
+    assert [line["status"] for line in reported(tmp_path / "r")] == ["done", "failed", "done", "done", "failed"]
+    refused(run("retouch", long, folders[1] / "a.png"), "longer than 255 bytes")
 
 
 def test_a_bad_model_is_one_error_not_one_for_each_file(run, folders):
     refused(
         run("retouch", *folders, "--model", "nowhere"), "Cannot load model nowhere: it is not cached", "--model takes"
     )
+
+
+def test_a_folder_holds_all_that_is_read_by_itself_and_what_is_passed_over_is_said(run, photo, tmp_path):
+    picture = photo("photos/a.jpg").read_bytes()
+    for name in ("b.jfif", "c.JPE", "d.mpo", "e"):
+        (tmp_path / "photos" / name).write_bytes(picture)
+    for name in ("notes.txt", ".hidden.jpg", "f.raw", "g.bak", "h", "i.zip"):
+        (tmp_path / "photos" / name).write_text("not a photograph")
+    (tmp_path / "photos" / "sub.jpg").mkdir()
+    argv = ["retouch", tmp_path / "photos", photo("mask.png")]
+    status, out, err = run(*argv)
+    assert status == 0 and [line.split("/")[-1] for line in out.split()] == [f"{name}-retouch.jpg" for name in "abcde"]
+    assert err == (
+        f"photofound: {tmp_path / 'photos'}: passed over .hidden.jpg (hidden); f.raw, g.bak, h, 2 more (no picture); "
+        "sub.jpg (a folder, see --recursive)\n"
+    )
+    assert run(*argv, "--quiet", "--overwrite")[1:] == ("", "")
+
+
+def test_recursive_edits_the_folders_below_with_the_masks_of_the_same_place(run, photo, tmp_path):
+    for name in ("a", "x/a", "x/y/b"):
+        photo(f"photos/{name}.jpg")
+        photo(f"photos/masks/{name}.png")  # the masks may lie among the photographs, as may the results
+    photo("photos/.thumbs/a.jpg")
+    argv = ["retouch", tmp_path / "photos", tmp_path / "photos" / "masks", "--recursive", "-o", tmp_path / "photos/out"]
+    status, out, err = run(*argv)
+    assert status == 0 and "masks" not in err and ".thumbs (a folder that is hidden or a link)" in err
+    names = ["a-retouch.jpg", "x/a-retouch.jpg", "x/y/b-retouch.jpg"]
+    assert out.split() == [str(tmp_path / "photos" / "out" / name) for name in names]
+    masks = [inputs["mask_image"].path for _, inputs in FakePipeline.calls]
+    assert masks == [tmp_path / "photos" / "masks" / name for name in ("a.png", "x/a.png", "x/y/b.png")]
+    assert run(*argv, "--skip-existing")[1] == ""
+    refused(run("retouch", tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "masks", "--recursive"), "not a folder")
+
+
+@pytest.mark.parametrize("options", [[], ["--num-images=2"], ["--save-subject"]])
+def test_results_in_the_photographs_own_folder_are_not_edited_again(run, photo, tmp_path, options):
+    photo("photos/a.jpg"), photo("photos/b.jpg")
+    photo("photos/lost-retouch.jpg")  # of no photograph that is here: one by itself
+    argv = ["retouch", tmp_path / "photos", photo("photos/mask.png"), "-o", tmp_path / "photos", *options]
+    assert run(*argv)[0] == 0
+    before = sorted((tmp_path / "photos").iterdir())
+    assert len(before) == 4 + 3 * (1 if not options else 2)
+    status, out, err = run(*argv, "--skip-existing")
+    assert (status, out) == (0, "") and "(a result of this edit)" in err and "3 of 3 photographs" in err
+    assert sorted((tmp_path / "photos").iterdir()) == before
+
+
+def test_what_was_cut_off_is_made_again(run, folders, tmp_path):
+    assert run("retouch", *folders)[0] == 0
+    done = tmp_path / "photos-retouch"
+    (done / "a-retouch.jpg").write_bytes((done / "a-retouch.jpg").read_bytes()[:-40])
+    (done / "b-retouch.jpg").write_bytes(b"")
+    status, out, err = run("retouch", *folders, "--skip-existing")
+    assert status == 0 and out.split() == [str(done / "a-retouch.jpg"), str(done / "b-retouch.jpg")]
+    for name in "ab":
+        assert f"warning: {done / name}-retouch.jpg: is not a whole picture and is made again" in err
+        assert image.is_whole(done / f"{name}-retouch.jpg")
+    assert err.endswith("1 of 3 photographs were edited before and are skipped\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- printing
+
+
+NAMES = ("plain.png", "日本語.png", os.fsdecode(b"caf\xe9.png"))
+
+
+@pytest.fixture
+def odd_names(photo, tmp_path):
+    for name in NAMES:
+        photo(f"photos/{name}")
+    return ["retouch", str(tmp_path / "photos"), str(photo("mask.png")), "--report", str(tmp_path / "r")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_no_name_is_beyond_an_encoding(odd_names, tmp_path, monkeypatch, encoding):
+    with open(tmp_path / "list", "w", encoding=encoding) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(odd_names) == 0
+    assert [line["status"] for line in reported(tmp_path / "r")] == ["done"] * 3
+    assert {line["input"].split("/")[-1] for line in reported(tmp_path / "r")} == set(NAMES)
+    printed = (tmp_path / "list").read_bytes().splitlines()
+    assert len(printed) == 3 and any(line.endswith(b"caf\xe9-retouch.png") for line in printed)
+    japanese = "日本語" if encoding == "utf-8" else r"\u65e5\u672c\u8a9e"
+    assert any(line.endswith(f"{japanese}-retouch.png".encode()) for line in printed)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("kind", ["a pipe without reader", "a full disk", "closed", "none"])
+def test_a_stream_that_cannot_be_written_is_no_failure(odd_names, tmp_path, monkeypatch, capfd, stream, kind):
+    (tmp_path / "photos" / "notes.txt").touch()  # something to say on stderr, before the work
+    if kind == "a pipe without reader":
+        reader, writer = os.pipe()
+        os.close(reader)
+        broken = os.fdopen(writer, "w")
+    else:
+        broken = None if kind == "none" else open("/dev/full", "w")
+        if kind == "closed":
+            broken.close()
+    monkeypatch.setattr(sys, stream, broken)
+    assert cli.main(odd_names) == 0
+    assert len(list((tmp_path / "photos-retouch").iterdir())) == 3
+    assert [line["status"] for line in reported(tmp_path / "r")] == ["done"] * 3
+    if broken is not None:
+        broken.close()  # flushes what it still holds
+    if stream == "stdout":
+        assert ("cannot be printed any more" in capfd.readouterr().err) == (kind == "a full disk")
+
+
+def test_a_report_that_fails_on_the_way_costs_no_result(run, folders, tmp_path):
+    status, out, err = run("retouch", *folders, "--report", "/dev/full")
+    refused((status, out, err), "/dev/full: is not a regular file")
+    (tmp_path / "r").symlink_to("/dev/full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image, "check_output", lambda *_, **__: None)
+        status, out, err = run("retouch", *folders, "--report", tmp_path / "r")
+    assert status == 1 and len(out.split()) == 3 and err.count("No space left on device") == 3
 
 
 # ------------------------------------------------------------------------------------------- one line for what is wrong
@@ -450,6 +578,62 @@ def test_files_that_cannot_be_read(run, photo, tmp_path):
     refused(run("retouch", photo(), tmp_path / "missing.png"), "missing.png", "no such file")
     refused(run("retouch", photo(), tmp_path / "text.png"), "text.png")
     assert FakePipeline.made == []  # told before the model is loaded
+
+
+def test_a_path_that_is_no_file_is_told_at_once(run, photo, tmp_path):
+    """A pipe, which would wait for a writer, a device, a link to nowhere, no path at all, and ``-``."""
+    cup, mask = photo(), photo("mask.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    for path, text in ((tmp_path / "pipe.jpg", "not a regular file"), ("/dev/null", "not a regular file"),
+                       (tmp_path / "lost.jpg", "no such file"), ("", "''"), ("-", "'-'")):  # fmt: skip
+        refused(run("retouch", path, mask), text)
+        refused(run("retouch", cup, path), text)
+        refused(run("retouch", cup, mask, "--style-image", path), text)
+    for path in (tmp_path / "pipe.jpg", "/dev/null"):
+        refused(run("retouch", cup, mask, "-o", path, "--overwrite"), "not a regular file")
+        refused(run("retouch", cup, mask, "--report", path), "not a regular file")
+    for option in ("-o", "--report", "--model"):
+        refused(run("retouch", cup, mask, option, ""), option, "''")
+        refused(run("retouch", cup, mask, option, "-"), option, "'-'")
+    assert FakePipeline.made == [] and not (tmp_path / "-").exists()
+
+
+def test_what_lies_in_a_folder_and_is_no_file_fails_alone(run, folders, tmp_path):
+    os.mkfifo(folders[0] / "pipe.jpg")
+    (folders[0] / "lost.jpg").symlink_to("nowhere.jpg")
+    status, out, err = run("retouch", folders[0], folders[1] / "a.png")
+    assert status == 1 and len(out.split()) == 3 and err.endswith("2 of 5 files failed\n")
+    assert "lost.jpg: no such file" in err and "pipe.jpg: is not a regular file" in err
+
+
+def test_a_file_called_minus_is_read_and_written(run, photo, tmp_path, monkeypatch):
+    photo("cup.png").rename(tmp_path / "-")
+    photo("mask.png")
+    monkeypatch.chdir(tmp_path)
+    assert run("retouch", "./-", "mask.png", "-o", "./-.png")[:2] == (0, "-.png\n")
+
+
+def test_what_the_format_cannot_hold_is_told_before_the_work(run, photo, tmp_path, monkeypatch):
+    wide, mask = photo("wide.png", (16_384, 1)), photo("mask.png")
+    argv = ["retouch", wide, mask, "-o", tmp_path / "out.webp"]
+    refused(run(*argv), "WEBP holds at most 16383 pixels a side, not 16384x1", "choose png")
+    monkeypatch.setattr(Retouch, "result_size", lambda self, picture, **_: (40_000, 40_000))
+    refused(run("retouch", photo(), mask, "--format", "avif"), "AVIF", "not 40000x40000")
+    assert FakePipeline.made == []
+
+
+def test_16_bits_that_become_8_are_said(run, photo, tmp_path):
+    image.save(np.arange(324, dtype=np.uint16).reshape(9, 12, 3) * 200, tmp_path / "deep.png")
+    argv = ["retouch", tmp_path / "deep.png", photo("mask.png")]
+    assert run(*argv, "--format=jpg")[2].count("JPEG holds 8 bits per channel: 16 are rounded") == 1
+    assert run(*argv)[2] == ""
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64 - 1])
+def test_every_seed_of_torch_is_one(run, photo, seed):
+    assert run("retouch", photo(), photo("mask.png"), "--seed", str(seed))[0] == 0
+    assert FakePipeline.calls[0][1]["generator"].initial_seed() == seed % 2**64
 
 
 def test_a_decompression_bomb_is_refused_with_the_option_that_allows_it(run, photo, monkeypatch):
@@ -504,7 +688,13 @@ def test_an_edit_that_fails_leaves_no_half_file(run, photo, tmp_path, monkeypatc
         (["retouch", "{cup}", "{mask}", "--steps=many"], ["--steps", "'many'"]),
         (["retouch", "{cup}", "{mask}", "--num-images=0"], ["--num-images"]),
         (["retouch", "{cup}", "{mask}", "--guidance=nan"], ["--guidance", "'nan'"]),
-        (["retouch", "{cup}", "{mask}", "--seed=-1"], ["--seed", "'-1'"]),
+        (["retouch", "{cup}", "{mask}", "--seed=1.5"], ["--seed", "'1.5'", "from -9223372036854775808 to"]),
+        (["retouch", "{cup}", "{mask}", "--seed=18446744073709551616"], ["--seed", "to 18446744073709551615"]),
+        (["retouch", "{cup}", "{mask}", "--steps=99999999999999"], ["from 1 to 1000000000000"]),
+        (["retouch", "{cup}", "{mask}", "--grow=12345678901"], ["--grow", "at most 9 digits"]),
+        (["upscale", "{cup}", "--scale=1.5"], ["--scale", "'1.5' is not possible; give 2, 3 or 4"]),
+        (["upscale", "{cup}", "--scale=8"], ["--scale", "'8' is not possible; give 2, 3 or 4"]),
+        (["serve", "--port=99999"], ["--port", "from 0 to 65535"]),
         (["retouch", "{cup}", "{mask}", "--dtype=int8"], ["--dtype", "bfloat16"]),
         (["retouch", "{cup}", "{mask}", "--device=gpu"], ["'gpu'", "use auto, cpu or cuda"]),
         (["retouch", "{cup}", "{mask}", "--device=cuda:99"], ["'cuda:99'", "use auto or cpu"]),

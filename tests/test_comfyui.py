@@ -182,7 +182,7 @@ def test_expand_and_upscale_give_their_sizes(pipe):
     wide = call("expand", pipe, image, left="8", right="25%")
     assert wide.shape == (1, 40, 56 + 8 + 14, 3) and torch.equal(wide[:, :, 8:64], image)
     assert call("expand", pipe, image, aspect=" 1:1 ").shape == (1, 56, 56, 3)
-    with pytest.raises(ValueError, match="left: 'far' is not pixels like 200 or a share like 25%"):
+    with pytest.raises(ValueError, match="left: 'far' is not whole pixels like 200 or a share like 25%"):
         call("expand", pipe, image, left="far")
     assert call("upscale", pipe, image, scale=3).shape == (1, 120, 168, 3)
 

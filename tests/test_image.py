@@ -857,6 +857,50 @@ def test_save_asks_before_it_overwrites(tmp_path):
     np.testing.assert_array_equal(load(path).pixels, noise(2, 2, 3, seed=2))
 
 
+def test_the_suffixes_of_all_that_can_be_read_are_known():
+    """A new Pillow may bring further ones."""
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in module._READABLE}
+    assert known | set(module.SUFFIXES) <= set(module.READABLE_SUFFIXES)
+
+
+@pytest.mark.parametrize("format", module._LONGEST_SIDE)
+def test_the_longest_side_of_a_format_is_what_it_holds_and_gives_back(format):
+    longest = module._LONGEST_SIDE[format]
+    strip = Picture(np.zeros((1, longest, 3), np.uint8))
+    assert decode(module.encode(strip, format)).size == (longest, 1)
+    module.check_fit(strip, format)
+    for size in ((longest + 1, 1), (1, longest + 1)):
+        refused(f"{format} holds at most {longest} pixels a side", module.check_fit, strip, format, size)
+
+
+def test_that_16_bits_become_8_is_said_before_the_work():
+    deep = Picture(noise(2, 2, 3, np.uint16))
+    with pytest.warns(UserWarning, match="JPEG holds 8 bits per channel: 16 are rounded"):
+        module.check_fit(deep, "JPEG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.check_fit(deep, "PNG")
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real.png").write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to("real.png")
+    save(noise(2, 2, 3), tmp_path / "link.png", overwrite=True)
+    assert (tmp_path / "link.png").is_symlink() and load(tmp_path / "real.png").size == (2, 2)
+
+
+def test_whole_files_are_told_from_parts(tmp_path):
+    for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp"):
+        path = save(noise(40, 40, 3), tmp_path / f"a{suffix}")
+        assert module.is_whole(path)
+        whole = path.read_bytes()
+        for lost in (1, 20, len(whole) // 2, len(whole)):
+            path.write_bytes(whole[:-lost])
+            assert not module.is_whole(path), lost
+    assert not module.is_whole(tmp_path / "none.png") and not module.is_whole(tmp_path)
+
+
 def test_bad_places_get_one_clear_line(tmp_path, monkeypatch):
     pixels = noise(2, 2, 3)
     refused("does not exist; create it", save, pixels, tmp_path / "no" / "a.png", kind=FileNotFoundError)
@@ -865,7 +909,13 @@ def test_bad_places_get_one_clear_line(tmp_path, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     refused("is a folder", save, pixels, tmp_path / "folder.png", overwrite=True, kind=OSError)
     refused("quality is 101", save, pixels, tmp_path / "a.jpg", quality=101)
-    refused("cannot write a 20000x1 image as WEBP", save, noise(1, 20000, 3), tmp_path / "a.webp")
+    large = noise(1, 20000, 3)
+    refused("WEBP holds at most 16383 pixels a side, not 20000x1; choose png", save, large, tmp_path / "a.webp")
+    refused("longer than 255 bytes", save, pixels, tmp_path / f"{'ä' * 126}.png")
+    refused("the output's path is empty", module.check_output, "")
+    os.mkfifo(tmp_path / "pipe.png")
+    refused("is not a regular file", save, pixels, tmp_path / "pipe.png", overwrite=True)
+    (tmp_path / "pipe.png").unlink()
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write anywhere
     refused("cannot be written to", save, pixels, tmp_path / "a.png", kind=PermissionError)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
