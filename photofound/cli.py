@@ -1013,8 +1013,9 @@ class _Stream:
 def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
     """What to print where a stream's encoding lacks a character: the bytes of a file name that is not UTF-8 as they
     are, so that other programs find the file; anything else as its number."""
+    bytewise = not error.encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32"))
     try:
-        return codecs.lookup_error("surrogateescape")(error)
+        return codecs.lookup_error("surrogateescape" if bytewise else "backslashreplace")(error)
     except UnicodeError:
         return codecs.backslashreplace_errors(error)
 
