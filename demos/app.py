@@ -10,10 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,8 @@ from photofound.demos import samples, studio
 from photofound.demos.brush import brush, painted, painting
 from photofound.demos.studio import Desk, Models, Request, Studio
 from photofound.demos.theme import CSS, theme
-from photofound.edit import Input, Task, get_task, task_names
-from photofound.image import Picture
+from photofound.edit import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
+from photofound.image import READABLE_SUFFIXES, Picture
 from photofound.workers import Files
 
 FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
@@ -34,6 +37,7 @@ SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
 KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")
 SAME_FORMAT = "same format"
+PICTURES = ["image", *READABLE_SUFFIXES]  # browsers and mimetypes know but a part of the suffixes
 WAITING = 20  # visitors in the queue; the next one is told to come back
 EXPECTED = (
     ValueError,
@@ -81,6 +85,11 @@ class Tab:
         raw = dict(zip(self.inputs, values, strict=True))
         return raw | {name: painted(raw[name]) for name in self.masks}
 
+    def shows(self, photo: studio.Photo, values: Sequence[Any]) -> bool:
+        """Whether all that is brushed is brushed on this photograph, and not on one that was there before."""
+        raw = dict(zip(self.inputs, values, strict=True))
+        return all((raw[name] or {}).get("id") == photo.id for name in self.masks)
+
 
 class Page:
     """The widgets that all tabs share, and what happens when they are used."""
@@ -92,6 +101,8 @@ class Page:
         settings = {"title": "photofound", "analytics_enabled": False, "delete_cache": (600, 6 * 3600)}
         with gr.Blocks(**settings) as self.blocks:
             self.desk = gr.State(None, delete_callback=work.close)
+            self.picked = gr.State(None)  # the index of an example photograph
+            self.made = gr.State(None)  # what a run made, until it is adopted
             gr.HTML(MASTHEAD, elem_id="masthead", padding=False)
             self._photograph()
             with gr.Row(equal_height=False):
@@ -110,7 +121,7 @@ class Page:
     def _photograph(self) -> None:
         with gr.Row(equal_height=True):
             self.upload = gr.File(
-                show_label=False, file_types=["image"], height=132, elem_id="upload", scale=4, min_width=300
+                show_label=False, file_types=PICTURES, height=132, elem_id="upload", scale=4, min_width=300
             )
             self.shelf = gr.Gallery(
                 value=[studio.shown(Picture.from_any(path), 240) for path in shelf()],
@@ -129,6 +140,7 @@ class Page:
         with gr.Row(elem_classes=["tight", "line"]):
             self.info = gr.Markdown(elem_classes="quiet", elem_id="info")
             self.undo = gr.Button("↩ Undo", size="sm", scale=0, min_width=110, interactive=False, elem_id="undo")
+            self.redo = gr.Button("↪ Redo", size="sm", scale=0, min_width=110, interactive=False, elem_id="redo")
 
     def _tab(self, task: Task) -> Tab:
         declared = studio.declared(task)
@@ -183,7 +195,7 @@ class Page:
         if each.kind == "mask":
             return self._brush(each, shared)
         if each.kind == "image":
-            return gr.File(file_types=["image"], height=110, **shared | {"label": f"{label}: {each.help}"})
+            return gr.File(file_types=PICTURES, height=110, **shared | {"label": f"{label}: {each.help}"})
         if each.kind == "length":
             return gr.Slider(0, 100, value=0, step=1, min_width=140, buttons=[], **shared | {"label": f"{label}, %"})
         if each.kind == "aspect":
@@ -202,7 +214,7 @@ class Page:
     def _settings(self, guidance: float) -> None:
         with gr.Accordion("Seed, variants, steps", open=False, elem_id="settings"):
             with gr.Row(elem_classes="tight"):
-                self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed", min_width=120)
+                self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed", min_width=120)
                 self.dice = gr.Button("⚄", elem_classes="dice", elem_id="dice")
                 self.variants = gr.Slider(
                     1, studio.VARIANTS, value=1, step=1, label="Variants", buttons=[], elem_id="variants", min_width=160
@@ -259,18 +271,32 @@ class Page:
     # -------------------------------------------------------------------------------------------------------- events
 
     def _wire(self) -> None:
-        """Connect widgets and handlers. Whatever changes the photograph is followed by a redrawing of every tab."""
+        """Connect widgets and handlers. Whatever changes the photograph is followed by a redrawing of every tab; until
+        that is done, nothing can be run."""
         desk = self.desk
         listen: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        changed = [desk, self.info, self.undo, *self._result_widgets()]
+        changed = [desk, self.info, self.undo, self.redo, *self._result_widgets()]
+        buttons = [tab.run for tab in self.tabs]
+
+        def wait() -> Any:
+            return gr.update(interactive=False)
+
+        def pick(event: gr.SelectData) -> list[Any]:
+            return [event.index, *(wait() for _ in buttons)]
+
         for event, handler, inputs in (
             (self.blocks.load, self.on_start, []),
             (self.upload.upload, self.on_upload, [desk, self.upload]),
-            (self.shelf.select, self.on_shelf, [desk]),
+            (self.shelf.select, self.on_shelf, [desk, self.picked]),
             (self.use.click, self.on_use, [desk]),
-            (self.undo.click, self.on_undo, [desk]),
+            (self.undo.click, self.on_undo, [desk, self.format]),
+            (self.redo.click, self.on_redo, [desk, self.format]),
         ):
-            happened = event(_polite(handler), inputs, changed, **listen)
+            if handler == self.on_shelf:
+                begun = event(pick, None, [self.picked, *buttons], queue=False, **listen)
+            else:
+                begun = event(lambda: [wait() for _ in buttons], None, buttons, queue=False, **listen)
+            happened = begun.then(_polite(handler), inputs, changed, **listen)
             self._redraw(happened, listen)
             if handler == self.on_upload:
                 happened.then(lambda: None, None, self.upload, **listen)  # the next one can be dropped at once
@@ -298,7 +324,7 @@ class Page:
 
         # Gradio puts the two where it finds their types, before the values of the widgets.
         def run(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> list[Any]:  # noqa: B008
-            return self.on_run(tab, values[0], values[1:], progress, request)
+            return self.on_run_safely(tab, values[0], values[1:], progress, request)
 
         for each in tab.declared:
             if each.kind in ("mask", "int", *studio.CANVAS_KINDS):
@@ -316,15 +342,18 @@ class Page:
         ]
         begun = tab.run.click(self.on_begin, None, [self.status, self.cancel], js=TO_RESULT, queue=False, **listen)
         ran = begun.then(
-            _polite(run),
+            run,
             [desk, *shared, *inputs],
-            [desk, *self._result_widgets()],
+            [self.made, self.slider, self.status],
             show_progress="full",
             show_progress_on=[self.slider],
             api_visibility="private",
             **_one_model_at_a_time(),
         )
-        ran.then(lambda: gr.update(visible=False), None, self.cancel, queue=False, **listen)
+        adopted = [desk, self.made, *self._result_widgets()]
+        ran.then(_polite(self.on_made), [desk, self.made], adopted, **listen).then(
+            lambda: gr.update(visible=False), None, self.cancel, queue=False, **listen
+        )
         if tab.example is not None:
             self._wire_example(tab, tab.example, changed, listen)
         return ran
@@ -336,8 +365,12 @@ class Page:
         def show(desk: Desk | None) -> list[Any]:
             return self.on_example(tab, desk)
 
+        buttons = [each.run for each in self.tabs] or [tab.run]
+        begun = button.click(
+            lambda: [gr.update(interactive=False) for _ in buttons], None, buttons, queue=False, **listen
+        )
         self._redraw(
-            button.click(_polite(show), self.desk, changed, **listen),
+            begun.then(_polite(show), self.desk, changed, **listen),
             listen,
             {tab.task.name: lambda event: event.then(fill, self.desk, list(tab.inputs.values()), **listen)},
         )
@@ -353,18 +386,17 @@ class Page:
                 tab.inputs[name].input(lambda values=values: values, None, others, **listen)
 
     def _redraw(self, event: Any, listen: dict[str, Any], after: dict[str, Callable[[Any], Any]] | None = None) -> None:
-        """Every tab shows the new photograph; its masks start anew. ``after`` follows that of one tab."""
+        """Every tab shows the new photograph; its masks start anew, and it can run. ``after`` follows that of one
+        tab."""
         for tab in self.tabs:
-            others = {name: widget for name, widget in tab.inputs.items() if name not in tab.masks}
 
-            def draw(
-                desk: Desk | None, *values: Any, tab: Tab = tab, names: Sequence[str] = tuple(others)
-            ) -> list[Any]:
-                return self.on_draw(tab, desk, dict(zip(names, values, strict=True)))
+            def draw(desk: Desk | None, *values: Any, tab: Tab = tab) -> list[Any]:
+                return self.on_draw(tab, desk, values)
 
             outputs = [*tab.masks.values(), tab.view, tab.caption]
-            drawn = event.then(draw, [self.desk, *others.values()], outputs, **listen)
-            (after or {}).get(tab.task.name, lambda event: event)(drawn)
+            drawn = event.then(draw, [self.desk, *tab.inputs.values()], outputs, **listen)
+            drawn = (after or {}).get(tab.task.name, lambda event: event)(drawn)
+            drawn.then(lambda: gr.update(interactive=True), None, tab.run, queue=False, **listen)
 
     def _result_widgets(self) -> list[Any]:
         return [self.slider, self.gallery, self.status, self.use, self.download, self.file]
@@ -378,14 +410,17 @@ class Page:
     def on_upload(self, desk: Desk | None, path: str | None) -> list[Any]:
         return self._changed(self.work.open(_given(path, "photograph"), desk))
 
-    def on_shelf(self, desk: Desk | None, event: gr.SelectData) -> list[Any]:
-        return self._changed(self.work.open(shelf()[event.index], desk))
+    def on_shelf(self, desk: Desk | None, index: int) -> list[Any]:
+        return self._changed(self.work.open(shelf()[index], desk))
 
     def on_use(self, desk: Desk | None) -> list[Any]:
         return self._changed(self.work.use_result(_given(desk, "photograph")))
 
-    def on_undo(self, desk: Desk | None) -> list[Any]:
-        return self._changed(self.work.undo(_given(desk, "photograph")))
+    def on_undo(self, desk: Desk | None, format: str) -> list[Any]:
+        return self._changed(self.work.undo(_given(desk, "photograph")), format)
+
+    def on_redo(self, desk: Desk | None, format: str) -> list[Any]:
+        return self._changed(self.work.redo(_given(desk, "photograph")), format)
 
     def on_example(self, tab: Tab, desk: Desk | None) -> list[Any]:
         sample = _sample(tab)
@@ -408,15 +443,17 @@ class Page:
                 values.append("" if value is None and each.kind in ("text", "aspect", "size") else value)
         return values if len(values) > 1 else values[0]
 
-    def _changed(self, desk: Desk | None) -> list[Any]:
-        """The desk with its automatic subjects, and the widgets around it; no result yet."""
+    def _changed(self, desk: Desk | None, format: str = SAME_FORMAT) -> list[Any]:
+        """The desk with its automatic subjects, and the widgets around it; with the results that it has."""
         if desk is None:
-            return [None, "Open a photograph to begin.", gr.update(interactive=False), *self._no_result()]
+            off = gr.update(interactive=False)
+            return [None, "Open a photograph to begin.", off, off, *self._no_result()]
         for tab in self.tabs:
             if any(map(studio.keeps, tab.declared)):
                 desk = self.work.cut_out(desk, tab.task)
-        undo = gr.update(interactive=bool(desk.undo))
-        return [desk, studio.described(desk.photo), undo, *self._no_result()]
+        undo, redo = gr.update(interactive=bool(desk.undo)), gr.update(interactive=bool(desk.redo))
+        results = self._finished(desk, format) if desk.results else self._no_result()
+        return [desk, studio.described(desk.photo), undo, redo, *results]
 
     def _no_result(self) -> list[Any]:
         off = gr.update(interactive=False)
@@ -424,20 +461,28 @@ class Page:
 
     # ------------------------------------------------------------------------------------------- handlers: in one tab
 
-    def on_draw(self, tab: Tab, desk: Desk | None, raw: dict[str, Any]) -> list[Any]:
-        """The masks as they start, and what would be kept."""
+    def on_draw(self, tab: Tab, desk: Desk | None, values: Sequence[Any]) -> list[Any]:
+        """The masks as they start, and what would be kept. What was brushed on this photograph already stays: the one
+        that was to replace it may have been refused."""
         if desk is None:
             return [*[None] * len(tab.masks), None, ""]
+        if tab.masks and tab.shows(desk.photo, values):
+            return [*[gr.skip()] * len(tab.masks), *self._preview(tab, desk, tab.raw(values))]
         matte = desk.mattes.get(tab.task.name)
         masks = [
             self._painting(desk, matte if studio.keeps(each) else None, each)
             for each in tab.declared
             if each.kind == "mask"
         ]
-        return [*masks, *self._preview(tab, desk, raw)]
+        others = dict(zip(tab.inputs, values, strict=True)) | dict.fromkeys(tab.masks)
+        return [*masks, *self._preview(tab, desk, others)]
 
     def on_preview(self, tab: Tab, desk: Desk | None, values: Sequence[Any]) -> list[Any]:
-        return [None, ""] if desk is None else self._preview(tab, desk, tab.raw(values))
+        if desk is None:
+            return [None, ""]
+        if not tab.shows(desk.photo, values):  # it is about to be drawn
+            return [gr.skip(), gr.skip()]
+        return self._preview(tab, desk, tab.raw(values))
 
     def _preview(self, tab: Tab, desk: Desk, raw: dict[str, Any]) -> list[Any]:
         job = self.work.prepare(desk, tab.task, raw)
@@ -449,12 +494,22 @@ class Page:
         """What a brush shows: the photograph, and the mask as if it had been painted."""
         photograph = studio.shown(desk.photo.picture)
         small = None if mask is None else studio.resized(mask, photograph.shape[1::-1])
-        return painting(photograph, small, _colour(each))
+        return painting(photograph, small, _colour(each), desk.photo.id)
 
     # -------------------------------------------------------------------------------------------------- handlers: runs
 
     def on_begin(self) -> list[Any]:
         return ["Waiting …", gr.update(visible=True)]
+
+    def on_run_safely(self, tab: Tab, *args: Any) -> list[Any]:
+        """``on_run`` for the page: what it made, the slider as it is, and the status. Raised, an error would cover the
+        result that is there."""
+        try:
+            return [_polite(self.on_run)(tab, *args), gr.skip(), gr.skip()]
+        except gr.Error as error:
+            if error.title:
+                gr.Warning(error.message, title=error.title)
+            return [None, gr.skip(), f"{error.title}: {error.message}" if error.title else error.message]
 
     def on_run(
         self, tab: Tab, desk: Desk | None, values: Sequence[Any], progress: gr.Progress, request: gr.Request
@@ -462,29 +517,44 @@ class Page:
         """``values``: those of the shared widgets as ``_wire_tab`` lists them, then those of the tab."""
         desk = _given(desk, "photograph")
         model, lora, lora_file, seed, variants, steps, guidance, format = values[:8]
+        if not tab.shows(desk.photo, values[8:]):
+            raise ValueError("the photograph was not drawn yet; run again, with what you brush on it")
         wanted = Request(
             task=tab.task.name,
             inputs=tab.raw(values[8:]),
-            seed=int(seed or 0),
+            seed=_seed(seed),
             variants=int(variants),
             steps=int(steps) or None,
             guidance=float(guidance),
             model=model,
             lora=lora_file or lora or None,
+            format=None if format == SAME_FORMAT else format,
         )
-        desk, report, warned = self.work.run(
+        desk, _, warned = self.work.run(
             desk, wanted, request.session_hash or "", lambda share, what: progress(share, desc=what)
         )
         for line in warned:
-            gr.Warning(line)
-        return [desk, *self._finished(desk, report, format)]
+            gr.Warning(in_words(line))
+        return [desk, *self._finished(desk, format)]
 
-    def _finished(self, desk: Desk, report: str, format: str) -> list[Any]:
+    def on_made(self, desk: Desk, made: list[Any] | None) -> list[Any]:
+        """What ``on_run`` gave, where the photograph is still the same; then nothing waits any more."""
+        skipped = [gr.skip()] * len(self._result_widgets())
+        if made is None:
+            return [gr.skip(), None, *skipped]
+        try:
+            return [self.work.adopt(desk, made[0]), None, *made[1:]]
+        except ValueError as error:
+            skipped[2] = in_words(error)  # the status
+            return [gr.skip(), None, *skipped]
+
+    def _finished(self, desk: Desk, format: str) -> list[Any]:
         several = len(desk.results) > 1
         pictures = [(studio.shown(each.picture, 480), f"seed {desk.seed + i}") for i, each in enumerate(desk.results)]
-        gallery = gr.update(value=pictures if several else None, visible=several, selected_index=0 if several else None)
+        chosen = desk.chosen if several else None
+        gallery = gr.update(value=pictures if several else None, visible=several, selected_index=chosen)
         on = gr.update(interactive=True)
-        return [self._compared(desk), gallery, report, on, *self.on_format(desk, format)]
+        return [self._compared(desk), gallery, desk.report, on, *self._file(desk, format)]
 
     def _compared(self, desk: Desk) -> tuple[np.ndarray, np.ndarray]:
         result = _given(desk.result, "result")
@@ -492,7 +562,14 @@ class Page:
 
     def on_choose(self, desk: Desk | None, format: str, event: gr.SelectData) -> list[Any]:
         desk = dataclasses.replace(_given(desk, "photograph"), chosen=event.index)
-        return [desk, self._compared(desk), *self.on_format(desk, format)]
+        return [desk, self._compared(desk), *self._file(desk, format)]
+
+    def _file(self, desk: Desk, format: str) -> list[Any]:
+        """As ``on_format``; a result that cannot be written so is still there to be seen, or written as another."""
+        try:
+            return self.on_format(desk, format)
+        except EXPECTED as error:
+            return [gr.update(value=None, interactive=False), in_words(error)]
 
     def on_format(self, desk: Desk | None, format: str) -> list[Any]:
         """The chosen result as a file behind the button, and what is to be said about it."""
@@ -593,9 +670,48 @@ def _polite(handler: Callable[..., Any]) -> Callable[..., Any]:
         except studio.Cancelled:
             raise gr.Error("Cancelled.", title="", duration=2, print_exception=False) from None
         except EXPECTED as error:
-            raise gr.Error(_one_line(error), title="This does not work", print_exception=False) from error
+            raise gr.Error(in_words(error), title="This does not work", print_exception=False) from error
 
     return polite
+
+
+# What the library says to programmers, and what that is on the page.
+WORDS = (
+    (r"; if you trust it, set max_pixels.*", "; this page takes none larger"),
+    (r"^the subject is empty.*", "nothing is left of the subject; brush over what to keep"),
+    (r"^the [\w ]+ (is missing; pass .*|is empty \(all black\).*)", "nothing is brushed; brush over what to change"),
+    (r"^the [\w ]+ is full \(all white\).*", "all of it is brushed; leave something out"),
+    (r"pass subject=MASK", "brush over what to keep"),
+    (r"which needs a package: .*", "which this page cannot read; save it as JPEG"),
+    (r"; choose (another output|png or tif)\b.*", "; choose PNG beside Download"),
+    (r"save as PNG to keep them", "choose PNG beside Download to keep them"),
+    (r"num_inference_steps", "Steps"),
+    (r"guidance_scale", "Prompt weight"),
+    (r"num_images_per_prompt", "Variants"),
+    (r"\b(\w+)_image\b", r"\1"),
+)
+PLACE = re.compile(
+    r"(?<![\w.):/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])*(?=[^\s\\/])"
+)  # all of a path but its last part
+
+
+def in_words(error: BaseException | str) -> str:
+    """What is wrong, in one line for a visitor: in the page's words, and without a place on the server."""
+    line = error if isinstance(error, str) else _one_line(error)
+    if isinstance(error, MemoryError) or "out of memory" in line or "allocate memory" in line:
+        return "the server has too little memory for this; try it with a smaller photograph"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the server cannot use one of its files ({error.strerror.lower()}); try again later"
+    for pattern, words in WORDS:
+        line = re.sub(pattern, words, line)
+    return PLACE.sub("", line)
+
+
+def _seed(value: float | None) -> int:
+    seed = int(value or 0)
+    if not LEAST_SEED <= seed <= LARGEST_SEED - studio.VARIANTS:
+        raise ValueError(f"Seed: {seed} has more than 64 bits; give a smaller one")
+    return seed
 
 
 # ----------------------------------------------------------------------------------------------------------- the server
@@ -627,17 +743,43 @@ def serve(
         max_pixels: largest photograph, before and after the edit.
         max_upload: largest file.
     """
-    with tempfile.TemporaryDirectory(prefix="photofound-demo-") as folder:
+    with (
+        _ended_by_signals(),
+        tempfile.TemporaryDirectory(prefix="photofound-demo-", ignore_cleanup_errors=True) as folder,
+    ):
         os.environ |= confined(Path(folder), max_pixels)
         files = Files(2, max_pixels)
-        blocks = build(Studio(Path(folder) / "desks", models, max_pixels, files))
+        work = Studio(Path(folder) / "desks", models, max_pixels, files)
+        blocks = build(work)
         _, local, public = blocks.launch(**launch_settings(host, port, share, browser, max_upload))
         try:
             ready(public or local)
             threading.Event().wait()
         finally:
+            work.cancel_all()
             blocks.close(verbose=False)
             files.close()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that visitors' photographs go with it. A second one ends it at
+    once."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def confined(folder: Path, max_pixels: int) -> dict[str, str]:

@@ -148,9 +148,11 @@ def brush(colour: Sequence[int], **settings: Any) -> gr.HTML:
     )
 
 
-def painting(photo: np.ndarray, mask: np.ndarray | None, colour: Sequence[int]) -> dict[str, str | None]:
-    """A photograph, (h, w, 3) uint8, and what is painted on it already, (h, w) in [0, 1] or None, for the browser."""
+def painting(photo: np.ndarray, mask: np.ndarray | None, colour: Sequence[int], id: str = "") -> dict[str, str | None]:
+    """A photograph, (h, w, 3) uint8, and what is painted on it already, (h, w) in [0, 1] or None, for the browser.
+    ``id`` tells the photograph from others: it comes back with what is painted."""
     return {
+        "id": id,
         "photo": _url(photo, "JPEG", quality=90),
         "mask": None if mask is None else _url(layer(mask, colour), "PNG"),
     }

@@ -28,7 +28,8 @@ from photofound.workers import Files
 
 PREVIEW = 1024  # longest side of what is shown, in pixels
 READ_SECONDS = 15.0  # that reading a picture may take
-UNDO = 10  # steps back
+UNDO = 10  # steps back, and forth again
+HISTORY = 2 << 30  # bytes that these may take on disk, for each visitor; beyond it the farthest are forgotten
 VARIANTS = 6  # at most, in one run
 REPAINT, KEEP = (236, 72, 153), (20, 184, 166)  # colours of the two brushes
 FORMATS = ("PNG", "TIFF", "WEBP", "JPEG")  # that a result can be downloaded as, besides the photograph's own
@@ -40,13 +41,18 @@ class Cancelled(Exception):
     """The visitor stopped the run, or left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photo:
     """A photograph or a result, with its pixels in a file of the visitor's folder, so that memory stays free."""
 
     picture: Picture
     name: str  # of the download, without suffix
     file: Path
+
+    @property
+    def id(self) -> str:
+        """Tells this photograph from every other, also from one of the same name."""
+        return self.file.stem
 
 
 @dataclass(frozen=True)
@@ -56,21 +62,33 @@ class Desk:
     Attributes:
         folder: the visitor's own; holds everything below and is removed when they leave.
         photo: what the next edit starts from.
-        undo: what it was before, the newest last.
+        undo: the desk as it was before, with its results, the newest last; ``redo``: as it was after, the newest first.
         mattes: for each task with a subject the automatic one, (H, W) float32 in [0, 1]; a task without is missing.
         results: of the last run, one per variant; ``chosen`` is the index of the one that is looked at.
         seed: of the first result; the others have the following ones.
+        report: one line about the run.
         before: (h, w, 3) uint8, the photograph as it is compared with the results; None as long as there are none.
     """
 
     folder: Path
     photo: Photo
-    undo: tuple[Photo, ...] = ()
+    undo: tuple[Desk, ...] = ()
+    redo: tuple[Desk, ...] = ()
     mattes: dict[str, np.ndarray] = field(default_factory=dict)
     results: tuple[Photo, ...] = ()
     chosen: int = 0
     seed: int = 0
+    report: str = ""
     before: np.ndarray | None = None
+
+    @property
+    def photos(self) -> set[Photo]:
+        """All that is kept in files."""
+        return {self.photo, *self.results}.union(*(each.photos for each in (*self.undo, *self.redo)))
+
+    def as_past(self) -> Desk:
+        """What is remembered of it: no past of its own, and no mattes, which are large and can be found again."""
+        return dataclasses.replace(self, undo=(), redo=(), mattes={})
 
     @property
     def result(self) -> Photo | None:
@@ -89,6 +107,7 @@ class Request:
     guidance: float | None = None
     model: str | None = None  # the one that the demo was started with
     lora: str | None = None
+    format: str | None = None  # of the download; the photograph's own
 
 
 class Models:
@@ -182,9 +201,11 @@ class Studio:
         return self.open_picture(self._read(path), name or Path(path).stem, desk)
 
     def _read(self, path: str | Path) -> Picture:
+        """An upload. Its place on this machine is nobody's business, in messages neither."""
+        data, name = Path(path).read_bytes(), Path(path).name
         if self.files is None:
-            return image.load(path, self.max_pixels)
-        return self.files.read(Path(path).read_bytes(), Path(path).name, self.max_pixels, READ_SECONDS)
+            return image.decode(data, name, self.max_pixels)
+        return self.files.read(data, name, self.max_pixels, READ_SECONDS)
 
     def open_picture(self, picture: Picture, name: str, desk: Desk | None = None) -> Desk:
         if desk is None:
@@ -199,13 +220,29 @@ class Studio:
         """The chosen result becomes the photograph, so that edits chain."""
         if desk.result is None:
             raise ValueError("there is no result yet; run an edit first")
-        return _tidied(Desk(desk.folder, desk.result, (*desk.undo, desk.photo)[-UNDO:]))
+        return _tidied(Desk(desk.folder, desk.result, (*desk.undo, desk.as_past())[-UNDO:]))
 
     def undo(self, desk: Desk) -> Desk:
-        """The photograph as it was before the last result was taken over."""
+        """The photograph, and the results made of it, as they were before a result was taken over."""
         if not desk.undo:
             raise ValueError("there is nothing to undo; this is the photograph that you opened")
-        return _tidied(Desk(desk.folder, desk.undo[-1], desk.undo[:-1]))
+        past = dataclasses.replace(desk.undo[-1], undo=desk.undo[:-1], redo=(desk.as_past(), *desk.redo)[:UNDO])
+        return _tidied(past)
+
+    def redo(self, desk: Desk) -> Desk:
+        """The photograph and its results as they were before ``undo``."""
+        if not desk.redo:
+            raise ValueError("there is nothing to redo; this is the newest photograph")
+        return _tidied(dataclasses.replace(desk.redo[0], undo=(*desk.undo, desk.as_past()), redo=desk.redo[1:]))
+
+    def adopt(self, desk: Desk, made: Desk) -> Desk:
+        """The desk with the results of ``made``, which ``run`` gave. Raises ValueError where another photograph was
+        opened meanwhile."""
+        if made.photo.id != desk.photo.id:
+            _tidied(desk)
+            raise ValueError("the photograph was changed during the run, so its result was dropped; run it again")
+        names = ("results", "chosen", "seed", "report", "before")
+        return _tidied(dataclasses.replace(desk, **{name: getattr(made, name) for name in names}))
 
     def close(self, desk: Desk | None) -> None:
         """Remove what a visitor leaves behind."""
@@ -219,7 +256,7 @@ class Studio:
             raise ValueError("there is no result yet; run an edit first")
         picture, folder = desk.result.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
-        format = image.output_format(picture, None, format, alpha=picture.has_alpha and format is None)
+        format = _format(picture, format)
         path = folder / f"{desk.result.name}{image.suffix_of(format)}"
         return image.save(provenance.mark(picture), path, format, overwrite=True)
 
@@ -301,12 +338,21 @@ class Studio:
         job = self._job(desk, task, inputs)  # what is wrong is told before the model is loaded
         stop = self._running[visitor] = threading.Event()
 
-        def on_step(pipe: Any, step: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
+        made = told = 0
+
+        def tell(what: str) -> None:
+            """A share for each step, one for the decoding behind them, and one for saving all."""
+            which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
+            done = made * (steps + 1) + min(told, steps)
+            progress(done / (request.variants * (steps + 1) + 1), which + what)
+
+        def on_step(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
+            nonlocal told
             if stop.is_set():
                 raise Cancelled
-            steps = pipe.num_timesteps
-            which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
-            progress((made + (step + 1) / steps) / request.variants, f"{which}step {step + 1} of {steps}")
+            told += 1
+            step = f"step {told} of {steps}" if told <= steps else f"part {told}"  # large pictures go part by part
+            tell(step if told < steps else f"{step}, decoding")
             return values
 
         results: list[Picture] = []
@@ -315,16 +361,19 @@ class Studio:
         try:
             with self._model, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
+                image.check_fit(desk.photo.picture, _format(job.picture, request.format), job.picture.size)
                 pipe = self.models.pipeline(task, request.model, request.lora)
+                settings = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
+                steps = max(1, pipe.check(settings)[0])
                 start = time.perf_counter()
                 for made in range(request.variants):
                     if stop.is_set():
                         raise Cancelled
+                    told = 0
                     edited = pipe(
                         desk.photo.picture,
                         **inputs,
-                        num_inference_steps=request.steps,
-                        guidance_scale=request.guidance,
+                        **settings,
                         generator=torch.Generator().manual_seed(request.seed + made),
                         callback_on_step_end=on_step,
                         output_type="picture",
@@ -333,11 +382,15 @@ class Studio:
                 seconds = time.perf_counter() - start
         finally:
             self._running.pop(visitor, None)
+        progress(1 - 1 / (request.variants * (steps + 1) + 1), "saving")
         photos = [_spooled(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
         before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
         desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=request.seed, before=before)
-        told = [" ".join(str(each.message).split()) for each in caught if each.category is UserWarning]
-        return _tidied(desk), self._report(desk, seconds, request), list(dict.fromkeys(told))
+        desk = dataclasses.replace(desk, report=self._report(desk, seconds, request))
+        told_once = dict.fromkeys(
+            " ".join(str(each.message).split()) for each in caught if each.category is UserWarning
+        )
+        return desk, desk.report, list(told_once)
 
     def _report(self, desk: Desk, seconds: float, request: Request) -> str:
         size = desk.results[0].picture.size
@@ -351,6 +404,11 @@ class Studio:
         if stop is not None:
             stop.set()
         return stop is not None
+
+    def cancel_all(self) -> None:
+        """Stop every run after the step that it is in."""
+        for stop in list(self._running.values()):
+            stop.set()
 
 
 # -------------------------------------------------------------------------------------------------------- what is shown
@@ -429,6 +487,11 @@ def _bytes(rgb: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
+def _format(picture: Picture, asked: str | None) -> str:
+    """Of the download: what was asked for, else the picture's own where that holds it."""
+    return image.output_format(picture, None, asked, alpha=picture.has_alpha and asked is None)
+
+
 def _spooled(folder: Path, picture: Picture, name: str) -> Photo:
     """The picture with its pixels in a file, from where they are read when they are needed."""
     file = folder / f"{secrets.token_hex(8)}.npy"
@@ -438,8 +501,13 @@ def _spooled(folder: Path, picture: Picture, name: str) -> Photo:
 
 
 def _tidied(desk: Desk) -> Desk:
-    """The desk itself, after removing the files of its folder that it no longer needs."""
-    needed = {photo.file for photo in (desk.photo, *desk.undo, *desk.results)}
+    """The desk, with no longer a past than ``HISTORY`` allows, after removing the files that it no longer needs."""
+    while len(desk.undo) + len(desk.redo) > 0 and sum(each.picture.pixels.nbytes for each in desk.photos) > HISTORY:
+        if len(desk.redo) > len(desk.undo):
+            desk = dataclasses.replace(desk, redo=desk.redo[:-1])
+        else:
+            desk = dataclasses.replace(desk, undo=desk.undo[1:])
+    needed = {photo.file for photo in desk.photos}
     for file in desk.folder.glob("*.npy"):
         if file not in needed:
             file.unlink(missing_ok=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import types
@@ -209,7 +213,9 @@ def test_a_reference_is_an_upload_of_its_own_within_the_same_limits(page, referr
     for tab in page.tabs:
         assert ("reference" in tab.inputs) == (tab.task.name in ("inpaint", "outpaint"))
     tab = next(tab for tab in page.tabs if tab.task.name == "outpaint")
-    assert isinstance(tab.inputs["reference"], gr.File) and tab.inputs["reference"].file_types == ["image"]
+    assert isinstance(tab.inputs["reference"], gr.File) and {"image", ".jfif"} <= set(
+        tab.inputs["reference"].file_types
+    )
     work = Studio(tmp_path / "desks", Models(str(referring_folder)))
     surface = tmp_path / "surface.png"
     Image.fromarray(np.full((30, 30, 3), (200, 30, 40), np.uint8)).save(surface)
@@ -267,7 +273,42 @@ def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
     assert (desk.photo.picture.pixels == given).all() and not desk.undo
     with pytest.raises(ValueError, match="nothing to undo"):
         work.undo(desk)
-    assert len(list(desk.folder.glob("*.npy"))) == 1  # what is no longer needed is gone
+    assert len(list(desk.folder.glob("*.npy"))) == 3  # what redo needs; the last run's result is gone
+
+
+def test_undo_and_redo_keep_the_results_of_every_step(work, photograph):
+    first, *_ = work.run(work.open(photograph), request("inpaint", variants=2))
+    second, *_ = work.run(work.use_result(first), request("expand"))
+    assert work.undo(second).results == first.results and work.undo(second).before is first.before
+    forth = work.redo(work.undo(second))
+    assert forth.results == second.results and forth.photo is second.photo and not forth.redo
+    assert all(photo.file.exists() for photo in forth.photos) and len(forth.photos) == 4
+    with pytest.raises(ValueError, match="nothing to redo"):
+        work.redo(forth)
+    other = work.use_result(work.undo(second))  # a new way: the old one cannot be gone any more
+    assert not other.redo and not second.result.file.exists()
+
+
+def test_of_a_long_past_only_what_fits_on_the_disk_is_kept(work, photograph, monkeypatch):
+    monkeypatch.setattr(studio, "HISTORY", 4 * pixels().nbytes)
+    desk = work.open(photograph)
+    for _ in range(5):
+        desk = work.use_result(work.run(desk, request("inpaint"))[0])
+    assert len(desk.undo) == 3 and len(list(desk.folder.glob("*.npy"))) == 4
+    assert work.undo(work.undo(work.undo(desk))).undo == ()
+
+
+def test_a_result_is_of_the_photograph_that_lies_there_or_dropped(page, work, photograph):
+    desk = work.open(photograph)
+    made, *_ = work.run(desk, request("inpaint"))
+    assert work.adopt(desk, made).results == made.results
+    again, *_ = work.run(desk, request("inpaint"))
+    other = work.open(photograph, desk)  # meanwhile, of the same name even
+    with pytest.raises(ValueError, match="changed during the run"):
+        work.adopt(other, again)
+    kept, waiting, *_, status, _, _, _ = page.on_made(other, [again, *page._no_result()])
+    assert waiting is None and "dropped" in status and kept == gr.skip()
+    assert [path.stem for path in desk.folder.glob("*.npy")] == [other.photo.id]
 
 
 def test_a_visitors_folder_goes_with_the_visitor(work, photograph):
@@ -285,8 +326,15 @@ def test_progress_is_told_step_by_step(work, photograph):
         request("inpaint", steps=2, variants=2),
         progress=lambda share, what: heard.append((share, what)),
     )
-    assert [share for share, _ in heard] == [0, 0.25, 0.5, 0.75, 1]
-    assert heard[-1][1] == "variant 2 of 2, step 2 of 2"
+    shares, lines = zip(*heard, strict=True)
+    assert shares == pytest.approx([0, 1 / 7, 2 / 7, 4 / 7, 5 / 7, 6 / 7])
+    assert lines[1:] == (
+        "variant 1 of 2, step 1 of 2",
+        "variant 1 of 2, step 2 of 2, decoding",
+        "variant 2 of 2, step 1 of 2",
+        "variant 2 of 2, step 2 of 2, decoding",
+        "saving",
+    )
 
 
 def test_a_run_is_cancelled_after_the_step_that_it_is_in(work, photograph):
@@ -300,7 +348,7 @@ def test_a_run_is_cancelled_after_the_step_that_it_is_in(work, photograph):
 
     with pytest.raises(Cancelled):
         work.run(desk, request("inpaint", steps=8), "anna", progress)
-    assert steps == [0, 1 / 8]
+    assert steps == [0, 1 / 10]
     assert not work.cancel("anna")
     assert work.run(desk, request("inpaint"), "anna")[0].results  # and the next one runs
 
@@ -312,7 +360,7 @@ def test_one_model_runs_at_a_time(work, photograph):
         if share > 0:
             inside.append(threading.get_ident())
             most.append(len(set(inside)))
-        if share == 1:
+        if what == "saving":
             inside.clear()
 
     threads = [
@@ -322,10 +370,15 @@ def test_one_model_runs_at_a_time(work, photograph):
         each.start()
     for each in threads:
         each.join()
-    assert most == [1] * 6
+    assert most == [1] * 8
 
 
 # ---------------------------------------------------------------------------------------------------------------- masks
+
+
+def brushed(desk, colour=studio.REPAINT):
+    """A brush's value once ``hole()`` is painted on the desk's photograph."""
+    return brush.painting(pixels(), hole(), colour, desk.photo.id)
 
 
 def through_the_browser(mask):
@@ -367,9 +420,9 @@ def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_pat
     desk = opened(work, path, "outpaint")
     assert desk.mattes == {}
     tab = page.tabs[0]
-    painting, view, line = page.on_draw(tab, desk, {"prompt": ""})
+    painting, view, line = page.on_draw(tab, desk, [None, "", None])
     assert painting["mask"] is None and "brush over what to keep" in line
-    view, line = page.on_preview(tab, desk, [brush.painting(pixels(), hole(), studio.KEEP), "", None])
+    view, line = page.on_preview(tab, desk, [brushed(desk, studio.KEEP), "", None])
     assert line == "72 × 48 · 6% kept bit for bit"
 
 
@@ -403,14 +456,15 @@ def test_each_way_to_say_the_canvas_clears_the_others(page):
 
 def test_a_whole_visit(page, photograph):
     """Open, edit, look at the second variant, take it over, undo: as the buttons do it."""
-    desk, info, undo, *_ = page.on_upload(None, str(photograph))
-    assert info.startswith("**my-cup** · 72 × 48 · PNG, 8 bit RGB") and undo["interactive"] is False
+    desk, info, undo, redo, *_ = page.on_upload(None, str(photograph))
+    assert info.startswith("**my-cup** · 72 × 48 · PNG, 8 bit RGB")
+    assert undo["interactive"] is redo["interactive"] is False
     tab = page.tabs[1]
     shared = [None, "", None, 3, 2, 1, 1.0, app.SAME_FORMAT]
     desk, slider, gallery, report, use, download, line = page.on_run(
         tab,
         desk,
-        [*shared, brush.painting(pixels(), hole(), studio.REPAINT), "", None],
+        [*shared, brushed(desk), "", None],
         lambda *a, **k: None,
         visitor(),
     )
@@ -418,10 +472,15 @@ def test_a_whole_visit(page, photograph):
     assert (slider[0] == pixels()).all() and use["interactive"] and download["value"].endswith("my-cup-inpaint.png")
     chosen, slider, *_ = page.on_choose(desk, app.SAME_FORMAT, types.SimpleNamespace(index=1))
     assert (slider[1] == chosen.results[1].picture.pixels).all()
-    used, _, undo, *_ = page.on_use(chosen)
-    assert (used.photo.picture.pixels == chosen.results[1].picture.pixels).all() and undo["interactive"]
-    back, *_ = page.on_undo(used)
-    assert (back.photo.picture.pixels == pixels()).all()
+    used, _, undo, redo, slider, *_ = page.on_use(chosen)
+    assert (used.photo.picture.pixels == chosen.results[1].picture.pixels).all()
+    assert undo["interactive"] and not redo["interactive"] and slider is None
+    back, _, undo, redo, slider, gallery, report, *_ = page.on_undo(used, app.SAME_FORMAT)
+    assert (back.photo.picture.pixels == pixels()).all() and redo["interactive"] and not undo["interactive"]
+    assert back.results == chosen.results and back.chosen == 1 and report == chosen.report
+    assert (slider[1] == chosen.results[1].picture.pixels).all() and gallery["selected_index"] == 1
+    again, _, undo, *_ = page.on_redo(back, app.SAME_FORMAT)
+    assert again.photo is used.photo and undo["interactive"]
 
 
 def test_every_example_can_be_run(page):
@@ -432,6 +491,127 @@ def test_every_example_can_be_run(page):
         values = values if len(tab.inputs) > 1 else [values]
         values = [None if "__type__" in str(value) else value for value in values]  # gr.skip()
         assert page.work.prepare(desk, tab.task, tab.raw(values)) is not None, tab.task.name
+
+
+SHARED = [None, "", None, 0, 1, 1, 1.0, app.SAME_FORMAT]
+
+
+def test_a_mask_of_another_photograph_is_never_used(page, photograph):
+    """Brushed, then another photograph opened: before it is drawn, neither a run nor a preview takes the mask."""
+    tab = page.tabs[1]
+    first, *_ = page.on_upload(None, str(photograph))
+    values = [brushed(first), "", None]
+    second, *_ = page.on_upload(first, str(photograph))  # the same file even
+    with pytest.raises(ValueError, match="not drawn yet; run again"):
+        page.on_run(tab, second, [*SHARED, *values], lambda *a, **k: None, visitor())
+    assert page.on_preview(tab, second, values) == [gr.skip(), gr.skip()]
+    painting, *_ = page.on_draw(tab, second, values)
+    assert painting["id"] == second.photo.id and painting["mask"] is None
+
+
+def test_what_is_brushed_stays_when_a_new_photograph_is_refused(page, photograph, tmp_path):
+    desk, *_ = page.on_upload(None, str(photograph))
+    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
+    with pytest.raises(gr.Error):
+        app._polite(page.on_upload)(desk, str(tmp_path / "song.png"))
+    drawn, view, line = page.on_draw(page.tabs[1], desk, [brushed(desk), "", None])
+    assert drawn == gr.skip() and "kept bit for bit" in line and view.shape == (*SIZE[::-1], 3)
+
+
+def test_nothing_can_be_run_until_the_photograph_is_drawn(page):
+    """Each event that changes it first switches all the buttons off, and each drawing ends with one being on."""
+    runs = [tab.run for tab in page.tabs]
+    starts = {page.upload._id: "upload", page.use._id: "click", page.undo._id: "click", page.redo._id: "click"}
+    starts |= {page.shelf._id: "select"} | {tab.example._id: "click" for tab in page.tabs if tab.example}
+    for block, event in starts.items():
+        first = [each for each in page.blocks.fns.values() if (block, event) in each.targets]
+        assert len(first) == 1 and set(runs) <= set(first[0].outputs) and not first[0].queue
+    on = [each for each in page.blocks.fns.values() if len(each.outputs) == 1 and each.outputs[0] in runs]
+    assert len(on) == (len(starts) + 1) * len(runs) and all(each.fn()["interactive"] for each in on)
+
+
+def test_after_an_error_the_good_result_is_still_there(page, photograph, monkeypatch):
+    """Nothing is raised, which would lie over it: only the status changes, and the next run works."""
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
+    desk, *_ = page.on_upload(None, str(photograph))
+    tab = page.tabs[1]
+    ask = [tab, desk, [*SHARED, brush.painting(pixels(), None, studio.REPAINT, desk.photo.id), "", None]]
+    made, slider, status = page.on_run_safely(*ask, lambda *a, **k: None, visitor())
+    assert made is None and slider == gr.skip()
+    assert said == ["nothing is brushed; brush over what to change"] and said[0] in status
+    assert page.on_made(desk, made) == [gr.skip(), None, *[gr.skip()] * 6]
+    ask[2] = [*SHARED, brushed(desk), "", None]
+    made, slider, status = page.on_run_safely(*ask, lambda *a, **k: None, visitor())
+    after, waiting, slider, *_ = page.on_made(desk, made)
+    assert after.results and waiting is None and slider is not None
+
+
+def test_a_result_that_a_format_cannot_hold_is_told_before_and_lost_never(page, work, photograph, monkeypatch):
+    monkeypatch.setitem(image._LONGEST_SIDE, "WEBP", 50)
+    desk = work.open(photograph)
+    with pytest.raises(ValueError, match="WEBP holds at most 50 pixels a side, not 72x48"):
+        work.run(desk, request("inpaint", format="WEBP"))
+    desk, *_ = work.run(desk, request("inpaint"))
+    update, line = page._file(desk, "WEBP")
+    assert not update["interactive"] and line.endswith("not 72x48; choose PNG beside Download")
+    assert page._finished(desk, "WEBP")[0] is not None
+
+
+NO_WORDS = ValueError("model: 'owner/name' is not offered; write 4/5 or 1 / 2")
+TOO_LARGE = "a: is 9x9, above the limit of 0.0; if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to 81"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("/tmp/photofound-demo-x1/gradio/ab/song.png: is no image"), "song.png: is no image"),
+        (ValueError(r"C:\Users\me\song.png: is empty"), "song.png: is empty"),
+        (
+            ValueError("model: '/srv/models/mine': no weights in /srv/models/mine/vae"),
+            "model: 'mine': no weights in vae",
+        ),
+        (NO_WORDS, str(NO_WORDS)),
+        (OSError(28, "No space left on device", "/tmp/x/y.npy"), "the server cannot use one of its files (no space"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "the server has too little memory for this"),
+        (ValueError("num_inference_steps: 0 must be a whole number"), "Steps: 0 must be a whole number"),
+        (
+            ValueError("the mask is empty (all black); make white what is to go"),
+            "nothing is brushed; brush over what to",
+        ),
+        (
+            ValueError("the mask is missing; pass a picture of its size"),
+            "nothing is brushed; brush over what to change",
+        ),
+        (ValueError("the grown mask is full (all white); make black what is not"), "all of it is brushed; leave"),
+        (ValueError(TOO_LARGE), "a: is 9x9, above the limit of 0.0; this page takes none larger"),
+        (ValueError("which is no subject; pass subject=MASK"), "which is no subject; brush over what to keep"),
+    ],
+)
+def test_messages_are_in_the_pages_words_and_tell_no_place(error, words):
+    said = app.in_words(error)
+    assert said.startswith(words)
+    assert not any(each in said for each in ("/tmp", "/srv", "Users", "max_pixels", "PHOTOFOUND", "white", "=MASK"))
+
+
+def test_uploads_are_told_by_their_names_alone(page, work, photograph, tmp_path):
+    bad = tmp_path / "deep" / "song.png"
+    bad.parent.mkdir()
+    bad.write_bytes(b"ID3" * 100)
+    desk = work.open(photograph)
+    for call in (lambda: work.open(bad), lambda: work.inputs(desk, get_task("outpaint"), {"reference": str(bad)})):
+        with pytest.raises(ValueError, match=r"^song\.png: is not an image") as caught:
+            call()
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(("seed", "good"), [(-5, True), (None, True), (2.0**53, True), (1e30, False)])
+def test_a_seed_is_any_of_64_bits(seed, good):
+    if good:
+        assert app._seed(seed) == int(seed or 0)
+        return
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        app._seed(seed)
 
 
 def test_a_visitor_without_a_photograph_is_told_so(page):
@@ -524,6 +704,31 @@ def test_share_is_never_the_default():
     assert app.launch_settings()["share"] is False and app.launch_settings()["server_name"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_visitors_photographs_go_when_the_demo_is_ended(tiny_folder, tmp_path, photograph, number):
+    code = f"""
+        import signal, sys, threading, os
+        from pathlib import Path
+        from photofound import cli
+        from photofound.demos import app, studio
+
+        def ready(address):
+            (folder,) = Path({str(tmp_path)!r}).glob("photofound-demo-*")
+            studio.Studio(folder / "desks", None).open({str(photograph)!r})
+            assert list(folder.rglob("*.npy"))
+            threading.Timer(0.2, os.kill, (os.getpid(), {int(number)})).start()
+
+        serve = app.serve
+        app.serve = lambda models, **settings: serve(models, **settings | {{"ready": ready}})
+        sys.exit(cli.main(["demo", "--model", {str(tiny_folder)!r}, "--device", "cpu"]))
+    """
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == (130 if number == signal.SIGINT else 128 + number), done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("photofound-demo-*"))
+
+
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
@@ -552,8 +757,6 @@ def test_a_wrong_option_is_one_line(capsys, arguments, line):
 
 
 def test_without_gradio_the_way_to_it_is_told(capsys, monkeypatch):
-    import sys
-
     monkeypatch.delitem(sys.modules, "photofound.demos.app")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo"]) == 2
