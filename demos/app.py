@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
 KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")
 SAME_FORMAT = "same format"
+WRONG = "This does not work"
 PICTURES = ["image", *READABLE_SUFFIXES]  # browsers and mimetypes know but a part of the suffixes
 WAITING = 20  # visitors in the queue; the next one is told to come back
 EXPECTED = (
@@ -296,7 +298,7 @@ class Page:
                 begun = event(pick, None, [self.picked, *buttons], queue=False, **listen)
             else:
                 begun = event(lambda: [wait() for _ in buttons], None, buttons, queue=False, **listen)
-            happened = begun.then(_polite(handler), inputs, changed, **listen)
+            happened = begun.then(_polite(handler, changed), inputs, changed, **listen)
             self._redraw(happened, listen)
             if handler == self.on_upload:
                 happened.then(lambda: None, None, self.upload, **listen)  # the next one can be dropped at once
@@ -305,12 +307,17 @@ class Page:
         self.blocks.unload(self.on_leave)
         self.dice.click(None, None, self.seed, js=DICE, **listen)
         chosen = [desk, self.slider, self.download, self.file]
-        self.gallery.select(_polite(self.on_choose), [desk, self.format], chosen, **listen)
-        self.format.input(_polite(self.on_format), [desk, self.format], [self.download, self.file], **listen)
+        self.gallery.select(_polite(self.on_choose, chosen), [desk, self.format], chosen, **listen)
+        file = [self.download, self.file]
+        self.format.input(_polite(self.on_format, file), [desk, self.format], file, **listen)
         model = [self.model, self.lora, self.lora_file]
         settings = [self.loaded, self.guidance]
         self.load.click(
-            _polite(self.on_load), model, settings, **listen | {"show_progress": "minimal"}, **_one_model_at_a_time()
+            _polite(self.on_load, settings),
+            model,
+            settings,
+            **listen | {"show_progress": "minimal"},
+            **_one_model_at_a_time(),
         )
 
     def _wire_tab(self, tab: Tab, changed: list[Any], listen: dict[str, Any]) -> Any:
@@ -328,7 +335,9 @@ class Page:
 
         for each in tab.declared:
             if each.kind in ("mask", "int", *studio.CANVAS_KINDS):
-                tab.inputs[each.name].change(preview, [desk, *inputs], drawn, trigger_mode="always_last", **listen)
+                tab.inputs[each.name].change(
+                    _polite(preview, drawn), [desk, *inputs], drawn, trigger_mode="always_last", **listen
+                )
         self._alternatives(tab, listen)
         shared = [
             self.model,
@@ -351,7 +360,7 @@ class Page:
             **_one_model_at_a_time(),
         )
         adopted = [desk, self.made, *self._result_widgets()]
-        ran.then(_polite(self.on_made), [desk, self.made], adopted, **listen).then(
+        ran.then(_polite(self.on_made, adopted), [desk, self.made], adopted, **listen).then(
             lambda: gr.update(visible=False), None, self.cancel, queue=False, **listen
         )
         if tab.example is not None:
@@ -359,8 +368,11 @@ class Page:
         return ran
 
     def _wire_example(self, tab: Tab, button: gr.Button, changed: list[Any], listen: dict[str, Any]) -> None:
-        def fill(desk: Desk) -> list[Any]:
-            return self.on_fill(tab, desk)
+        inputs = list(tab.inputs.values())
+
+        def fill(desk: Desk) -> Any:
+            made, line = _attempt(self.on_fill, tab, desk)
+            return made if not line else [gr.skip() for _ in inputs] if len(inputs) > 1 else gr.skip()
 
         def show(desk: Desk | None) -> list[Any]:
             return self.on_example(tab, desk)
@@ -370,9 +382,9 @@ class Page:
             lambda: [gr.update(interactive=False) for _ in buttons], None, buttons, queue=False, **listen
         )
         self._redraw(
-            begun.then(_polite(show), self.desk, changed, **listen),
+            begun.then(_polite(show, changed), self.desk, changed, **listen),
             listen,
-            {tab.task.name: lambda event: event.then(fill, self.desk, list(tab.inputs.values()), **listen)},
+            {tab.task.name: lambda event: event.then(fill, self.desk, inputs, **listen)},
         )
 
     def _alternatives(self, tab: Tab, listen: dict[str, Any]) -> None:
@@ -394,7 +406,7 @@ class Page:
                 return self.on_draw(tab, desk, values)
 
             outputs = [*tab.masks.values(), tab.view, tab.caption]
-            drawn = event.then(draw, [self.desk, *tab.inputs.values()], outputs, **listen)
+            drawn = event.then(_polite(draw, outputs), [self.desk, *tab.inputs.values()], outputs, **listen)
             drawn = (after or {}).get(tab.task.name, lambda event: event)(drawn)
             drawn.then(lambda: gr.update(interactive=True), None, tab.run, queue=False, **listen)
 
@@ -502,14 +514,9 @@ class Page:
         return ["Waiting …", gr.update(visible=True)]
 
     def on_run_safely(self, tab: Tab, *args: Any) -> list[Any]:
-        """``on_run`` for the page: what it made, the slider as it is, and the status. Raised, an error would cover the
-        result that is there."""
-        try:
-            return [_polite(self.on_run)(tab, *args), gr.skip(), gr.skip()]
-        except gr.Error as error:
-            if error.title:
-                gr.Warning(error.message, title=error.title)
-            return [None, gr.skip(), f"{error.title}: {error.message}" if error.title else error.message]
+        """``on_run`` for the page: what it made, the slider as it is, and what is wrong as the status."""
+        made, line = _attempt(self.on_run, tab, *args)
+        return [made, gr.skip(), line or gr.skip()]
 
     def on_run(
         self, tab: Tab, desk: Desk | None, values: Sequence[Any], progress: gr.Progress, request: gr.Request
@@ -542,11 +549,11 @@ class Page:
         skipped = [gr.skip()] * len(self._result_widgets())
         if made is None:
             return [gr.skip(), None, *skipped]
-        try:
-            return [self.work.adopt(desk, made[0]), None, *made[1:]]
-        except ValueError as error:
-            skipped[2] = in_words(error)  # the status
+        adopted, line = _attempt(self.work.adopt, desk, made[0])
+        if line:
+            skipped[2] = line  # the status
             return [gr.skip(), None, *skipped]
+        return [adopted, None, *made[1:]]
 
     def _finished(self, desk: Desk, format: str) -> list[Any]:
         several = len(desk.results) > 1
@@ -660,17 +667,32 @@ def _one_model_at_a_time() -> dict[str, Any]:
     return {"concurrency_id": "model", "concurrency_limit": 1}
 
 
-def _polite(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, with what a visitor did wrong shown as one line on the page instead of a traceback on the server."""
+def _attempt(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
+    """What the handler gives, or None and what is wrong in one line, which is shown on the page, too.
+
+    Raised, an error would lie over the widgets with what is good in them, and nothing would happen that is to happen
+    after the handler.
+    """
+    try:
+        return handler(*args, **kwargs), ""
+    except studio.Cancelled:
+        return None, "Cancelled."
+    except EXPECTED as error:
+        line = in_words(error)
+    except Exception:  # a bug, which is told to whoever runs the demo
+        traceback.print_exc()
+        line = "the page has made a mistake; what you have is still there"
+    gr.Warning(line, title=WRONG)
+    return None, f"{WRONG}: {line}"
+
+
+def _polite(handler: Callable[..., Any], outputs: Sequence[Any]) -> Callable[..., Any]:
+    """The handler; of what is wrong one line is shown, and the widgets stay as they are."""
 
     @functools.wraps(handler)
     def polite(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return handler(*args, **kwargs)
-        except studio.Cancelled:
-            raise gr.Error("Cancelled.", title="", duration=2, print_exception=False) from None
-        except EXPECTED as error:
-            raise gr.Error(in_words(error), title="This does not work", print_exception=False) from error
+        made, line = _attempt(handler, *args, **kwargs)
+        return [gr.skip() for _ in outputs] if line else made
 
     return polite
 
