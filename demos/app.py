@@ -827,6 +827,7 @@ def launch_settings(
         "max_file_size": upload,
         "allowed_paths": [],
         "prevent_thread_lock": True,
+        "_frontend": False,  # else a machine too busy to answer within three seconds is taken for one without localhost
         "quiet": True,
         "footer_links": [],
         "ssr_mode": False,

@@ -88,13 +88,18 @@ const remember = () => {
 const draw = (event) => {
   const point = at(event);
   context.globalCompositeOperation = tool === 'erase' ? 'destination-out' : 'source-over';
-  context.strokeStyle = props.colour;
+  context.strokeStyle = context.fillStyle = props.colour;
   context.lineWidth = size.value * scale();
-  context.lineCap = context.lineJoin = 'round';
+  context.lineCap = 'round';
   context.beginPath();
-  context.moveTo(...(last || point));
-  context.lineTo(...point);
-  context.stroke();
+  if (last) {
+    context.moveTo(...last);
+    context.lineTo(...point);
+    context.stroke();
+  } else {  // a tap: a line without length is not drawn
+    context.arc(...point, context.lineWidth / 2, 0, 7);
+    context.fill();
+  }
   last = point;
 };
 const follow = (event) => {

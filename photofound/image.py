@@ -1127,12 +1127,13 @@ def check_fit(picture: Picture, format: str, size: tuple[int, int] | None = None
     """Say what `format` cannot hold, so that a caller can ask before the work is done: raise ValueError, as `encode`
     does, for a result of `size` (width, height; None = the picture's own) that is too large for it, and warn that 16
     bits per channel become 8."""
-    _check_side(size or picture.size, format)
+    check_side(size or picture.size, format)
     if picture.depth > 255 and format not in _HOLDS_16_BIT:
         warnings.warn(f"{format} holds 8 bits per channel: 16 are rounded; save as PNG to keep them", stacklevel=3)
 
 
-def _check_side(size: tuple[int, int], format: str) -> None:
+def check_side(size: tuple[int, int], format: str) -> None:
+    """ValueError for (width, height) beyond what ``format`` holds."""
     longest = _LONGEST_SIDE.get(format)
     if longest is not None and max(size) > longest:
         raise ValueError(f"{format} holds at most {longest} pixels a side, not {size[0]}x{size[1]}; choose png or tif")
@@ -1144,7 +1145,7 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
         raise ValueError(f"unknown format {format!r}; use one of {_names()}")
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; it must lie between 1 and 100")
-    _check_side(picture.size, format)
+    check_side(picture.size, format)
     picture = _fit_to_format(picture, format)
     if format == "TIFF":
         return _encode_tiff(picture)

@@ -763,7 +763,7 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, desk: Desk) -> Ca
                 if value is not None:
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
             settings = (fields["seed"], fields["num_inference_steps"], fields["guidance_scale"])
-            kind = _format(task, picture, fields["format"])
+            kind = _format(task, picture, fields["format"], given)
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
             result = await _result(engine, ticket)
             data = await desk.write(result, kind, fields["mark"] and task.generates)
@@ -778,9 +778,12 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, desk: Desk) -> Ca
     return edit
 
 
-def _format(task: Task, photograph: Picture, asked: str | None) -> str:
-    """The answer's: the photograph's, unless another is asked for, or the photograph's cannot hold the result."""
-    return image.output_format(photograph, None, asked, task.alpha)
+def _format(task: Task, photograph: Picture, asked: str | None, inputs: dict[str, Any]) -> str:
+    """The answer's: the photograph's, unless another is asked for, or the photograph's cannot hold the result. Raises
+    ValueError where the result will be too large for it."""
+    kind = image.output_format(photograph, None, asked, task.alpha)
+    image.check_side(task.result_size(photograph, **inputs), kind)
+    return kind
 
 
 async def _result(engine: Engine, ticket: Ticket) -> Picture:

@@ -913,6 +913,7 @@ def test_bad_places_get_one_clear_line(tmp_path, monkeypatch):
     refused("WEBP holds at most 16383 pixels a side, not 20000x1; choose png", save, large, tmp_path / "a.webp")
     refused("longer than 255 bytes", save, pixels, tmp_path / f"{'ä' * 126}.png")
     refused("the output's path is empty", module.check_output, "")
+    refused("the path is empty", load, "")
     os.mkfifo(tmp_path / "pipe.png")
     refused("is not a regular file", save, pixels, tmp_path / "pipe.png", overwrite=True)
     (tmp_path / "pipe.png").unlink()

@@ -154,6 +154,13 @@ def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
     assert response.headers["content-disposition"] == f'inline; filename="expand.{suffix}"'
 
 
+def test_a_side_that_the_format_cannot_hold_is_told_before_the_work(client):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve.Engine, "submit", lambda *_: pytest.fail("worked on"))
+        wide = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 16_384, "format": "webp"})
+    refused(wide, 422, "WEBP holds at most 16383 pixels a side", "choose png")
+
+
 def test_the_format_profile_and_metadata_are_the_photographs(client):
     exif = Image.Exif()
     exif[0x010E] = "a cup"
