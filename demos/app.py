@@ -479,7 +479,10 @@ class Page:
         if desk is None:
             return [*[None] * len(tab.masks), None, ""]
         if tab.masks and tab.shows(desk.photo, values):
-            return [*[gr.skip()] * len(tab.masks), *self._preview(tab, desk, tab.raw(values))]
+            given = dict(
+                zip(tab.inputs, values, strict=True)
+            )  # sent back: a tab not yet shown would miss a skipped one
+            return [*(given[name] for name in tab.masks), *self._preview(tab, desk, tab.raw(values))]
         matte = desk.mattes.get(tab.task.name)
         masks = [
             self._painting(desk, matte if studio.keeps(each) else None, each)
