@@ -62,7 +62,8 @@ class Product:
         picture = image.load(folder / entry["file"])
         scale = SIDE / max(picture.size)
         self.picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-        mask = image.load(folder / entry["mask"]).rgb()[..., 0]
+        given = image.load(folder / entry["mask"])
+        mask = image.load_mask(given, given.size, kept=True)
         self.matte = cv2.resize(mask, self.picture.size, interpolation=cv2.INTER_AREA)
         self.name, self.licence = Path(entry["file"]).stem, entry["licence"]
         matte = (self.matte > 0).astype(np.uint8)

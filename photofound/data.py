@@ -244,7 +244,9 @@ def decode(
         picture = image.Picture.from_any(picture.rgb() * alpha[..., None] + (1 - alpha[..., None]))
     pixels = _eight_bit(picture.resize(size).rgb())
     if mask is not None:
-        return pixels, _eight_bit(image.load_mask(_same_frame(mask, size, f"{name}, mask").resize(size), size))
+        given = _same_frame(mask, size, f"{name}, mask")
+        matte = image.load_mask(given, given.size, f"mask of {name}", kept=True)
+        return pixels, _eight_bit(_resized_matte(matte, size))
     if foreground is not None:
         cut_out = _same_frame(foreground, size, f"{name}, foreground")
         alpha = cut_out.alpha()

@@ -222,17 +222,21 @@ def _photo(
     picture = Image.fromarray(_read(file, name))
     if max_side is not None:
         picture.thumbnail((max_side, max_side))
-    others = [
-        None if each is None else Image.fromarray(_read(each, f"{name}, mask")).resize(picture.size)
-        for each in (mask, truth)
-    ]
-    marked = None if others[0] is None else np.asarray(others[0].convert("L")) > 127
-    return Photo(name, np.asarray(picture), caption, marked, None if others[1] is None else np.asarray(others[1]))
+    marked = None
+    if mask is not None:
+        given = _opened(mask, f"{name}, mask")
+        matte = Image.fromarray(image.load_mask(given, given.size, f"mask of {name}", kept=True))
+        marked = np.asarray(matte.resize(picture.size)) > 0.5
+    whole = None if truth is None else np.asarray(Image.fromarray(_read(truth, name)).resize(picture.size))
+    return Photo(name, np.asarray(picture), caption, marked, whole)
+
+
+def _opened(file: Path | bytes, name: str) -> image.Picture:
+    return image.load(file) if isinstance(file, Path) else image.decode(file, name)
 
 
 def _read(file: Path | bytes, name: str) -> np.ndarray:
-    picture = image.load(file) if isinstance(file, Path) else image.decode(file, name)
-    return np.rint(picture.rgb() * 255).astype(np.uint8)
+    return np.rint(_opened(file, name).rgb() * 255).astype(np.uint8)
 
 
 def _json(path: Path, kind: type) -> Any:

@@ -32,7 +32,8 @@ class ErasePipeline(EditPipeline):
 
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
-            mask_image: white = the object to take away; as large as the image, or of its aspect ratio.
+            mask_image: white = the object to take away; as large as the image, or of its aspect ratio. Coloured and
+                transparent masks: ``photofound.image.load_mask``.
             grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
@@ -62,7 +63,8 @@ class Erase(Task):
             grow = round(0.015 * min(picture.size))
         if not isinstance(grow, int) or not 0 <= grow <= 1000:
             raise ValueError(f"grow: {grow!r} must be whole pixels from 0 to 1000")
-        mask = masks.grow_user_mask(mask, grow)
+        # The edge of what is marked grows, not its fringe: of that there may be any amount.
+        mask = np.maximum(mask, masks.grow_user_mask((mask >= 0.5).astype(np.float32), grow))
         images.require_hole(mask, "grown mask")
         return Job(picture, hole=(mask > 0).astype(np.float32), keep=1 - mask, prompt=prompt)
 

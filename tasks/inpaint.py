@@ -33,6 +33,7 @@ class InpaintPipeline(EditPipeline):
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
+                Coloured and transparent masks: ``photofound.image.load_mask``.
             prompt: what to paint; empty lets the model continue what is around. Where it names nothing but a material,
                 a colour or both and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the
                 model starts from.

@@ -39,8 +39,9 @@ class OutpaintPipeline(EditPipeline):
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             prompt: the new background, like ``"on a dark red cloth"``. Where it names a material, a colour or a studio
                 and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the model starts from.
-            subject: white = keep; as large as the image, or of its aspect ratio. None = the image's alpha channel; with
-                no alpha, the subject is cut out (``photofound.masks.cut_out``).
+            subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, of which the opaque part
+                is kept (``photofound.image.load_mask``). None = the image's alpha channel; with no alpha, the subject
+                is cut out (``photofound.masks.cut_out``).
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
                 looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
             gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.
@@ -124,7 +125,7 @@ def subject_matte(picture: Picture, subject: Any = None, segment: Segmenter = ma
     """
     alpha = picture.alpha()
     if subject is not None:
-        matte = images.load_mask(subject, picture.size, "subject")
+        matte = images.load_mask(subject, picture.size, "subject", kept=True)
     elif alpha is not None and _has_own(picture, subject):
         matte = alpha
     else:

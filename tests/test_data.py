@@ -116,7 +116,8 @@ def test_photographs_are_turned_upright(tmp_path):
     exif[0x0112] = 6  # the camera lay on its side
     file = io.BytesIO()
     Image.fromarray(np.rot90(upright)).save(file, "PNG", exif=exif)
-    write_tar(tmp_path / "x.tar", {"0.png": file.getvalue(), "0.json": {"text": ""}, "0.mask.png": encoded(upright)})
+    mask = encoded(np.uint8(255 * np.eye(32, 48)))
+    write_tar(tmp_path / "x.tar", {"0.png": file.getvalue(), "0.json": {"text": ""}, "0.mask.png": mask})
     (photo,) = data.read(tmp_path)
     assert np.array_equal(photo.pixels.permute(1, 2, 0).numpy(), upright)
     assert photo.matte.shape == (1, 32, 48)
