@@ -815,18 +815,16 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     inputs = _inputs(task, args, work.image)
     format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # told before the work
-    subject = None
-    if work.subject is not None:
-        subject = inputs["subject"] = model().prepare(picture, **inputs).keep
-    images = model()(picture, **inputs, **_settings(args)).images
+    edited = model()(picture, **inputs, **_settings(args))
+    images = edited.images
     if (note := images[0].note) and not args.quiet:
         _say(note)
     overwrite = args.overwrite or args.skip_existing  # of several variants some may be there
     for path, result in zip(work.outputs, images, strict=True):
         result = result if args.no_mark or not task.generates else provenance.mark(result)
         image.save(result, path, format, overwrite=overwrite)
-    if subject is not None and work.subject is not None:
-        image.save((subject * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
+    if work.subject is not None:
+        image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
         for path in work.files:
             _print(str(path))

@@ -120,11 +120,18 @@ class Settings(TypedDict, total=False):
 
 @dataclass
 class EditOutput(BaseOutput):
-    """``images``: a list of results, of the type that ``output_type`` names. ``notes``: what the edit says of each,
-    such as which background was chosen; empty where there is nothing to say."""
+    """What an edit gives.
+
+    Attributes:
+        images: a list of results, of the type that ``output_type`` names.
+        notes: what the edit says of each, such as which background was chosen; empty where there is nothing to say.
+        keep: (H, W) float32 in [0, 1], of the results' size: 1 = came back exactly, 0 = made, between = mixed. For
+            outpaint it is the subject.
+    """
 
     images: list[Any]
     notes: list[str] | None = None
+    keep: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -487,7 +494,9 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                     pictures += self.run([job], [generator], steps, guidance, callback)
         images = [convert(picture) for picture in pictures]
         notes = [picture.note for picture in pictures]
-        return EditOutput(images=images, notes=notes) if settings.get("return_dict", True) else (images,)
+        if not settings.get("return_dict", True):
+            return (images,)
+        return EditOutput(images=images, notes=notes, keep=job.keep)
 
     def _requests(self, source: Any, inputs: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
         """What is asked for, picture by picture: lists have one entry for each, anything else is for all."""

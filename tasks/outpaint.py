@@ -18,6 +18,8 @@ from photofound.masks import Segmenter
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 from photofound.surfaces import Surface
 
+GLASS = 0.94  # of a matte: what is less opaque shows the new background
+
 
 class OutpaintPipeline(EditPipeline):
     """Replaces the background of a product; where the subject is opaque, its pixels come back bit for bit."""
@@ -88,7 +90,9 @@ class Outpaint(Task):
             picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
         wanted = None if reference is None else Picture.from_any(reference)
         own = images.load(surfaces.from_gallery(gallery, prompt)) if gallery else None
-        hole, ground = (matte < 0.5).astype(np.float32), own or wanted or surfaces.surface_of(prompt)
+        ground = own or wanted or surfaces.surface_of(prompt)
+        # Behind glass and soft edges there is the new background, too. What nearly covers it may as well be given.
+        hole = (matte < GLASS).astype(np.float32)
         return Job(picture, hole, keep=matte, prompt=prompt, reference=wanted, ground=ground)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:

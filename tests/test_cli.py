@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from photofound import cli, edit, image
-from photofound.edit import Input, Job, Task
+from photofound.edit import Input, Task
 from photofound.pipeline import fast_dtype
 
 SIZE = (12, 9)
@@ -43,15 +43,14 @@ class FakePipeline:
     def set_progress_bar_config(self, **settings):
         pass
 
-    def prepare(self, picture, **inputs):
-        return Retouch().prepare(picture, **inputs)
-
     def __call__(self, picture, **inputs):
         self.calls.append((picture, inputs))
         if self.fails_on and self.fails_on in str(picture.path):
             raise ValueError("the mask is empty (all black);\nmake white what is to be repainted")
         inverted = dataclasses.replace(picture, pixels=picture.depth - picture.pixels)
-        return types.SimpleNamespace(images=[inverted] * inputs["num_images_per_prompt"])
+        keep = np.zeros((picture.height, picture.width), np.float32)
+        keep[:, :4] = 1
+        return types.SimpleNamespace(images=[inverted] * inputs["num_images_per_prompt"], keep=keep)
 
 
 class Retouch(Task):
@@ -71,11 +70,8 @@ class Retouch(Task):
     )
     pipeline = FakePipeline
 
-    def prepare(self, picture, prompt="", subject=None, **inputs):
-        keep = np.zeros((picture.height, picture.width), np.float32)
-        keep[:, :4] = 1
-        keep = keep if subject is None else image.load_mask(subject, picture.size)
-        return Job(picture, 1 - keep, keep)
+    def prepare(self, picture, prompt="", **inputs):
+        raise NotImplementedError
 
     def example(self, sample, generator):
         raise NotImplementedError
@@ -240,12 +236,26 @@ def test_several_images_are_numbered(run, photo, tmp_path):
     assert not (tmp_path / "v.png").exists()
 
 
-def test_the_subject_is_saved_as_a_mask_and_used(run, photo, tmp_path):
+def test_the_subject_is_saved_as_a_mask(run, photo, tmp_path):
     status, out, _ = run("retouch", photo(), photo("mask.png"), "--save-subject")
     assert status == 0 and str(tmp_path / "cup-retouch-subject.png") in out
     saved = np.asarray(Image.open(tmp_path / "cup-retouch-subject.png"))
     assert saved.shape == (SIZE[1], SIZE[0]) and (saved[:, :4] == 255).all() and (saved[:, 4:] == 0).all()
-    assert FakePipeline.calls[0][1]["subject"].shape == saved.shape
+    assert "subject" not in FakePipeline.calls[0][1], "what the edit found itself is not given to it again"
+
+
+def test_saving_the_subject_does_not_change_the_picture(tiny_folder, tmp_path):
+    y, x = np.mgrid[:72, :72] - 36
+    matte = np.clip((22 - np.hypot(y, x)) / 4, 0, 1)  # a soft edge, whose colours are the file's own
+    cut_out = np.dstack([np.random.default_rng(0).uniform(0, 255, (72, 72, 3)), 255 * matte])
+    Image.fromarray(cut_out.astype(np.uint8)).save(tmp_path / "cup.png")
+    made = []
+    for name, flags in (("plain", []), ("saved", ["--save-subject"])):
+        out = tmp_path / f"{name}.png"
+        flags += ["-o", str(out), "--model", str(tiny_folder), "--steps", "1", "--quiet"]
+        assert cli.main(["outpaint", str(tmp_path / "cup.png"), *flags]) == 0
+        made.append(np.asarray(Image.open(out)))
+    assert (tmp_path / "saved-subject.png").is_file() and np.array_equal(*made)
 
 
 def test_quiet_says_nothing(run, photo):

@@ -163,6 +163,31 @@ def test_soft_edges_do_not_carry_the_old_background_along(tiny):
     assert (kept == with_alpha).all()  # the file's own alpha comes with the file's own colours
 
 
+def test_the_new_background_is_seen_through_glass(tiny):
+    """What the model painted behind a pane depends on nothing that is in front of it."""
+    photo = noise(64, 64, 4)
+    photo[..., 3] = 0
+    photo[12:52, 12:52, 3] = 255
+    photo[20:44, 20:44, 3] = 153  # a pane, 60 % opaque
+    photo[20:44, 20:44, :3] = 100
+    other = photo.copy()
+    other[20:44, 20:44, :3] = (200, 0, 100)
+    a, b = (run(tiny(OutpaintPipeline), each).pixels[20:44, 20:44].astype(int) for each in (photo, other))
+    assert np.abs((b - a) - 0.6 * np.array([100, -100, 0])).max() <= 1
+    assert a.std((0, 1)).max() > 2, "the background must be seen, too"
+
+
+def test_an_edit_says_what_it_kept_and_prepares_once(tiny, monkeypatch):
+    prepare, calls = get_task("outpaint").prepare, []
+    monkeypatch.setattr(get_task("outpaint"), "prepare", lambda *a, **k: calls.append(1) or prepare(*a, **k))
+    subject = hole_in(40, 40, np.s_[10:30, 10:30])
+    pipe = tiny(OutpaintPipeline)
+    settings = {"num_inference_steps": 1, "num_images_per_prompt": 2}
+    edited = pipe(noise(40, 40), subject=subject, **settings)
+    assert np.array_equal(edited.keep, subject / np.float32(255)) and len(calls) == 1
+    assert len(pipe(noise(40, 40), subject=subject, **settings, return_dict=False)) == 1
+
+
 def test_grey_product_gets_a_coloured_background(tiny):
     photo = noise(64, 64, 1)
     subject = hole_in(64, 64, np.s_[20:44, 20:44])
