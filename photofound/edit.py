@@ -326,9 +326,10 @@ class Task(ABC):
         from photofound import image
         from photofound.composite import close_seam
 
-        given = image.to_tensor(job.picture.crop(box).rgb()).to(generated)
-        hole = torch_from(job.hole[box.slices]).to(generated)
-        closed = generated if job.ground is not None else close_seam(generated, given, hole)
+        hole = job.hole[box.slices]
+        given = image.to_tensor(job.picture.crop(box).rgb(hole > 0)).to(generated)
+        meets = job.ground is None
+        closed = close_seam(generated, given, torch_from(hole).to(generated)) if meets else generated
         return job.picture.paste(image.from_tensor(closed), job.keep[box.slices], (box.left, box.top))
 
     def conditions(

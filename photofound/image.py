@@ -70,6 +70,7 @@ HOLDS_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 _HOLDS_16_BIT = ("PNG", "TIFF")
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}  # in pixels, of what can be written and read again
 _PNG_XMP = "XML:com.adobe.xmp"  # the keyword of the text chunk that holds it
+_HIDDEN = 8 / 255  # less opaque, a pixel shows so little that its colour is rounding, or whatever was left there
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601, as Pillow and OpenCV weigh it
 
 
@@ -154,18 +155,36 @@ class Picture:
             return Picture(_pixels_from_array(_channels_last(image.detach().cpu())))
         raise ValueError(f"cannot read an image from {type(image).__name__}; pass a path, PIL image, array or tensor")
 
-    def rgb(self) -> np.ndarray:
-        """(H, W, 3) float32 sRGB in [0, 1]: through the ICC profile if there is one, grey replicated, alpha ignored.
+    def rgb(self, hole: np.ndarray | None = None) -> np.ndarray:
+        """(H, W, 3) float32 sRGB in [0, 1]: through the ICC profile if there is one, grey replicated. What lies unseen
+        under alpha is not looked at (`revealed`).
 
         Conversion through a profile other than sRGB is done in 8 bits (Pillow's limit); all else keeps the full depth.
         """
+        shown = self.revealed(hole).colours
         convert = _colour_transform(self.icc_profile, self.is_grey, True)
         if convert is None:
-            colours = self.colours.astype(np.float32) / np.float32(self.depth)
+            colours = shown.astype(np.float32) / np.float32(self.depth)
         else:
             transform, native = convert
-            colours = _apply(transform, _expand(_to_8_bit(self.colours), native)).astype(np.float32) / np.float32(255)
+            colours = _apply(transform, _expand(_to_8_bit(shown), native)).astype(np.float32) / np.float32(255)
         return _expand(colours, "RGB")
+
+    def revealed(self, hole: np.ndarray | None = None) -> Picture:
+        """This picture with the colours that its alpha hides (below 8/255) taken from the nearest pixel that is seen:
+        what a program left there must not run into its neighbours. Alpha stays. Of a picture that shows nothing all
+        is black.
+
+        Args:
+            hole: (H, W) bool, where colours are not taken from, unless there are no others.
+        """
+        alpha = self.alpha()
+        if alpha is None or (seen := alpha >= _HIDDEN).all():
+            return self
+        known = seen if hole is None or not (seen & ~hole).any() else seen & ~hole
+        around = nearest(self.colours, known) if seen.any() else np.zeros_like(self.colours)
+        colours = np.where(seen[..., None], self.colours, around)
+        return dataclasses.replace(self, pixels=np.concatenate([colours, self.pixels[..., -1:]], axis=2))
 
     def alpha(self) -> np.ndarray | None:
         """(H, W) float32 in [0, 1], exactly 1 where opaque; None when the picture has no alpha channel."""
@@ -243,12 +262,13 @@ class Picture:
         return dataclasses.replace(self, pixels=self.pixels[top:bottom, left:right])
 
     def resize(self, size: tuple[int, int]) -> Picture:
-        """This picture at (width, height), in native values: bicubic when growing, area average when shrinking."""
+        """This picture at (width, height), in native values: bicubic when growing, area average when shrinking. Colours
+        that alpha hides do not run into those that are seen (`revealed`)."""
         import cv2
 
         _check_size(size, "the resized image", None)
         shrinks = size[0] < self.width or size[1] < self.height
-        pixels = cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        pixels = cv2.resize(self.revealed().pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1))
 
     def without_location(self) -> Picture:
@@ -282,6 +302,18 @@ class Picture:
             profile = None
         pixels = np.concatenate([np.repeat(self.colours, 3, axis=2), self.pixels[..., 1:]], axis=2)
         return dataclasses.replace(self, pixels=pixels, icc_profile=profile)
+
+
+def nearest(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(H, W, C): everywhere the colour of the nearest pixel of `known` (H, W) bool, which must not be empty."""
+    import cv2
+
+    unknown = (~known).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    of_label = np.zeros((labels.max() + 1, colours.shape[2]), colours.dtype)
+    of_label[labels[known]] = colours[known]
+    found: np.ndarray = of_label[labels]
+    return found
 
 
 def _check_patch(rgb: Any, keep: Any, at: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

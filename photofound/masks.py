@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from photofound.geometry import bounding_box, grow_box
+from photofound.image import nearest
 
 GRABCUT_FRAME = 0.03  # of the short side: what GrabCut is told is background, all around
 
@@ -248,18 +249,11 @@ def foreground_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3), changed only where 0 < matte < 1; ``rgb`` itself where nothing is opaque.
     """
-    import cv2
-
     opaque = matte >= 1
     if not opaque.any():
         return rgb
-    _, labels = cv2.distanceTransformWithLabels(
-        (~opaque).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    colours = np.zeros((labels.max() + 1, 3), rgb.dtype)
-    colours[labels[opaque]] = rgb[opaque]
     soft = (matte > 0) & (matte < 1)
-    return np.where(soft[..., None], colours[labels], rgb)
+    return np.where(soft[..., None], nearest(rgb, opaque), rgb)
 
 
 def blur(pixels: Tensor, sigma: Tensor) -> Tensor:

@@ -681,7 +681,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
         job = job if backdrop is not None else replace(job, ground=None)
         box, size = self.plan(task, job.hole)
-        native, native_hole = image.to_tensor(job.picture.crop(box).rgb()), torch_from(job.hole[box.slices])
+        hole_here = job.hole[box.slices]
+        native, native_hole = image.to_tensor(job.picture.crop(box).rgb(hole_here > 0)), torch_from(hole_here)
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()

@@ -483,9 +483,9 @@ def test_a_bad_profile_is_ignored_with_a_warning(icc):
 
 
 def test_rgb_and_alpha_ranges():
-    grey = Picture(np.array([[[0, 255], [128, 0]]], np.uint8))
+    grey = Picture(np.array([[[0, 255], [128, 255]]], np.uint8))
     assert grey.rgb().dtype == np.float32 and grey.rgb().tolist() == [[[0] * 3, [np.float32(128 / 255)] * 3]]
-    assert grey.alpha().tolist() == [[1, 0]] and Picture(noise(2, 2, 3)).alpha() is None
+    assert grey.alpha().tolist() == [[1, 1]] and Picture(noise(2, 2, 3)).alpha() is None
     assert Picture(np.full((1, 1, 3), 65535, np.uint16)).rgb().max() == 1
 
 
@@ -652,6 +652,25 @@ def test_a_picture_cannot_be_changed_in_place():
 
 
 # -------------------------------------------------------------------------------------------------------------- arrays
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_hidden_colours_are_those_of_the_nearest_that_is_seen(dtype, channels):
+    pixels = noise(1, 6, channels, dtype)
+    pixels[..., -1] = np.iinfo(dtype).max
+    pixels[0, [0, 1, 5], -1] = 0
+    pixels[0, 4, -1] = np.iinfo(dtype).max // 128  # as good as unseen
+    picture = Picture(pixels)
+    colours = picture.revealed().pixels[0, :, :-1]
+    assert np.array_equal(colours, pixels[0, [2, 2, 2, 3, 3, 3], :-1])
+    assert np.array_equal(picture.revealed().pixels[..., -1], pixels[..., -1])
+    among = picture.revealed(hole=np.array([[False] * 3 + [True] + [False] * 2])).pixels[0, :, :-1]
+    assert np.array_equal(among, pixels[0, [2, 2, 2, 3, 2, 2], :-1]), "not from the hole, whose own colours stay"
+    assert not picture.crop((0, 0, 2, 1)).revealed().colours.any() and Picture(pixels[..., :-1]).revealed().size == (
+        6,
+        1,
+    )
 
 
 def test_from_any_takes_what_people_have(tmp_path):

@@ -8,7 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline, image
+from photofound import (
+    CutoutPipeline,
+    ErasePipeline,
+    ExpandPipeline,
+    InpaintPipeline,
+    OutpaintPipeline,
+    UpscalePipeline,
+    image,
+)
 from photofound.edit import Sample, enlargement_strength, get_task, task_names
 from photofound.image import Picture
 
@@ -239,6 +247,41 @@ def test_erase_grows_the_mask_and_keeps_the_rest(tiny):
     result = run(tiny(ErasePipeline), photo, mask_image=mask, grow=3).pixels
     changed = (result != photo).any(-1)
     assert changed[27:53, 40].all() and not changed[:27].any() and not changed[53:].any()
+
+
+HIDDEN = {
+    "inpaint": (InpaintPipeline, {"mask_image": hole_in(60, 60, np.s_[20:44, 20:40])}),
+    "inpaint where nothing is seen": (InpaintPipeline, {"mask_image": hole_in(60, 60, np.s_[50:58, 50:58])}),
+    "erase": (ErasePipeline, {"mask_image": hole_in(60, 60, np.s_[20:44, 20:40])}),
+    "expand": (ExpandPipeline, {"left": 10, "bottom": 7}),
+    "upscale": (UpscalePipeline, {"scale": 2}),
+    "outpaint": (OutpaintPipeline, {"prompt": "on a red cloth"}),
+    "cutout": (CutoutPipeline, {}),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_lies_hidden_under_transparency_is_never_looked_at(tiny, name):
+    pipeline, inputs = HIDDEN[name]
+    y, x = np.mgrid[:60, :60] - 28
+    photo = np.dstack([noise(60, 60), np.clip((22 - np.hypot(y, x)) * 60, 0, 255).astype(np.uint8)])
+    other = np.where(photo[..., 3:] == 0, np.uint8([9, 200, 60, 0]), photo)
+    seen = []
+    for given in (photo, other):
+        pixels = run(tiny(pipeline), given, **inputs).pixels
+        shown = pixels[..., 3:] > 0 if pixels.shape[2] == 4 else True
+        seen.append(pixels * shown)
+    assert np.array_equal(*seen)
+
+
+@pytest.mark.parametrize("under", [0, 255])
+def test_an_enlarged_cut_out_has_no_fringe(tiny, under):
+    y, x = np.mgrid[:32, :32] - 15.5
+    alpha = np.clip(11 - np.hypot(y, x), 0, 1)
+    cut_out = np.full((32, 32, 4), under, np.uint8)
+    cut_out[alpha > 0, :3], cut_out[..., 3] = (230, 200, 60), np.rint(alpha * 255)
+    canvas = Picture.from_any(cut_out).resize((64, 64)).pixels
+    assert np.abs(canvas[..., :3].astype(int) - (230, 200, 60))[canvas[..., 3] > 0].max() <= 1
 
 
 @pytest.mark.parametrize("fringe", [3, 60], ids=["noise", "anti-aliased edge"])
