@@ -36,6 +36,7 @@ from photofound import (
     image,
     masks,
     matting,
+    parts,
     reference,
     superresolution,
     surfaces,
@@ -67,6 +68,7 @@ from photofound.folder import (
 from photofound.geometry import Box
 from photofound.image import Picture
 from photofound.masks import Segmenter
+from photofound.parts import MOST_TILES, Part
 from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
@@ -75,7 +77,7 @@ CANVASES = ("harmonic", "exemplar")
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 Callback = Callable[..., dict[str, Tensor] | None]
 
-_MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
+_TOGETHER = 8  # edits of this many parts are sampled at once: more are no faster, and want more memory
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
 _OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
@@ -140,22 +142,22 @@ class Draft:
 
     Attributes:
         job: what is to be done, at the picture's own size.
-        box: the part of the picture that is worked on.
-        hole: (1, 1, H, W), the job's hole within the box.
-        size: working (height, width), before padding.
+        part: which part of the picture is worked on, and at which size, before padding.
+        hole: (1, 1, H, W), the job's hole within the part's box.
         condition: of batch 1, at the working size, padded.
         pixels: (1, 3, H, W) in [-1, 1], the picture within the box.
+        generator: what its noise is drawn from.
         exemplar: (1, 3, h, w) at the working size, the picture with its hole filled from its own patches, or None.
         backdrop: the background that it starts from, or None.
         start: (1, 3, H, W), the subject before the backdrop, as the condition in size; or None.
     """
 
     job: Job
-    box: Box
+    part: Part
     hole: Tensor
-    size: tuple[int, int]
     condition: Condition
     pixels: Tensor
+    generator: torch.Generator | None
     exemplar: Tensor | None = None
     backdrop: Backdrop | None = None
     start: Tensor | None = None
@@ -644,43 +646,60 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     ) -> list[Picture]:
         """Work on what ``Task.prepare`` has made ready: one picture per job.
 
-        Jobs that look alike to the model (working size, tiles, length of the prompt) are sampled together. The same
+        Holes far apart are parts of a job, each worked on by itself (``photofound.parts``). Jobs and parts that look
+        alike to the model (working size, tiles, length of the prompt) are sampled together. The same
         generator gives the same pixels in any company, since whatever rounds differently in another batch is computed
         one by one or once for all; ``sample`` says what that is.
         """
         task = get_task(self.task_name)
-        drafts = [self._draft(task, job, g) for job, g in zip(jobs, generators, strict=True)]
+        drafts, owners = [], []
+        for owner, (job, generator) in enumerate(zip(jobs, generators, strict=True)):
+            backdrop = task.backdrop(job, generator, bool(self.config.get("surfaces")))  # one for all parts
+            job = job if backdrop is not None else replace(job, ground=None)
+            found = self._parts(task, job)
+            for part, own in zip(found, _generators_of_parts(generator, len(found)), strict=True):
+                drafts.append(self._draft(task, job, part, own, backdrop))
+                owners.append(owner)
         alike: dict[Any, list[int]] = {}
         for index, draft in enumerate(drafts):
             alike.setdefault((draft.start is None, *self._look(draft.condition)), []).append(index)
-        results: dict[int, Picture] = {}
-        for group in alike.values():
+        pictures = [job.picture for job in jobs]
+        most = max(_TOGETHER, len(jobs))
+        for group in (like[i : i + most] for like in alike.values() for i in range(0, len(like), most)):
             condition = Condition.cat([drafts[i].condition for i in group])
             starts = [start for i in group if (start := drafts[i].start) is not None]
-            start = torch.cat(starts) if starts else None
-            made = self.sample(condition, steps, guidance, [generators[i] for i in group], callback, start=start).cpu()
+            start, draws = torch.cat(starts) if starts else None, [drafts[i].generator for i in group]
+            made = self.sample(condition, steps, guidance, draws, callback, start=start).cpu()
             for i, pixels in zip(group, made.split(1), strict=True):
                 draft = drafts[i]
-                if draft.backdrop is None:
-                    results[i] = task.finish(draft.job, self._finished(pixels, draft, generators[i]), draft.box)
-                else:
-                    result = task.finish(draft.job, self._joined(draft, pixels), draft.box)
-                    results[i] = replace(result, note=draft.backdrop.note)
-        return [results[i] for i in range(len(drafts))]
+                pictures[owners[i]] = self._put(task, draft, pixels, pictures[owners[i]])
+        return pictures
+
+    def _put(self, task: Task, draft: Draft, made: Tensor, picture: Picture) -> Picture:
+        """What the model made of a draft, put into the picture, of which other parts may be done already."""
+        job = replace(draft.job, picture=picture, keep=draft.part.keep(draft.job.keep))
+        if draft.backdrop is None:
+            return task.finish(job, self._finished(made, draft), draft.part.box)
+        return replace(task.finish(job, self._joined(draft, made), draft.part.box), note=draft.backdrop.note)
 
     def _joined(self, draft: Draft, made: Tensor) -> Tensor:
         """(1, 3, H, W): the backdrop at its own size, with the light that the model gave it."""
         assert draft.backdrop is not None and draft.start is not None
         start = draft.start.to(self._execution_device)
         again = autoencoder.decode(self.vae, autoencoder.encode(self.vae, start)).cpu()
-        scene = image.to_tensor(draft.backdrop.pixels[draft.box.slices])
+        scene = image.to_tensor(draft.backdrop.pixels[draft.part.box.slices])
         return grounds.joined(scene, made, again, draft.condition.hole)
 
-    def _draft(self, task: Task, job: Job, generator: torch.Generator | None) -> Draft:
+    def _parts(self, task: Task, job: Job) -> list[Part]:
+        if task.fit != "hole":
+            return [Part(*self.plan(task, job.hole))]
+        return parts.split(job.hole, job.keep, self.config.tile)
+
+    def _draft(
+        self, task: Task, job: Job, part: Part, generator: torch.Generator | None, backdrop: Backdrop | None
+    ) -> Draft:
         """Crop, scale to the working size, and pad."""
-        backdrop, start = task.backdrop(job, generator, bool(self.config.get("surfaces"))), None
-        job = job if backdrop is not None else replace(job, ground=None)
-        box, size = self.plan(task, job.hole)
+        box, size = part.box, part.size
         hole_here = job.hole[box.slices]
         native, native_hole = image.to_tensor(job.picture.crop(box).rgb(hole_here > 0)), torch_from(hole_here)
         small = composite.resize_given(native, native_hole, size)
@@ -697,10 +716,11 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         if job.reference is not None and self._takes_reference(backdrop):
             seen = reference.square(job.reference, self.transformer.config.reference_size)
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
+        start = None
         if backdrop is not None:
             behind = composite.shrink(image.to_tensor(backdrop.pixels[box.slices]), size).clamp(-1, 1)
             start = self._padded(behind) * hole + pixels * (1 - hole)
-        return Draft(job, box, native_hole, size, condition, native, filled, backdrop, start)
+        return Draft(job, part, native_hole, condition, native, generator, filled, backdrop, start)
 
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
@@ -729,12 +749,12 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         padding = (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple)
         return F.pad(x, padding, value=1.0) if hole else F.pad(x, padding, mode="replicate")
 
-    def _finished(self, made: Tensor, draft: Draft, generator: torch.Generator | None) -> Tensor:
+    def _finished(self, made: Tensor, draft: Draft) -> Tensor:
         """What the model made (1, 3, H, W), padded, as the picture's own pixels within the box: (1, 3, H', W')."""
-        height, width = draft.size
+        height, width = draft.part.size
         made = made[..., :height, :width].float()
         if draft.exemplar is None:
-            return self._enlarged(made, draft.hole, generator)
+            return self._enlarged(made, draft.hole, draft.generator)
         canvas, hole = draft.exemplar, draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
         if surfaces.surface_of(draft.job.prompt):  # words say which colour: the photograph's patches lend texture alone
@@ -765,7 +785,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
-        if scale < 1.25 or tiles > _MOST_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
+        if scale < 1.25 or tiles > MOST_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
             return pixels
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])
@@ -775,12 +795,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         return composite.back_project(detailed.cpu()[..., :height, :width], made)
 
     def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
-        """Which part of the picture the model works on, and at which size (height, width).
-
-        A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with
-        what is around it, so the crop is scaled until it fits the model's size, or until its middle lies within a
-        quarter of a tile of given pixels.
-        """
+        """Which part of the picture the model works on, and at which size (height, width), if it works on all of the
+        hole at once (``photofound.parts``)."""
         height, width = hole.shape
         tile = self.config.tile
         whole = Box(0, 0, width, height)
@@ -788,11 +804,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return whole, (height, width)
         if task.fit == "canvas":
             return whole, _scaled_size(whole, tile / max(height, width))
-        box = geometry.bounding_box(hole)
-        box = geometry.grow_box(box, max(32, max(box.width, box.height) // 4), tile, width, height)
-        fits, near = tile / max(box.width, box.height), 0.25 * tile / max(1.0, masks.reach(hole[box.slices]))
-        few = math.sqrt(_MOST_TILES * tile * tile / (box.width * box.height))
-        return box, _scaled_size(box, min(1.0, max(fits, min(near, few))))
+        part = parts.whole(hole, tile)
+        return part.box, part.size
 
     # ------------------------------------------------------------------------------------------------------- sample
 
@@ -998,6 +1011,15 @@ def _latents(returned: Any, latents: Tensor) -> Tensor:
     if not isinstance(changed, Tensor) or changed.shape != latents.shape:
         raise ValueError(f"callback_on_step_end: latents must stay a tensor of shape {tuple(latents.shape)}")
     return changed
+
+
+def _generators_of_parts(generator: torch.Generator | None, count: int) -> list[torch.Generator | None]:
+    """One for each part of an edit. Several draw from generators of their own, so that the order in which they are
+    sampled, which company may change, does not matter."""
+    if count == 1 or generator is None:
+        return [generator] * count
+    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

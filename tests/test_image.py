@@ -667,10 +667,7 @@ def test_hidden_colours_are_those_of_the_nearest_that_is_seen(dtype, channels):
     assert np.array_equal(picture.revealed().pixels[..., -1], pixels[..., -1])
     among = picture.revealed(hole=np.array([[False] * 3 + [True] + [False] * 2])).pixels[0, :, :-1]
     assert np.array_equal(among, pixels[0, [2, 2, 2, 3, 2, 2], :-1]), "not from the hole, whose own colours stay"
-    assert not picture.crop((0, 0, 2, 1)).revealed().colours.any() and Picture(pixels[..., :-1]).revealed().size == (
-        6,
-        1,
-    )
+    assert not picture.crop((0, 0, 2, 1)).revealed().colours.any()
 
 
 def test_from_any_takes_what_people_have(tmp_path):
