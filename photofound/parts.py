@@ -78,7 +78,8 @@ def split(hole: np.ndarray, keep: np.ndarray, tile: int) -> list[Part]:
 
 
 def _pieces(part: Part, marked: np.ndarray, reach: float, tile: int) -> list[Part]:
-    """A part as it is; or in pieces, where it is so large that it would be worked on smaller than its thin holes need.
+    """A part as it is; or in pieces, where it is so large that it would be worked on at less than half of the scale
+    that its thin holes need.
 
     Args:
         marked: (rows, columns) bool, what is painted in its box.
@@ -86,7 +87,7 @@ def _pieces(part: Part, marked: np.ndarray, reach: float, tile: int) -> list[Par
     """
     box, own = part.box, part.own
     side = tile / min(1.0, 0.25 * tile / max(1.0, reach))  # of the picture, as large to the model as its tile
-    if own is None or part.size[0] * side >= 0.99 * box.height * tile:
+    if own is None or 2 * part.size[0] * side >= box.height * tile:
         return [part]
     mine = (own > 0) & marked
     while True:

@@ -101,11 +101,11 @@ def test_dust_all_over_is_split_in_a_moment(count):
 
 
 def test_a_scratch_through_a_large_photograph_is_cut_into_pieces_that_fade():
-    hole = np.zeros((800, 1200), np.float32)
-    y, x = np.mgrid[:800, :1200]
+    hole = np.zeros((1200, 1800), np.float32)
+    y, x = np.mgrid[:1200, :1800]
     hole[np.abs(2 * x - 3 * y) < 20] = 1
     parts = parts_of(hole, 128)
-    assert 10 <= len(parts) <= 40
+    assert 15 <= len(parts) <= 50
     assert all(part.size == (128, 128) == (part.box.height, part.box.width) for part in parts)
     check_shared_out(hole, parts)
     assert any(((part.own > 0) & (part.own < 1)).any() for part in parts[1:])
