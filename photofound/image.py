@@ -34,6 +34,8 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedI
 
 from photofound import bounds, netpbm
 
+from photofound import profiles
+
 if TYPE_CHECKING:
     import torch
 
@@ -159,16 +161,23 @@ class Picture:
         """(H, W, 3) float32 sRGB in [0, 1]: through the ICC profile if there is one, grey replicated. What lies unseen
         under alpha is not looked at (`revealed`).
 
-        Conversion through a profile other than sRGB is done in 8 bits (Pillow's limit); all else keeps the full depth.
+        The depth is kept, but for 16 bits through a profile that is made of tables, as scanners and printers have them:
+        these are converted in 8 bits (Pillow's limit).
         """
         shown = self.revealed(hole).colours
         convert = _colour_transform(self.icc_profile, self.is_grey, True)
         if convert is None:
             colours = shown.astype(np.float32) / np.float32(self.depth)
+        elif (exact := self._exact_profile()) is not None:
+            colours = exact.to_srgb(_expand(shown, convert[1]))
         else:
             transform, native = convert
             colours = _apply(transform, _expand(_to_8_bit(shown), native)).astype(np.float32) / np.float32(255)
         return _expand(colours, "RGB")
+
+    def _exact_profile(self) -> profiles.Profile | None:
+        """What converts 16 bits without loss, where that is needed and possible."""
+        return profiles.parsed(self.icc_profile) if self.depth > 255 and self.icc_profile else None
 
     def revealed(self, hole: np.ndarray | None = None) -> Picture:
         """This picture with the colours that its alpha hides (below 8/255) taken from the nearest pixel that is seen:
@@ -280,7 +289,9 @@ class Picture:
         """(h, w, 3) sRGB, clipped to [0, 1] -> (h, w, 1 or 3) float32 native values, unrounded; inverts `rgb`."""
         rgb = rgb.clip(0, 1)
         convert = _colour_transform(self.icc_profile, self.is_grey, False) if rgb.size else None
-        if convert is not None:
+        if convert is not None and (exact := self._exact_profile()) is not None:
+            rgb = exact.from_srgb(rgb)
+        elif convert is not None:
             rgb = _apply(convert[0], np.rint(rgb * 255).astype(np.uint8)).astype(np.float32) / np.float32(255)
         if self.is_grey and rgb.shape[2] == 3:
             rgb = (rgb @ _LUMA)[..., None].astype(np.float32)
