@@ -22,7 +22,7 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
@@ -34,7 +34,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedI
 
 from photofound import bounds, netpbm
 
-from photofound import profiles
+from photofound import profiles, stale
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +92,7 @@ class Picture:
     lossless: bool = True  # whether the source's encoding was; a WebP is then written so too
     xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
     jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
+    colour: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # a PNG's chunks that say what colours mean
     note: str = ""  # what an edit says of itself; `provenance.mark` writes it into the metadata
 
     def __post_init__(self) -> None:
@@ -263,7 +264,7 @@ class Picture:
         if self.has_alpha:
             pixels[..., -1] = self.depth
         pixels[top : top + self.height, left : left + self.width] = self.pixels
-        return dataclasses.replace(self, pixels=pixels)
+        return dataclasses.replace(self, pixels=pixels, xmp=stale.pruned(self.xmp, of_size=True))
 
     def crop(self, box: tuple[int, int, int, int]) -> Picture:
         """The part within (left, top, right, bottom); a view, no pixels are copied."""
@@ -278,7 +279,8 @@ class Picture:
         _check_size(size, "the resized image", None)
         shrinks = size[0] < self.width or size[1] < self.height
         pixels = cv2.resize(self.revealed().pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1))
+        xmp = stale.pruned(self.xmp, of_size=True)
+        return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1), xmp=xmp)
 
     def without_location(self) -> Picture:
         """This picture without where it was taken: EXIF's GPS folder and maker's note (which may repeat it), and every
@@ -309,6 +311,7 @@ class Picture:
         if convert is not None and convert[1] == "L":
             warnings.warn("the picture's grey colour profile cannot hold colour and was dropped", stacklevel=3)
             profile = None
+            self = dataclasses.replace(self, colour=())
         elif convert is None:
             profile = None
         pixels = np.concatenate([np.repeat(self.colours, 3, axis=2), self.pixels[..., 1:]], axis=2)
@@ -438,9 +441,12 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
             netpbm.hasten(image, stream.read() if image.format == "PPM" else b"")
             image.load()  # also what finds a truncated file, before OpenCV would half read it
             deep = _deep_pixels(image, stream, name)
+            chunks = _colour_chunks(stream) if image.format == "PNG" else ()
+            image.info["code_points"] = _code_points(image.format, stream, chunks)
             picture = _from_pil(image, name, deep)
             jpeg = JpegSource.of(image, stream) if at_least is None else None
-    return dataclasses.replace(picture, lossless=_is_lossless(picture.format, stream), jpeg=jpeg)
+    lossless = _is_lossless(picture.format, stream)
+    return dataclasses.replace(picture, lossless=lossless, jpeg=jpeg, colour=chunks)
 
 
 def _open_header(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
@@ -646,12 +652,12 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
     """Picture from a PIL image; `pixels` (H, W, C), not yet upright, replace its own where those are reduced."""
     image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
     exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
-    xmp = _xmp_bytes(image.info.get("xmp"), name)
+    xmp = stale.pruned(_xmp_bytes(image.info.get("xmp"), name))
     profile = image.info.get("icc_profile") or None
     if profile and len(profile) > _LARGEST_PROFILE:
         warnings.warn(f"{name}: its colour profile was left out: {_profile_size(profile)}", stacklevel=5)
         profile = None
-    _warn_of_gamma(image, name)
+    profile = profile or _named_profile(image, name)
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         image, profile = _as_srgb(image, profile, name)
     if pixels is None:
@@ -739,10 +745,66 @@ def _keeps_blocks(size: tuple[int, int], sampling: int, orientation: int) -> boo
     return not (sampling == 1 and orientation in _SIDEWAYS)  # 4:2:2 on its side is not a kind that Pillow writes
 
 
-def _warn_of_gamma(image: Image.Image, name: str) -> None:
-    gamma = image.info.get("gamma")  # of a PNG
-    if gamma and "srgb" not in image.info and "icc_profile" not in image.info and abs(gamma * 2.2 - 1) > 0.05:
-        warnings.warn(f"{name}: its gamma of {1 / gamma:.2g} is ignored; its values are read as sRGB", stacklevel=6)
+_COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
+
+
+def _colour_chunks(stream: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
+    """Names and data of a PNG's chunks that say what its colours mean."""
+    found = []
+    stream.seek(8)
+    while len(header := stream.read(8)) == 8 and header[4:] not in (b"IDAT", b"IEND"):
+        length = int.from_bytes(header[:4], "big")
+        if header[4:] in _COLOUR_CHUNKS and length <= 64:
+            found.append((header[4:], stream.read(length)))
+            length = 0
+        stream.seek(length + 4, io.SEEK_CUR)
+    return tuple(found)
+
+
+def _code_points(kind: str | None, stream: BinaryIO, chunks: tuple[tuple[bytes, bytes], ...]) -> tuple[int, int] | None:
+    """Colour primaries and transfer function by ITU-T H.273, where a PNG or AVIF names them."""
+    if len(named := dict(chunks).get(b"cICP", b"")) == 4:
+        return named[0], named[1]
+    if kind == "AVIF":
+        stream.seek(0)
+        box = stream.read(65_536).partition(b"colrnclx")[2]
+        return (int.from_bytes(box[:2], "big"), int.from_bytes(box[2:4], "big")) if len(box) > 6 else None
+    return None
+
+
+def _named_profile(image: Image.Image, name: str) -> bytes | None:
+    """A profile of the colours that a file without one names otherwise: by code points, by PNG's gamma and primaries,
+    or by EXIF as Adobe RGB, as cameras do. None where they are sRGB, or close to it."""
+    grey, info = image.mode in ("1", "L", "LA", "La", "I", "I;16"), image.info
+    primaries, transfer = info.get("code_points") or (1, 13)
+    if transfer in (16, 18):
+        warnings.warn(f"{name}: is an HDR picture; its values are read as sRGB, and a PNG keeps its mark", stacklevel=5)
+        return None
+    if info.get("code_points"):
+        if (primaries, transfer) in ((1, 13), (1, 1), (1, 6), (2, 2)) or primaries not in profiles.PRIMARIES:
+            return None
+        curve = profiles.CURVES.get(transfer, profiles.CURVES[13])
+        return profiles.made(profiles.PRIMARIES[primaries], curve, f"H.273 {primaries}/{transfer}", grey)
+    if "srgb" in info:
+        return None
+    if "gamma" in info or "chromaticity" in info:
+        return _profile_of_gamma(info.get("gamma"), info.get("chromaticity"), grey)
+    exif = image.getexif()
+    with suppress(*_EXIF_ERRORS):
+        if not grey and exif.get_ifd(0x8769).get(0xA001) == 65535 and exif.get_ifd(0xA005).get(1) == "R03":
+            return profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
+    return None
+
+
+def _profile_of_gamma(gamma: Any, primaries: Any, grey: bool) -> bytes | None:
+    """Of PNG's gAMA (None = sRGB's curve) and cHRM (None = sRGB's primaries)."""
+    primaries = profiles.SRGB if primaries is None else tuple(float(each) for each in primaries)
+    is_srgb = len(primaries) == 8 and max(abs(a - b) for a, b in zip(primaries, profiles.SRGB, strict=True)) < 0.005
+    usual = not gamma or abs(gamma * 2.2 - 1) <= 0.05  # many programs write sRGB so
+    if len(primaries) != 8 or (usual and (is_srgb or grey)):
+        return None
+    curve = profiles.CURVES[13] if not gamma else (1 / gamma,)
+    return profiles.made(primaries, curve, f"gamma {1 / gamma:.2g}" if gamma else "primaries of a PNG", grey)
 
 
 def _pixels_from_pil(image: Image.Image, name: str) -> np.ndarray:
@@ -1195,7 +1257,7 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     if format == "TIFF":
         return _encode_tiff(picture)
     if picture.depth > 255:
-        return _encode_png_16(picture)
+        return _with_colour_chunks(_encode_png_16(picture), picture)
     stream = io.BytesIO()
     try:
         image, options = _compression(picture, format, quality)
@@ -1203,7 +1265,7 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
-    return stream.getvalue()
+    return _with_colour_chunks(stream.getvalue(), picture) if format == "PNG" else stream.getvalue()
 
 
 def _compression(picture: Picture, format: str, quality: int | None) -> tuple[Image.Image, dict[str, Any]]:
@@ -1267,9 +1329,19 @@ def _encode_png_16(picture: Picture) -> bytes:
     if picture.xmp:  # not compressed, no language
         chunks.append((b"iTXt", _PNG_XMP.encode() + bytes(5) + picture.xmp))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
+    return b"\x89PNG\r\n\x1a\n" + _png_chunks(chunks)
+
+
+def _png_chunks(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
+
+
+def _with_colour_chunks(png: bytes, picture: Picture) -> bytes:
+    """A PNG with the chunks that said what the colours mean; they stand between the header and all else."""
+    chunks = [(name, data) for name, data in picture.colour if not (name == b"sRGB" and picture.icc_profile)]
+    return png[:33] + _png_chunks(chunks) + png[33:]
 
 
 def _encode_tiff(picture: Picture) -> bytes:

@@ -18,6 +18,7 @@ from corpus import profile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from photofound import image as module
+from photofound import profiles
 from photofound.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
 
 DEPTHS = [np.uint8, np.uint16]
@@ -808,11 +809,90 @@ def test_a_jpeg_of_very_many_scans_is_refused(progressive):
     assert decode(data + last * 101).size == (64, 64)  # behind the end of the picture anything may follow
 
 
-def test_a_gamma_of_its_own_is_told(tmp_path):
-    info = PngImagePlugin.PngInfo()
-    info.add(b"gAMA", struct.pack(">I", 100_000))
-    with pytest.warns(UserWarning, match="its gamma of 1 is ignored"):
-        load(write(tmp_path / "a.png", noise(2, 2, 3), pnginfo=info))
+def coloured_png(*chunks, pixels=None):
+    """A PNG with these chunks, each a name and data."""
+    png = encode(Picture(noise(8, 8, 3) if pixels is None else pixels), "PNG")
+    return png[:33] + module._png_chunks(chunks) + png[33:]
+
+
+def chromaticities(primaries):
+    return struct.pack(">8I", *(round(100_000 * each) for each in primaries))
+
+
+GAMMA = struct.pack(">I", round(100_000 * 256 / 563))
+ADOBE = ((b"gAMA", GAMMA), (b"cHRM", chromaticities(profiles.ADOBE_RGB)))
+COLOURED = {
+    "gAMA and cHRM": (ADOBE, profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB")),
+    "gAMA": (((b"gAMA", struct.pack(">I", 100_000)),), profiles.made(profiles.SRGB, (1.0,), "linear")),
+    "cICP": (((b"cICP", bytes([12, 13, 0, 1])),), profiles.made(profiles.PRIMARIES[12], profiles.CURVES[13], "P3")),
+}
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+@pytest.mark.parametrize("name", COLOURED)
+def test_colours_that_a_png_names_without_a_profile(name, dtype):
+    chunks, profile = COLOURED[name]
+    pixels = noise(8, 8, 3, dtype)
+    picture = decode(coloured_png(*chunks, pixels=pixels))
+    np.testing.assert_allclose(picture.rgb(), Picture(pixels, icc_profile=profile).rgb(), atol=1.5 / 255)
+    assert np.abs(picture.rgb() - Picture(pixels).rgb()).max() > 0.05
+    again = encode(picture, "PNG")
+    assert all(data in again and name in again for name, data in chunks), "a PNG keeps them as they were"
+    assert np.array_equal(decode(again).pixels, pixels) and np.array_equal(decode(again).rgb(), picture.rgb())
+    assert decode(encode(picture, "TIFF")).icc_profile == picture.icc_profile is not None, "other files get a profile"
+
+
+def test_a_png_that_says_srgb_still_does():
+    for chunks in (
+        [(b"sRGB", b"\0")],
+        [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455)), (b"cHRM", chromaticities(profiles.SRGB))],
+        [(b"gAMA", struct.pack(">I", 45455))],
+        [(b"cICP", bytes([1, 13, 0, 1]))],
+        [(b"cHRM", chromaticities((0.3, 0.3) * 4))],  # no colours at all
+        [(b"gAMA", bytes(4))],
+    ):
+        picture = decode(coloured_png(*chunks))
+        assert picture.icc_profile is None and all(data in encode(picture, "PNG") for _, data in chunks)
+
+
+def test_a_grey_png_of_another_gamma():
+    grey = noise(8, 8, 1)
+    picture = decode(coloured_png((b"gAMA", struct.pack(">I", 100_000)), pixels=grey))
+    np.testing.assert_allclose(picture.rgb()[..., :1], profiles._encoded(grey / 255), atol=0.04)  # steps of dark values
+    with pytest.warns(UserWarning, match="grey colour profile"):
+        promoted = picture._promoted()
+    assert b"gAMA" not in encode(promoted, "PNG")
+
+
+def test_an_hdr_png_keeps_its_mark_and_warns():
+    chunks = [(b"cICP", bytes([9, 16, 0, 1])), (b"cLLI", bytes(8))]
+    with pytest.warns(UserWarning, match="HDR"):
+        picture = decode(coloured_png(*chunks))
+    again = encode(picture, "PNG")
+    assert all(name + data in again for name, data in chunks) and picture.icc_profile is None
+
+
+@pytest.mark.skipif("AVIF" not in module.SUFFIXES.values(), reason="this Pillow has no AVIF")
+def test_colours_that_an_avif_names_by_code_points():
+    file = encode(Picture(noise(32, 32, 3)), "AVIF")
+    start = file.index(b"colrnclx") + 8
+    assert file[start : start + 4] == bytes([0, 1, 0, 13])
+    assert decode(file).icc_profile is None
+    p3 = decode(file[:start] + bytes([0, 12]) + file[start + 2 :])
+    assert p3.icc_profile == decode(encode(p3, "PNG")).icc_profile is not None
+
+
+def test_adobe_rgb_that_a_camera_names_in_exif(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA001: 65535, 0xA005: {1: "R03"}})
+    exif[0x8769] = 0
+    Image.fromarray(noise(16, 16, 3)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    picture = load(tmp_path / "a.jpg")
+    assert profiles.parsed(picture.icc_profile) is not None
+    assert load(save(picture, tmp_path / "b.jpg")).icc_profile == picture.icc_profile
+    exif.get_ifd(0x8769)[0xA001] = 1
+    Image.fromarray(noise(16, 16, 3)).save(tmp_path / "srgb.jpg", exif=exif)
+    assert load(tmp_path / "srgb.jpg").icc_profile is None
 
 
 def test_heic_needs_a_package_and_says_which(tmp_path, monkeypatch):
