@@ -17,6 +17,8 @@ _GONE = {
     r"http://ns\.google\.com/photos/dd/1\.0/.*": _ALL,
     r"http://ns\.google\.com/photos/1\.0/(depthmap|image|audio)/": _ALL,
     r"http://ns\.google\.com/photos/1\.0/camera/": r"(MotionPhoto|MicroVideo|hdrp|HdrPlus|shot_log).*",
+    r"http://ns\.(oplus|oppo|xiaomi|vivo|honor|huawei)\.com/photos/1\.0/camera/": _ALL,  # videos and depth, by offset
+    r"http://purl\.org/dc/terms/": r"provenance",  # of a signature that is no longer this file's
     r"http://ns\.adobe\.com/xmp/note/": r"HasExtendedXMP",
     r"http://ns\.adobe\.com/xap/1\.0/": r"Thumbnails",
     r"http://ns\.adobe\.com/photoshop/1\.0/": r"(LegacyIPTCDigest|DocumentAncestors)",
@@ -30,7 +32,7 @@ _OF_SIZE = {
     r"http://ns\.microsoft\.com/photo/1\.2/": r"RegionInfo",
 }
 _HINTS = re.compile(
-    rb"hdr-gain-map|ns\.apple\.com|ns\.google\.com/photos|HasExtendedXMP|Thumbnails|LegacyIPTCDigest|DocumentAncestors|"
+    rb"hdr-gain-map|ns\.apple\.com|/photos/1\.0/|/photos/dd/|provenance|HasExtendedXMP|Thumbnails|LegacyIPTCDigest|DocumentAncestors|"
     rb"ImageWidth|ImageLength|Pixel[XY]Dimension|NativeDigest|schemas/regions|RegionInfo"
 )
 

@@ -36,6 +36,8 @@ GONE = {
     "a depth map": xmp(f'xmlns:D="{GOOGLE}/depthmap/" D:Mime="image/png" D:Data="AAAA"'),
     "further XMP": xmp('xmlns:N="http://ns.adobe.com/xmp/note/" N:HasExtendedXMP="0123"'),
     "a preview": xmp('xmlns:xmp="http://ns.adobe.com/xap/1.0/"', "<xmp:Thumbnails><rdf:Alt/></xmp:Thumbnails>"),
+    "another maker's video": xmp('xmlns:O="http://ns.oplus.com/photos/1.0/camera/" O:MotionPhotoOwner="oplus"'),
+    "a signature elsewhere": xmp('xmlns:d="http://purl.org/dc/terms/" d:provenance="https://example.com/0123"'),
     "a digest of IPTC": xmp('xmlns:p="http://ns.adobe.com/photoshop/1.0/" p:LegacyIPTCDigest="AB"'),
     "a size": xmp('xmlns:t="http://ns.adobe.com/tiff/1.0/" t:ImageWidth="4000" t:ImageLength="3000"'),
 }
