@@ -73,7 +73,8 @@ class Inpaint(Task):
         if job.ground is None or not surfaces:
             return None
         drawn, seed = isinstance(job.ground, Surface), drawn_seed(generator)
-        pixels = grounds.filled(job.ground if drawn else job.ground.rgb(), job.picture.rgb(), job.hole, seed)
+        ground, rgb = job.ground if drawn else job.ground.rgb(), job.picture.rgb(job.hole > 0)
+        pixels = grounds.filled(ground, rgb, job.hole, seed)
         return Backdrop(pixels, f"painted: {job.ground.description if drawn else 'as in the reference'}")
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
