@@ -32,9 +32,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
-from photofound import bounds, netpbm
-
-from photofound import profiles, stale
+from photofound import bounds, netpbm, profiles, stale
 
 if TYPE_CHECKING:
     import torch
