@@ -59,6 +59,10 @@ class GivenDecoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.gate.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.gate.weight.device
+
     def forward(self, canvas: Tensor, guess: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
         height, width = canvas.shape[-2:]
         padding = (0, -width % 16, 0, -height % 16)
