@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from photofound.record import Origin, licence_of, tally
 logger = logging.getLogger(__name__)
 
 MAX_FILES = 100  # of one sample
+MAX_BREAKS = 1000  # places where a tar is damaged and reading goes on
 DAMAGED = 0.01  # the share of damaged samples that a run puts up with
 T = TypeVar("T")
 
@@ -125,23 +126,39 @@ def _take(found: Iterator[dict[str, bytes]], limit: int | None) -> Iterator[dict
 def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
     of a sample lie together), and ``name`` for messages. One whose files are sparse or too large to be read has
-    ``damaged``, which says so. When the tar itself is damaged, it is the last one."""
+    ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those behind the damage follow;
+    one beside it that has fewer files than others is dropped."""
     current: str | None = None
     sample: dict[str, bytes] = {}
-    size = 0
+    size, beside = 0, False  # beside a damage
+    usual: set[str] | None = None
+
+    def ended() -> Iterator[dict[str, bytes]]:
+        nonlocal usual
+        if "damaged" in sample:
+            yield sample
+        elif _whole(sample) and not (beside and (usual is None or usual - _kinds(sample))):
+            usual = _kinds(sample)
+            yield sample
+
     try:
-        with files.open_file(tar) as opened, tarfile.open(fileobj=opened) as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # they are not needed again, and there may be millions
-                if member.size < 0:
-                    raise tarfile.ReadError("a member of negative size")
+        with files.open_file(tar) as opened:
+            for found in _members(opened):
+                if isinstance(found, Exception):
+                    beside = True
+                    yield from ended()
+                    if "damaged" not in sample:  # else it was the damage
+                        yield _unreadable(tar, found)
+                    current, sample = None, {}
+                    continue
+                archive, member = found
                 if not member.isfile():
                     continue
                 key, _, extension = Path(member.name).name.partition(".")
                 key = f"{Path(member.name).parent}/{key}"
                 if key != current:
-                    if _whole(sample):
-                        yield sample
+                    yield from ended()
+                    beside = beside and current is None
                     current, sample, size = key, {"name": f"{tar} ({member.name})".encode()}, 0
                 size += member.size
                 if member.issparse():
@@ -150,13 +167,79 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
                     limit = f"{files.MAX_BYTES:,} bytes or {MAX_FILES} files"
                     sample.setdefault("damaged", f"its .{extension} makes it more than {limit}".encode())
                 elif "damaged" not in sample:
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    sample["." + extension.lower()] = file.read()
+                    try:
+                        file = archive.extractfile(member)
+                        assert file is not None
+                        sample["." + extension.lower()] = file.read()
+                    except tarfile.ReadError as error:  # it ends before its time
+                        sample |= _unreadable(tar, error)
     except Exception as error:  # tarfile and what decompresses raise nearly anything
-        sample = {"name": str(tar).encode(), "damaged": f"cannot be read ({why(error)}); replace it".encode()}
-    if _whole(sample):
-        yield sample
+        sample = _unreadable(tar, error)
+    yield from ended()
+
+
+def _unreadable(tar: str | Path, error: Exception) -> dict[str, bytes]:
+    return {"name": str(tar).encode(), "damaged": f"cannot be read ({why(error)}); replace it".encode()}
+
+
+def _kinds(sample: dict[str, bytes]) -> set[str]:
+    """Extensions of a sample's files; those of pictures are one."""
+    return {"image" if extension in IMAGES else extension for extension in sample}
+
+
+def _members(opened: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo] | Exception]:
+    """The members of a tar, each with the archive to read it from. Where a header is broken, or a member claims more
+    bytes than there are, what is wrong comes in between, and reading goes on at the next header that is whole."""
+    stream: Any = opened
+    start, told = 0, False
+    for _ in range(MAX_BREAKS):
+        last = start  # the header that was read last
+        try:
+            archive = tarfile.open(fileobj=opened) if start == 0 else tarfile.TarFile(fileobj=stream)
+            stream = archive.fileobj
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # they are not needed again, there may be millions
+                last = member.offset_data - tarfile.BLOCKSIZE
+                if member.size < 0:
+                    raise tarfile.ReadError("a member of negative size")
+                told = False
+                yield archive, member
+            last = archive.offset  # type: ignore[attr-defined]
+            if _is_end(stream, last):
+                return
+            raise tarfile.ReadError(f"a broken header at byte {last:,}")
+        except Exception as error:
+            if not told:
+                yield error
+        told = True
+        try:
+            found = _next_header(stream, last + tarfile.BLOCKSIZE)
+        except Exception:  # of what decompresses
+            return
+        if found is None:
+            return
+        start = found
+        stream.seek(start)
+
+
+def _is_end(stream: BinaryIO, offset: int) -> bool:
+    """Whether a tar ends here: with two empty blocks, or with its file."""
+    stream.seek(offset)
+    return not any(stream.read(2 * tarfile.BLOCKSIZE))
+
+
+def _next_header(stream: BinaryIO, start: int) -> int | None:
+    """Where the next block is that looks like a header; None where there is none within the largest sample."""
+    step = 2**20
+    stream.seek(start)
+    for offset in range(start, start + files.MAX_BYTES, step):
+        content = stream.read(step)
+        for block in range(0, len(content), tarfile.BLOCKSIZE):
+            if content[block + 257 : block + 262] == b"ustar":
+                return offset + block
+        if len(content) < step:
+            return None
+    return None
 
 
 def _whole(sample: dict[str, bytes]) -> bool:
