@@ -1,7 +1,8 @@
 """Photographs for training that fit into memory: read once, kept as uint8, cropped and batched on the device.
 
-The source is a folder of WebDataset tars, each sample ``KEY.webp|jpg|png`` with ``KEY.json`` (``text``) and, where
-there is one, a foreground mask ``KEY.mask.png`` (white = object). For more than memory holds see ``stream.py``.
+The source is a folder of WebDataset tars, each sample ``KEY.jpg`` (or any other suffix of a picture that is read) with
+``KEY.json`` (``text``) and, where there is one, a foreground mask ``KEY.mask.png`` (white = object). For more than
+memory holds see ``stream.py``.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -34,7 +37,9 @@ MAX_BREAKS = 1000  # places where a tar is damaged and reading goes on
 DAMAGED = 0.01  # the share of damaged samples that a run puts up with
 T = TypeVar("T")
 
-IMAGES = (".webp", ".jpg", ".jpeg", ".png")
+IMAGES = tuple(dict.fromkeys((".webp", ".jpg", ".jpeg", ".png", *image.READABLE_SUFFIXES)))
+"""Suffixes of a sample's photograph: the first of them that there is."""
+MASKS = tuple(f".mask{suffix}" for suffix in IMAGES)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def read(folder: str | Path, short_side: int = 288, limit: int | None = None) ->
     tars = files.find(folder, "*.tar")
     if not tars:
         raise FileNotFoundError(f"data: {folder} holds no .tar; point data.folder at WebDataset tars")
+    tell_rest(folder, tars)
     found = (sample for tar in tars for sample in samples(tar) if ".json" in sample or "damaged" in sample)
     with ThreadPoolExecutor(4) as pool:
         decoded = list(pool.map(lambda s: _decoded(s, short_side), _take(found, limit)))
@@ -100,6 +106,35 @@ def read(folder: str | Path, short_side: int = 288, limit: int | None = None) ->
     if not photographs:
         raise ValueError(f"data: no sample in {folder} has both a picture and a .json; see the WebDataset format")
     return photographs
+
+
+def tell_rest(folder: str | Path, read: Sequence[str]) -> None:
+    """Say which pictures, tars and parquet files of a folder on this machine are not among those that are read."""
+    here = files.local(folder)
+    if here is not None and here.is_dir():
+        kinds, known = (*IMAGES, ".tar", ".parquet"), set(read)
+        tell_passed_over(here, [p.name for p in files_below(here) if p.suffix.lower() in kinds and str(p) not in known])
+
+
+def tell_passed_over(where: str | Path, names: Sequence[str], why: str = "") -> None:
+    """One line in the log; the same one once, not in every epoch."""
+    if names:
+        rest = f", {len(names) - 3} more" if len(names) > 3 else ""
+        _warn_once(f"data: {where}: passed over {', '.join(names[:3])}{rest}" + (f" ({why})" if why else ""))
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and of those in it, sorted; nothing that is hidden."""
+    found: list[Path] = []
+    for top, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(top, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def kept(found: Sequence[T | tuple[str, Exception]]) -> list[T]:
@@ -132,6 +167,7 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     sample: dict[str, bytes] = {}
     size, beside = 0, False  # beside a damage
     usual: set[str] | None = None
+    without: list[str] = []  # names of samples that have no picture
 
     def ended() -> Iterator[dict[str, bytes]]:
         nonlocal usual
@@ -140,6 +176,8 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
         elif _whole(sample) and not (beside and (usual is None or usual - _kinds(sample))):
             usual = _kinds(sample)
             yield sample
+        elif sample and not beside:
+            without.append(sample["name"].decode(errors="replace").removeprefix(f"{tar} "))
 
     try:
         with files.open_file(tar) as opened:
@@ -176,6 +214,7 @@ def samples(tar: str | Path) -> Iterator[dict[str, bytes]]:
     except Exception as error:  # tarfile and what decompresses raise nearly anything
         sample = _unreadable(tar, error)
     yield from ended()
+    tell_passed_over(tar, without, "no picture beside it")
 
 
 def _unreadable(tar: str | Path, error: Exception) -> dict[str, bytes]:
@@ -261,8 +300,9 @@ def _decode(sample: dict[str, bytes], short_side: int) -> Photograph:
     try:
         meta: dict[str, Any] = json.loads(sample[".json"])
         file = next(sample[e] for e in IMAGES if e in sample)
+        mask = next((sample[e] for e in MASKS if e in sample), None)
         about = (str(meta["text"]), str(meta.get("source", "")), licence_of(meta))
-        return photograph(file, short_side, sample.get(".mask.png"), name, None, *about)
+        return photograph(file, short_side, mask, name, None, *about)
     except KeyError:
         raise ValueError('its .json has no "text"') from None
 

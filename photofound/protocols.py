@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from photofound import image, sources
+from photofound import data, image, sources
 from photofound.colours import COLOURS
 
 # ------------------------------------------------------------------------------------------------------- photographs
@@ -157,14 +157,26 @@ def _run_lengths(code: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
 def _rord(folder: Path) -> list[Entry]:
     """RORD (BMVC 2022): frames of a video with somebody in the way, and the same view without."""
     found = []
-    for path in sorted(p for p in (folder / "img").rglob("*") if p.suffix.lower() in image.SUFFIXES):
-        name = path.relative_to(folder / "img")
-        truth, mask = folder / "gt" / name, (folder / "mask" / name).with_suffix(".png")
-        for other in (truth, mask):
-            if not other.is_file():
-                raise ValueError(f"data: {other} is missing, which belongs to {path}; copy the whole set")
-        found.append(Entry(str(name), frozenset({"rord"}), partial(_photo, path, str(name), "", mask, truth)))
+    names = ("img", "gt", "mask")
+    images, truths, masks = (_by_name(folder / name) for name in names)
+    for name, path in images.items():
+        for kind, others in (("gt", truths), ("mask", masks)):
+            if name not in others:
+                raise ValueError(
+                    f"data: {folder / kind / name}.* is missing, which belongs to {path}; copy the whole set"
+                )
+        shown = str(path.relative_to(folder / "img"))
+        read = partial(_photo, path, shown, "", masks[name], truths[name])
+        found.append(Entry(shown, frozenset({"rord"}), read))
     return found
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their paths in it, without suffix; what is none is said."""
+    there = data.files_below(folder)
+    pictures = [path for path in there if path.suffix.lower() in data.IMAGES]
+    data.tell_passed_over(folder, [path.name for path in sorted(set(there) - set(pictures))], "no picture")
+    return {str(path.relative_to(folder).with_suffix("")): path for path in pictures}
 
 
 def _high_resolution(folder: Path) -> Path | list[Path]:
@@ -176,15 +188,20 @@ def _high_resolution(folder: Path) -> Path | list[Path]:
 
 
 def _pairs(folder: Path) -> list[Path]:
-    """The originals ``*_HR.png`` of pairs. Of several ``image_SRF_N``, which hold the same pictures, cropped to what N
-    divides, one: that for x2, of which the crop for x4 is a part; else that for x4."""
+    """The originals ``*_HR.png``, or of another suffix, of pairs. Of several ``image_SRF_N``, which hold the same
+    pictures, cropped to what N divides, one: that for x2, of which the crop for x4 is a part; else that for x4."""
     chosen: dict[Path, Path] = {}
-    for parent in {path.parent for path in folder.rglob("*_HR.png")}:
+    originals = [path for path in data.files_below(folder) if _is_original(path)]
+    for parent in sorted({path.parent for path in originals}):
         numbered = re.fullmatch(r"image_SRF_\d+", parent.name)
         group = parent.parent if numbered else parent
         held = chosen.setdefault(group, parent)
         chosen[group] = min(held, parent, key=lambda each: (not each.name.endswith(("_2", "_4")), each.name))
-    return sorted(path for parent in chosen.values() for path in parent.glob("*_HR.png"))
+    return [path for path in originals if path.parent in chosen.values()]
+
+
+def _is_original(path: Path) -> bool:
+    return path.stem.endswith("_HR") and path.suffix.lower() in data.IMAGES
 
 
 def _any(source: Path | list[Path]) -> list[Entry]:

@@ -6,6 +6,7 @@ A row is still encoded: opening a source decodes nothing, and ``raw`` says which
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 from photofound import data, files
 from photofound.record import licence_of
 
-IMAGE_COLUMNS = ("image", "img", "photo", "webp", "jpg", "jpeg", "png")
+IMAGE_COLUMNS = ("image", "img", "photo", *(suffix[1:] for suffix in data.IMAGES))
 CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
-MASK_COLUMNS = ("mask", "matte", "mask.png")
-FOREGROUND_COLUMNS = ("foreground", "foreground.png")
+MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in data.MASKS))
+FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in data.IMAGES))
 DAMAGED = "__damaged__"  # the column of a row that cannot be read, which says why
 MAX_JSON = 2**24  # bytes
 
@@ -77,6 +78,8 @@ def open_source(source: Source, part: int = 64) -> Any:
     try:
         here = files.local(source.path)
         found = _files(source.path)
+        if found:
+            data.tell_rest(source.path, found)
         if all(file.endswith(".tar") for file in found) and found:
             return datasets.IterableDataset.from_generator(_read_tars, gen_kwargs={"tars": found})
         if found:
@@ -178,21 +181,34 @@ def _folder(folder: Path, part: int) -> list[list[_Listed]]:
 
     Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
     folders below it, as ``datasets`` does; without one, every image is a row, with the files beside it that are named
-    like it: its caption ``NAME.txt``, its mask ``NAME.mask.png``.
+    like it: its caption ``NAME.txt``, its mask ``NAME.mask.png`` (or any other suffix of a picture). Hidden files are
+    none of it, and what else is passed over is said.
     """
     rows: list[_Listed] = []
     tables = sorted(folder.rglob("metadata.jsonl"))
     for table in tables:
         rows += _metadata(table)
     if not tables:
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.IMAGES and p.is_file())
-        for path in (p for p in images if not p.name.endswith(".mask.png")):
-            beside = {"text_file": path.with_suffix(".txt"), "mask": path.with_suffix(".mask.png")}
-            found = {column: file for column, file in beside.items() if file.is_file()}
-            rows.append(_Listed({"name": str(path)}, {"image": path, **found}))
+        rows = _pictures(folder)
+    read = {os.path.normpath(file) for row in rows for file in (*row.files.values(), *tables)}
+    others = [path.name for path in data.files_below(folder) if os.path.normpath(path) not in read]
+    data.tell_passed_over(folder, others, "not in metadata.jsonl" if tables else "no picture, nor named like one")
     if not rows:
         raise ValueError(f"data: {folder} holds no .tar, .parquet or image; name another folder")
     return [rows[i : i + part] for i in range(0, len(rows), part)]
+
+
+def _pictures(folder: Path) -> list[_Listed]:
+    """A row for each picture of a folder, with its caption and its mask."""
+    there = data.files_below(folder)
+    pictures = [path for path in there if path.suffix.lower() in data.IMAGES]
+    masks = {str(path.with_suffix(""))[: -len(".mask")]: path for path in pictures if path.stem.endswith(".mask")}
+    rows = []
+    for path in (path for path in pictures if not path.stem.endswith(".mask")):
+        beside = {"text_file": path.with_suffix(".txt"), "mask": masks.get(str(path.with_suffix("")))}
+        found = {column: file for column, file in beside.items() if file is not None and file.is_file()}
+        rows.append(_Listed({"name": str(path)}, {"image": path, **found}))
+    return rows
 
 
 def _metadata(table: Path) -> Iterator[_Listed]:
@@ -239,7 +255,7 @@ def raw(row: Mapping[str, Any], source: Source) -> Raw:
         table = inner | table
     found = _column({k: v for k, v in row.items() if not isinstance(v, str)}, source.image, IMAGE_COLUMNS)
     if found is None:
-        wanted = source.image or " or ".join(IMAGE_COLUMNS)
+        wanted = source.image or "image, img, photo, or a picture's suffix such as jpg"
         raise ValueError(f"{name}: has no image column ({wanted}), only {', '.join(map(str, row))}")
     if isinstance(found, dict) and found.get("path"):
         name = str(row.get("name") or found["path"])

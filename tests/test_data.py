@@ -85,6 +85,16 @@ def test_samples_are_read_from_all_tars_in_order(tmp_path):
     assert [p.caption for p in data.read(tmp_path, limit=2)] == ["first", "second"]
 
 
+def test_pictures_and_masks_of_other_suffixes_are_read_from_tars(tmp_path):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:9, 5:9] = 255
+    pictures = {"0.bmp": encoded(picture(20, 30), "BMP"), "0.mask.gif": encoded(mask, "GIF")}
+    write_tar(tmp_path / "x.tar", pictures | {"0.json": {"text": "a cup"}})
+    (read,) = data.read(tmp_path)
+    assert np.array_equal(read.pixels.permute(1, 2, 0).numpy(), picture(20, 30))
+    assert np.array_equal(read.matte[0].numpy(), mask)
+
+
 def test_samples_of_one_name_in_two_folders_are_two(tmp_path):
     write_tar(
         tmp_path / "x.tar",

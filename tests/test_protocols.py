@@ -153,13 +153,14 @@ def test_brushbench_is_read_with_both_of_its_masks(tmp_path):
     assert first.prompt == "a cat" and (first.truth == photograph(512, 512)).all()
 
 
-def test_rord_knows_the_place_without_the_object(tmp_path):
+@pytest.mark.parametrize("suffix, of_mask", [("jpg", "png"), ("gif", "bmp")])
+def test_rord_knows_the_place_without_the_object(tmp_path, suffix, of_mask):
     for kind, seed in (("img", 0), ("gt", 1)):
-        save(tmp_path / kind / "scene" / "1.jpg", photograph(seed=seed))
-    save(tmp_path / "mask" / "scene" / "1.png", blob())
+        save(tmp_path / kind / "scene" / f"1.{suffix}", photograph(seed=seed))
+    save(tmp_path / "mask" / "scene" / f"1.{of_mask}", blob())
     (problem,) = made(tmp_path, "rord")
     assert problem.task == "erase" and (problem.hole == (blob() > 0)).all() and (problem.truth != problem.given).any()
-    (tmp_path / "gt" / "scene" / "1.jpg").unlink()
+    (tmp_path / "gt" / "scene" / f"1.{suffix}").unlink()
     with pytest.raises(ValueError, match="is missing, which belongs to .*; copy the whole set"):
         find_photographs(tmp_path)
 

@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 
+from photofound.image import READABLE_SUFFIXES
 from photofound.sources import Source, open_source, raw
 
 
@@ -280,3 +281,32 @@ def test_captions_and_masks_lie_beside_their_images(tmp_path):
     cup, mug = (raw(row, Source(str(tmp_path))) for row in open_source(Source(str(tmp_path))))
     assert (cup.image, cup.mask, cup.captions) == (b"cup.jpg", b"cup.mask.png", [("a cup", 1.0)])
     assert (mug.image, mug.mask, mug.captions) == (b"mug.webp", None, [])
+
+
+def test_every_picture_that_is_read_singly_is_read_from_a_folder_and_a_tar(tmp_path, caplog):
+    folder, names = tmp_path / "photos", [f"{i}{suffix}" for i, suffix in enumerate(READABLE_SUFFIXES)]
+    (folder / ".cache").mkdir(parents=True)
+    for name in (*names, "0.mask.tif", "notes.pdf", "alone.mask.png", ".hidden.jpg", ".cache/a.jpg"):
+        (folder / name).write_bytes(name.encode())
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in (*names[:1], "0.mask.tif", *names[1:], "notes.pdf"):
+            tar.add(folder / name, name)
+    for place, said in ((folder, "alone.mask.png, notes.pdf (no picture"), (tmp_path / "0.tar", "(notes.pdf) (no pic")):
+        caplog.clear()
+        source = Source(str(place))
+        found = [raw(row, source) for row in open_source(source)]
+        assert sorted(each.image.decode() for each in found) == sorted(names)
+        assert [each.mask for each in found if each.mask] == [b"0.mask.tif"]
+        assert list(open_source(source)) and [said in line for line in caplog.messages] == [True]  # said once
+
+
+def test_what_lies_beside_tables_and_shards_is_said(tmp_path, caplog):
+    for name in ("cup.jpg", "mug.tif"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "./cup.jpg"}\n')
+    assert len(list(open_source(Source(str(tmp_path))))) == 1
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "cup.jpg", "0.jpg")
+    assert len(list(open_source(Source(str(tmp_path))))) == 1
+    first, second = caplog.messages
+    assert "passed over mug.tif (not in metadata.jsonl)" in first and "passed over cup.jpg, mug.tif" in second

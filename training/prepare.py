@@ -252,7 +252,7 @@ def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[
         sample.image, size, sample.mask, sample.name, settings.max_pixels, foreground=sample.foreground
     )
     files = {_extension(sample.image): sample.image} if size == (width, height) else {"webp": _webp(pixels, settings)}
-    if not set(files) & {each[1:] for each in data.IMAGES}:  # TIFF and the like, which the shards are not to hold
+    if "" in files:  # TIFF and the like, which the shards are not to hold
         files = {"webp": _webp(pixels, settings)}
     matte_kind = "given" if matte is not None else None
     if matte is None and settings.matte:
