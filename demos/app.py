@@ -25,6 +25,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from photofound import image
 from photofound.demos import samples, studio
 from photofound.demos.brush import brush, painted, painting
 from photofound.demos.studio import Desk, Models, Request, Studio
@@ -540,11 +541,13 @@ class Page:
             lora=lora_file or lora or None,
             format=None if format == SAME_FORMAT else format,
         )
-        desk, _, warned = self.work.run(
-            desk, wanted, request.session_hash or "", lambda share, what: progress(share, desc=what)
+        desk, _, _ = self.work.run(
+            desk,
+            wanted,
+            request.session_hash or "",
+            progress=lambda share, what: progress(share, desc=what),
+            warn=lambda line: gr.Warning(in_words(line)),
         )
-        for line in warned:
-            gr.Warning(in_words(line))
         return [desk, *self._finished(desk, format)]
 
     def on_made(self, desk: Desk, made: list[Any] | None) -> list[Any]:
@@ -590,6 +593,8 @@ class Page:
         size = path.stat().st_size
         large = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.0f} kB"
         line = f"{path.name} · {large} · seed {desk.seed + desk.chosen}"
+        if lost := image.lost_depth(desk.result.picture, image.output_format(None, path)):
+            line += f". {in_words(lost)}"
         if path.suffix in (".jpg", ".jpeg") or (path.suffix == ".webp" and not desk.result.picture.lossless):
             line += ". This format rounds every pixel; choose PNG to have the kept ones bit for bit."
         return [gr.update(value=str(path), interactive=True), line]

@@ -23,6 +23,7 @@ import numpy as np
 
 from photofound import image, provenance
 from photofound.edit import Input, Job, Task, get_task, offered
+from photofound.heard import heard
 from photofound.image import Picture
 from photofound.workers import Files
 
@@ -322,9 +323,17 @@ class Studio:
     # ---------------------------------------------------------------------------------------------------------- runs
 
     def run(
-        self, desk: Desk, request: Request, visitor: str = "", progress: Callable[[float, str], None] | None = None
+        self,
+        desk: Desk,
+        request: Request,
+        visitor: str = "",
+        progress: Callable[[float, str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> tuple[Desk, str, list[str]]:
         """Make the variants: a desk with the results, one line about them, and warnings. Variant i has seed + i.
+
+        ``warn`` is told the warnings, too, those that are known before the work then. What the page has shown as kept
+        is what all variants are made of: it is prepared once.
 
         Raises ValueError for what cannot be edited, Cancelled after ``cancel(visitor)``.
         """
@@ -335,7 +344,7 @@ class Studio:
         if not 1 <= request.variants <= VARIANTS:
             raise ValueError(f"variants: {request.variants} is not possible; give 1 to {VARIANTS}")
         inputs = self.inputs(desk, task, request.inputs)
-        job = self._job(desk, task, inputs)  # what is wrong is told before the model is loaded
+        warned: list[str] = []
         stop = self._running[visitor] = threading.Event()
 
         made = told = 0
@@ -345,6 +354,12 @@ class Studio:
             which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
             done = made * (steps + 1) + min(told, steps)
             progress(done / (request.variants * (steps + 1) + 1), which + what)
+
+        def hear(line: str) -> None:
+            if line not in warned:
+                warned.append(line)
+                if warn is not None:
+                    warn(line)
 
         def on_step(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
             nonlocal told
@@ -359,26 +374,22 @@ class Studio:
         seconds = 0.0
         progress(0, "waiting for the model")
         try:
-            with self._model, warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
+            with self._model, heard(hear):
+                job = self._job(desk, task, inputs)  # what is wrong is told before the model is loaded
                 image.check_fit(desk.photo.picture, _format(job.picture, request.format), job.picture.size)
                 pipe = self.models.pipeline(task, request.model, request.lora)
                 settings = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
-                steps = max(1, pipe.check(settings)[0])
+                asked, guidance, _ = pipe.check(settings)
+                steps = max(1, asked)
+                if unread := pipe.unread(inputs.get("prompt")):
+                    hear(unread)
                 start = time.perf_counter()
                 for made in range(request.variants):
                     if stop.is_set():
                         raise Cancelled
                     told = 0
-                    edited = pipe(
-                        desk.photo.picture,
-                        **inputs,
-                        **settings,
-                        generator=torch.Generator().manual_seed(request.seed + made),
-                        callback_on_step_end=on_step,
-                        output_type="picture",
-                    )
-                    results.append(edited.images[0])
+                    generator = torch.Generator().manual_seed(request.seed + made)
+                    results += pipe.run([job], [generator], asked, guidance, on_step)
                 seconds = time.perf_counter() - start
         finally:
             self._running.pop(visitor, None)
@@ -387,10 +398,7 @@ class Studio:
         before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
         desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=request.seed, before=before)
         desk = dataclasses.replace(desk, report=self._report(desk, seconds, request))
-        told_once = dict.fromkeys(
-            " ".join(str(each.message).split()) for each in caught if each.category is UserWarning
-        )
-        return desk, desk.report, list(told_once)
+        return desk, desk.report, warned
 
     def _report(self, desk: Desk, seconds: float, request: Request) -> str:
         size = desk.results[0].picture.size

@@ -1057,10 +1057,14 @@ def _warnings_name(photograph: Path) -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings as one line for people, without the line of code; those for developers stay silent."""
+    """Warnings as one line for people, once, without the line of code; those for developers stay silent."""
+    said = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(f"warning: {' '.join(str(message).split())}")
+        line = " ".join(str(message).split())
+        if line not in said:
+            said.add(line)
+            _say(f"warning: {line}")
 
     with warnings.catch_warnings():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):

@@ -1193,11 +1193,12 @@ def save(
 ) -> Path:
     """Write anything `from_any` takes to `path` and return the path. Never leaves half a file or touches the old one.
 
-    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8. WebP is
-    lossless if the source was. JPEG, AVIF and other WebP lose a little in every pixel: at `quality` (1 to 100), without
-    subsampling. If it is None, a JPEG that was a JPEG of this size is compressed as it was, so that what did not change
-    changes least; all else at 95. JPEG and BMP hold no alpha: it is flattened onto white with a warning. The profile,
-    EXIF and XMP are kept (BMP has none; colours are converted to sRGB). docs/file-formats.md has the measured details.
+    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8 with a
+    warning. WebP is lossless if the source was. JPEG, AVIF and other WebP lose a little in every pixel: at `quality` (1
+    to 100), without subsampling. If it is None, a JPEG that was a JPEG of this size is compressed as it was, so that
+    what did not change changes least; all else at 95. JPEG and BMP hold no alpha: it is flattened onto white with a
+    warning. The profile, EXIF and XMP are kept (BMP has none; colours are converted to sRGB). docs/file-formats.md has
+    the measured details.
     Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place is unwritable.
     """
     path, picture = Path(path), Picture.from_any(picture)
@@ -1233,8 +1234,15 @@ def check_fit(picture: Picture, format: str, size: tuple[int, int] | None = None
     does, for a result of `size` (width, height; None = the picture's own) that is too large for it, and warn that 16
     bits per channel become 8."""
     check_side(size or picture.size, format)
-    if picture.depth > 255 and format not in _HOLDS_16_BIT:
-        warnings.warn(f"{format} holds 8 bits per channel: 16 are rounded; save as PNG to keep them", stacklevel=3)
+    if lost := lost_depth(picture, format):
+        warnings.warn(lost, stacklevel=3)
+
+
+def lost_depth(picture: Picture, format: str) -> str:
+    """One sentence where the picture has more bits per channel than `format` holds, else nothing."""
+    if picture.depth == 255 or format in _HOLDS_16_BIT:
+        return ""
+    return f"{format} holds 8 bits per channel: 16 are rounded; save as PNG to keep them"
 
 
 def check_side(size: tuple[int, int], format: str) -> None:
@@ -1294,7 +1302,8 @@ def _fit_to_format(picture: Picture, format: str) -> Picture:
     if format == "BMP" and _colour_transform(picture.icc_profile, picture.is_grey, True) is not None:
         warnings.warn("BMP holds no colour profile: colours converted to sRGB; save as PNG to keep them", stacklevel=5)
         picture = dataclasses.replace(picture, pixels=np.rint(picture.rgb() * 255).astype(np.uint8), icc_profile=None)
-    if picture.depth > 255 and format not in _HOLDS_16_BIT:
+    if lost := lost_depth(picture, format):
+        warnings.warn(lost, stacklevel=5)
         picture = dataclasses.replace(picture, pixels=_to_8_bit(picture.pixels))
     # WebP has no grey, and neither Pillow nor OpenCV read a 16-bit grey TIFF with alpha.
     if picture.is_grey and (format == "WEBP" or (format == "TIFF" and picture.has_alpha and picture.depth > 255)):

@@ -50,6 +50,7 @@ from photofound import __version__, image
 from photofound.connections import PATIENCE, RATE, Server
 from photofound.connections import listen as listen
 from photofound.edit import Input, Task, get_task, offered, task_names
+from photofound.heard import heard
 from photofound.image import Picture
 from photofound.pipeline import EditPipeline
 from photofound.workers import Files
@@ -311,8 +312,11 @@ class Engine:
         """The ticket's Job, or what is wrong."""
         try:
             pipe = self._pipeline(ticket.edit.task)
-            ticket.note = pipe.unread(ticket.edit.inputs.get("prompt"))
-            return pipe.prepare(ticket.edit.picture, **ticket.edit.inputs)
+            warned: list[str] = []
+            with heard(warned.append):
+                job = pipe.prepare(ticket.edit.picture, **ticket.edit.inputs)
+            ticket.note = "; ".join(filter(None, [pipe.unread(ticket.edit.inputs.get("prompt")), *warned]))
+            return job
         except Exception as error:
             return error
 
@@ -767,7 +771,8 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, desk: Desk) -> Ca
             ticket = engine.submit(Edit(task.name, picture, given, *settings))
             result = await _result(engine, ticket)
             data = await desk.write(result, kind, fields["mark"] and task.generates)
-        return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket, result.note))
+        notes = [result.note, ticket.note, image.lost_depth(picture, kind)]
+        return Response(data, media_type=_mime(kind), headers=_headers(task, kind, ticket, notes))
 
     async def edit(request: Request, **fields: Any) -> Response:
         with _as_answers(config):
@@ -857,10 +862,10 @@ def _forget(error: BaseException | None) -> None:
         error = cause
 
 
-def _headers(task: Task, kind: str, ticket: Ticket, note: str) -> dict[str, str]:
-    """A name to save the answer under, where its time went, as browsers show it, and what the edit says of itself."""
+def _headers(task: Task, kind: str, ticket: Ticket, notes: Sequence[str]) -> dict[str, str]:
+    """A name to save the answer under, where its time went, as browsers show it, and what there is to say of it."""
     spent = time.monotonic() - ticket.queued - ticket.waited
-    note = "; ".join(filter(None, [note, ticket.note]))
+    note = "; ".join(filter(None, notes))
     said = {"X-Photofound-Note": note.encode("ascii", "replace").decode()} if note else {}
     return said | {
         "Content-Disposition": f'inline; filename="{task.name}{image.suffix_of(kind)}"',

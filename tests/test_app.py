@@ -256,6 +256,35 @@ def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixel
         work.run(desk, request("inpaint", variants=99))
 
 
+@pytest.mark.parametrize("task", app.FIRST)
+def test_variants_are_made_of_one_preparation(work, photograph, monkeypatch, task):
+    desk, prepared = opened(work, photograph, task), []
+    prepare = get_task(task).prepare
+    monkeypatch.setattr(get_task(task), "prepare", lambda *a, **b: prepared.append(prepare(*a, **b)) or prepared[-1])
+    made, _, _ = work.run(desk, request(task, variants=2))
+    assert len(made.results) == 2 and len(prepared) == 1
+
+
+def test_what_a_format_cannot_hold_is_told_before_the_work(work, tmp_path, monkeypatch):
+    path = tmp_path / "deep.png"
+    image.save(pixels(np.uint16) - np.uint16(1), path)
+    desk, told = work.open(path), []
+    monkeypatch.setattr(work.models, "pipeline", lambda *_: told.append("the model is loaded") or 1 / 0)
+    for format, words in (("JPEG", ["JPEG holds 8 bits"]), ("PNG", []), (None, [])):
+        told.clear()
+        with pytest.raises(ZeroDivisionError):
+            work.run(desk, request("inpaint", format=format), warn=told.append)
+        assert [a.startswith(b) for a, b in zip(told, [*words, "the model"], strict=True)] == [True] * len(told)
+
+
+def test_bits_that_a_download_loses_are_told(page, work, tmp_path):
+    path = tmp_path / "deep.png"
+    image.save(pixels(np.uint16) - np.uint16(1), path)
+    desk, _, _ = work.run(work.open(path), request("inpaint"))
+    assert "JPEG holds 8 bits per channel: 16 are rounded; choose PNG beside" in page.on_format(desk, "JPEG")[1]
+    assert "8 bits" not in page.on_format(desk, "PNG")[1] + page.on_format(desk, app.SAME_FORMAT)[1]
+
+
 def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.fromarray(pixels()).save(path)

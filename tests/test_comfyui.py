@@ -116,6 +116,13 @@ def test_kept_pixels_are_the_same_floats_and_the_same_bytes(pipe):
     assert not torch.equal(result[0][~kept], image[0][~kept])
 
 
+def test_a_picture_is_prepared_once(pipe, monkeypatch):
+    prepared, task = [], edit.get_task("inpaint")
+    monkeypatch.setattr(task, "prepare", lambda *a, _do=task.prepare, **b: prepared.append(1) or _do(*a, **b))
+    call("inpaint", pipe, photograph(), mask_image=hole())
+    assert prepared == [1]
+
+
 def test_every_byte_survives_the_way_through_floats(pipe):
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, 3).repeat(1, 3, 3, 1)
     image, mask = torch.from_numpy(every.numpy().astype(np.float32) / 255.0), torch.zeros(1, 48, 48)

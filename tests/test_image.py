@@ -44,6 +44,7 @@ def no_surprises(monkeypatch):
     module._built_transform.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* holds 8 bits per channel")  # a test of its own says when
         yield
 
 
@@ -972,10 +973,13 @@ def test_the_longest_side_of_a_format_is_what_it_holds_and_gives_back(format):
         refused(f"{format} holds at most {longest} pixels a side", module.check_fit, strip, format, size)
 
 
-def test_that_16_bits_become_8_is_said_before_the_work():
+def test_that_16_bits_become_8_is_said_before_the_work_and_in_saving(tmp_path):
     deep = Picture(noise(2, 2, 3, np.uint16))
     with pytest.warns(UserWarning, match="JPEG holds 8 bits per channel: 16 are rounded"):
         module.check_fit(deep, "JPEG")
+    for name in ("a.jpg", "a.webp", "a.bmp", "a.avif"):
+        with pytest.warns(UserWarning, match="holds 8 bits per channel: 16 are rounded"):
+            save(deep, tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module.check_fit(deep, "PNG")

@@ -31,7 +31,7 @@ from PIL import Image, ImageCms
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture, cli, serve
+from photofound import InpaintPipeline, Picture, cli, image, serve
 from photofound.edit import get_task
 from photofound.provenance import COMPOSITE, source_type
 from photofound.serve import Busy, Edit, Engine, ServeConfig, create_app
@@ -135,6 +135,35 @@ def test_the_seed_and_the_settings_count(client):
     assert (plain != ask(num_inference_steps=1)).any() and (plain != ask(prompt="snow")).any()
     assert (ask(prompt="snow", guidance_scale=1) != ask(prompt="snow", guidance_scale=9)).any()
     assert (plain == PHOTO)[MASK == 0].all()
+
+
+def test_what_there_is_to_warn_of_is_told_in_the_answer(client):
+    """Not in another's: the next request is told nothing."""
+
+    def note(photo=FILES["image"], mask=MASK, **data):
+        files = {"image": photo, "mask": ("mask.png", png(mask))}
+        response = client.post("/v1/inpaint", files=files, data=data)
+        assert response.status_code == 200, response.text
+        return response.headers.get("X-Photofound-Note", "")
+
+    grey = np.where(MASK > 0, 128, 0).astype(np.uint8)
+    deep = ("photo.png", image.encode(Picture.from_any(PHOTO.astype(np.uint16) * 257 - (PHOTO > 3)), "PNG"))
+    for _ in range(2):
+        assert "the mask is grey for the most part" in note(mask=grey)
+        assert "the mask is 32x32 but the image is 64x64; the mask was resized" in note(mask=MASK[::2, ::2])
+        assert "JPEG holds 8 bits per channel: 16 are rounded" in note(deep, format="jpg")
+        both = note(deep, grey, format="webp")
+        assert "grey for the most part" in both and "WEBP holds 8 bits" in both
+        assert note() == note(format="jpg") == note(deep) == ""
+
+
+def test_a_request_is_prepared_once(client, monkeypatch):
+    prepared = []
+    for name in NEEDS:
+        task = get_task(name)
+        monkeypatch.setattr(task, "prepare", lambda *a, _do=task.prepare, **b: prepared.append(1) or _do(*a, **b))
+        assert client.post(f"/v1/{name}", **NEEDS[name]).status_code == 200
+        assert prepared.pop() and not prepared
 
 
 def test_a_prompt_that_is_cut_is_told_in_the_answer(client):
