@@ -36,6 +36,8 @@ def check_folder(folder: Path, without: Collection[str] = ()) -> None:
     safetensors, weights that the configuration does not have or that it has and are missing, and classes other than
     diffusers', transformers' and photofound's models, schedulers and tokenizers.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"model: {folder} is a file; pass the folder in diffusers layout that it belongs to")
     if not folder.is_dir():
         raise FileNotFoundError(
             f"model: {folder} does not exist; pass a folder in diffusers layout or a Hub id (owner/name)"

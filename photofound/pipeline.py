@@ -316,7 +316,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         """
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
-        if not Path(source).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        if not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
             name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
             _download_card(name, hub)

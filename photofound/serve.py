@@ -19,6 +19,7 @@ import math
 import os
 import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -118,7 +119,8 @@ def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
 
     A ``#`` at the start of a line or after a space begins a comment. In the variable it is a part of the key.
 
-    Raises ValueError for a file without a key, for one that is no UTF-8 text, and for a variable of spaces.
+    The file may be a pipe, as of a shell's ``<(...)``; it must be written within 10 seconds. Raises ValueError for what
+    is no file, for one without a key, of more than 1 MiB or that is no UTF-8 text, and for a variable of spaces.
     """
     if path is None:
         given = os.environ.get("PHOTOFOUND_API_KEY", "")
@@ -126,13 +128,47 @@ def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
             raise ValueError("PHOTOFOUND_API_KEY: is blank; set it to a key, or unset it to let everybody in")
         return (given.strip(),) if given else ()
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = _read_bounded(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is no UTF-8 text; write one API key per line") from None
     keys = tuple(filter(None, (re.split(r"(?:^|\s)#", line.strip(), maxsplit=1)[0].strip() for line in lines)))
     if not keys:
         raise ValueError(f"{path}: holds no API key; write one per line, or leave the file out to let everybody in")
     return keys
+
+
+KEY_BYTES = 2**20
+KEY_SECONDS = 10.0
+
+
+def _read_bounded(path: str | os.PathLike[str]) -> bytes:
+    """A small file, or what is written into a pipe in time. Raises ValueError for anything else that has a path."""
+    advice = "name a file with one API key per line"
+    if not os.fspath(path):
+        raise ValueError(f"--api-key-file: the path is empty; {advice}")
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+        raise ValueError(f"{path}: {'is a folder' if stat.S_ISDIR(kind) else 'is not a regular file'}; {advice}")
+    late = time.monotonic() + KEY_SECONDS
+    content = b""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe waits for nobody
+    try:
+        while len(content) <= KEY_BYTES:
+            try:
+                more = os.read(file, KEY_BYTES)
+            except BlockingIOError:  # a writer that is silent
+                more = None
+            if more:
+                content += more
+            elif more is not None and (content or stat.S_ISREG(kind)):
+                return content
+            elif time.monotonic() > late:
+                raise ValueError(f"{path}: nobody wrote it to its end within {KEY_SECONDS:g} s; {advice}")
+            else:
+                time.sleep(0.01)
+    finally:
+        os.close(file)
+    raise ValueError(f"{path}: has more than {KEY_BYTES:,} bytes; {advice}")
 
 
 # ----------------------------------------------------------------------------------------------------------- the engine

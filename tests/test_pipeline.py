@@ -394,6 +394,8 @@ def refused(folder, error=ValueError):
 
 def test_missing_folder(tmp_path):
     assert "does not exist" in refused(tmp_path / "nowhere", FileNotFoundError)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert "model.safetensors is a file; pass the folder" in refused(tmp_path / "model.safetensors")
 
 
 def test_folder_that_is_no_pipeline(tmp_path):

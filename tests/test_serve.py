@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import os
 import re
 import signal
 import socket
@@ -15,7 +16,7 @@ import time
 import weakref
 from collections import Counter
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -90,6 +91,46 @@ def refused(response, status: int, *words: str) -> None:
     assert isinstance(detail, str) and "\n" not in detail
     for word in words:
         assert word in detail
+
+
+# ------------------------------------------------------------------------------------------------------ key files
+
+
+def test_keys_may_come_through_a_pipe_in_time_and_in_bounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "KEY_SECONDS", 0.3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def written(*parts, pause=0.05):
+        def write():
+            with open(pipe, "wb", buffering=0) as file, suppress(BrokenPipeError):
+                for part in parts:
+                    time.sleep(pause)
+                    file.write(part)
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            return serve.read_keys(pipe)
+        finally:
+            writer.join(10)
+
+    assert written(b"one\nt", b"wo\n") == ("one", "two")
+    with pytest.raises(ValueError, match="pipe: nobody wrote it to its end within 0.3 s; name a file"):
+        serve.read_keys(pipe)
+    with pytest.raises(ValueError, match="pipe: nobody wrote it to its end"):
+        written(b"one", b"two", pause=0.5)
+    with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
+        written(b"x" * 3 * 2**20, pause=0)
+
+
+@pytest.mark.parametrize("path, why", [("/dev/zero", "is not a regular file"), ("{}", "is a folder"), ("", "is empty")])
+def test_what_is_no_key_file_is_told_at_once(tmp_path, path, why):
+    with pytest.raises(ValueError, match=f"{why}; name a file with one API key per line"):
+        serve.read_keys(path.format(tmp_path))
+    with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
+        (tmp_path / "large").write_bytes(b"k" * 2**21)
+        serve.read_keys(tmp_path / "large")
 
 
 # ---------------------------------------------------------------------------------------------- what it answers
