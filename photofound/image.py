@@ -1458,9 +1458,9 @@ def load_mask(source: Any, size: tuple[int, int], name: str = "mask", kept: bool
     5. Opaque, grey: white is marked and grey marked in part; numbers that are all 0 or 1 mean black and white.
 
     Values within 16/255 of black or white are these, and pale specks in black are black: noise is nobody's intent.
-    Everything else is refused with ValueError: photographs, several colours, class numbers, no white at all. A mask
-    that is grey for the most part warns. One of another size is resized with a warning if its aspect ratio is within
-    1 %, else refused.
+    Everything else is refused with ValueError: photographs (grey ones by their detail), several colours, class numbers,
+    no white at all. A mask that is grey for the most part warns. One of another size is resized with a warning if its
+    aspect ratio is within 1 %, else refused.
     """
     if source is None:
         raise ValueError(f"the {name} is missing; pass a picture of the image's size in which white marks the place")
@@ -1529,7 +1529,27 @@ def _from_greys(values: np.ndarray, picture: Picture, name: str) -> np.ndarray:
             f"the {name} has no clear white, {picture.depth}; are these class numbers? Pass (classes == number) as an "
             f"array, or make what is to be marked white"
         )
-    return values.astype(np.float32) / np.float32(picture.depth)
+    amount = values.astype(np.float32) / np.float32(picture.depth)
+    if _is_photograph(amount):
+        raise ValueError(
+            f"the {name} is a grey photograph by its mid-tones and details; pass a mask: white on black marks the place"
+        )
+    return amount
+
+
+def _is_photograph(greys: np.ndarray) -> bool:
+    """Whether (H, W) in [0, 1] is hardly black and white, of many levels, and full of detail. Soft masks are smooth:
+    gradients, feathered edges, blurred ones; so are depth maps, but for their edges."""
+    import cv2
+
+    middle = (greys > _NOISE) & (greys < 1 - _NOISE)
+    if middle.mean() < 0.75 or np.count_nonzero(np.histogram(greys, 256, (0, 1))[0] > greys.size / 4096) < 32:
+        return False
+    scale = min(0.5, 256 / max(greys.shape))  # detail of a large photograph is seen from afar, and grain is not
+    size = [max(1, round(side * scale)) for side in greys.shape[::-1]]
+    small = cv2.resize(greys, size, interpolation=cv2.INTER_AREA)
+    detail = np.abs(cv2.Laplacian(small, cv2.CV_32F)) / 4 > 2 / 255  # unlike the mean of its neighbours
+    return bool(detail.mean() > (0.2 if min(size) >= 64 else 0.6))  # in few pixels soft edges are detail, too
 
 
 def _has_class_numbers(values: np.ndarray) -> bool:

@@ -1171,9 +1171,60 @@ def test_what_is_no_mask_is_refused(name):
 
 
 def test_a_mask_of_greys_warns():
-    for grey in (photograph()[..., 0], np.tile(np.linspace(0, 1, 64), (48, 1)), DRAWN // 2 + np.uint8(1)):
+    for grey in (np.tile(np.linspace(0, 1, 64), (48, 1)), DRAWN // 2 + np.uint8(1)):
         with pytest.warns(UserWarning, match="the mask is grey for the most part"):
             load_mask(grey, (64, 48))
+
+
+def greys():
+    """Photographs in grey, as masks that nobody meant."""
+    from skimage import data
+
+    camera = data.camera()
+    yield from (camera, camera[::3, ::3], camera.astype(np.float32) / 255, camera.astype(np.uint16) * 257)
+    yield from (np.asarray(Image.fromarray(each()).convert("L")) for each in (data.coffee, data.astronaut, data.rocket))
+    yield decode(encode(Picture(camera[..., None]), "JPEG", 60))
+    yield Image.fromarray(camera).resize((2048, 2048), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("index", range(9))
+def test_a_grey_photograph_is_no_mask(index):
+    grey = list(greys())[index]
+    size = grey.size if hasattr(grey, "to_pil") or isinstance(grey, Image.Image) else grey.shape[::-1]
+    for kept in (False, True):
+        refused("the subject is a grey photograph .* pass a mask", load_mask, grey, size, "subject", kept)
+
+
+def soft():
+    """Masks that are grey on purpose, (240, 320) in [0, 255]."""
+    import cv2
+
+    y, x = np.mgrid[:240, :320].astype(np.float32)
+    rng, far = np.random.default_rng(0), np.hypot(x - 160, y - 120)
+    blob = cv2.circle(np.zeros((240, 320), np.float32), (160, 120), 70, 255, -1)
+    clouds = cv2.GaussianBlur(rng.random((240, 320)).astype(np.float32), (0, 0), 20)
+    return {
+        "gradient": x / 319 * 255,
+        "steep": np.abs(x - 160) * 1.5,
+        "radial": 255 - far,
+        "wheel": (np.arctan2(y - 120, x - 160) + np.pi) / (2 * np.pi) * 255,
+        "feathered": cv2.GaussianBlur(blob, (0, 0), 30),
+        "hair": np.where(np.abs(far - 80) < 12, rng.random((240, 320)) * 255, np.where(far < 80, 255, 0)),
+        "clouds": (clouds - clouds.min()) / (clouds.max() - clouds.min()) * 255,
+        "depth": 250 - y / 2 - 60 * (blob > 0),
+        "grainy": x / 319 * 255 + rng.normal(0, 2, (240, 320)),
+    }
+
+
+@pytest.mark.parametrize("name", soft())
+def test_a_soft_mask_is_one(name):
+    grey = np.rint(soft()[name].clip(0, 255)).astype(np.uint8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the mask is grey for the most part")
+        for each in (grey, decode(encode(Picture(grey[..., None]), "JPEG", 75)), grey[::4, ::4]):
+            size = each.size if isinstance(each, Picture) else each.shape[::-1]
+            mask = load_mask(each, size)
+            assert ((mask > 0) & (mask < 1)).any()
 
 
 @pytest.mark.parametrize("quality", [60, 75, 90])
