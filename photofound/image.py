@@ -262,7 +262,7 @@ class Picture:
         if self.has_alpha:
             pixels[..., -1] = self.depth
         pixels[top : top + self.height, left : left + self.width] = self.pixels
-        return dataclasses.replace(self, pixels=pixels, xmp=stale.pruned(self.xmp, of_size=True))
+        return self._moved(pixels)
 
     def crop(self, box: tuple[int, int, int, int]) -> Picture:
         """The part within (left, top, right, bottom); a view, no pixels are copied."""
@@ -277,13 +277,17 @@ class Picture:
         _check_size(size, "the resized image", None)
         shrinks = size[0] < self.width or size[1] < self.height
         pixels = cv2.resize(self.revealed().pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        xmp = stale.pruned(self.xmp, of_size=True)
-        return dataclasses.replace(self, pixels=pixels.reshape(size[1], size[0], -1), xmp=xmp)
+        return self._moved(pixels.reshape(size[1], size[0], -1))
+
+    def _moved(self, pixels: np.ndarray) -> Picture:
+        """With pixels that are elsewhere now: without the metadata that name places among them."""
+        exif, xmp = _exif_without(self.exif, _EXIF_PLACES), stale.pruned(self.xmp, of_size=True)
+        return dataclasses.replace(self, pixels=pixels, exif=exif, xmp=xmp)
 
     def without_location(self) -> Picture:
-        """This picture without where it was taken: EXIF's GPS folder and maker's note (which may repeat it), and every
-        property of the XMP that names a place. All other metadata stays."""
-        return dataclasses.replace(self, exif=_exif_without_place(self.exif), xmp=_xmp_without_place(self.xmp))
+        """This picture without where it was taken: EXIF's GPS folder, and every property of the XMP that names a place.
+        All other metadata stays."""
+        return dataclasses.replace(self, exif=_exif_without(self.exif, (0x8825,)), xmp=_xmp_without_place(self.xmp))
 
     def _native(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) sRGB, clipped to [0, 1] -> (h, w, 1 or 3) float32 native values, unrounded; inverts `rgb`."""
@@ -420,7 +424,7 @@ def upright_size(data: bytes, name: str = "image", max_pixels: int | None = None
     with _open_header(bounds.counting(data), name) as image:
         _check_size(image.size, name, max_pixels)
         with _one_line_errors(name):
-            return image.size[::-1] if image.getexif().get(0x0112, 1) in _SIDEWAYS else image.size
+            return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple[int, int] | None = None) -> Picture:
@@ -433,7 +437,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
             if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG with a preview
                 warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
             if at_least is not None and image.format in ("JPEG", "MPO"):
-                sideways = image.getexif().get(0x0112, 1) in _SIDEWAYS
+                sideways = _orientation(image) in _SIDEWAYS
                 image.draft(None, at_least[::-1] if sideways else at_least)
             stream.seek(0)
             netpbm.hasten(image, stream.read() if image.format == "PPM" else b"")
@@ -650,6 +654,7 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
     """Picture from a PIL image; `pixels` (H, W, C), not yet upright, replace its own where those are reduced."""
     image.load()  # before the EXIF: Pillow turns TIFFs upright on load and then drops their orientation
     exif, kind, dpi = image.getexif(), image.format, _dpi(image.info.get("dpi"))  # lost in a conversion
+    orientation = _orientation(image)
     xmp = stale.pruned(_xmp_bytes(image.info.get("xmp"), name))
     profile = image.info.get("icc_profile") or None
     if profile and len(profile) > _LARGEST_PROFILE:
@@ -660,14 +665,15 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
         image, profile = _as_srgb(image, profile, name)
     if pixels is None:
         pixels = _pixels_from_pil(image, name)
-    return Picture(
-        pixels=_upright(pixels, exif.get(0x0112, 1)),
+    turned = Picture(
+        pixels=_upright(pixels, orientation),
         format="JPEG" if kind == "MPO" else kind,
         icc_profile=profile,
         exif=_exif_bytes(exif, name),
         dpi=dpi,
         xmp=xmp,
     )
+    return turned if orientation == 1 else turned._moved(turned.pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -686,7 +692,7 @@ class JpegSource:
         if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
             return None
         sampling = 0 if image.mode == "L" else JpegImagePlugin.get_sampling(image)
-        orientation = image.getexif().get(0x0112, 1)
+        orientation = _orientation(image)
         tables = _upright_tables(image, orientation)
         if sampling not in (0, 1, 2) or tables is None or not _keeps_blocks(image.size, sampling, orientation):
             return None
@@ -882,6 +888,18 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, by EXIF, else by XMP, of which Pillow knows not all encodings and spellings."""
+    found = image.getexif().get(0x0112)
+    packet = image.info.get("xmp") or b""
+    if found is None and image.format in ("JPEG", "MPO", "PNG", "WEBP") and len(packet) <= _LARGEST_XMP:
+        with suppress(UnicodeError):
+            text = packet if isinstance(packet, str) else _xmp_text(bytes(packet))
+            match = re.search(r"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([1-8])", text)
+            found = int(match[1]) if match else None
+    return 1 if found is None else found
+
+
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo the EXIF orientation (1-8; anything else counts as 1)."""
     turn = _TURNS.get(orientation)
@@ -890,7 +908,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 # IFD0 tags that describe the photograph; the others describe how one file lays out its bytes (TIFF) or are private.
 _EXIF_TAGS = (270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 33432, 40091, 40092, 40093, 40094, 40095)
-_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif less pixel sizes (they change) and offsets; GPS
+# Exif less pixel sizes (they change), offsets, and the maker's note: it names previews, videos and places of bytes by
+# where they lay in the file; GPS.
+_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005, 0x927C), 0x8825: ()}
+_EXIF_PLACES = (0x9214, 0xA214, 0xA20E, 0xA20F, 0xA210)  # the subject's, and how many pixels the sensor has per cm
 _EXIF_ERRORS = (OSError, SyntaxError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error)
 
 
@@ -912,11 +933,15 @@ def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
         return None
 
 
-def _exif_without_place(exif: bytes | None) -> bytes | None:
+def _exif_without(exif: bytes | None, tags: Iterable[int]) -> bytes | None:
+    """EXIF without some tags of its folder Exif, and without whatever folder is among them."""
+    if exif is None:
+        return None
     parsed = Image.Exif()
-    parsed.load(exif or b"")
-    parsed.get_ifd(0x8769).pop(0x927C, None)  # the maker's note
-    parsed.pop(0x8825, None)  # the GPS folder
+    parsed.load(exif)
+    for tag in tags:
+        parsed.get_ifd(0x8769).pop(tag, None)
+        parsed.pop(tag, None)
     return _exif_bytes(parsed, "image")
 
 

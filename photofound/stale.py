@@ -30,10 +30,14 @@ _OF_SIZE = {
     r"http://ns\.google\.com/photos/1\.0/panorama/": _ALL,
     r"http://www\.metadataworkinggroup\.com/schemas/regions/": r"Regions",
     r"http://ns\.microsoft\.com/photo/1\.2/": r"RegionInfo",
+    r"http://ns\.apple\.com/faceinfo/.*": _ALL,
+    r"http://ns\.adobe\.com/exif/1\.0/": r"Subject(Area|Location)|FocalPlane.*",
+    r"http://ns\.adobe\.com/camera-raw-settings/1\.0/": r"(Has)?Crop.*",
 }
 _HINTS = re.compile(
     rb"hdr-gain-map|ns\.apple\.com|/photos/1\.0/|/photos/dd/|provenance|HasExtendedXMP|Thumbnails|LegacyIPTCDigest|DocumentAncestors|"
-    rb"ImageWidth|ImageLength|Pixel[XY]Dimension|NativeDigest|schemas/regions|RegionInfo"
+    rb"ImageWidth|ImageLength|Pixel[XY]Dimension|NativeDigest|schemas/regions|RegionInfo|"
+    rb"Subject(Area|Location)|FocalPlane|Crop"
 )
 
 
@@ -41,7 +45,7 @@ def pruned(xmp: bytes | None, of_size: bool = False) -> bytes | None:
     """XMP (UTF-8) without what is no longer true; None, with a warning, where that cannot be told from the rest.
 
     Args:
-        of_size: whether the picture's size changed, too.
+        of_size: whether its size changed, or it was turned, so that what names places in it goes.
     """
     if not xmp or not _HINTS.search(xmp):
         return xmp
