@@ -243,7 +243,7 @@ def _members(opened: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInf
                     raise tarfile.ReadError("a member of negative size")
                 told = False
                 yield archive, member
-            last = archive.offset  # type: ignore[attr-defined]
+            last = archive.offset
             if _is_end(stream, last):
                 return
             raise tarfile.ReadError(f"a broken header at byte {last:,}")
