@@ -24,6 +24,7 @@ EXIF = 2**22  # bytes
 EXIF_SEGMENTS = 100  # of a JPEG, which are joined one by one
 COMMENTS = 2**18  # bytes of a GIF's, which are joined block by block
 JP2_HEADER = 2**21  # bytes of a JPEG 2000's, which holds its colour profile
+CHUNKS = 2**16  # of a PNG, and one more for each KiB
 SCANS = 100  # of a JPEG: a progressive photograph has ten, and each keeps the decoder busy with all of the picture
 MARKERS = 2**17  # of a JPEG
 
@@ -68,9 +69,11 @@ def counting(source: bytes | io.FileIO) -> BinaryIO:
 
 
 def check(data: bytes) -> None:
-    """Raise TooMuch for what a stream does not see: lists that are joined piece by piece, tables of numbers, scans.
-    Damaged files pass: whoever decodes them says so."""
-    if data.startswith(b"\xff\xd8"):
+    """Raise TooMuch for what a stream does not see, or sees late: lists that are joined piece by piece, tables of
+    numbers, scans, chunks whose sums are computed. Damaged files pass: whoever decodes them says so."""
+    if data.startswith(b"\x89PNG"):
+        _check_png(data)
+    elif data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
     elif data.startswith((b"GIF87a", b"GIF89a")):
         _check_gif(data)
@@ -78,6 +81,14 @@ def check(data: bytes) -> None:
         check_tags(data)
     elif data[4:8] == b"jP  ":
         _check_jp2(data)
+
+
+def _check_png(data: bytes) -> None:
+    at, left = 8, CHUNKS + len(data) // 1024
+    while at < len(data) and data[at + 4 : at + 8] != b"IEND":
+        at, left = at + 12 + int.from_bytes(data[at : at + 4], "big"), left - 1
+        if left < 0:
+            raise TooMuch("consists of too many tiny pieces")
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # what is not data, filling or a restart

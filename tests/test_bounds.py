@@ -159,6 +159,16 @@ REFUSED = {name for name in ATTACKS if name.startswith(("GIF", "TIFF", "PPM", "P
 }
 
 
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("PNG of")])
+def test_the_chunks_of_a_png_are_counted_before_any_is_read(name):
+    with pytest.raises(bounds.TooMuch, match="too many tiny pieces"):
+        bounds.check(ATTACKS[name])
+
+
+def test_what_follows_the_end_of_a_png_is_not_counted():
+    assert image.decode(png() + bytes(2**20)).size == (8, 8)
+
+
 @pytest.mark.hostile
 def test_large_attacks_take_seconds_and_little_memory(tmp_path):
     """Each of 30 MiB, in a process of its own, which may not take 2 GB."""
@@ -214,8 +224,8 @@ def test_exif_that_costs_too_much_is_left_out_with_a_warning():
 
 
 def test_a_file_on_disk_is_counted_like_bytes(tmp_path):
-    path = tmp_path / "it.png"
-    path.write_bytes(ATTACKS["PNG of private chunks"])
+    path = tmp_path / "it.pbm"
+    path.write_bytes(ATTACKS["PBM of comments"])
     with pytest.raises(ValueError, match="too many tiny pieces"):
         image.load(path)
 
