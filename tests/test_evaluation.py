@@ -212,7 +212,7 @@ def test_a_ratio_is_of_the_means_of_pairs():
 
 def test_patches_of_holes_are_compared_as_one_set():
     class Half(torch.nn.Module):
-        width = 3
+        width, side = 3, 1
 
         def patches(self, pixels, grid=None):
             return (pixels + 1).flatten(2).transpose(1, 2)

@@ -157,7 +157,7 @@ def test_perceptual_distance_over_patches_is_one_less_the_cosine():
     class Colour:
         """One patch: the picture's mean colour."""
 
-        width = 3
+        width, side = 3, 224
 
         def patches(self, pixels, grid=None):
             return pixels.mean((2, 3))[:, None]

@@ -1186,7 +1186,7 @@ def test_a_taken_port_is_one_line(tiny_folder, capsys):
     ("options", "word"),
     [
         (["--port", "x"], "port"),
-        (["--port", "70000"], "listen"),
+        (["--port", "70000"], "--port"),
         (["--queue", "0"], "queue"),
         (["--window", "-1"], "window"),
     ]
