@@ -455,7 +455,7 @@ class Trainer:
     def _resume(self, resume: str) -> None:
         """Go on from a checkpoint; for ``latest`` from the newest whole one, with a warning about those after it."""
         paths = checkpoint.resolve(self.run_dir / "checkpoints", resume)
-        for path in paths:
+        for tried, path in enumerate(paths):
             damage = None
             try:
                 self._load(path, *checkpoint.load(path))
@@ -463,16 +463,17 @@ class Trainer:
                 damage = str(error)
             damages = [each for each in self.engine.gather([damage]) if each]
             if not damages:
+                if self.main:  # not earlier, or a second try would find nothing and start anew
+                    for damaged in paths[:tried]:
+                        checkpoint.set_aside(damaged)
                 return
             if resume != "latest":
                 raise ValueError(damages[0])
+            what = damages[0].partition(";")[0]
+            if path == paths[-1]:
+                raise ValueError(f"{what}, and none in {path.parent} is whole; start anew in another --run-dir")
             if self.main:
-                print(
-                    f"resume: {damages[0].partition(';')[0]}; the one before it is taken", file=sys.stderr, flush=True
-                )
-                checkpoint.set_aside(path)
-        if paths:
-            raise ValueError(f"resume: no checkpoint in {paths[0].parent} is whole; start anew in another --run-dir")
+                print(f"resume: {what}; the one before it is taken", file=sys.stderr, flush=True)
 
     def _load(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Take over a checkpoint. Raises Damaged where something in it is missing, ValueError where it is of another
