@@ -769,7 +769,7 @@ def test_visitors_photographs_go_when_the_demo_is_ended(tiny_folder, tmp_path, p
     """
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     run = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == (130 if number == signal.SIGINT else 128 + number), done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("photofound-demo-*"))
 
