@@ -720,7 +720,7 @@ def _suffix(photograph: Path, format: str | None, alpha: bool = False) -> str:
         return suffix_of(output_format(None, None, format))
     named, known = SUFFIXES.get(photograph.suffix.lower()), _kind(photograph)
     kind = known or named
-    if kind not in SUFFIXES.values() or (alpha and kind not in HOLDS_ALPHA):
+    if kind is None or kind not in SUFFIXES.values() or (alpha and kind not in HOLDS_ALPHA):
         return ".png"
     return photograph.suffix if named == kind else suffix_of(kind)
 
@@ -1011,6 +1011,7 @@ class _Stream:
 def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
     """What to print where a stream's encoding lacks a character: the bytes of a file name that is not UTF-8 as they
     are, so that other programs find the file; anything else as its number."""
+    assert isinstance(error, UnicodeEncodeError)  # of a stream that is written to
     bytewise = not error.encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32"))
     try:
         return codecs.lookup_error("surrogateescape" if bytewise else "backslashreplace")(error)
