@@ -95,7 +95,8 @@ def velocity(pipeline):
 def test_a_lora_trains_nothing_but_itself(stage):
     lora = stage()
     before, unchanged = weights(lora), velocity(lora.pipeline)
-    assert torch.equal(unchanged, velocity(EditPipeline.from_pretrained(lora.config.model.start, dtype=torch.float32)))
+    start = EditPipeline.from_pretrained(lora.config.model.start, dtype=torch.float32)
+    torch.testing.assert_close(unchanged, velocity(start), rtol=0, atol=1e-5)  # the same but for rounding
     update(lora)
     moved = {name for name, value in weights(lora).items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if "lora_" in name}  # every layer of it has a gradient
