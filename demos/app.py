@@ -32,6 +32,7 @@ from photofound.demos.studio import Desk, Models, Request, Studio
 from photofound.demos.theme import CSS, theme
 from photofound.edit import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
 from photofound.image import READABLE_SUFFIXES, Picture
+from photofound.signals import handled
 from photofound.workers import Files
 
 FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
@@ -804,12 +805,8 @@ def _ended_by_signals() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
+    with handled(numbers, end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def confined(folder: Path, max_pixels: int) -> dict[str, str]:

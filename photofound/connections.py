@@ -18,6 +18,8 @@ from typing import Any
 
 import uvicorn
 
+from photofound.signals import handled
+
 PATIENCE = 15.0
 """Seconds that a client may stall; RATE, in bytes per second, is what it must send or read at least beyond that."""
 RATE = 16 * 1024
@@ -68,19 +70,14 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The first signal lets what has been taken finish; it is not raised again, so that the process ends with 0."""
-        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled((signal.SIGINT, signal.SIGTERM), self.handle_exit):
             yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self._at_once()
-            os._exit(
-                128 + sig
-            )  # without an interpreter's orderly end, which a thread in the midst of its work would spoil
+            # Without an interpreter's orderly end, which a thread in the midst of its work would spoil.
+            os._exit(128 + sig)
         self.should_exit = True
 
     async def _watch(self) -> None:

@@ -37,6 +37,7 @@ from photofound import __version__, card, checkpoint, optim, record
 from photofound.config import to_dict
 from photofound.ema import EMA
 from photofound.engine import PARALLEL, Engine, World, device_name, resolve_device, seed_of, spread, whole
+from photofound.signals import handled
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
 
@@ -174,7 +175,7 @@ class Trainer:
         """
         self._check_end()
         self._start()
-        with self._signals():
+        with handled(STOPPING, self._stop):
             while self._tick() < 1 and not self.stopping:
                 self._update()
             if self.saved != self.step:
@@ -304,17 +305,8 @@ class Trainer:
         """Seconds of the run, between ticks too."""
         return self.seconds + time.perf_counter() - self.mark
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopping = True
-
-        previous = {name: signal.signal(name, stop) for name in STOPPING}
-        try:
-            yield
-        finally:
-            for name, handler in previous.items():
-                signal.signal(name, handler)
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
 
     # ------------------------------------------------------------------------------------------------ what people read
 

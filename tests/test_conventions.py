@@ -18,8 +18,8 @@ APPLICATIONS = ("tasks", "training", "demos")
 
 # A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
 ORDER = """
-    config files heard record profiles stale bounds netpbm image provenance geometry masks parts matting composite
-    exemplar edit reference
+    config files signals heard record profiles stale bounds netpbm image provenance geometry masks parts matting
+    composite exemplar edit reference
     colours surfaces grounds
     layers transformer autoencoder detail superresolution text objective regularizers consistency folder
     card pipeline convert
