@@ -22,6 +22,24 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def photo():
+    """A photograph of 90 x 70 pixels, (H, W, 3) uint8: noise, so that every pixel tells."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+
+
+@pytest.fixture
+def mask():
+    """A box in ``photo``, (H, W) uint8, white = repaint."""
+    import numpy as np
+
+    mask = np.zeros((70, 90), np.uint8)
+    mask[20:50, 30:60] = 255
+    return mask
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A whole pipeline with untrained weights and every task, saved to disk: fast, and wrong on purpose."""

@@ -20,18 +20,6 @@ from photofound import (
 )
 
 
-@pytest.fixture
-def photo():
-    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-
-
-@pytest.fixture
-def mask():
-    mask = np.zeros((70, 90), np.uint8)
-    mask[20:50, 30:60] = 255
-    return mask
-
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 

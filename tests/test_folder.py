@@ -201,18 +201,6 @@ def test_settings_that_make_sense_pass():
 # ---------------------------------------------------------------------------------------------------------------- LoRAs
 
 
-@pytest.fixture
-def photo():
-    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-
-
-@pytest.fixture
-def mask():
-    mask = np.zeros((70, 90), np.uint8)
-    mask[20:50, 30:60] = 255
-    return mask
-
-
 def adapted(pipe, path, seed=0, **settings):
     """Write a LoRA that changes the picture a lot; returns its folder."""
     from peft import LoraConfig
