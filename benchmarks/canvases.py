@@ -46,6 +46,7 @@ from photofound.image import to_tensor
 from photofound.methods import HOLES, Method, classics
 from photofound.pipeline import EditPipeline
 from photofound.regularizers import PerceptualNet
+from photofound.report import contact_sheet
 
 ROOT = Path(__file__).parent.parent
 FILLS = ("strokes-20", "box-centre", "border-12.5")
@@ -176,11 +177,9 @@ def main() -> None:
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in spent.items())
     print(f"\n{pictures} photographs, {args.steps} updates; CPU seconds of the trainings: {seconds}")
     for name in FILLS if args.sheets else ():
-        strips = [list(strip.shown.values()) for strip in found.strips if strip.protocol == name]
-        side = 256
-        rows = [np.hstack([np.asarray(Image.fromarray(p).resize((side, side))) for p in row]) for row in strips]
         args.sheets.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.vstack(rows)).save(args.sheets / f"{name}.png")
+        strips = [strip for strip in found.strips if strip.protocol == name]
+        Image.fromarray(contact_sheet(strips)).save(args.sheets / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -34,9 +33,9 @@ from photofound.detail import ResidualBlock
 from photofound.evaluation import Evaluation, Judges, differences, evaluate, summarise
 from photofound.methods import Method, Ours, classics
 from photofound.regularizers import PerceptualNet
-from photofound.report import opponent
+from photofound.report import contact_sheet, opponent
 from photofound.trainer import TrainConfig, Trainer, World
-from photofound.training.detail import Config, DataConfig, DetailStage, LossConfig
+from photofound.training.detail import Config, DataConfig, DetailStage, LossConfig, ModelConfig
 
 FILLS = ("strokes-20", "box-centre", "border-12.5")
 
@@ -113,9 +112,7 @@ def settings(args: argparse.Namespace) -> Config:
         steps=10**6, batch_size=16, lr=args.lr, warmup_steps=30, schedule="cosine", ema=0.99, weight_decay=0.0,
         trackers=(),
     )  # fmt: skip
-    config = Config(data=data, loss=LossConfig(0.8, 0.5, 0.01, 0.0), train=train)
-    object.__setattr__(config.model, "keep", False)
-    return config
+    return Config(ModelConfig(keep=False), data, loss=LossConfig(0.8, 0.5, 0.01, 0.0), train=train)
 
 
 def train(trainers: dict[str, Trainer], seconds: float) -> dict[str, int]:
@@ -177,10 +174,8 @@ def main() -> None:
     found = judged(networks, args)
     print(opponent(summarise(found), differences(found), "patchmatch"))
     if args.sheet:
-        rows = [list(strip.shown.values()) for strip in found.strips]
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        shown = [np.hstack([np.asarray(Image.fromarray(p).resize((256, 256))) for p in row]) for row in rows]
-        Image.fromarray(np.vstack(shown)).save(args.sheet)
+        Image.fromarray(contact_sheet(found.strips)).save(args.sheet)
 
 
 if __name__ == "__main__":

@@ -24,17 +24,16 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 from photofound import protocols
-from photofound.evaluation import Evaluation, Judges, Strip, Summary, differences, evaluate, summarise
+from photofound.evaluation import Evaluation, Judges, Summary, differences, evaluate, summarise
 from photofound.methods import CLASSICS, HOLES, Method, Ours, classics
 from photofound.protocols import PROTOCOLS
 from photofound.regularizers import PerceptualNet
-from photofound.report import opponent
+from photofound.report import contact_sheet, opponent
 
 FILLS = ("strokes-20", "box-centre", "border-12.5", "object-erase")
 ENLARGES = ("x2", "x4")
@@ -53,16 +52,6 @@ def table(summaries: Sequence[Summary]) -> str:
         cells = [format(shown[name], style) if name in shown else "-" for name, style in COLUMNS.items()]
         lines.append(f"| {PROTOCOLS[each.protocol].title} | {each.method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def sheet(strips: Sequence[Strip]) -> np.ndarray:
-    """One row per problem: what was given, the methods' results, the truth."""
-    columns = max(len(strip.shown) for strip in strips)
-    rows = [list(strip.shown.values()) for strip in strips]
-    rows = [row + [np.full_like(row[0], 255)] * (columns - len(row)) for row in rows]
-    return np.vstack(
-        [np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in row]) for row in rows]
-    )
 
 
 def seconds_at_512(ours: Ours) -> str:
@@ -157,7 +146,7 @@ def main() -> None:
         args.markdown.write_text(f"# Edits, measured\n\n{about}\n\n    {command(args)}\n\n{text}")
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet(found.strips)).save(args.sheet)
+        Image.fromarray(contact_sheet(found.strips)).save(args.sheet)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,18 @@ def as_markdown(summaries: Sequence[Summary], compared: Sequence[Difference], ab
     return "\n".join([*lines, *_legend(summaries), ""])
 
 
+def contact_sheet(strips: Sequence[Strip]) -> np.ndarray:
+    """(H, W, 3) uint8, one row per problem: what was given, the methods' results, the truth; 320 x 240 pixels each."""
+    import cv2
+
+    columns = max(len(strip.shown) for strip in strips)
+    rows = [list(strip.shown.values()) for strip in strips]
+    rows = [row + [np.full_like(row[0], 255)] * (columns - len(row)) for row in rows]
+    return np.vstack(
+        [np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in row]) for row in rows]
+    )
+
+
 def opponent(summaries: Sequence[Summary], compared: Sequence[Difference], rival: str = "patchmatch") -> str:
     """Every model against one classical method, a column per protocol: the ratio of the perceptual distances (below 1:
     nearer to the truth) and the difference in PSNR, both with paired intervals of 95 %; and of enlargements the PSNR of

@@ -140,3 +140,11 @@ def test_everything_is_written(found, tmp_path):
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
         "report.json", "report.md", "report.html"
     }  # fmt: skip
+
+
+def test_a_contact_sheet_has_a_row_for_each_problem_and_white_where_a_method_is_missing():
+    red, blue = (np.full((30, 40, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    strips = [Strip("box-centre", "a", "", {"given": red, "ours": blue}), Strip("x2", "b", "", {"given": red})]
+    sheet = report.contact_sheet(strips)
+    assert sheet.shape == (480, 640, 3)
+    assert (sheet[:240, 320:] == blue[0, 0]).all() and (sheet[240:, 320:] == 255).all()
