@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from photofound import InpaintPipeline, OutpaintPipeline, cli, config, consistency, objective, optim
 from photofound.edit import Condition
 from photofound.engine import World
-from photofound.pipeline import EditPipeline, fold_condition
+from photofound.pipeline import EMBEDDED, EditPipeline, fold_condition
 from photofound.regularizers import PerceptualNet
 from photofound.trainer import Trainer
 from photofound.training.distill import Config, DistillStage
@@ -114,6 +114,35 @@ def test_the_loss_trains_the_student_and_nothing_else(stage):
     assert stage.student.guidance_in.out_layer.weight.grad.abs().max() > 0
     frozen = (stage.module["target"], stage.teacher, stage.vae, stage.pipeline.text_encoder)
     assert all(p.grad is None and not p.requires_grad for part in frozen for p in part.parameters())
+
+
+def test_a_task_with_one_right_answer_is_learnt_without_the_teacher(tiny_folder, monkeypatch):
+    """The teacher has no head for it and is never asked; the others' targets are as they were."""
+    stage = build(tiny_folder, "--mix.tasks={inpaint: 0.5, cutout: 0.5}")
+    assert "cutout" not in EditTransformer.load_config(tiny_folder, subfolder="transformer")["tasks"]
+    batch = stage.batch(generator(), 10, 0.0)
+    asked = []
+    monkeypatch.setattr(
+        consistency,
+        "target",
+        lambda x, times, *fields: asked.append(len(x)) or torch.zeros_like(x),
+    )
+    loss, logs = loss_of(stage, batch)
+    assert asked == [batch.condition.task.count("inpaint")] and 0 < asked[0] < 10
+    assert logs["cutout"] > 0
+    loss.backward()
+    head = stage.student.task_index("cutout")
+    assert stage.student.task_in.grad[head].abs().sum() > 0
+
+
+def test_the_fields_of_a_part_are_those_of_the_whole(stage):
+    batch = stage.batch(generator(), 10, 0.0)
+    few = torch.tensor([1, 4, 7])
+    x, t, scale = torch.randn(10, 4, 8, 8), torch.rand(10), torch.linspace(1, 6, 10)
+    arguments = batch.condition, list(batch.condition.prompt), scale
+    with torch.no_grad():
+        for whole, part in zip(stage._fields(*arguments)[:2], stage._fields(*arguments, taught=few)[:2], strict=True):
+            torch.testing.assert_close(part(x[few], t[few]), whole(x, t)[few], rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_is_that_of_the_hole():
@@ -311,6 +340,15 @@ def test_training_starts_from_the_teacher_of_a_student(students, tiny_folder):
     assert all(torch.equal(a, b) for a, b in zip(stage.teacher.parameters(), original.parameters(), strict=True))
 
 
+def test_distillation_goes_on_from_an_earlier_student(students):
+    first = EditTransformer.from_pretrained(students["phased"] / "transformer")
+    stage = build(students["phased"], f"--distill.student={students['phased']}", "--mix.tasks={inpaint: 1, cutout: 1}")
+    assert stage.student.config.tasks == [*first.config.tasks, "cutout"]
+    for name, value in first.named_parameters():
+        grown = dict(stage.student.named_parameters())[name]
+        assert torch.equal(grown[tuple(slice(size) for size in value.shape)], value), name
+
+
 def test_the_command_line_takes_the_teacher_too(students, tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     made = []
@@ -337,6 +375,8 @@ def test_the_command_line_takes_the_teacher_too(students, tmp_path):
         (["--distill.ema=1"], "less than 1"),
         (["--mix.tasks={fly: 1}"], "does not know 'fly'"),
         (["--start=nowhere"], "nowhere does not exist"),
+        (["--distill.student=nowhere"], "distill.student: nowhere does not exist"),
+        ([f"--distill.student={EMBEDDED}"], "is no student of this teacher"),
     ],
 )
 def test_mistakes_are_one_line(tiny_folder, tmp_path, capsys, arguments, words):

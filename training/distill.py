@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from photofound import autoencoder, consistency, objective, regularizers
-from photofound.edit import Condition, is_regression
+from photofound.edit import Condition, get_task, is_regression, task_names
 from photofound.trainer import TrainConfig, World
 from photofound.training import pretrain
 from photofound.training.finetune import merged, save_lora
-from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage, at_start
+from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage, at_start, take
+
+_SHAPE = ("hidden_size", "depth", "patch_size", "in_channels", "condition_space", "prediction_type", "reference_embeds")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class DistillConfig:
     r1: float = 0.01  # weight of the critic's gradient penalty
     lora_rank: int = 0  # 0 = all weights; else a LoRA of this rank on every linear layer
     keep_teacher: bool = True  # save the teacher beside the student
+    student: str | None = None  # a student of the same teacher to go on from; None = the teacher's own weights
 
     def __post_init__(self) -> None:
         for name, phases in {"phases": self.phases, **self.task_phases}.items():
@@ -132,12 +135,15 @@ class DistillStage(PretrainStage):
 
     @staticmethod
     def _check_tasks(config: Config) -> None:
+        """Refuse what the teacher cannot teach; a task with one right answer is learnt from that."""
         from photofound.transformer import EditTransformer
 
-        if not Path(config.teacher).is_dir() and config.teacher.count("/") != 1:
-            raise FileNotFoundError(f"start: {config.teacher} does not exist; name a pipeline folder or a Hub id")
+        for name, folder in (("start", config.teacher), ("distill.student", config.distill.student)):
+            if folder and not Path(folder).is_dir() and folder.count("/") != 1:
+                raise FileNotFoundError(f"{name}: {folder} does not exist; name a pipeline folder or a Hub id")
         known = EditTransformer.load_config(config.teacher, subfolder="transformer")["tasks"]
-        if unknown := [name for name, share in config.mix.tasks.items() if share > 0 and name not in known]:
+        wanted = [name for name, share in config.mix.tasks.items() if share > 0 and name not in known]
+        if unknown := [name for name in wanted if name not in task_names() or not get_task(name).regression]:
             raise ValueError(f"mix.tasks: the teacher does not know {unknown[0]!r}, only {', '.join(known[1:])}")
         if idle := [name for name in config.distill.task_phases if not config.mix.tasks.get(name)]:
             raise ValueError(f"distill.task_phases: {idle[0]!r} is not distilled; give it a share in mix.tasks")
@@ -149,6 +155,8 @@ class DistillStage(PretrainStage):
         options, pipeline = self.options, self.pipeline
         self.student = pipeline.transformer
         self.student.add_guidance()
+        if options.student:
+            self._go_on_from(options.student)
         if options.lora_rank:
             add_lora(self.student, options.lora_rank)
         self.shift = float(pipeline.scheduler.config.shift)
@@ -166,6 +174,21 @@ class DistillStage(PretrainStage):
                 "task_steps": pipeline.config.task_steps,
             },
         )
+
+    def _go_on_from(self, folder: str) -> None:
+        """Give the student the weights of an earlier one; tasks that are new to it start as copies of its first."""
+        from photofound.transformer import EditTransformer
+
+        earlier = EditTransformer.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.float32)
+        for task in self.student.config.tasks:
+            if task not in earlier.config.tasks:
+                earlier.add_task(task)
+        apart = [key for key in ("tasks", *_SHAPE) if earlier.config[key] != self.student.config[key]]
+        if apart:
+            values = f"{earlier.config[apart[0]]} against {self.student.config[apart[0]]}"
+            raise ValueError(f"distill.student: {folder} is no student of this teacher ({apart[0]}: {values})")
+        earlier.add_guidance()
+        self.student.load_state_dict(earlier.state_dict())
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -194,9 +217,12 @@ class DistillStage(PretrainStage):
         times = times._replace(start=start, end=torch.where(regression, 0.0, times.end))
         x = objective.add_noise(x0, noise, times.start)
 
-        teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings)
-        goal = consistency.target(x, times, teacher, follower)
-        goal = torch.where(objective.expand(regression, goal) > 0, x0, goal)
+        taught = (~regression).nonzero()[:, 0]  # the others need no teacher
+        teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings, taught)
+        goal = x0.clone()
+        if len(taught):
+            few = consistency.Times(*(time[taught] for time in times))
+            goal[taught] = consistency.target(x[taught], few, teacher, follower)
         made = consistency.jump(x, student(x, times.start), times.start, times.end)
         error = consistency.pseudo_huber(made, goal, options.huber)
         losses = objective.masked_mean(error, condition.hole, self.config.mix.given_weight)
@@ -237,40 +263,49 @@ class DistillStage(PretrainStage):
             return {"val_loss": self.loss(self.exam)[0]}
 
     def _fields(
-        self, condition: Condition, prompts: list[str], scale: Tensor, known: Mapping[str, Tensor] | None = None
+        self,
+        condition: Condition,
+        prompts: list[str],
+        scale: Tensor,
+        known: Mapping[str, Tensor] | None = None,
+        taught: Tensor | None = None,
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
-        """The velocities of the guided teacher, of the average and of the student under one batch of conditions. Both
-        branches of the guidance see the picture; what one of them lacks is the text and the reference."""
+        """The velocities of the guided teacher and of the average under the conditions ``taught``, indices into the
+        batch (None = all), and of the student under all of them. Both branches of the guidance see the picture; what
+        one of them lacks is the text and the reference."""
         from photofound.pipeline import fold_condition
 
         n, config = len(condition), self.student.config
+        taught = torch.arange(n, device=self.device) if taught is None else taught
         with torch.no_grad():
             folded = fold_condition(condition, self.vae, config.condition_space).float()
             tokens, mask = self._encode_text([*prompts, ""], known)
         task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
         given = {"condition": folded, "task": task, "strength": condition.strength}
-        twice = {name: torch.cat([value, value]) for name, value in given.items()}
-        seen = self.reference_inputs(self.student, condition)
-        given, twice = given | seen, twice | seen
-        if seen and seen["referenced"].shape == (n,) and seen["referenced"].dtype == torch.bool:
+        few = {name: value[taught] for name, value in given.items()}
+        seen = self.reference_inputs(self.student, take(condition, taught))
+        twice = {name: torch.cat([value, value]) for name, value in few.items()} | seen
+        if seen and seen["referenced"].shape == taught.shape and seen["referenced"].dtype == torch.bool:
             twice["reference"] = torch.cat([seen["reference"], seen["reference"]])
             twice["referenced"] = torch.cat([seen["referenced"], torch.zeros_like(seen["referenced"])])
         # Else they are the rows that have one, which lie in the first branch, or one for all, which nobody has.
-        both = torch.cat([torch.arange(n), torch.full((n,), n)]).to(self.device)  # rows of the text: their own, none
+        few |= seen
+        given |= self.reference_inputs(self.student, condition)
+        both = torch.cat([taught, torch.full_like(taught, n)])  # rows of the text: their own, none
 
-        def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor, **inputs: Any) -> Tensor:
+        def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor | slice, **inputs: Any) -> Tensor:
             out = model(x, t, tokens[rows], None if mask is None else mask[rows], **inputs).sample.float()
             return objective.interpret(out, x, t, config.prediction_type)[0]
 
         def teacher(x: Tensor, t: Tensor) -> Tensor:
             with_text, without = velocity(self.teacher, x.repeat(2, 1, 1, 1), t.repeat(2), both, **twice).chunk(2)
-            return consistency.guide(with_text, without, scale)
+            return consistency.guide(with_text, without, scale[taught])
 
         def follower(x: Tensor, t: Tensor) -> Tensor:
-            return velocity(self.module["target"], x, t, both[:n], **given, guidance=scale)
+            return velocity(self.module["target"], x, t, taught, **few, guidance=scale[taught])
 
         def student(x: Tensor, t: Tensor) -> Tensor:
-            return velocity(self.student, x, t, both[:n], **given, guidance=scale)
+            return velocity(self.student, x, t, slice(n), **given, guidance=scale)
 
         return teacher, follower, student
 
