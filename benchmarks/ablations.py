@@ -31,8 +31,10 @@ from statistics import mean, median, stdev
 import torch
 from torch import Tensor
 
-from photofound import autoencoder, config, data, objective, text
-from photofound.edit import get_task
+from photofound import config
+from photofound.data import photos
+from photofound.edits.task import get_task
+from photofound.model import autoencoder, flow, text
 from photofound.pipeline import EditPipeline, fold_condition
 from photofound.training.pretrain import PRETEXT, Config, hold_out
 
@@ -76,7 +78,7 @@ def train(folder: Path, args: argparse.Namespace, overrides: list[str]) -> None:
 def judge(settings: Config, count: int, device: str) -> Judge:
     """The judge of all runs: model folder -> (held-out loss, dB in the hole), on the same crops and noise."""
     files, tasks = settings.data, [name for name, share in settings.mix.tasks.items() if share > 0]
-    store = data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+    store = photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
     _, held = hold_out(store, files.hold_out)
     held = held.to(device)
 
@@ -94,7 +96,7 @@ def judge(settings: Config, count: int, device: str) -> Judge:
 
 
 def one_task(
-    pipe: EditPipeline, store: data.PhotoStore, name: str, crop: int, count: int, length: int, seed: int
+    pipe: EditPipeline, store: photos.PhotoStore, name: str, crop: int, count: int, length: int, seed: int
 ) -> tuple[float, float]:
     """(loss, dB) of ``count`` crops of one task; everything random comes from ``seed``."""
     model, cpu = pipe.transformer, torch.Generator().manual_seed(seed)
@@ -114,14 +116,14 @@ def one_task(
     folded = fold_condition(condition, pipe.vae, model.config.condition_space)
 
     def predict(t: Tensor) -> tuple[Tensor, Tensor]:
-        x_t = objective.add_noise(x0, noise, t)
+        x_t = flow.add_noise(x0, noise, t)
         out = model(x_t, t, tokens, mask, condition=folded, task=index, strength=condition.strength).sample
-        return objective.interpret(out, x_t, t, model.config.prediction_type)
+        return flow.interpret(out, x_t, t, model.config.prediction_type)
 
     # Equally likely stretches of the times that are trained on, each by its middle.
     levels = (torch.arange(count, device=x0.device) + 0.5) / count
     t = torch.distributions.Normal(0.0, 1.0).icdf(levels).sigmoid()
-    loss = objective.masked_loss(predict(t)[0], objective.velocity(x0, noise), condition.hole)
+    loss = flow.masked_loss(predict(t)[0], flow.velocity(x0, noise), condition.hole)
     guess = autoencoder.decode(pipe.vae, predict(torch.ones_like(t))[1])
     area = condition.hole.sum((1, 2, 3)).clamp(min=1)
     error = ((guess - sample.pixels).square().mean(1, keepdim=True) * condition.hole).sum((1, 2, 3)) / area

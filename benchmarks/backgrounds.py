@@ -33,11 +33,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from photofound import OutpaintPipeline, grounds, image, surfaces, text
-from photofound.colours import lab
-from photofound.image import Picture
-from photofound.regularizers import PerceptualNet
-from photofound.surfaces import Surface
+from photofound import OutpaintPipeline
+from photofound.edits import grounds, surfaces
+from photofound.edits.colours import lab
+from photofound.edits.surfaces import Surface
+from photofound.model import text
+from photofound.model.vision import PerceptualNet
+from photofound.picture import image
+from photofound.picture.image import Picture
 
 SIDE = 512
 COLOURS = {
@@ -161,7 +164,7 @@ def materials(pipe: Any, products: Sequence[Product], net: PerceptualNet) -> tup
 
 def pictures(pipe: Any, product: Product, photographs: Sequence[Path], folder: Path) -> tuple[list[str], int, int]:
     """Swaps of two photographs: in how many both results are nearer to their own, in colour and in texture."""
-    from photofound.edit import get_task
+    from photofound.edits.task import get_task
 
     by_reference = any(each.name == "reference" for each in get_task("outpaint").inputs)
     lines, coloured, textured = ["| pictures | colour | texture |", "|---|---|---|"], 0, 0

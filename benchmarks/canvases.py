@@ -37,16 +37,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from photofound import autoencoder, exemplar, protocols
-from photofound.composite import harmonic
-from photofound.data import to_bytes, to_unit
-from photofound.edit import Condition, torch_from
-from photofound.evaluation import Judges, Summary, evaluate, summarise
-from photofound.image import to_tensor
-from photofound.methods import HOLES, Method, classics
+from photofound.data.photos import to_bytes, to_unit
+from photofound.edits import exemplar
+from photofound.edits.composite import harmonic
+from photofound.edits.task import Condition, torch_from
+from photofound.eval import protocols
+from photofound.eval.evaluation import Judges, Summary, evaluate, summarise
+from photofound.eval.methods import HOLES, Method, classics
+from photofound.eval.report import contact_sheet
+from photofound.model import autoencoder
+from photofound.model.vision import PerceptualNet
+from photofound.picture.image import to_tensor
 from photofound.pipeline import EditPipeline
-from photofound.regularizers import PerceptualNet
-from photofound.report import contact_sheet
 
 ROOT = Path(__file__).parent.parent
 FILLS = ("strokes-20", "box-centre", "border-12.5")

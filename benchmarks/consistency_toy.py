@@ -4,11 +4,11 @@
 
 Data: two classes, eight narrow Gaussians on a circle, four of each class, alternating. The teacher, a small MLP, learns
 them by flow matching with 10 % of the classes dropped. Students start from it and are distilled by
-``photofound.consistency``: plain LCM (P = 1) and phased (P = 4), with an averaged target (0.95) and without. Distance:
-RMS over 4,096 points between what a sampler makes in N steps and what 50 guided Euler steps of the teacher make from
-the same noise, for the scale 3. Plain LCM is sampled as it is used, with new noise after each step; its distance from
-more than one step therefore also holds that noise, so the last columns show the distance between distributions too
-(energy distance, which needs no pairs).
+``photofound.train.consistency``: plain LCM (P = 1) and phased (P = 4), with an averaged target (0.95) and without.
+Distance: RMS over 4,096 points between what a sampler makes in N steps and what 50 guided Euler steps of the teacher
+make from the same noise, for the scale 3. Plain LCM is sampled as it is used, with new noise after each step; its
+distance from more than one step therefore also holds that noise, so the last columns show the distance between
+distributions too (energy distance, which needs no pairs).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from photofound import consistency, objective
+from photofound.model import flow
+from photofound.train import consistency
 
 STEPS, SCALE, COUNT = (1, 2, 4, 8), 3.0, 4096
 
@@ -73,8 +74,8 @@ def train_teacher(steps: int) -> Net:
         x0, label = data(1024, generator)
         label = torch.where(torch.rand(1024, generator=generator) < 0.1, 2, label)
         noise, t = torch.randn(1024, 2, generator=generator), torch.rand(1024, generator=generator)
-        v = net(objective.add_noise(x0, noise, t), t, label)
-        return (v - objective.velocity(x0, noise)).square().mean()
+        v = net(flow.add_noise(x0, noise, t), t, label)
+        return (v - flow.velocity(x0, noise)).square().mean()
 
     descend(net, steps, 2e-3, loss, lambda: None)
     return net.requires_grad_(False)
@@ -93,7 +94,7 @@ def train_student(teacher: Net, phases: int, ema: float, steps: int) -> Net:
         x0, label = data(512, generator)
         times = consistency.sample_times(512, phases, 50, generator)
         scale = consistency.sample_guidance(512, 1.5, 6.0, generator)
-        x = objective.add_noise(x0, torch.randn(512, 2, generator=generator), times.start)
+        x = flow.add_noise(x0, torch.randn(512, 2, generator=generator), times.start)
         goal = consistency.target(x, times, guided(teacher, label, scale), lambda x, t: average(x, t, label, scale))
         made = consistency.jump(x, student(x, times.start, label, scale), times.start, times.end)
         return consistency.pseudo_huber(made, goal).mean()
@@ -118,7 +119,7 @@ def noisy(field: consistency.Field, x: Tensor, steps: int) -> Tensor:
     for k in range(steps, 0, -1):
         now, then = (torch.full((len(x),), i / steps) for i in (k, k - 1))
         clean = consistency.jump(x, field(x, now), now, 0 * now)
-        x = objective.add_noise(clean, torch.randn(x.shape, generator=generator), then)
+        x = flow.add_noise(clean, torch.randn(x.shape, generator=generator), then)
     return x
 
 

@@ -1,4 +1,4 @@
-"""Samples per second of photofound.stream against other loaders of the same tars, side by side in one run.
+"""Samples per second of photofound.data.stream against other loaders of the same tars, side by side in one run.
 
     python benchmarks/data.py --data SHARDS
     python benchmarks/data.py --data SHARDS --workers 2 --samples 4000 --repeats 5
@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from photofound.sources import Source
-from photofound.stream import Stream
+from photofound.data.sources import Source
+from photofound.data.stream import Stream
 
 SIZE, BATCH = 256, 32
 
@@ -134,7 +134,7 @@ def main() -> None:
     tars = sorted(str(path) for path in Path(args.data).glob("*.tar"))
     loaders: dict[str, Callable[[Any, int], Iterator[int]]] = {
         "datasets + PIL": plain_datasets,
-        "photofound.stream": ours,
+        "photofound.data.stream": ours,
         "webdataset": webdataset,
         "datago (files)": datago,
     }

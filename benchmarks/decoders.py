@@ -4,7 +4,7 @@
     python benchmarks/decoders.py --exemplars EXEMPLARS --photos DIR --perceptual squeezenet1_0.safetensors
                                   [--seconds 900] [--limit 12] [--sheet FILE.png]
 
-- network: ``photofound.detail``, a U-Net after the decoder. It starts from nothing.
+- network: ``photofound.model.detail``, a U-Net after the decoder. It starts from nothing.
 - decoder: the autoencoder's own decoder, which gets features of canvas and hole at each of its sizes, as diffusers'
   AsymmetricAutoencoderKL does (arXiv:2306.04632), and a gate between the canvas and its answer. It starts from the
   weights of the decoder; what is added starts at zero.
@@ -28,13 +28,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from photofound import autoencoder, protocols
-from photofound.detail import ResidualBlock
-from photofound.evaluation import Evaluation, Judges, differences, evaluate, summarise
-from photofound.methods import Method, Ours, classics
-from photofound.regularizers import PerceptualNet
-from photofound.report import contact_sheet, opponent
-from photofound.trainer import TrainConfig, Trainer, World
+from photofound.eval import protocols
+from photofound.eval.evaluation import Evaluation, Judges, differences, evaluate, summarise
+from photofound.eval.methods import Method, Ours, classics
+from photofound.eval.report import contact_sheet, opponent
+from photofound.model import autoencoder
+from photofound.model.detail import ResidualBlock
+from photofound.model.vision import PerceptualNet
+from photofound.train.trainer import TrainConfig, Trainer, World
 from photofound.training.detail import Config, DataConfig, DetailStage, LossConfig, ModelConfig
 
 FILLS = ("strokes-20", "box-centre", "border-12.5")

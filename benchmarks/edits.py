@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from photofound import protocols
-from photofound.evaluation import Evaluation, Judges, Summary, differences, evaluate, summarise
-from photofound.methods import CLASSICS, HOLES, Method, Ours, classics
-from photofound.protocols import PROTOCOLS
-from photofound.regularizers import PerceptualNet
-from photofound.report import contact_sheet, opponent
+from photofound.eval import protocols
+from photofound.eval.evaluation import Evaluation, Judges, Summary, differences, evaluate, summarise
+from photofound.eval.methods import CLASSICS, HOLES, Method, Ours, classics
+from photofound.eval.protocols import PROTOCOLS
+from photofound.eval.report import contact_sheet, opponent
+from photofound.model.vision import PerceptualNet
 
 FILLS = ("strokes-20", "box-centre", "border-12.5", "object-erase")
 ENLARGES = ("x2", "x4")

@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photofound import data, drawn, objective
-from photofound.edit import Condition, get_task
+from photofound.data import drawn, photos
+from photofound.edits.task import Condition, get_task
+from photofound.model import flow
 from photofound.pipeline import EditPipeline
 
 STEPS, TASKS = (1, 2, 4, 8), ("outpaint", "inpaint", "expand", "erase", "upscale")
 
 
-def conditions(store: data.PhotoStore, task: str, crop: int, count: int) -> Condition:
+def conditions(store: photos.PhotoStore, task: str, crop: int, count: int) -> Condition:
     """``count`` crops and what the task gives of them, always the same."""
     generator = torch.Generator().manual_seed(7)
     rows = store.rows(crop, get_task(task).needs_object)
@@ -71,7 +72,7 @@ def main() -> None:
     store = (
         drawn.store(args.drawn, (args.crop,))
         if args.drawn
-        else data.PhotoStore.open(args.photos, (args.crop + 16,), None, 2000, mattes=True)
+        else photos.PhotoStore.open(args.photos, (args.crop + 16,), None, 2000, mattes=True)
     )
     asked = {task: conditions(store, task, args.crop, args.count) for task in TASKS}
     teacher = load(args.teacher or args.students[0], args.device, **({} if args.teacher else {"teacher": True}))
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def distance(a: Tensor, b: Tensor, hole: Tensor) -> float:
-    return float(objective.masked_mean((a - b).square(), hole, 0.0).sqrt().mean())
+    return float(flow.masked_mean((a - b).square(), hole, 0.0).sqrt().mean())
 
 
 if __name__ == "__main__":

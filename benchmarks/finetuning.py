@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from photofound import config
-from photofound.card import sheet
-from photofound.engine import World
+from photofound.picture.sheet import sheet
+from photofound.train.distributed import World
 from photofound.training.finetune import Config, FinetuneStage
 
 

@@ -39,10 +39,10 @@ from diffusers import PRXTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
 
-from photofound import autoencoder, superresolution
-from photofound.edit import get_task, task_names
+from photofound.edits.task import get_task, task_names
+from photofound.model import autoencoder, superresolution
+from photofound.model.transformer import PRX_FIELDS
 from photofound.pipeline import EditPipeline
-from photofound.transformer import PRX_FIELDS
 
 PARTS = ("prepare", "text", "encode", "network", "decode", "enlarge", "finish")
 COLUMNS = ("task", "size", "seconds", "CPU", *PARTS, "calls", "PRX", "PRX CPU", "peak MB")

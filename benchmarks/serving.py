@@ -34,7 +34,7 @@ PARTS = ("load", "overload", "memory")
 @contextmanager
 def serving(*options: str) -> Iterator[str]:
     """The address of a server in a process of its own."""
-    command = [sys.executable, "-m", "photofound.cli", "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "photofound", "serve", "--port", "0", *options]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

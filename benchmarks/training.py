@@ -7,9 +7,9 @@
         --checkpoint-activations
 
 Both train on latents and text embeddings that lie in memory, in bf16 autocast with fp32 weights and AdamW, gradients
-clipped to norm 1. Ours is a whole update of ``photofound.trainer`` as a run takes it (average of weights, NaN guard,
-one head per task, the condition's input); theirs is what a script without any of that would do. The rounds take turns,
-and a row gives the median step of each. MFU is the FLOPs of the model (forward counted by
+clipped to norm 1. Ours is a whole update of ``photofound.train.trainer`` as a run takes it (average of weights, NaN
+guard, one head per task, the condition's input); theirs is what a script without any of that would do. The rounds take
+turns, and a row gives the median step of each. MFU is the FLOPs of the model (forward counted by
 ``torch.utils.flop_counter``, times three; what is computed twice counts once) over the peak, which is what a large
 matrix product of this machine reaches in the same run. Memory is the GPU's peak, on a CPU the size of the process.
 """
@@ -27,9 +27,9 @@ import torch
 from diffusers import PRXTransformer2DModel
 from torch import Tensor, nn
 
-from photofound.engine import resolve_device
-from photofound.trainer import TrainConfig, Trainer
-from photofound.transformer import EditTransformer
+from photofound.model.transformer import EditTransformer
+from photofound.train.distributed import resolve_device
+from photofound.train.trainer import TrainConfig, Trainer
 
 FACTOR, CHANNELS = 8, 16  # of the latents
 SHAPES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ TASKS = ("generate", "inpaint", "expand", "outpaint", "erase", "upscale")
 
 
 class Latents:
-    """A stage (see ``photofound.trainer.Stage``) whose data cost nothing."""
+    """A stage (see ``photofound.train.trainer.Stage``) whose data cost nothing."""
 
     def __init__(self, args: argparse.Namespace, side: int) -> None:
         torch.manual_seed(0)

@@ -21,7 +21,7 @@ import torch
 from diffusers import PRXTransformer2DModel
 from torch import Tensor, nn
 
-from photofound.transformer import EditTransformer
+from photofound.model.transformer import EditTransformer
 
 HEAD_DIM = 64
 Run = Callable[[], Iterator[Tensor]]

@@ -25,15 +25,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from photofound import image
 from photofound.demos import samples, studio
 from photofound.demos.brush import brush, painted, painting
 from photofound.demos.studio import Desk, Models, Request, Studio
 from photofound.demos.theme import CSS, theme
-from photofound.edit import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
-from photofound.image import READABLE_SUFFIXES, Picture
+from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
+from photofound.picture import image
+from photofound.picture.image import READABLE_SUFFIXES, Picture
+from photofound.serve.workers import Files
 from photofound.signals import handled
-from photofound.workers import Files
 
 FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")

@@ -116,7 +116,7 @@ def edit(
     """One edit, as a user would write it."""
     import torch
 
-    from photofound.edit import get_task
+    from photofound.edits.task import get_task
 
     pipeline: Any = get_task(sample.task).pipeline
     pipe = pipeline.from_pipe(pipe)

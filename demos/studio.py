@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from photofound import image, provenance
-from photofound.edit import Input, Job, Task, get_task, offered
-from photofound.heard import heard
-from photofound.image import Picture
-from photofound.workers import Files
+from photofound.edits.task import Input, Job, Task, get_task, offered
+from photofound.notices import heard
+from photofound.picture import image, provenance
+from photofound.picture.image import Picture
+from photofound.serve.workers import Files
 
 PREVIEW = 1024  # longest side of what is shown, in pixels
 READ_SECONDS = 15.0  # that reading a picture may take
@@ -251,8 +251,8 @@ class Studio:
             shutil.rmtree(desk.folder, ignore_errors=True)
 
     def export(self, desk: Desk, format: str | None = None) -> Path:
-        """The chosen result as a file that says what it is (``photofound.provenance``): in the photograph's own format,
-        or another."""
+        """The chosen result as a file that says what it is (``photofound.picture.provenance``): in the photograph's own
+        format, or another."""
         if desk.result is None:
             raise ValueError("there is no result yet; run an edit first")
         picture, folder = desk.result.picture, desk.folder / "download"

@@ -26,14 +26,14 @@ _LAZY = {
     "CutoutPipeline": "photofound.tasks.cutout",
     "EditPipeline": "photofound.pipeline",
     "EditTransformer": "photofound.transformer",
-    "Condition": "photofound.edit",
-    "Picture": "photofound.image",
+    "Condition": "photofound.edits.task",
+    "Picture": "photofound.picture.image",
 }
 __all__ = ["__version__", *_LAZY]
 
 if TYPE_CHECKING:
-    from photofound.edit import Condition as Condition
-    from photofound.image import Picture as Picture
+    from photofound.edits.task import Condition as Condition
+    from photofound.picture.image import Picture as Picture
     from photofound.pipeline import EditPipeline as EditPipeline
     from photofound.tasks.cutout import CutoutPipeline as CutoutPipeline
     from photofound.tasks.erase import ErasePipeline as ErasePipeline

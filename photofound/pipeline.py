@@ -26,24 +26,13 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import (
-    autoencoder,
-    card,
-    composite,
-    exemplar,
-    geometry,
-    grounds,
-    image,
-    masks,
-    matting,
-    parts,
-    reference,
-    superresolution,
-    surfaces,
-    text,
-)
+from photofound.card import card
 from photofound.detail import DetailNetwork
-from photofound.edit import (
+from photofound.edits import composite, exemplar, geometry, grounds, masks, matting, reference, regions, surfaces
+from photofound.edits.geometry import Box
+from photofound.edits.masks import Segmenter
+from photofound.edits.regions import MOST_TILES, Part
+from photofound.edits.task import (
     Backdrop,
     Condition,
     Input,
@@ -54,7 +43,8 @@ from photofound.edit import (
     is_regression,
     torch_from,
 )
-from photofound.folder import (
+from photofound.model import autoencoder, superresolution, text
+from photofound.model.folder import (
     check_folder,
     check_lora,
     check_part,
@@ -65,10 +55,8 @@ from photofound.folder import (
     lora_errors,
     read_json,
 )
-from photofound.geometry import Box
-from photofound.image import Picture
-from photofound.masks import Segmenter
-from photofound.parts import MOST_TILES, Part
+from photofound.picture import image
+from photofound.picture.image import Picture
 from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
@@ -236,12 +224,12 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         noise_scale: standard deviation of the noise that sampling starts from (2 for PRX's pixel-space models).
         detail: a DetailNetwork, which paints holes of given pixels at pixel resolution, or None.
         canvas: what holes of given pixels are filled with before the model looks: ``harmonic``, or ``exemplar``, the
-            photograph's own patches (``photofound.exemplar``). A checkpoint works with what it was trained on.
+            photograph's own patches (``photofound.edits.exemplar``). A checkpoint works with what it was trained on.
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
-        surfaces: whether outpaint starts from a drawn surface where the prompt names one (``photofound.surfaces``).
-        upscaler: a network that enlarges pictures by itself (``photofound.superresolution``), or None: then the
-            transformer does it.
+        surfaces: whether outpaint starts from a drawn surface where the prompt names one
+        (``photofound.edits.surfaces``). upscaler: a network that enlarges pictures by itself
+            (``photofound.model.superresolution``), or None: then the transformer does it.
     """
 
     task_name: ClassVar[str]
@@ -363,8 +351,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
-        what is known (``photofound.card``). LoRAs that are active are merged into the transformer that is written, so
-        that the folder gives the same pictures; keep their own files to take them out again."""
+        what is known (``photofound.card.card``). LoRAs that are active are merged into the transformer that is written,
+        so that the folder gives the same pictures; keep their own files to take them out again."""
         if push_to_hub:
             hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -646,8 +634,8 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     ) -> list[Picture]:
         """Work on what ``Task.prepare`` has made ready: one picture per job.
 
-        Holes far apart are parts of a job, each worked on by itself (``photofound.parts``). Jobs and parts that look
-        alike to the model (working size, tiles, length of the prompt) are sampled together. The same
+        Holes far apart are parts of a job, each worked on by itself (``photofound.edits.regions``). Jobs and parts that
+        look alike to the model (working size, tiles, length of the prompt) are sampled together. The same
         generator gives the same pixels in any company, since whatever rounds differently in another batch is computed
         one by one or once for all; ``sample`` says what that is.
         """
@@ -693,7 +681,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
     def _parts(self, task: Task, job: Job) -> list[Part]:
         if task.fit != "hole":
             return [Part(*self.plan(task, job.hole))]
-        return parts.split(job.hole, job.keep, self.config.tile)
+        return regions.split(job.hole, job.keep, self.config.tile)
 
     def _draft(
         self, task: Task, job: Job, part: Part, generator: torch.Generator | None, backdrop: Backdrop | None
@@ -796,7 +784,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def plan(self, task: Task, hole: np.ndarray) -> tuple[Box, tuple[int, int]]:
         """Which part of the picture the model works on, and at which size (height, width), if it works on all of the
-        hole at once (``photofound.parts``)."""
+        hole at once (``photofound.edits.regions``)."""
         height, width = hole.shape
         tile = self.config.tile
         whole = Box(0, 0, width, height)
@@ -804,7 +792,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return whole, (height, width)
         if task.fit == "canvas":
             return whole, _scaled_size(whole, tile / max(height, width))
-        part = parts.whole(hole, tile)
+        part = regions.whole(hole, tile)
         return part.box, part.size
 
     # ------------------------------------------------------------------------------------------------------- sample
@@ -871,7 +859,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         self, condition: Condition, folded: Tensor, guidance: float, where: Tensor
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The guided, tiled velocity field v(latents (B, C, h, w), t ()) of a condition. Text is encoded once."""
-        from photofound import objective
+        from photofound.model import flow
 
         model, batch, distilled = self.transformer, len(condition), self.config.distilled
         told = None
@@ -911,7 +899,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
                 inputs = {name: per_tile(value, len(group)) for name, value in each.items()}
                 out = model(x, times, condition=given, guidance=told, **inputs).sample
                 if model.config.prediction_type == "sample":
-                    out = objective.to_velocity(x, out, times)
+                    out = flow.to_velocity(x, out, times)
                 out = out.float()
                 if guided:
                     with_text, without = out.chunk(2)

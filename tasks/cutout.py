@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound import masks, matting
-from photofound.edit import Condition, Job, Sample, Task
-from photofound.image import Picture
-from photofound.masks import uniform
+from photofound.edits import masks, matting
+from photofound.edits.masks import uniform
+from photofound.edits.task import Condition, Job, Sample, Task
+from photofound.picture.image import Picture
 from photofound.pipeline import Callback, EditOutput, EditPipeline, ImageLike, Settings
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound import image as images
-from photofound import masks
-from photofound.edit import Condition, Input, Job, Sample, Task
-from photofound.image import Picture
+from photofound.edits import masks
+from photofound.edits.task import Condition, Input, Job, Sample, Task
+from photofound.picture import image as images
+from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 
@@ -33,7 +33,7 @@ class ErasePipeline(EditPipeline):
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = the object to take away; as large as the image, or of its aspect ratio. Coloured and
-                transparent masks: ``photofound.image.load_mask``.
+                transparent masks: ``photofound.picture.image.load_mask``.
             grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
             **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 

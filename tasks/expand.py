@@ -7,10 +7,10 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from photofound import masks
-from photofound.edit import Condition, Input, Job, Sample, Task
-from photofound.geometry import Margins, aspect_margins, parse_length, size_margins
-from photofound.image import Picture
+from photofound.edits import masks
+from photofound.edits.geometry import Margins, aspect_margins, parse_length, size_margins
+from photofound.edits.task import Condition, Input, Job, Sample, Task
+from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 SIDES = ("left", "right", "top", "bottom")

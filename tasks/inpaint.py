@@ -7,12 +7,12 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from photofound import grounds, masks, surfaces
-from photofound import image as images
-from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
-from photofound.image import Picture
+from photofound.edits import grounds, masks, surfaces
+from photofound.edits.surfaces import Surface
+from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
+from photofound.picture import image as images
+from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
-from photofound.surfaces import Surface
 
 
 class InpaintPipeline(EditPipeline):
@@ -33,7 +33,7 @@ class InpaintPipeline(EditPipeline):
         Args:
             image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
-                Coloured and transparent masks: ``photofound.image.load_mask``.
+                Coloured and transparent masks: ``photofound.picture.image.load_mask``.
             prompt: what to paint; empty lets the model continue what is around. Where it names nothing but a material,
                 a colour or both and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the
                 model starts from.

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photofound import grounds, masks, surfaces
-from photofound import image as images
-from photofound.edit import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
-from photofound.geometry import Box
-from photofound.image import Picture
-from photofound.masks import Segmenter
+from photofound.edits import grounds, masks, surfaces
+from photofound.edits.geometry import Box
+from photofound.edits.masks import Segmenter
+from photofound.edits.surfaces import Surface
+from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
+from photofound.picture import image as images
+from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
-from photofound.surfaces import Surface
 
 GLASS = 0.94  # of a matte: what is less opaque shows the new background
 
@@ -42,8 +42,8 @@ class OutpaintPipeline(EditPipeline):
             prompt: the new background, like ``"on a dark red cloth"``. Where it names a material, a colour or a studio
                 and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the model starts from.
             subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, of which the opaque part
-                is kept (``photofound.image.load_mask``). None = the image's alpha channel; with no alpha, the subject
-                is cut out (``photofound.masks.cut_out``).
+                is kept (``photofound.picture.image.load_mask``). None = the image's alpha channel; with no alpha, the
+                subject is cut out (``photofound.edits.masks.cut_out``).
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
                 looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
             gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.

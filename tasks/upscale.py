@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound import composite, masks, superresolution
-from photofound import image as images
-from photofound.edit import Condition, Input, Job, Sample, Task, enlargement_strength, get_task
-from photofound.geometry import Box
-from photofound.image import Picture
+from photofound.edits import composite, masks
+from photofound.edits.geometry import Box
+from photofound.edits.task import Condition, Input, Job, Sample, Task, enlargement_strength, get_task
+from photofound.model import superresolution
+from photofound.picture import image as images
+from photofound.picture.image import Picture
 from photofound.pipeline import Callback, EditOutput, EditPipeline, ImageLike, Settings
 
 LARGEST = 4

@@ -46,9 +46,9 @@ def tiny_folder(tmp_path_factory):
     import torch
     from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler
 
-    from photofound import text
+    from photofound.model import text
+    from photofound.model.transformer import EditTransformer
     from photofound.pipeline import EditPipeline, condition_channels
-    from photofound.transformer import EditTransformer
 
     torch.manual_seed(0)
     vae = AutoencoderDC(

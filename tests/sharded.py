@@ -14,9 +14,10 @@ from gloo import shard_on_cpus
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound import config, drawn, exemplars
-from photofound.regularizers import PerceptualNet
-from photofound.trainer import Trainer, make_engine
+from photofound import config
+from photofound.data import drawn, exemplars
+from photofound.model.vision import PerceptualNet
+from photofound.train.trainer import Trainer, make_engine
 
 SHORT = ["--train.steps=2", "--train.warmup_steps=1", "--train.precision=fp32", "--train.device=cpu",
          "--train.trackers=[]", "--train.batch_size=4"]  # fmt: skip

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import cli, edit, image, provenance
+from photofound.cli import commands as cli
 from photofound.demos import app, brush, studio
 from photofound.demos.studio import Cancelled, Models, Request, Studio
-from photofound.edit import get_task
+from photofound.edits import task as edit
+from photofound.edits.task import get_task
+from photofound.picture import image, provenance
 
 SIZE = (72, 48)
 RETOUCH = """
-    from photofound.edit import Input, Task
+    from photofound.edits.task import Input, Task
     from photofound.pipeline import EditPipeline
 
     class RetouchPipeline(EditPipeline):
@@ -231,7 +233,7 @@ def test_a_reference_is_an_upload_of_its_own_within_the_same_limits(page, referr
 
 
 def test_visitors_pictures_are_read_in_processes_of_their_own(photograph, tmp_path):
-    from photofound.workers import Files
+    from photofound.serve.workers import Files
 
     files = Files(1, 40_000_000)
     try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 
-from photofound import autoencoder
+from photofound.model import autoencoder
 
 
 def tiny_dc(**config):

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import blind, cli
-from photofound.blind import KEY, PAGE, make_pairs, score, write
-from photofound.methods import CLASSICS, Method
-from photofound.protocols import Problem, centre_box
+from photofound.cli import commands as cli
+from photofound.eval import blind
+from photofound.eval.blind import KEY, PAGE, make_pairs, score, write
+from photofound.eval.methods import CLASSICS, Method
+from photofound.eval.protocols import Problem, centre_box
 from photofound.training import evaluate
 
 NAMES = ("dark secret", "light secret")

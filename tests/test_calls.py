@@ -10,14 +10,7 @@ import pytest
 import torch
 from diffusers import FlowMatchLCMScheduler
 
-from photofound import (
-    EditPipeline,
-    ErasePipeline,
-    ExpandPipeline,
-    InpaintPipeline,
-    OutpaintPipeline,
-    UpscalePipeline,
-)
+from photofound import EditPipeline, ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
 
 
 def seeded(seed=0):
@@ -136,9 +129,9 @@ def test_a_thread_stops_its_own_call_and_an_onlooker_all_of_them(tiny, photo, ma
 
 
 def test_interrupt_reaches_the_upscaler(tiny, monkeypatch):
-    from photofound.superresolution import Upscaler
+    from photofound.model.superresolution import Upscaler
 
-    monkeypatch.setattr("photofound.superresolution._PART", 16)
+    monkeypatch.setattr("photofound.model.superresolution._PART", 16)
     pipe = UpscalePipeline.from_pipe(tiny(UpscalePipeline), upscaler=Upscaler(8, 1))
     computed = []
     pipe.upscaler.register_forward_hook(lambda *_: computed.append(1))
@@ -156,9 +149,9 @@ def test_interrupt_reaches_the_upscaler(tiny, monkeypatch):
 
 @pytest.mark.parametrize("kind", [InpaintPipeline, UpscalePipeline], ids=lambda kind: kind.__name__)
 def test_a_callback_knows_how_many_steps_there_are(tiny, photo, mask, kind, monkeypatch):
-    from photofound.superresolution import Upscaler
+    from photofound.model.superresolution import Upscaler
 
-    monkeypatch.setattr("photofound.superresolution._PART", 64)
+    monkeypatch.setattr("photofound.model.superresolution._PART", 64)
     pipe, seen = tiny(kind), []
     if kind is UpscalePipeline:
         pipe = UpscalePipeline.from_pipe(pipe, upscaler=Upscaler(8, 1))

@@ -14,10 +14,11 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from photofound import card, cli, record
-from photofound.card import save_sheet
+from photofound.card import card, record
+from photofound.card.record import Origin, Session, Training
+from photofound.cli import commands as cli
+from photofound.picture.sheet import save_sheet
 from photofound.pipeline import EMBEDDED, EditPipeline
-from photofound.record import Origin, Session, Training
 from photofound.tasks.inpaint import InpaintPipeline
 
 GPU = Session("NVIDIA H100 80GB HBM3", 8, "2.13.0", "0.1.0", "2026-01-03", 500, 16000, 1800.0)
@@ -181,7 +182,7 @@ def test_without_paired_differences_the_means_decide(model):
 
 
 def test_the_card_knows_patchmatch_by_the_name_that_reports_give_it():
-    from photofound.methods import CLASSICS
+    from photofound.eval.methods import CLASSICS
 
     assert CLASSICS["patchmatch"].name == card._STRONGEST
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from photofound import checkpoint
+from photofound.train import checkpoint
 
 
 def tensors(value=1.0):

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import cli, edit, image
-from photofound.edit import Input, Task
+from photofound.cli import commands as cli
+from photofound.edits import task as edit
+from photofound.edits.task import Input, Task
+from photofound.picture import image
 from photofound.pipeline import fast_dtype
 
 SIZE = (12, 9)
@@ -825,7 +827,9 @@ def test_train_hands_everything_on(run, monkeypatch):
 
 def test_convert_is_handed_the_source_and_the_folder(run, monkeypatch):
     seen = []
-    monkeypatch.setitem(sys.modules, "photofound.convert", types.SimpleNamespace(convert_prx=lambda *a: seen.append(a)))
+    monkeypatch.setitem(
+        sys.modules, "photofound.model.prx", types.SimpleNamespace(convert_prx=lambda *a: seen.append(a))
+    )
     assert run("convert", "--from-prx", "a/b", "-o", "out") == (0, "out\n", "")
     assert seen == [("a/b", "out")]
 
@@ -834,7 +838,7 @@ def test_convert_is_handed_the_source_and_the_folder(run, monkeypatch):
 def test_nothing_heavy_is_imported_before_it_is_needed(argv):
     code = """
         import sys
-        from photofound.cli import main
+        from photofound.cli.commands import main
         main(sys.argv[1:])
         heavy = {"torch", "diffusers", "transformers", "cv2"} & set(sys.modules)
         assert not heavy, heavy

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from photofound import cluster, serve
-from photofound.cluster import ClusterConfig
+from photofound.serve import app as serve
+from photofound.serve import cluster
+from photofound.serve.cluster import ClusterConfig
 
 
 @pytest.fixture(autouse=True)

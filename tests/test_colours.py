@@ -5,9 +5,9 @@ import pytest
 import skimage.color
 import torch
 
-from photofound import colours
-from photofound.colours import COLOURS
-from photofound.edit import Sample
+from photofound.edits import colours
+from photofound.edits.colours import COLOURS
+from photofound.edits.task import Sample
 
 
 def test_colours_are_compared_as_the_eye_sees_them():

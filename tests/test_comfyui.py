@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from photofound import edit
 from photofound.demos import comfyui
+from photofound.edits import task as edit
 from photofound.pipeline import EditPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -294,7 +294,7 @@ def test_it_is_importable_from_custom_nodes(how, tmp_path):
 
 
 SIXTH = """
-from photofound.edit import Input, Job, Task
+from photofound.edits.task import Input, Job, Task
 from photofound.pipeline import EditPipeline
 
 class MirrorPipeline(EditPipeline):

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from photofound import composite
-from photofound.composite import back_project, close_seam, harmonic, resize, resize_given, shrink
+from photofound.edits import composite
+from photofound.edits.composite import back_project, close_seam, harmonic, resize, resize_given, shrink
 
 
 def laplace(values, known):

@@ -15,7 +15,7 @@ import time
 import pytest
 import uvicorn
 
-from photofound import connections
+from photofound.serve import connections
 
 
 async def application(scope, receive, send):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from photofound import consistency, objective
-from photofound.consistency import Times
+from photofound.model import flow as objective
+from photofound.train import consistency
+from photofound.train.consistency import Times
 
 MEAN, SPREAD = torch.tensor([0.7, -0.4]), 0.3  # the data: N(MEAN, SPREAD^2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -16,16 +17,23 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("photofound", "tasks", "training", "demos", "tests", "benchmarks")
 APPLICATIONS = ("tasks", "training", "demos")
 
-# A file of photofound/ imports only files above it in this list. __init__ names everything, lazily, and is not in it.
-ORDER = """
-    config files signals heard record profiles stale bounds netpbm image provenance geometry masks parts matting
-    composite exemplar edit reference
-    colours surfaces grounds
-    layers transformer autoencoder detail superresolution text objective regularizers consistency folder
-    card pipeline convert
-    data exemplars sources precomputed stream drawn engine optim ema checkpoint trainer estimate
-    metrics features protocols methods evaluation report blind export workers connections serve cli cluster __main__
-""".split()
+
+def modules() -> list[str]:
+    """Every module of photofound/ in the order of imports, dotted: the top of the tree in the README, and for a folder
+    the list in its ``__init__``. Each may import those before it. ``photofound/__init__`` names everything, lazily."""
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2].partition("\nphotofound/ ")[2]
+    order: list[str] = []
+    for line in itertools.takewhile(lambda line: line.startswith("  "), tree.splitlines()[1:]):
+        for name in re.split(r"\s{2,}", line.strip())[0].split():
+            if name.endswith(".py"):
+                order.append(name.removesuffix(".py"))
+            elif (listed := ROOT / "photofound" / name / "__init__.py").is_file():
+                words = re.findall(r"^ {4}(\w+)  ", str(ast.get_docstring(ast.parse(listed.read_text()))), re.M)
+                order += [f"{name.rstrip('/')}.{word}" for word in words]
+    return [*order, "__main__"]
+
+
+ORDER = modules()
 
 
 def sources(*folders: str) -> list[Path]:
@@ -61,23 +69,26 @@ def top_level(tree: ast.Module) -> ast.Module:
 
 
 def modules_of(tree: ast.AST) -> set[str]:
-    """Which modules of photofound/ are imported."""
-    parts = (name.split(".") for name in imports(tree))
-    return {part[1] for part in parts if part[0] == "photofound" and len(part) > 1}
+    """Which modules of photofound/ are imported, dotted, and which of its folders."""
+    parts = [name.split(".")[1:] for name in imports(tree) if name.startswith("photofound.")]
+    return {".".join(part[:count]) for part in parts for count in (1, 2) if part}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "photofound").with_suffix("").parts)
+
+
+LIBRARY = [path for path in sources("photofound") if path.stem != "__init__"]
 
 
 def test_every_library_file_has_its_place_in_the_order():
-    missing = {path.stem for path in (ROOT / "photofound").glob("*.py")} - {*ORDER, "__init__"}
-    assert not missing, f"put {missing} into ORDER, below what it imports"
+    assert sorted(ORDER) == sorted(map(dotted, LIBRARY)), "name it in its folder's __init__, below what it imports"
 
 
-@pytest.mark.parametrize("path", sources("photofound"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LIBRARY, ids=dotted)
 def test_a_library_file_imports_only_files_above_it(path):
-    if path.stem == "__init__":
-        return
-    imported = modules_of(ast.parse(path.read_text()))
-    below = imported & set(ORDER[ORDER.index(path.stem) :])
-    assert not below, f"{path.stem} imports {sorted(below)}, which come after it in the order"
+    below = modules_of(ast.parse(path.read_text())) & set(ORDER[ORDER.index(dotted(path)) :])
+    assert not below, f"{dotted(path)} imports {sorted(below)}, which come after it in the order"
 
 
 @pytest.mark.parametrize("path", sources("photofound"), ids=lambda path: path.stem)

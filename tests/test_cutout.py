@@ -10,11 +10,15 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from photofound import CutoutPipeline, OutpaintPipeline, Picture, cli, config, image, matting, serve
-from photofound.edit import Condition, Sample, get_task, is_regression
-from photofound.engine import World
+from photofound import CutoutPipeline, OutpaintPipeline, Picture, config
+from photofound.cli import commands as cli
+from photofound.edits import matting
+from photofound.edits.task import Condition, Sample, get_task, is_regression
+from photofound.picture import image
+from photofound.picture.provenance import COMPOSITE, source_type
 from photofound.pipeline import EditPipeline
-from photofound.provenance import COMPOSITE, source_type
+from photofound.serve import app as serve
+from photofound.train.distributed import World
 from photofound.training import distill, preference, pretrain
 
 

@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import save_file
 from skimage import data as pictures
 
-from photofound import ExpandPipeline, InpaintPipeline, cli, drawn, exemplars
-from photofound.detail import DetailNetwork
+from photofound import ExpandPipeline, InpaintPipeline
+from photofound.cli import commands as cli
+from photofound.data import drawn, exemplars
+from photofound.model.detail import DetailNetwork
+from photofound.model.vision import PerceptualNet
 from photofound.pipeline import EditPipeline
-from photofound.regularizers import (
+from photofound.train.losses import (
     FeatureCritic,
-    PerceptualNet,
     balanced,
     distance_of_taps,
     feature_adversarial_losses,
@@ -100,7 +102,10 @@ def run(pipe, photo=PHOTO, seed=0, **inputs):
 
 
 def test_a_saved_detail_network_comes_back_and_paints(folder, tiny_folder):
-    assert json.loads((folder / "model_index.json").read_text())["detail"] == ["photofound.detail", "DetailNetwork"]
+    assert json.loads((folder / "model_index.json").read_text())["detail"] == [
+        "photofound.detail",
+        "DetailNetwork",
+    ]
     detailed, plain = (run(load(InpaintPipeline, each), mask_image=MASK) for each in (folder, tiny_folder))
     assert (detailed[MASK == 0] == PHOTO[MASK == 0]).all() and (plain[MASK == 0] == PHOTO[MASK == 0]).all()
     assert (detailed != plain).any()

@@ -10,14 +10,17 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound import InpaintPipeline, OutpaintPipeline, cli, config, consistency, objective, optim
-from photofound.edit import Condition
-from photofound.engine import World
+from photofound import InpaintPipeline, OutpaintPipeline, config
+from photofound.cli import commands as cli
+from photofound.edits.task import Condition
+from photofound.model import flow
+from photofound.model.transformer import EditTransformer
+from photofound.model.vision import PerceptualNet
 from photofound.pipeline import EMBEDDED, EditPipeline, fold_condition
-from photofound.regularizers import PerceptualNet
-from photofound.trainer import Trainer
+from photofound.train import consistency, optim
+from photofound.train.distributed import World
+from photofound.train.trainer import Trainer
 from photofound.training.distill import Config, DistillStage
-from photofound.transformer import EditTransformer
 
 TINY = [
     "--data.drawn=12",
@@ -152,7 +155,7 @@ def test_the_loss_is_that_of_the_hole():
     inside = torch.zeros(2, 1, 8, 8)
     inside[:, :, :2, :2] = 1
     for error, expected in ((inside, 1.0), (1 - inside, 0.1)):
-        made = objective.masked_mean(consistency.pseudo_huber(error, 0 * error, 1e-6), hole)
+        made = flow.masked_mean(consistency.pseudo_huber(error, 0 * error, 1e-6), hole)
         torch.testing.assert_close(made, torch.full((2,), expected), rtol=1e-4, atol=1e-4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from photofound.ema import EMA
+from photofound.train.ema import EMA
 
 
 def net():

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import gloo
 import pytest
 
-from photofound import cli, estimate
-from photofound.estimate import Measured, Offer, Phase
-from photofound.trainer import TrainConfig
+from photofound.cli import commands as cli
+from photofound.train import estimate
+from photofound.train.estimate import Measured, Offer, Phase
+from photofound.train.trainer import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound import cli, methods
-from photofound.regularizers import PerceptualNet
+from photofound.cli import commands as cli
+from photofound.eval import methods
+from photofound.model.vision import PerceptualNet
 from photofound.training import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +174,9 @@ def test_the_benchmark_prints_the_same_table(photos, network, tiny_folder, tmp_p
     options = ["--data", photos, "--perceptual", network, "--limit", 1, "--model", tiny_folder, "--steps", 1]
     options += ["--tasks", "box", "--markdown", tmp_path / "table.md", "--sheet", tmp_path / "sheet.png"]
     monkeypatch.setattr(sys, "argv", ["edits.py", *map(str, options)])
-    monkeypatch.setattr("photofound.methods.Ours.run", lambda self, task, given, seed, **inputs: Image.fromarray(given))
+    monkeypatch.setattr(
+        "photofound.eval.methods.Ours.run", lambda self, task, given, seed, **inputs: Image.fromarray(given)
+    )
     runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[6].startswith("| task | method | PSNR dB | SSIM | perceptual distance | kept pixels altered | seconds")
@@ -193,7 +196,7 @@ def test_the_benchmark_prints_the_opponents_table_alone(photos, network, tiny_fo
         height, width = (48, 64) if task == "upscale" else (36, 48)  # the scaled photograph's
         return Image.fromarray(answer[:height, :width])
 
-    monkeypatch.setattr("photofound.methods.Ours.run", run)
+    monkeypatch.setattr("photofound.eval.methods.Ours.run", run)
     runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[0] == "|  | strokes 20 % | border 12.5 % |" and "ours / PatchMatch" in lines[2]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from photofound import evaluation, metrics
-from photofound.evaluation import METRICS, Evaluation, Judges, Row, differences, evaluate, measure, summarise
-from photofound.features import FeatureNet
-from photofound.masks import extent
-from photofound.methods import CLASSICS, Method
-from photofound.protocols import Problem, centre_box
+from photofound.edits.masks import extent
+from photofound.eval import evaluation, metrics
+from photofound.eval.evaluation import METRICS, Evaluation, Judges, Row, differences, evaluate, measure, summarise
+from photofound.eval.methods import CLASSICS, Method
+from photofound.eval.protocols import Problem, centre_box
+from photofound.model.vision import FeatureNet
 
 
 def picture(seed=0, height=24, width=32):

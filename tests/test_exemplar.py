@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage import data
 
-from photofound import exemplar
+from photofound.edits import exemplar
 
 
 def photograph(side: int = 96) -> np.ndarray:

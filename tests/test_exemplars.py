@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from photofound import cli, drawn, exemplars
-from photofound.exemplars import Exemplars, Plan
+from photofound.cli import commands as cli
+from photofound.data import drawn, exemplars
+from photofound.data.exemplars import Exemplars, Plan
 
 PLAN = Plan(crop=64)
 

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from photofound import InpaintPipeline, cli, config, drawn
-from photofound.engine import World
+from photofound import InpaintPipeline, config
+from photofound.cli import commands as cli
+from photofound.data import drawn
 from photofound.pipeline import EditPipeline
+from photofound.train.distributed import World
 from photofound.training import finetune
 from photofound.training.finetune import Config, FinetuneStage, importance
 
@@ -313,7 +315,7 @@ def test_room_for_the_whole_model_is_asked_for_though_a_lora_is_small(
     tiny_folder, products, tmp_path, capsys, monkeypatch
 ):
     size = sum(path.stat().st_size for path in tiny_folder.rglob("*.safetensors"))
-    monkeypatch.setattr("photofound.trainer.shutil.disk_usage", lambda _: SimpleNamespace(free=size // 2))
+    monkeypatch.setattr("photofound.train.trainer.shutil.disk_usage", lambda _: SimpleNamespace(free=size // 2))
     assert run(tmp_path / "run", *overrides(tiny_folder, products, "--model.lora.rank=1")) == 2
     assert "are free; make room, or lower train.keep" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

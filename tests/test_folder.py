@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from photofound import ErasePipeline, InpaintPipeline
-from photofound.folder import check_folder, check_settings, is_for_teacher
+from photofound.model.folder import check_folder, check_settings, is_for_teacher
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ INDEX = {
     "a function": {"tokenizer": ["transformers", "pipeline"]},
     "a class that loads others": {"tokenizer": ["transformers", "AutoTokenizer"]},
     "another kind of class": {"vae": ["transformers", "T5EncoderModel"]},
-    "a function of ours": {"vae": ["photofound.cli", "main"]},
+    "a function of ours": {"vae": ["photofound.cli.commands", "main"]},
     "a class within a class": {"scheduler": ["diffusers", "schedulers.DDIMScheduler"]},
     "a scheduler that takes no sigmas": {"scheduler": ["diffusers", "DDIMScheduler"]},
     "a class that is not there": {"transformer": ["photofound.transformer", "Nothing"]},
@@ -125,8 +125,8 @@ def test_weights_that_are_missing_unknown_or_of_another_shape(copy, part):
 
 def test_the_parts_by_themselves_are_looked_at_too(copy):
     """As training loads them."""
-    from photofound import autoencoder
-    from photofound.transformer import EditTransformer
+    from photofound.model import autoencoder
+    from photofound.model.transformer import EditTransformer
 
     loads = {"transformer": EditTransformer.from_pretrained, "vae": lambda folder: autoencoder.load(str(folder))}
     for part, load in loads.items():

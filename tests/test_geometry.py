@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from photofound.geometry import (
+from photofound.edits.geometry import (
     Box,
     Margins,
     aspect_buckets,

@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import OutpaintPipeline, grounds, image, provenance
-from photofound.colours import lab
-from photofound.edit import get_task
-from photofound.surfaces import surface_of
+from photofound import OutpaintPipeline
+from photofound.edits import grounds
+from photofound.edits.colours import lab
+from photofound.edits.surfaces import surface_of
+from photofound.edits.task import get_task
+from photofound.picture import image, provenance
 from photofound.tasks.inpaint import InpaintPipeline
 
 
@@ -206,7 +208,7 @@ def test_a_gallery_is_used_whatever_the_checkpoint(tiny, tmp_path):
 
 def test_nobody_from_outside_names_a_folder():
     from photofound.demos import comfyui, studio
-    from photofound.edit import offered
+    from photofound.edits.task import offered
 
     task = get_task("outpaint")
     assert "gallery" in {each.name for each in task.inputs}

@@ -17,9 +17,9 @@ import torch
 from corpus import profile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from photofound import image as module
-from photofound import profiles
-from photofound.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
+from photofound.picture import image as module
+from photofound.picture import profiles
+from photofound.picture.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
 
 DEPTHS = [np.uint8, np.uint16]
 CHANNELS = [1, 2, 3, 4]
@@ -418,7 +418,7 @@ XMP_BOMBS = {
 @pytest.mark.parametrize("what", XMP_BOMBS)
 def test_xmp_that_would_take_long_is_left_out(tmp_path, what):
     """When it is read, where it is marked, and where a place is looked for: the edit never fails for it."""
-    from photofound import provenance
+    from photofound.picture import provenance
 
     Image.fromarray(noise(2, 2, 3)).save(tmp_path / "a.webp", xmp=XMP_BOMBS[what])
     with pytest.warns(UserWarning, match="its XMP was left out"):
@@ -1313,7 +1313,7 @@ def test_require_hole():
 
 def test_the_import_is_cheap():
     """Neither torch nor OpenCV is loaded before it is needed."""
-    code = "import sys, photofound.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
-    root = Path(module.__file__).parents[1]
+    code = "import sys, photofound.picture.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
+    root = Path(module.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

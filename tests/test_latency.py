@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from photofound import autoencoder
-from photofound.edit import get_task
+from photofound.edits.task import get_task
+from photofound.model import autoencoder
 from photofound.pipeline import EditPipeline
 
 

@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_prx import (
     seq2img,
 )
 
-from photofound.layers import (
+from photofound.model.layers import (
     Block,
     HeadNorm,
     OutputHeads,

@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from photofound import masks
+from photofound.edits import masks
 
 SIZE = 64
 DRAWN = {

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from photofound import matting
+from photofound.edits import matting
 
 WITH = pytest.mark.skipif(importlib.util.find_spec("pymatting") is None, reason="needs the extra matting")
 

@@ -13,8 +13,8 @@ from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from photofound import UpscalePipeline
-from photofound.methods import CLASSICS, Foreign, Ours, classics
-from photofound.protocols import Problem, border, centre_box
+from photofound.eval.methods import CLASSICS, Foreign, Ours, classics
+from photofound.eval.protocols import Problem, border, centre_box
 
 
 def smooth(height=48, width=64):

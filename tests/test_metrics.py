@@ -18,8 +18,8 @@ import torchmetrics.functional.image
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from photofound import metrics
-from photofound.regularizers import PerceptualNet
+from photofound.eval import metrics
+from photofound.model.vision import PerceptualNet
 
 
 def pair(height=32, width=41):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from photofound import EditPipeline, optim
+from photofound import EditPipeline
+from photofound.train import optim
 
 
 class Net(nn.Module):

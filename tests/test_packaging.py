@@ -66,7 +66,8 @@ def test_the_wheel_runs_from_elsewhere(wheel, tmp_path):
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
         import photofound, photofound.tasks, photofound.training, photofound.demos
-        from photofound import autoencoder, cli
+        from photofound import cli
+        from photofound.model import autoencoder
         assert (autoencoder.EMBEDDED / "vae" / "config.json").is_file()
         assert all(p.startswith({str(tmp_path)!r}) for p in [*photofound.__path__, *photofound.tasks.__path__])
         raise SystemExit(cli.main(["--version"]))

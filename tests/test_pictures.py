@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from photofound.demos import pictures
-from photofound.masks import grabcut
+from photofound.edits.masks import grabcut
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, Picture, UpscalePipeline
-from photofound.edit import Condition, get_task
+from photofound.edits.task import Condition, get_task
 from photofound.pipeline import EditPipeline, check_folder, condition_channels, fold_condition
 
 
@@ -61,7 +61,7 @@ def test_guidance_one_is_the_conditional_velocity_alone(tiny):
 
 def test_sample_is_plain_euler_when_one_tile_is_enough(tiny):
     """The sampler against five lines of Euler around the transformer."""
-    from photofound import autoencoder, text
+    from photofound.model import autoencoder, text
 
     pipe = tiny(InpaintPipeline)
     condition = Condition(torch.rand(1, 3, 64, 64), torch.ones(1, 1, 64, 64), ["inpaint"], ["snow"], torch.zeros(1))
@@ -165,7 +165,7 @@ def test_the_reference_reaches_the_model_and_guidance_covers_it(referring, photo
 
 def test_guidance_with_a_reference_is_the_difference_to_neither_text_nor_reference(referring):
     """The sampler's one step against the guided velocity by hand."""
-    from photofound import autoencoder, text
+    from photofound.model import autoencoder, text
 
     pipe = referring(InpaintPipeline)
     seen = torch.rand(1, 3, 32, 32)

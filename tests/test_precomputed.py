@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from photofound import precomputed, text
-from photofound.sources import Source
+from photofound.data import precomputed
+from photofound.data.sources import Source
+from photofound.model import text
 
 
 def test_what_is_packed_comes_out_by_its_caption():

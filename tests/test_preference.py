@@ -8,8 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import EditPipeline, cli, config, drawn, objective
-from photofound.engine import World
+from photofound import EditPipeline, config
+from photofound.cli import commands as cli
+from photofound.data import drawn
+from photofound.model import flow
+from photofound.train.distributed import World
 from photofound.training import preference
 from photofound.training.preference import Config, PreferenceStage
 from photofound.training.pretrain import take
@@ -75,13 +78,13 @@ def test_the_loss_is_the_formula(stage, tiny, train):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (1,))))
     x = [learner.encode(pixels) for pixels in batch.pixels.chunk(2)]
-    t = objective.sample_time(4, generator, 1.0, 1.0)
+    t = flow.sample_time(4, generator, 1.0, 1.0)
     noise = torch.randn(x[0].shape, generator=generator)
     start, condition = tiny(EditPipeline).transformer.eval(), take(batch.condition, torch.arange(4))
     excess = []
     with torch.no_grad():
         for x0 in x:
-            x_t, v = objective.add_noise(x0, noise, t), noise - x0
+            x_t, v = flow.add_noise(x0, noise, t), noise - x0
             ours, theirs = (
                 learner.predict(x_t, t, condition)[0],
                 learner.predict(x_t, t, condition, model=start)[0],

@@ -16,10 +16,12 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from photofound import cli, data, precomputed, record
-from photofound.geometry import aspect_buckets
-from photofound.sources import Source
-from photofound.stream import Stream
+from photofound.card import record
+from photofound.cli import commands as cli
+from photofound.data import photos, precomputed
+from photofound.data.sources import Source
+from photofound.data.stream import Stream
+from photofound.edits.geometry import aspect_buckets
 from photofound.training import prepare as stage
 from photofound.training.prepare import PrepareConfig, prepare
 
@@ -145,7 +147,7 @@ def test_shards_are_listed_with_their_sums(tmp_path):
 def test_what_is_prepared_can_be_trained_on(tmp_path):
     pictures = {f"{i}.png": picture(i) for i in range(9)} | {"disc.png": product()[0]}
     prepare(collection(tmp_path / "in", pictures), tmp_path / "out", settings(matte="grabcut"))
-    read = data.read(tmp_path / "out")
+    read = photos.read(tmp_path / "out")
     assert sorted(photo.caption for photo in read) == sorted([str(i) for i in range(9)] + ["disc"])
     stream = Stream([Source(str(tmp_path / "out"))], 4, aspect_buckets(32, 8), workers=0, shuffle=10)
     sample = next(iter(stream))
@@ -179,13 +181,13 @@ def test_what_is_prepared_is_read_back_from_wherever_it_lies(tmp_path, tiny_fold
         precomputed.check(Source(path), "text", stage._makers(settings(**made))["text"])
         assert record.prepared(path)[1] == ("6 of 6 photographs kept; dropped: none",)
         if "*" not in path:
-            assert sorted(photo.caption for photo in data.read(path)) == list("012345")
+            assert sorted(photo.caption for photo in photos.read(path)) == list("012345")
     again = prepare("memory://shop/out", tmp_path / "again", settings())
     assert again["kept"] == 6
 
 
 def test_what_is_filled_is_read_back_from_wherever_it_lies(tmp_path, bucket):
-    from photofound import drawn, exemplars
+    from photofound.data import drawn, exemplars
 
     exemplars.write(drawn.store(3, (40,)), tmp_path, 4, exemplars.Plan(crop=32), workers=0)
     bucket.put(str(tmp_path), "/shop/filled", recursive=True)
@@ -308,7 +310,8 @@ def test_mattes_are_the_given_ones_or_clean_ones(tmp_path):
 
 
 def test_embeddings_and_latents_are_those_of_the_model(tmp_path, tiny_folder):
-    from photofound import autoencoder, precomputed, text
+    from photofound.data import precomputed
+    from photofound.model import autoencoder, text
     from photofound.pipeline import EditPipeline
 
     tall = picture(1, (64, 100)).filter(ImageFilter.GaussianBlur(1))
@@ -323,8 +326,8 @@ def test_embeddings_and_latents_are_those_of_the_model(tmp_path, tiny_folder):
     assert embeddings["a cup"].dtype == torch.bfloat16
     assert torch.allclose(embeddings["a cup"].float(), wanted[0], atol=0.02)
     assert found.dtype == torch.float16 and found.shape == (4, 80 // 8, 48 // 8)
-    pixels, _ = data.decode((tmp_path / "in" / "a cup.png").read_bytes(), (51, 80))
-    middle = data.to_unit(torch.from_numpy(pixels[:, 1:49].copy())).permute(2, 0, 1)[None]
+    pixels, _ = photos.decode((tmp_path / "in" / "a cup.png").read_bytes(), (51, 80))
+    middle = photos.to_unit(torch.from_numpy(pixels[:, 1:49].copy())).permute(2, 0, 1)[None]
     with torch.no_grad():
         latents = autoencoder.encode(pipe.vae, middle)[0]
     assert torch.allclose(found.float(), latents, atol=2e-3 * float(latents.abs().max()))

@@ -13,11 +13,14 @@ import torch
 from diffusers import AutoencoderDC
 from PIL import Image
 
-from photofound import cli, config, edit, record
-from photofound.data import PhotoStore
-from photofound.edit import Condition
-from photofound.engine import World
-from photofound.trainer import Trainer
+from photofound import config
+from photofound.card import record
+from photofound.cli import commands as cli
+from photofound.data.photos import PhotoStore
+from photofound.edits import task as edit
+from photofound.edits.task import Condition
+from photofound.train.distributed import World
+from photofound.train.trainer import Trainer
 from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan, take
 
 
@@ -197,7 +200,7 @@ def test_the_plan_counts_the_reference(tiny_folder):
 @pytest.mark.slow
 def test_a_model_learns_to_follow_the_colour_of_a_reference():
     """Two hundred steps on drawn pictures: from pure noise, each of five colours moves the background its own way."""
-    from photofound import optim
+    from photofound.train import optim
 
     small = {"hidden_size": 32, "depth": 1, "num_heads": 2, "patch_size": 8, "text_width": 32, "text_layers": 1}
     files = ["--data.drawn=24", "--data.sizes=[40]", "--data.crop=32", "--data.late_crop=32", "--data.recolour=1"]
@@ -225,7 +228,7 @@ def test_a_model_learns_to_follow_the_colour_of_a_reference():
 
 
 def test_a_few_steps_lower_the_loss_on_one_batch(stage):
-    from photofound import optim
+    from photofound.train import optim
 
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
     optimizers = optim.build(stage.module, "muon", 3e-3, 0.0, stage.blocks)
@@ -317,7 +320,7 @@ import dataclasses
 
 import numpy as np
 
-from photofound.edit import Input, Job, Task
+from photofound.edits.task import Input, Job, Task
 from photofound.pipeline import EditPipeline
 
 
@@ -430,7 +433,7 @@ def networks(tmp_path_factory):
     from safetensors.torch import save_file
     from transformers import Dinov2Config, Dinov2Model
 
-    from photofound.regularizers import PerceptualNet
+    from photofound.model.vision import PerceptualNet
 
     folder = tmp_path_factory.mktemp("networks")
     small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
@@ -489,7 +492,7 @@ def test_alignment_compares_the_tokens_that_the_tap_saw_and_stops_early(tiny_fol
 
 
 def test_perceptual_terms_count_samples_at_low_noise_only(tiny_folder, shards, networks):
-    from photofound.regularizers import patch_distance, perceptual_distance
+    from photofound.train.losses import patch_distance, perceptual_distance
 
     nets = [f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}", f"--recipe.dino_net={networks / 'dino'}"]
     pixel = ["--model.vae=none", "--model.patch_size=8", "--recipe.lpips=0.1", "--recipe.dino=0.01"]
@@ -523,8 +526,8 @@ def test_perceptual_terms_pull_at_pixels_beyond_white(tiny_folder, shards, netwo
 
 
 def test_perceptual_terms_look_at_latents_decoded(tiny_folder, shards, networks):
-    from photofound import autoencoder
-    from photofound.regularizers import perceptual_distance
+    from photofound.model import autoencoder
+    from photofound.train.losses import perceptual_distance
 
     net = ["--recipe.lpips=0.1", f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}"]
     stage = new_stage(tiny_folder, shards, *net)
@@ -549,11 +552,11 @@ def test_tread_leaves_out_half_of_the_tokens_of_large_pictures_only(tiny_folder,
 
 
 def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatch):
-    from photofound import objective
+    from photofound.model import flow
 
     stage = new_stage(tiny_folder, shards, "--data.crop=48", "--data.late_from=0.5", "--mix.late_shift=3.0")
-    shifts, sample_time = [], objective.sample_time
-    monkeypatch.setattr(objective, "sample_time", lambda n, g, s, u: shifts.append(s) or sample_time(n, g, s, u))
+    shifts, sample_time = [], flow.sample_time
+    monkeypatch.setattr(flow, "sample_time", lambda n, g, s, u: shifts.append(s) or sample_time(n, g, s, u))
     for progress, side in ((0.49, 48), (0.5, 64)):
         batch = stage.batch(torch.Generator().manual_seed(0), 14, progress)
         assert batch.pixels.shape[-2:] == (side, side)
@@ -587,13 +590,13 @@ def test_a_model_keeps_its_shift_unless_another_is_asked_for(tiny_folder, shards
 
 
 def test_the_exact_clean_sample_has_no_loss(tiny_folder, shards, monkeypatch):
-    from photofound import objective
-    from photofound.transformer import EditTransformerOutput
+    from photofound.model import flow
+    from photofound.model.transformer import EditTransformerOutput
 
     stage = new_stage(tiny_folder, shards, "--model.vae=none", "--model.patch_size=8", "--model.prediction_type=sample")
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
     monkeypatch.setattr(stage.pipeline.transformer, "forward", lambda *_, **__: EditTransformerOutput(batch.pixels))
-    monkeypatch.setattr(objective, "sample_time", lambda n, *_: torch.full((n,), 0.005))
+    monkeypatch.setattr(flow, "sample_time", lambda n, *_: torch.full((n,), 0.005))
     assert stage.loss(batch)[0] < 1e-9
     exam = take(batch.condition, torch.arange(14))
     assert stage.loss_on(batch._replace(condition=exam)) < 1e-9
@@ -778,7 +781,7 @@ def test_a_configuration_is_instantiated_without_memory(name):
 )
 def test_a_billion_parameters_cost_what_was_designed(overrides, tokens, tflop):
     """8.2 TFLOP at 4,096 tokens with 256 of text, 1.75 at 1,024, for a trunk of 1.17 billion."""
-    from photofound.transformer import EditTransformer
+    from photofound.model.transformer import EditTransformer
 
     settings = config.load(Config, CONFIGS / "1b-latent-1024.yaml", overrides)
     late = plan(settings)[-1]
@@ -874,7 +877,7 @@ USING = ["--data.precomputed=[text, latents]", "--model.train_text=false"]
 
 
 def test_what_was_computed_before_gives_the_same_loss(tiny_folder, prepared, monkeypatch):
-    from photofound import text
+    from photofound.model import text
 
     stage = PretrainStage(streamed(tiny_folder, prepared, *USING, "--mix.drop_text=0.3"), World())
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
@@ -917,7 +920,7 @@ def test_sheets_are_of_the_same_inputs_and_noise(stage):
 
 
 def test_checkpointed_activations_are_computed_again(tiny_folder, shards, tmp_path):
-    from photofound.trainer import Trainer
+    from photofound.train.trainer import Trainer
 
     calls = {}
     for checkpointed in (False, True):

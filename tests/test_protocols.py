@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import protocols
-from photofound.protocols import PROTOCOLS, SWAPS, find_photographs, problems
+from photofound.eval import protocols
+from photofound.eval.protocols import PROTOCOLS, SWAPS, find_photographs, problems
 
 HOLES = ("strokes-20", "box-centre", "border-12.5")
 
@@ -229,8 +229,8 @@ def test_bicubic_on_luma_is_the_literatures(tmp_path, scale):
     """What papers call bicubic is MATLAB's, down and up: Pillow's gives the same PSNR of luma to 0.05 dB."""
     from skimage import data, metrics
 
-    from photofound.evaluation import Judges, measure
-    from photofound.methods import CLASSICS
+    from photofound.eval.evaluation import Judges, measure
+    from photofound.eval.methods import CLASSICS
 
     truth = data.cat()[:256, :256]
     save(tmp_path / "cat.png", truth)

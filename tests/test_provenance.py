@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from photofound import __version__, cli, image, provenance
-from photofound.image import Picture
-from photofound.provenance import COMPOSITE, GENERATED, mark, source_type
+from photofound import __version__
+from photofound.cli import commands as cli
+from photofound.picture import image, provenance
+from photofound.picture.image import Picture
+from photofound.picture.provenance import COMPOSITE, GENERATED, mark, source_type
 
 NAMES = {
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from photofound import data, record
-from photofound.record import Origin, Session, Training
+from photofound.card import record
+from photofound.card.record import Origin, Session, Training
+from photofound.data import photos as data
 
 
 def training(identity="a", name="pretrain", parts=("transformer",), **changes):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from photofound import Picture
-from photofound.edit import Condition, Sample, get_task
-from photofound.reference import crops, free_squares, square, squares_in, with_references
+from photofound.edits.reference import crops, free_squares, square, squares_in, with_references
+from photofound.edits.task import Condition, Sample, get_task
 
 
 def seeded(seed=0):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import report
-from photofound.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, differences, summarise
+from photofound.eval import report
+from photofound.eval.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, differences, summarise
 
 
 @pytest.fixture

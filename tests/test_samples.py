@@ -30,7 +30,7 @@ def test_the_photographs_are_there_and_the_masks_fit(sample):
 
 
 def test_there_is_one_sample_for_each_task():
-    from photofound.edit import task_names
+    from photofound.edits.task import task_names
 
     assert {"outpaint", "inpaint", "expand", "erase", "upscale"} <= {sample.task for sample in samples.SAMPLES}
     assert {sample.task for sample in samples.SAMPLES} <= set(task_names())

@@ -32,10 +32,13 @@ from PIL import Image, ImageCms
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture, cli, image, serve
-from photofound.edit import get_task
-from photofound.provenance import COMPOSITE, source_type
-from photofound.serve import Busy, Edit, Engine, ServeConfig, create_app
+from photofound import InpaintPipeline, Picture
+from photofound.cli import commands as cli
+from photofound.edits.task import get_task
+from photofound.picture import image
+from photofound.picture.provenance import COMPOSITE, source_type
+from photofound.serve import app as serve
+from photofound.serve.app import Busy, Edit, Engine, ServeConfig, create_app
 
 
 def png(array, format="PNG", **options) -> bytes:
@@ -284,7 +287,7 @@ def test_the_documentation_has_every_field_bound_and_example(client):
 
 
 SIXTH = '''
-from photofound.edit import Input
+from photofound.edits.task import Input
 from photofound.pipeline import EditPipeline
 from photofound.tasks.inpaint import Inpaint
 
@@ -316,7 +319,7 @@ TASK = Retouch()
 @pytest.fixture
 def sixth(tmp_path, monkeypatch):
     """A folder with one more task, and the tasks looked up anew."""
-    from photofound import edit
+    from photofound.edits import task as edit
 
     (tmp_path / "retouch.py").write_text(SIXTH)
     (tmp_path / "broken.py").write_text("import nothing_that_exists")
@@ -1050,7 +1053,7 @@ def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
 @contextmanager
 def command(*options: str):
     """``photofound serve`` in a process of its own, and its address."""
-    line = [sys.executable, "-m", "photofound.cli", "serve", "--port", "0", *map(str, options)]
+    line = [sys.executable, "-m", "photofound", "serve", "--port", "0", *map(str, options)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process, process.stdout.readline().strip().removesuffix("/docs")
@@ -1156,7 +1159,7 @@ def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
     """In a process of its own, as it is started; stopped while an edit is on its way, it answers and ends with 0."""
     keys = tmp_path / "keys"
     keys.write_text("secret\n")
-    command = [sys.executable, "-m", "photofound.cli", "serve", "--port", "0", "--model", str(tiny_folder)]
+    command = [sys.executable, "-m", "photofound", "serve", "--port", "0", "--model", str(tiny_folder)]
     process = subprocess.Popen([*command, "--api-key-file", keys], stdout=subprocess.PIPE, text=True)
     try:
         address = process.stdout.readline().strip().removesuffix("/docs")

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 
-from photofound.image import READABLE_SUFFIXES
-from photofound.sources import Source, open_source, raw
+from photofound.data.sources import Source, open_source, raw
+from photofound.picture.image import READABLE_SUFFIXES
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from photofound import stale
-from photofound.image import Picture, decode, encode
+from photofound.picture import stale
+from photofound.picture.image import Picture, decode, encode
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 GOOGLE = "http://ns.google.com/photos/1.0"

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import data, precomputed, stream
-from photofound.geometry import aspect_buckets
-from photofound.sources import Source
-from photofound.stream import Stream
+from photofound.data import photos, precomputed, stream
+from photofound.data.sources import Source
+from photofound.data.stream import Stream
+from photofound.edits.geometry import aspect_buckets
 
 BUCKETS = aspect_buckets(32, 8)
 
@@ -392,7 +392,7 @@ def with_damage(folder, good, bad):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_samples_are_skipped_and_named(tmp_path, workers, caplog, monkeypatch):
-    monkeypatch.setattr(data, "DAMAGED", 0.1)
+    monkeypatch.setattr(photos, "DAMAGED", 0.1)
     log = tmp_path / "logs" / "skipped.txt"
     opened = open_stream(with_damage(tmp_path, 60, 2), workers=workers, log=log)
     with caplog.at_level(logging.WARNING):
@@ -414,7 +414,7 @@ def test_too_many_damaged_samples_end_the_run(tmp_path):
 
 
 def test_one_per_cent_is_counted_of_a_thousand_at_least():
-    ledger = data.Ledger()
+    ledger = photos.Ledger()
     ledger.seen = 500
     for _ in range(10):
         ledger.skip("x", "x: broken")
@@ -427,7 +427,7 @@ def test_one_per_cent_is_counted_of_a_thousand_at_least():
 
 
 def test_a_tar_that_was_cut_off_is_one_damaged_sample(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(data, "DAMAGED", 0.5)
+    monkeypatch.setattr(photos, "DAMAGED", 0.5)
     shards(tmp_path, 16)
     cut = tmp_path / "0008.tar"
     cut.write_bytes(cut.read_bytes()[:1800])
@@ -443,7 +443,7 @@ def test_a_tar_that_was_cut_off_is_one_damaged_sample(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("where", ["raw", "upright_size", "decode"])
 def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplog, error, where):
     """Read, measured and decoded."""
-    owner = {"raw": stream, "upright_size": stream.image, "decode": data}[where]
+    owner = {"raw": stream, "upright_size": stream.image, "decode": photos}[where]
     whole = getattr(owner, where)
 
     def once(first, *rest, **settings):
@@ -453,7 +453,7 @@ def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplo
         return whole(first, *rest, **settings)
 
     bad = file(flat(3))
-    monkeypatch.setattr(data, "DAMAGED", 0.1)
+    monkeypatch.setattr(photos, "DAMAGED", 0.1)
     monkeypatch.setattr(owner, where, once)
     opened = open_stream(shards(tmp_path, 24))
     drawn = words(take(opened, 10))
@@ -462,7 +462,7 @@ def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplo
 
 
 def test_names_of_strangers_are_one_short_line_in_the_log(caplog):
-    data.Ledger().skip("a\nb" + "x" * 10_000, ValueError("bad\r\n" * 1000))
+    photos.Ledger().skip("a\nb" + "x" * 10_000, ValueError("bad\r\n" * 1000))
     (line,) = caplog.messages
     assert "\n" not in line and len(line) < 700
 
@@ -481,20 +481,20 @@ def test_a_sample_of_other_latents_than_its_neighbours_is_damaged(tmp_path, capl
 
 
 def test_a_whole_batch_of_damage_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DAMAGED", 1.0)
+    monkeypatch.setattr(photos, "DAMAGED", 1.0)
     drawn = take(open_stream(with_damage(tmp_path, 1, 3), batch_size=1), 3)
     assert words(drawn) == ["3"] * 3
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path, monkeypatch):
     shards(tmp_path, 8)
-    monkeypatch.setattr(stream.data, "decode", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(stream.photos, "decode", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="damaged, more than 1%.*above the limit"):
         take(open_stream(tmp_path, max_pixels=1000), 1)
 
 
 def test_a_source_without_photographs_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DAMAGED", 1.0)
+    monkeypatch.setattr(photos, "DAMAGED", 1.0)
     write_tar(tmp_path / "x.tar", {"0.txt": b"words"})
     with pytest.raises(ValueError, match="gives no photograph; look at its format"):
         take(open_stream(tmp_path), 1)

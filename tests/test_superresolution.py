@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from photofound import Picture, UpscalePipeline, config, superresolution
-from photofound.edit import get_task
+from photofound import Picture, UpscalePipeline, config
+from photofound.edits.task import get_task
+from photofound.model import superresolution
+from photofound.model.superresolution import Upscaler, enlarge, enlarged
 from photofound.pipeline import EditPipeline
-from photofound.superresolution import Upscaler, enlarge, enlarged
-from photofound.trainer import Trainer, World
+from photofound.train.trainer import Trainer, World
 from photofound.training import superresolution as training
 
 
@@ -152,8 +153,8 @@ def test_without_steps_the_upscaler_does_it_and_with_steps_the_transformer(folde
 
 
 def superresolution_result(made):
-    from photofound import composite
-    from photofound.image import from_tensor
+    from photofound.edits import composite
+    from photofound.picture.image import from_tensor
 
     return np.rint(from_tensor(composite.back_project(made, pixels())) * 255).astype(np.uint8)
 
@@ -268,7 +269,8 @@ def test_degraded_pairs_are_degraded():
 def test_a_perceptual_distance_joins_the_loss(tmp_path):
     from safetensors.torch import save_file
 
-    from photofound.regularizers import PerceptualNet, perceptual_distance
+    from photofound.model.vision import PerceptualNet
+    from photofound.train.losses import perceptual_distance
 
     net = PerceptualNet()
     save_file(net.state_dict(), tmp_path / "net.safetensors")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import surfaces
-from photofound.colours import lab
-from photofound.surfaces import MATERIALS, Surface, render, surface_of
+from photofound.edits import surfaces
+from photofound.edits.colours import lab
+from photofound.edits.surfaces import MATERIALS, Surface, render, surface_of
 
 SHADES = {"red": (186, 28, 34), "blue": (45, 95, 190), "green": (60, 145, 60), "white": (245, 245, 245),
           "black": (22, 22, 23), "yellow": (235, 205, 60)}  # fmt: skip
@@ -163,7 +163,7 @@ def test_what_names_nothing_known_is_no_surface(prompt):
 
 
 def test_ten_colour_words():
-    from photofound.colours import colour_name
+    from photofound.edits.colours import colour_name
 
     for word in "red green yellow white black orange pink brown grey blue".split():
         found = surface_of(f"a {word} background")

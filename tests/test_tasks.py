@@ -8,17 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import (
-    CutoutPipeline,
-    ErasePipeline,
-    ExpandPipeline,
-    InpaintPipeline,
-    OutpaintPipeline,
-    UpscalePipeline,
-    image,
-)
-from photofound.edit import Sample, enlargement_strength, get_task, task_names
-from photofound.image import Picture
+from photofound import CutoutPipeline, ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
+from photofound.edits.task import Sample, enlargement_strength, get_task, task_names
+from photofound.picture import image
+from photofound.picture.image import Picture
 
 TASKS = ("erase", "expand", "inpaint", "outpaint", "upscale")
 
@@ -423,7 +416,7 @@ def test_jpeg_simulation_is_close_to_the_real_thing():
 
 
 def test_another_segmenter_can_be_plugged_in(tiny, monkeypatch):
-    from photofound import masks
+    from photofound.edits import masks
 
     photo = noise(40, 40)
     mask = masks.cut_out(photo.astype(np.float32) / 255, lambda rgb: (rgb[..., 0] > 0.5).astype(np.float32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from photofound import text
+from photofound.model import text
 
 
 @pytest.fixture(scope="module")

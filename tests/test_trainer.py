@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from photofound import checkpoint, record, trainer
-from photofound.engine import resolve_device, seed_of
-from photofound.trainer import TrainConfig, Trainer
+from photofound.card import record
+from photofound.train import checkpoint, trainer
+from photofound.train.distributed import resolve_device, seed_of
+from photofound.train.trainer import TrainConfig, Trainer
 
 TOY = TrainConfig(
     steps=6,

@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from photofound import cli
+from photofound.cli import commands as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "training" / "configs" / "smoke.yaml")

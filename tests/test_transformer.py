@@ -9,8 +9,8 @@ from diffusers import PRXTransformer2DModel
 from peft import LoraConfig
 from torch import nn
 
-from photofound import layers
-from photofound.transformer import EditTransformer
+from photofound.model import layers
+from photofound.model.transformer import EditTransformer
 
 TRUNK = {"context_in_dim": 24, "hidden_size": 32, "num_heads": 2, "depth": 3, "axes_dim": [8, 8]}
 LATENT = {**TRUNK, "in_channels": 4, "patch_size": 2}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from photofound import InpaintPipeline, metrics
-from photofound.edit import get_task, task_names
+from photofound import InpaintPipeline
+from photofound.edits.task import get_task, task_names
+from photofound.eval import metrics
 from photofound.pipeline import EMBEDDED, check_folder
 
 MB = 1_000_000

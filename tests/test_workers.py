@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import image, provenance, workers
-from photofound.image import JpegSource, Picture
-from photofound.workers import Files
+from photofound.picture import image, provenance
+from photofound.picture.image import JpegSource, Picture
+from photofound.serve import workers
+from photofound.serve.workers import Files
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Training scripts: each is its launch command plus wiring; the loop is ``photofound.trainer``."""
+"""Training scripts: each is its launch command plus wiring; the loop is ``photofound.train.trainer``."""
 
 if __name__ == "training":
     raise ImportError("import photofound.training, not training: the folder is a part of the photofound package")
@@ -41,8 +41,8 @@ def launch(
     plan: Callable[[Any], Sequence[Any]] | None = None,
 ) -> int:
     """Run a stage from ``--config FILE [--run-dir DIR] [--resume latest|PATH] [--a.b=c ...]``, or say with
-    ``--dry-run [--gpus N] [--price P] [--tflops T]`` what it would take (``photofound.estimate``, which ``plan`` is
-    for).
+    ``--dry-run [--gpus N] [--price P] [--tflops T]`` what it would take (``photofound.train.estimate``, which ``plan``
+    is for).
 
     Returns the exit status: 0; 2 for a user's mistake, which is one line on stderr; 75 for a run that SIGTERM or
     SIGUSR1 stopped and that ``--resume latest`` goes on with.
@@ -84,8 +84,9 @@ def _run(
     run_dir: str,
     resume: str | None,
 ) -> bool:
-    from photofound import checkpoint, config, files
-    from photofound.trainer import Trainer, make_engine
+    from photofound import config, files
+    from photofound.train import checkpoint
+    from photofound.train.trainer import Trainer, make_engine
 
     settings: Any = config.load(config_class, path, list(overrides))
     folder = files.output(run_dir, "--run-dir")
@@ -112,7 +113,8 @@ def _dry_run(
     args: argparse.Namespace,
     overrides: Sequence[str],
 ) -> int:
-    from photofound import config, estimate
+    from photofound import config
+    from photofound.train import estimate
 
     offer = estimate.Offer(args.gpus, args.price, args.tflops)
     for line in estimate.dry_run(config.load(config_class, args.config, list(overrides)), stage_class, plan, offer):

@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, data, drawn, record
-from photofound.regularizers import PatchDiscriminator, PerceptualNet, adversarial_losses, perceptual_distance
-from photofound.trainer import TrainConfig, World
+from photofound.card import record
+from photofound.data import drawn, photos
+from photofound.model import autoencoder
+from photofound.model.vision import PerceptualNet
+from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
+from photofound.train.trainer import TrainConfig, World
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def build_model(config: ModelConfig) -> Any:
 
 
 class AutoencoderStage:
-    """What the trainer needs: see ``photofound.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
 
     blocks: list[nn.Module] = []  # convolutions, of many shapes
 
@@ -116,7 +119,7 @@ class AutoencoderStage:
         store = (
             drawn.store(files.drawn, files.sizes)
             if files.drawn
-            else data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
+            else photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
         )
         self.store = store.to(self.device)
         self.rows = self.store.rows(files.crop)
@@ -126,7 +129,7 @@ class AutoencoderStage:
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Tensor:
         self.progress = progress
-        cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
         picks = self.rows[torch.randint(len(self.rows), (size,), generator=cpu)]
         pixels = self.store.sample(picks, self.config.data.crop, False, cpu).pixels
         return pixels.contiguous(memory_format=torch.channels_last)
@@ -151,7 +154,7 @@ class AutoencoderStage:
 
     def sample(self) -> np.ndarray:
         """Originals above reconstructions."""
-        from photofound.card import sheet
+        from photofound.picture.sheet import sheet
 
         pictures = self.batch(torch.Generator(self.device).manual_seed(1), 8, self.progress)
         decoded = autoencoder.decode(self.vae, autoencoder.encode(self.vae, pictures))

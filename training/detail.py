@@ -19,21 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import record
-from photofound.data import random_int, to_bytes, to_unit
-from photofound.detail import DetailNetwork
-from photofound.edit import get_task
-from photofound.exemplars import Exemplars
-from photofound.objective import masked_mean
+from photofound.card import record
+from photofound.data.exemplars import Exemplars
+from photofound.data.photos import random_int, to_bytes, to_unit
+from photofound.edits.task import get_task
+from photofound.model.detail import DetailNetwork
+from photofound.model.flow import masked_mean
+from photofound.model.vision import PerceptualNet
 from photofound.pipeline import EMBEDDED, EditPipeline, fast_dtype
-from photofound.regularizers import (
-    FeatureCritic,
-    PerceptualNet,
-    distance_of_taps,
-    feature_adversarial_losses,
-    perceptual_distance,
-)
-from photofound.trainer import TrainConfig, World
+from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
+from photofound.train.trainer import TrainConfig, World
 
 _AT_ONCE = 32  # guesses that are sampled together
 _LOOK_EVERY = 200  # batches after which the folders are looked at again, since they may still be filled
@@ -94,7 +89,7 @@ class Batch(NamedTuple):
 
 
 class DetailStage:
-    """What the trainer needs: see ``photofound.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
 
     blocks: list[nn.Module] = []  # convolutions, of many shapes
 
@@ -219,7 +214,7 @@ class DetailStage:
 
     def sample(self) -> np.ndarray:
         """Given, canvas, guess, painted, truth; two samples in a row."""
-        from photofound.card import sheet
+        from photofound.picture.sheet import sheet
 
         batch = self.take(0, torch.arange(min(16, self.held_out) // 2 * 2))
         painted = self.network(batch.canvas, batch.guess, batch.hole)[0].clamp(-1, 1)

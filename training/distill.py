@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import autoencoder, consistency, objective, regularizers
-from photofound.edit import Condition, get_task, is_regression, task_names
-from photofound.trainer import TrainConfig, World
+from photofound.edits.task import Condition, get_task, is_regression, task_names
+from photofound.model import autoencoder, flow, vision
+from photofound.train import consistency, losses
+from photofound.train.trainer import TrainConfig, World
 from photofound.training import pretrain
 from photofound.training.finetune import merged, save_lora
 from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage, at_start, take
@@ -43,7 +44,7 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """What kind of student; see ``photofound.consistency``."""
+    """What kind of student; see ``photofound.train.consistency``."""
 
     phases: int = 4  # 1: plain LCM, for one step or a few noisy ones; P: phased, for P deterministic steps
     task_phases: dict[str, int] = field(default_factory=dict)  # of tasks with another number, like {upscale: 1}
@@ -126,9 +127,9 @@ class DistillStage(PretrainStage):
         self._make_student()
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
         if self.options.adversarial:
-            read = regularizers.PerceptualNet.from_file
+            read = vision.PerceptualNet.from_file
             self.judge = self.lpips_net if self.options.lpips else read(str(self.options.lpips_net)).to(self.device)
-            self.module["critic"] = regularizers.FeatureCritic().to(self.device)
+            self.module["critic"] = losses.FeatureCritic().to(self.device)
         models: tuple[Any, ...] = (self.student, self.module["target"], self.teacher)
         self.blocks = [block for model in models for block in model.blocks]
         self._followed: float | None = None
@@ -136,7 +137,7 @@ class DistillStage(PretrainStage):
     @staticmethod
     def _check_tasks(config: Config) -> None:
         """Refuse what the teacher cannot teach; a task with one right answer is learnt from that."""
-        from photofound.transformer import EditTransformer
+        from photofound.model.transformer import EditTransformer
 
         for name, folder in (("start", config.teacher), ("distill.student", config.distill.student)):
             if folder and not Path(folder).is_dir() and folder.count("/") != 1:
@@ -177,7 +178,7 @@ class DistillStage(PretrainStage):
 
     def _go_on_from(self, folder: str) -> None:
         """Give the student the weights of an earlier one; tasks that are new to it start as copies of its first."""
-        from photofound.transformer import EditTransformer
+        from photofound.model.transformer import EditTransformer
 
         earlier = EditTransformer.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.float32)
         for task in self.student.config.tasks:
@@ -215,7 +216,7 @@ class DistillStage(PretrainStage):
         regression = is_regression(condition)  # there the student learns what the teacher did: the answer itself
         noise, start = at_start(noise, times.start, regression)
         times = times._replace(start=start, end=torch.where(regression, 0.0, times.end))
-        x = objective.add_noise(x0, noise, times.start)
+        x = flow.add_noise(x0, noise, times.start)
 
         taught = (~regression).nonzero()[:, 0]  # the others need no teacher
         teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings, taught)
@@ -225,16 +226,16 @@ class DistillStage(PretrainStage):
             goal[taught] = consistency.target(x[taught], few, teacher, follower)
         made = consistency.jump(x, student(x, times.start), times.start, times.end)
         error = consistency.pseudo_huber(made, goal, options.huber)
-        losses = objective.masked_mean(error, condition.hole, self.config.mix.given_weight)
+        each = flow.masked_mean(error, condition.hole, self.config.mix.given_weight)
         names = sorted(set(condition.task))
-        logs = {name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
+        logs = {name: each.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
         terms: dict[str, Tensor] = {}
         if options.lpips:
             terms = self._perceptual(made, batch.pixels, condition.hole, times.end == 0)
         if options.adversarial and made.requires_grad:
             last = (times.end == 0) & ~regression
-            terms |= self._adversarial(made, batch, condition.hole, last, losses.mean())
-        loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
+            terms |= self._adversarial(made, batch, condition.hole, last, each.mean())
+        loss = each.mean() + sum(terms.values(), each.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
 
     def _adversarial(self, made: Tensor, batch: Batch, hole: Tensor, last: Tensor, loss: Tensor) -> dict[str, Tensor]:
@@ -249,11 +250,11 @@ class DistillStage(PretrainStage):
         pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
         with torch.no_grad():
             real = self.judge(pixels)
-        generator, judged = regularizers.feature_adversarial_losses(critic, real, self.judge(pasted), hole[chosen])
-        penalty = self.options.r1 * regularizers.gradient_penalty(critic, real)
+        generator, judged = losses.feature_adversarial_losses(critic, real, self.judge(pasted), hole[chosen])
+        penalty = self.options.r1 * losses.gradient_penalty(critic, real)
         terms = {"critic": judged, "r1": penalty}
         if batch.progress >= self.options.adversarial_from:
-            terms["generator"] = self.options.adversarial * regularizers.balanced(generator, loss, made)
+            terms["generator"] = self.options.adversarial * losses.balanced(generator, loss, made)
         return terms
 
     def validate(self) -> dict[str, Tensor]:
@@ -295,7 +296,7 @@ class DistillStage(PretrainStage):
 
         def velocity(model: nn.Module, x: Tensor, t: Tensor, rows: Tensor | slice, **inputs: Any) -> Tensor:
             out = model(x, t, tokens[rows], None if mask is None else mask[rows], **inputs).sample.float()
-            return objective.interpret(out, x, t, config.prediction_type)[0]
+            return flow.interpret(out, x, t, config.prediction_type)[0]
 
         def teacher(x: Tensor, t: Tensor) -> Tensor:
             with_text, without = velocity(self.teacher, x.repeat(2, 1, 1, 1), t.repeat(2), both, **twice).chunk(2)
@@ -313,7 +314,7 @@ class DistillStage(PretrainStage):
 
     def sample(self) -> np.ndarray:
         """One row per edit: what is given, the teacher after its steps, the student after its own, the target."""
-        from photofound.card import sheet
+        from photofound.picture.sheet import sheet
 
         count, guidance = 2 * len(self.shares), max(self.options.guidance[0], self.pipeline.config.default_guidance)
         generator = torch.Generator(self.device).manual_seed(7)

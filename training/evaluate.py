@@ -92,7 +92,7 @@ def models(args: argparse.Namespace) -> list[Any]:
     import torch
     import transformers
 
-    from photofound.methods import Foreign, Ours
+    from photofound.eval.methods import Foreign, Ours
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -124,10 +124,9 @@ def _model(text: str) -> dict[str, Any]:
 
 def judges(args: argparse.Namespace) -> Any:
     """The networks that were asked for."""
-    from photofound.engine import resolve_device
-    from photofound.evaluation import Judges
-    from photofound.features import load_features
-    from photofound.regularizers import load_vision_model
+    from photofound.eval.evaluation import Judges
+    from photofound.model.vision import load_features, load_vision_model
+    from photofound.train.distributed import resolve_device
 
     chosen: dict[str, Any] = {}
     place = resolve_device(args.device, "device")
@@ -164,9 +163,9 @@ def run(args: argparse.Namespace) -> str:
     if args.data is None:
         raise ValueError("data: no photographs are named; name a folder of them")
     check_output(args.output, args.overwrite)
-    from photofound import evaluation, protocols, report
-    from photofound.exemplar import patchmatch_missing
-    from photofound.methods import CLASSICS, classics
+    from photofound.edits.exemplar import patchmatch_missing
+    from photofound.eval import evaluation, protocols, report
+    from photofound.eval.methods import CLASSICS, classics
 
     entries = protocols.find_photographs(args.data, args.match)
     names = args.protocols or protocols.available(entries)
@@ -205,9 +204,9 @@ PAGE = "report.html"
 
 def blind(args: argparse.Namespace) -> str:
     """Write the page of a blind comparison and its key; returns where they are."""
-    from photofound import protocols
-    from photofound.blind import make_pairs, write
-    from photofound.methods import CLASSICS, classics
+    from photofound.eval import protocols
+    from photofound.eval.blind import make_pairs, write
+    from photofound.eval.methods import CLASSICS, classics
 
     if (args.output / KEY).exists() and not args.overwrite:
         raise ValueError(f"output: {args.output} holds a blind comparison; pass --overwrite or another -o")
@@ -230,7 +229,7 @@ def blind(args: argparse.Namespace) -> str:
 
 def scored(args: argparse.Namespace) -> str:
     """What the choices say."""
-    from photofound.blind import as_text, score
+    from photofound.eval.blind import as_text, score
 
     places = [args.score.parent / KEY, args.output / KEY]
     key = args.key or next((place for place in places if place.is_file()), None)
@@ -260,7 +259,7 @@ def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, A
 
 
 def _on_gpu(device: str) -> bool:
-    from photofound.engine import resolve_device
+    from photofound.train.distributed import resolve_device
 
     return resolve_device(device).type == "cuda"
 

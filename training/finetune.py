@@ -24,9 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import data, sources, trainer
-from photofound.edit import Condition, Sample
-from photofound.estimate import Phase
+from photofound.data import photos as data
+from photofound.data import sources
+from photofound.edits.task import Condition, Sample
+from photofound.train import trainer
+from photofound.train.estimate import Phase
 from photofound.training import pretrain
 from photofound.training.pretrain import Batch, PretrainStage
 
@@ -155,8 +157,8 @@ def read(
     without: Mapping[str, Sequence[str]],
     limit: int | None = None,
 ) -> list[data.Photograph]:
-    """Photographs of any source that ``photofound.sources`` reads, chosen by their metadata, scaled down to a short
-    side of ``short_side``.
+    """Photographs of any source that ``photofound.data.sources`` reads, chosen by their metadata, scaled down to a
+    short side of ``short_side``.
 
     Damaged ones are left out and named in the log. Raises ValueError when none is left, or when more than 1 % of them
     are damaged.
@@ -252,7 +254,7 @@ def save_lora(pipeline: Any, folder: Path, base: str | None = None) -> None:
 
 def merged(pipeline: Any) -> Any:
     """A pipeline with the LoRA added to its weights, and no LoRA."""
-    from photofound.transformer import EditTransformer
+    from photofound.model.transformer import EditTransformer
 
     trained = pipeline.transformer
     transformer: Any = EditTransformer.from_config(trained.config)  # anew: what is sharded cannot be copied
@@ -349,7 +351,7 @@ class AdaptedStage(PretrainStage):
 
     def _base(self) -> str:
         """The model that the LoRA was trained from, without its path; of a student it is the teacher."""
-        from photofound.folder import FOR_TEACHER
+        from photofound.model.folder import FOR_TEACHER
         from photofound.pipeline import EMBEDDED, EditPipeline
 
         start = str(self.config.model.start)

@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photofound import data, objective, sources, trainer
-from photofound.edit import Condition, Sample, get_task, task_names
+from photofound.data import photos, sources
+from photofound.edits.task import Condition, Sample, get_task, task_names
+from photofound.model import flow
+from photofound.train import trainer
 from photofound.training import finetune, pretrain
 from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, without_adapters
 from photofound.training.pretrain import Batch
@@ -67,7 +69,9 @@ class Config(pretrain.Config):
     beta: float = 2000.0  # how far to stay from the start: larger = nearer (``objective.preference_loss``)
 
 
-def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[data.Photograph], list[data.Photograph]]:
+def read(
+    folder: str, short_side: int, limit: int | None = None
+) -> tuple[list[photos.Photograph], list[photos.Photograph]]:
     """Preferred and rejected results, pair by pair; the matte of either is what the edit repainted.
 
     A pair of which one is missing, damaged or of another size than the other is left out and named in the log.
@@ -75,7 +79,7 @@ def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[d
     Raises ValueError when there is no pair, or when more than 1 % of them are damaged.
     """
     rows = itertools.islice(sources.open_source(sources.Source(folder)), limit)
-    pairs = data.kept([_pair(row, folder, short_side) for row in rows])
+    pairs = photos.kept([_pair(row, folder, short_side) for row in rows])
     if not pairs:
         raise ValueError(f"data: {folder} has no pair; see photofound train preference --help for the format")
     return [pair.preferred for pair in pairs], [pair.rejected for pair in pairs]
@@ -85,8 +89,8 @@ def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[d
 class Pair:
     """Two results of one edit."""
 
-    preferred: data.Photograph
-    rejected: data.Photograph
+    preferred: photos.Photograph
+    rejected: photos.Photograph
 
 
 def _pair(row: Mapping[str, Any], folder: str, short_side: int) -> Pair | tuple[str, Exception]:
@@ -102,7 +106,7 @@ def _pair(row: Mapping[str, Any], folder: str, short_side: int) -> Pair | tuple[
     return Pair(a, b)
 
 
-def _with_hole(photograph: data.Photograph) -> data.Photograph:
+def _with_hole(photograph: photos.Photograph) -> photos.Photograph:
     everything = torch.full_like(photograph.pixels[:1], 255)
     return replace(photograph, matte=everything if photograph.matte is None else photograph.matte)
 
@@ -136,12 +140,12 @@ class PreferenceStage(AdaptedStage):
 
     # ------------------------------------------------------------------------------------------------------ batches
 
-    def photographs(self) -> data.PhotoStore:
+    def photographs(self) -> photos.PhotoStore:
         files = self.config.data
         self.examples: dict[str, Callable] = {self.task: partial(given_hole, self.task)}
         self.objects = {self.task: False}
         stores = [
-            data.PhotoStore.build(part, files.sizes) for part in read(files.folder, max(files.sizes), files.limit)
+            photos.PhotoStore.build(part, files.sizes) for part in read(files.folder, max(files.sizes), files.limit)
         ]
         for store in stores:
             store.captions = [words[:1] for words in stores[0].captions]  # as written: both results have one prompt
@@ -156,7 +160,7 @@ class PreferenceStage(AdaptedStage):
 
     def _pairs(self, stores: tuple[Any, Any], size: int, generator: torch.Generator, progress: float) -> Batch:
         """Crops of both stores, which are laid out alike, at the same places."""
-        seed = data.random_int(2**31, generator)
+        seed = photos.random_int(2**31, generator)
         (condition, preferred), (_, rejected) = (
             self.draw(store, self.config.data.crop, size, torch.Generator(self.device).manual_seed(seed))
             for store in stores
@@ -171,7 +175,7 @@ class PreferenceStage(AdaptedStage):
         measured = self.measure_in_time(batch.progress)
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         error, reference = self.errors(batch, generator)
-        loss = objective.preference_loss(error, reference, self.config.beta).mean()
+        loss = flow.preference_loss(error, reference, self.config.beta).mean()
         return loss, {"accuracy": _accuracy(error, reference)} | measured
 
     def errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -179,14 +183,14 @@ class PreferenceStage(AdaptedStage):
         with the same noise and times."""
         mix, condition, count = self.config.mix, batch.condition, len(batch.pixels) // 2
         x0 = self.encode(batch.pixels)
-        t = objective.sample_time(count, generator, self.shift_at(0.0), mix.uniform_time).repeat(2)
+        t = flow.sample_time(count, generator, self.shift_at(0.0), mix.uniform_time).repeat(2)
         noise = torch.randn(x0[:count].shape, generator=generator, device=self.device).repeat(2, 1, 1, 1)
         noise = noise * self.pipeline.config.noise_scale
-        x_t = objective.add_noise(x0, noise, t)
+        x_t = flow.add_noise(x0, noise, t)
         target = self.target(x_t, x0, noise, t)
 
         def error(v: Tensor) -> Tensor:
-            return objective.masked_loss(v, target, condition.hole, mix.given_weight).view(2, count)
+            return flow.masked_loss(v, target, condition.hole, mix.given_weight).view(2, count)
 
         reference = error(self._reference(x_t, t, condition))  # first: switching a LoRA off and on drops gradients
         return error(self.predict(x_t, t, condition)[0]), reference
@@ -205,7 +209,7 @@ class PreferenceStage(AdaptedStage):
         if self.held_pairs is None:
             return {}
         error, reference = self.errors(self.held_pairs, torch.Generator(self.device).manual_seed(0))
-        loss = objective.preference_loss(error, reference, self.config.beta).mean()
+        loss = flow.preference_loss(error, reference, self.config.beta).mean()
         return {"accuracy_held_out": _accuracy(error, reference), "loss_held_out": loss}
 
 

@@ -2,12 +2,12 @@
 
     photofound train prepare SRC DST [--config FILE] [--short_side=512] [--captioner=colour] [--matte=grabcut] ...
 
-SRC is anything that photofound.sources reads: a folder of images, parquet or tars, or a dataset's id on the Hub. DST
-becomes a folder of WebDataset tars with index.json (every shard), report.md and report.json (what was kept, what was
-dropped and why) and dropped.jsonl. Work is done in units, the shards of SRC, in two passes: the first looks at every
-photograph, the second writes those that are left. A unit is written whole or not at all, so that the same command goes
-on after any stop. Units are shared out over processes (--workers=8) or over a Ray cluster (--cluster=true, DST on a
-disk that all nodes see).
+SRC is anything that photofound.data.sources reads: a folder of images, parquet or tars, or a dataset's id on the Hub.
+DST becomes a folder of WebDataset tars with index.json (every shard), report.md and report.json (what was kept, what
+was dropped and why) and dropped.jsonl. Work is done in units, the shards of SRC, in two passes: the first looks at
+every photograph, the second writes those that are left. A unit is written whole or not at all, so that the same command
+goes on after any stop. Units are shared out over processes (--workers=8) or over a Ray cluster (--cluster=true, DST on
+a disk that all nodes see).
 
 With --exemplars=N, DST becomes a folder of N samples whose holes are filled with exemplars, for the training of the
 detail network and of the transformer; the same command goes on after any stop.
@@ -37,10 +37,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from photofound import autoencoder, colours, config, data, exemplars, files, geometry, image, precomputed, record, text
-from photofound.engine import resolve_device
-from photofound.masks import grabcut
-from photofound.sources import Raw, Source, open_source, raw
+from photofound import config, files
+from photofound.card import record
+from photofound.data import exemplars, photos, precomputed
+from photofound.data.sources import Raw, Source, open_source, raw
+from photofound.edits import colours, geometry
+from photofound.edits.masks import grabcut
+from photofound.model import autoencoder, text
+from photofound.picture import image
+from photofound.train.distributed import resolve_device
 
 LOOKS = (9, 8)  # width and height of the grey picture that neighbours are compared in
 
@@ -72,7 +77,7 @@ class PrepareConfig:
     multiple: int = 32  # as data.multiple
     widest: float = 2.0  # as data.widest
     exemplars: int = (
-        0  # write so many samples with exemplar canvases instead (photofound.exemplars); SRC: a shard folder
+        0  # write so many samples with exemplar canvases instead (photofound.data.exemplars); SRC: a shard folder
     )
     crop: int = 128  # exemplars: the samples' side
     sizes: tuple[int, ...] = (136, 208, 272)  # exemplars: short sides, as data.sizes of the training
@@ -127,7 +132,7 @@ class Job:
                 found: Raw | Damaged = raw(row, self.source)
             except Exception as error:  # whatever a row makes its readers raise, the others are good
                 name = str(row.get("name") or row.get("__key__") or self.source.path)
-                found = Damaged(name, data.why(error).removeprefix(f"{name}: "))
+                found = Damaged(name, photos.why(error).removeprefix(f"{name}: "))
             yield f"{unit:05d}_{number:06d}", found
 
 
@@ -159,9 +164,9 @@ def _look(settings: PrepareConfig, key: str, sample: Raw | Damaged) -> dict[str,
         if max(width, height) > settings.max_aspect * min(width, height):
             return line | {"dropped": "too long", "why": f"{width}x{height}"}
         shown = min(512, min(width, height)) if settings.scorer else 64
-        pixels, _ = data.decode(sample.image, data.scaled((width, height), shown), sample.mask, sample.name)
+        pixels, _ = photos.decode(sample.image, photos.scaled((width, height), shown), sample.mask, sample.name)
     except Exception as error:
-        return line | {"dropped": "damaged", "why": data.why(error)}
+        return line | {"dropped": "damaged", "why": photos.why(error)}
     if settings.scorer:
         line["score"] = float(_function(settings.scorer)(pixels.astype(np.float32) / 255))
         if not line["score"] >= settings.min_score:
@@ -235,7 +240,7 @@ def _write_part(job: Job, name: str, samples: Sequence[tuple[str, Raw]]) -> dict
         try:
             files, line = _make(job.settings, sample)
         except Exception as error:
-            lines.append({"key": key, "name": sample.name, "dropped": "damaged", "why": data.why(error)})
+            lines.append({"key": key, "name": sample.name, "dropped": "damaged", "why": photos.why(error)})
             continue
         written.append((key, files))
         lines.append({"key": key, **line})
@@ -247,8 +252,8 @@ def _write_part(job: Job, name: str, samples: Sequence[tuple[str, Raw]]) -> dict
 def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[str, Any]]:
     """A sample's files by extension, and a line about it."""
     width, height = image.upright_size(sample.image, sample.name, settings.max_pixels)
-    size = data.scaled((width, height), settings.short_side or min(width, height))
-    pixels, matte = data.decode(
+    size = photos.scaled((width, height), settings.short_side or min(width, height))
+    pixels, matte = photos.decode(
         sample.image, size, sample.mask, sample.name, settings.max_pixels, foreground=sample.foreground
     )
     files = {_extension(sample.image): sample.image} if size == (width, height) else {"webp": _webp(pixels, settings)}
@@ -262,7 +267,7 @@ def _make(settings: PrepareConfig, sample: Raw) -> tuple[dict[str, bytes], dict[
     captions = _describe(settings.captioner, sample, pixels)
     caption = next(iter(captions.values()), "")
     if settings.text or settings.latents:
-        picture = next(content for kind, content in files.items() if f".{kind}" in data.IMAGES)
+        picture = next(content for kind, content in files.items() if f".{kind}" in photos.IMAGES)
         files["safetensors"] = _precompute(settings, picture, sample.name, list(captions.values()))
     kept = {
         name: value for name, value in sample.row.items() if isinstance(value, (str, int, float)) and name != "json"
@@ -296,9 +301,9 @@ def _cut(matte: str, pixels: np.ndarray) -> np.ndarray | None:
     """The object's matte (H, W) uint8, if it comes out clean."""
     planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     if matte == "grabcut":
-        found = data.cut_clean(planes, grabcut, short_side=320)
+        found = photos.cut_clean(planes, grabcut, short_side=320)
     else:
-        found = data.cut_clean(planes, _function(matte), plain=False, short_side=1024)
+        found = photos.cut_clean(planes, _function(matte), plain=False, short_side=1024)
     return None if found is None else found[0].numpy()
 
 
@@ -309,8 +314,8 @@ def _describe(captioner: str | None, sample: Raw, pixels: np.ndarray) -> dict[st
         planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         colour = colours.border_colour(planes)
         if colour is not None:
-            named = data.Photograph(planes, None, captions.get("text", ""), "")
-            captions["colour"] = data.captions(named)[1 if captions else 2]
+            named = photos.Photograph(planes, None, captions.get("text", ""), "")
+            captions["colour"] = photos.captions(named)[1 if captions else 2]
     elif captioner is not None:
         caption = _function(captioner) if ":" in captioner else _image_to_text(captioner)
         captions["caption"] = str(caption(pixels.astype(np.float32) / 255)).strip()
@@ -402,9 +407,9 @@ def _precompute(settings: PrepareConfig, file: bytes, name: str, captions: Seque
         vae, size = _vae(settings.vae, settings.model), image.upright_size(file, name)
         buckets = geometry.aspect_buckets(settings.side, settings.multiple, settings.widest)
         covered = geometry.cover(*size, bucket := geometry.nearest_bucket(*size, buckets))
-        pixels, _ = data.decode(file, covered, name=name)
+        pixels, _ = photos.decode(file, covered, name=name)
         shown = torch.from_numpy(pixels[geometry.middle(covered, bucket).slices].transpose(2, 0, 1).copy())
-        latents = autoencoder.encode(vae, data.to_unit(shown)[None].to(resolve_device("auto")))[0]
+        latents = autoencoder.encode(vae, photos.to_unit(shown)[None].to(resolve_device("auto")))[0]
     return precomputed.pack(embeddings, latents)
 
 
@@ -645,7 +650,7 @@ def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
     """Fill the folder with ``settings.exemplars`` samples of the shards in ``source``; the shards that were missing.
 
     Raises ValueError or FileNotFoundError."""
-    store = data.PhotoStore.open(source, settings.sizes, settings.cache, mattes=True)
+    store = photos.PhotoStore.open(source, settings.sizes, settings.cache, mattes=True)
     plan = exemplars.Plan(settings.crop, weights=settings.weights)
     return exemplars.write(store, files.output(folder, "DST"), settings.exemplars, plan, settings.workers)
 

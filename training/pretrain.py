@@ -21,30 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import (
-    autoencoder,
-    data,
-    drawn,
-    layers,
-    masks,
-    objective,
-    optim,
-    precomputed,
-    record,
-    regularizers,
-    text,
-)
-from photofound import reference as references
-from photofound.colours import recoloured
-from photofound.composite import harmonic
-from photofound.edit import Condition, Sample, Task, get_task, is_regression
-from photofound.estimate import Phase, muon_flops
-from photofound.exemplars import Exemplars
-from photofound.geometry import aspect_buckets
-from photofound.record import Origin
-from photofound.sources import Source
-from photofound.stream import Stream, check_sizes, photographs
-from photofound.trainer import TrainConfig, World
+from photofound.card import record
+from photofound.card.record import Origin
+from photofound.data import drawn, photos, precomputed
+from photofound.data.exemplars import Exemplars
+from photofound.data.sources import Source
+from photofound.data.stream import Stream, check_sizes, photographs
+from photofound.edits import masks
+from photofound.edits import reference as references
+from photofound.edits.colours import recoloured
+from photofound.edits.composite import harmonic
+from photofound.edits.geometry import aspect_buckets
+from photofound.edits.task import Condition, Sample, Task, get_task, is_regression
+from photofound.model import autoencoder, flow, layers, text, vision
+from photofound.train import losses, optim
+from photofound.train.estimate import Phase, muon_flops
+from photofound.train.trainer import TrainConfig, World
 
 SHOWN = 256  # photographs of a stream that are kept for the sheets of samples
 
@@ -156,8 +148,8 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Published additions to the objective, all off: each is on at a weight above 0. Figures: ``regularizers``,
-    ``objective``."""
+    """Published additions to the objective, all off: each is on at a weight above 0. Figures: ``losses``,
+    ``flow``."""
 
     tread: float = 0.0  # share of the tokens that skip the inner blocks; published 0.5
     tread_tokens: int = 0  # only for pictures of at least so many tokens
@@ -220,8 +212,8 @@ def build_pipeline(config: ModelConfig, tasks: list[str]) -> Any:
     """An EditPipeline to train: from ``config.start``, or new around the autoencoder."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from photofound.model.transformer import EditTransformer
     from photofound.pipeline import EditPipeline
-    from photofound.transformer import EditTransformer
 
     if config.start:
         pipeline = EditPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
@@ -302,7 +294,7 @@ class _Outline:
 
     @classmethod
     def of(cls, config: Config, adapt: Callable[[nn.ModuleDict], None] | None) -> _Outline:
-        from photofound.transformer import EditTransformer
+        from photofound.model.transformer import EditTransformer
 
         model, recipe = config.model, config.recipe
         edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
@@ -324,7 +316,7 @@ class _Outline:
             if adapt:
                 adapt(trained)
         wanted = (recipe.repa, recipe.repa_teacher), (recipe.lpips, recipe.lpips_net), (recipe.dino, recipe.dino_net)
-        networks = [regularizers.outline(source) if weight else None for weight, source in wanted]
+        networks = [vision.outline(source) if weight else None for weight, source in wanted]
         return cls(config, transformer, trained, vae, encoder, *networks)
 
     def phase(self, since: float, until: float) -> Phase:
@@ -381,7 +373,7 @@ class _Outline:
         yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=tokens)
         yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(picture)
         yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(picture)
-        shown = torch.empty(1, 3, regularizers.SHOWN, regularizers.SHOWN, device="meta")
+        shown = torch.empty(1, 3, losses.SHOWN, losses.SHOWN, device="meta")
         yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(shown)
 
     def _muon(self) -> list[nn.Parameter]:
@@ -437,7 +429,7 @@ class Batch(NamedTuple):
 
 
 class PretrainStage:
-    """What the trainer needs: see ``photofound.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
 
     streams = True  # whether the stage can read ``data.sources``
 
@@ -469,7 +461,7 @@ class PretrainStage:
         self._position: dict[str, Any] = {}
         self._check_precomputed()
         self.store = self.photographs().to(self.device)
-        self.held_out: data.PhotoStore | None = None
+        self.held_out: photos.PhotoStore | None = None
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
         elif config.data.held_out:
@@ -481,12 +473,12 @@ class PretrainStage:
             raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
         if world.rank == 0 and (line := self._cut_captions()):
             print(line)
-        self._rows: WeakKeyDictionary[data.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
+        self._rows: WeakKeyDictionary[photos.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._rows = WeakKeyDictionary()  # not by id(), which a store of later may have again
         self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
         self._check_sizes()
 
-    def photographs(self) -> data.PhotoStore:
+    def photographs(self) -> photos.PhotoStore:
         """All photographs, those to be held out among them."""
         files = self.config.data
         if files.drawn:
@@ -495,7 +487,7 @@ class PretrainStage:
             if not self.streams:
                 raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
             return self._some_of(files.sources)
-        return data.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+        return photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
 
     def _cut_captions(self) -> str:
         """What to tell of captions whose ends are not read; empty where there are none."""
@@ -508,10 +500,10 @@ class PretrainStage:
         few = f"data: {cut} of {len(captions)} captions have more than the {most} tokens of text_length"
         return f"{few}; their ends are not read"
 
-    def _some_of(self, sources: Sequence[Source]) -> data.PhotoStore:
+    def _some_of(self, sources: Sequence[Source]) -> photos.PhotoStore:
         """The first photographs of sources, in memory."""
         sizes = self.config.data.sizes
-        return data.PhotoStore.build(photographs(sources, SHOWN, max(sizes)), sizes)
+        return photos.PhotoStore.build(photographs(sources, SHOWN, max(sizes)), sizes)
 
     def _check_precomputed(self) -> None:
         """Refuse embeddings and latents of other networks or pictures than this run's."""
@@ -564,13 +556,13 @@ class PretrainStage:
         self.tap: int | None = None
         if recipe.repa:
             self.tap = model.config.depth // 2 if recipe.repa_block is None else recipe.repa_block
-            self.teacher = regularizers.load_vision_model(str(recipe.repa_teacher)).to(self.device)
-            projector = regularizers.Projector(model.config.hidden_size, self.teacher.width)
+            self.teacher = vision.load_vision_model(str(recipe.repa_teacher)).to(self.device)
+            projector = losses.Projector(model.config.hidden_size, self.teacher.width)
             self.module["projector"] = projector.to(self.device)
         if recipe.lpips:
-            self.lpips_net = regularizers.PerceptualNet.from_file(str(recipe.lpips_net)).to(self.device)
+            self.lpips_net = vision.PerceptualNet.from_file(str(recipe.lpips_net)).to(self.device)
         if recipe.dino:
-            self.dino_net = regularizers.load_vision_model(str(recipe.dino_net)).to(self.device)
+            self.dino_net = vision.load_vision_model(str(recipe.dino_net)).to(self.device)
 
     # ------------------------------------------------------------------------------------------------------ batches
 
@@ -594,8 +586,8 @@ class PretrainStage:
         for those that need one."""
         if self.streamed != (crop, size):
             self._open_stream(crop, size)
-        sample, cpu = next(self._samples), torch.Generator().manual_seed(data.random_int(2**31, generator))
-        whole = torch.tensor([data.holds_object(matte) for matte in sample.matte])
+        sample, cpu = next(self._samples), torch.Generator().manual_seed(photos.random_int(2**31, generator))
+        whole = torch.tensor([photos.holds_object(matte) for matte in sample.matte])
         conditions, samples = [], []
         for name, index in _assign(self.shares, self.objects, whole, cpu).items():
             others = sample[torch.randint(len(sample), (len(index),), generator=cpu)] if self._mixes(name) else None
@@ -652,11 +644,11 @@ class PretrainStage:
         self._position, self.stream, self.streamed = state, None, (0, 0)
 
     def draw(
-        self, store: data.PhotoStore, crop: int, size: int, generator: torch.Generator
+        self, store: photos.PhotoStore, crop: int, size: int, generator: torch.Generator
     ) -> tuple[Condition, Sample]:
         """``size`` crops of a store's photographs, with the tasks' targets for pixels, and their conditions, in the
         tasks' shares."""
-        cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
         conditions, samples = [], []
         for name, count in _counts(self.shares_of(store, crop), size, cpu).items():
             if store is self.store and (made := self._filled(name, crop, count, generator, cpu)):
@@ -673,7 +665,7 @@ class PretrainStage:
             samples.append(sample)
         return Condition.cat(conditions), Sample.cat(samples)
 
-    def _others(self, store: data.PhotoStore, crop: int, count: int, cpu: torch.Generator) -> Sample:
+    def _others(self, store: photos.PhotoStore, crop: int, count: int, cpu: torch.Generator) -> Sample:
         """Crops of any photographs of a store."""
         rows, weights = self._choices(store, crop, False)
         picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
@@ -700,16 +692,16 @@ class PretrainStage:
         share, size = self.reference_share, self.pipeline.transformer.config.reference_size
         return references.with_references(condition, sample, self.objects[name], share, size, generator)
 
-    def shares_of(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
+    def shares_of(self, store: photos.PhotoStore, crop: int) -> dict[str, float]:
         """The tasks to draw from a store, and their shares: all, but for what held-out photographs, and those of a
         stream that are kept for sheets, cannot show."""
         return self.shares if store is self.store and not self.config.data.sources else self.possible(store, crop)
 
-    def possible(self, store: data.PhotoStore, crop: int) -> dict[str, float]:
+    def possible(self, store: photos.PhotoStore, crop: int) -> dict[str, float]:
         """The mix without the tasks that need whole objects where a store has none."""
         return {n: share for n, share in self.shares.items() if not self.objects[n] or len(store.rows(crop, True))}
 
-    def _choices(self, store: data.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
+    def _choices(self, store: photos.PhotoStore, crop: int, objects: bool) -> tuple[Tensor, Tensor]:
         """A store's rows that fit and their weights."""
         known = self._rows.setdefault(store, {})
         if (crop, objects) not in known:
@@ -733,30 +725,30 @@ class PretrainStage:
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         condition, prompts = self._drop(batch.condition, generator)
         x0 = self.clean(batch)
-        t = objective.sample_time(len(x0), generator, self.shift_at(batch.progress), mix.uniform_time)
+        t = flow.sample_time(len(x0), generator, self.shift_at(batch.progress), mix.uniform_time)
         noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
         noise, t = at_start(noise, t, is_regression(condition))
-        x_t = objective.add_noise(x0, noise, t)
+        x_t = flow.add_noise(x0, noise, t)
         route, tap = self._route(x0, generator), self.tap if batch.progress < recipe.repa_until else None
         v, x0_hat, features = self.predict(
             x_t, t, replace(condition, prompt=prompts), route, tap, known=batch.embeddings
         )
         target = self.target(x_t, x0, noise, t)
 
-        losses = objective.masked_loss(v, target, condition.hole, mix.given_weight, batch.weight)
+        each = flow.masked_loss(v, target, condition.hole, mix.given_weight, batch.weight)
         terms: dict[str, Tensor] = {}
         if recipe.contrastive:
-            others = objective.contrastive_term(v, target, condition.hole, mix.given_weight)
+            others = flow.contrastive_term(v, target, condition.hole, mix.given_weight)
             terms["contrastive"] = -recipe.contrastive * others.mean()
         if tap is not None:
             terms["repa"] = recipe.repa * self._alignment(features, batch.pixels, x0, route)
         if recipe.lpips or recipe.dino:
             terms |= self._perceptual(x0_hat, batch.pixels, condition.hole, t < recipe.perceptual_below)
         logs = {
-            name: losses.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean()
+            name: each.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean()
             for name in sorted(set(condition.task))
         }
-        loss = losses.mean() + sum(terms.values(), losses.new_zeros(()))
+        loss = each.mean() + sum(terms.values(), each.new_zeros(()))
         return loss, logs | {name: term.detach() for name, term in terms.items()}
 
     def shift_at(self, progress: float) -> float:
@@ -787,7 +779,7 @@ class PretrainStage:
         assert self.held_out is not None
         return self.exam_of(self.held_out, self.config.data.held_out_crops)
 
-    def exam_of(self, store: data.PhotoStore, size: int) -> Batch:
+    def exam_of(self, store: photos.PhotoStore, size: int) -> Batch:
         """Crops of photographs, and their holes: the same whenever it is called."""
         generator = torch.Generator(self.device).manual_seed(0)
         condition, sample = self.draw(store, self.config.data.crop, size, generator)
@@ -795,18 +787,18 @@ class PretrainStage:
 
     def loss_on(self, exam: Batch) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(0)
-        count, losses = len(exam.pixels), []
+        count, each = len(exam.pixels), []
         times = (torch.randperm(count, generator=generator, device=self.device) + 0.5) / count
         for rows in torch.arange(count).split(self.config.train.batch_size):
             x0 = self.encode(exam.pixels[rows])
             noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
             condition, t = take(exam.condition, rows), times[rows]
             noise, t = at_start(noise, t, is_regression(condition))
-            x_t = objective.add_noise(x0, noise, t)
+            x_t = flow.add_noise(x0, noise, t)
             v, *_ = self.predict(x_t, t, condition)
             target = self.target(x_t, x0, noise, t)
-            losses.append(objective.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
-        return torch.cat(losses).mean()
+            each.append(flow.masked_loss(v, target, condition.hole, self.config.mix.given_weight))
+        return torch.cat(each).mean()
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -835,11 +827,11 @@ class PretrainStage:
         inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
         inputs |= self.reference_inputs(model, condition)
         out = model(x_t, t, tokens, mask, **inputs)
-        return (*objective.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
+        return (*flow.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
 
     def target(self, x_t: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The velocity that the model's is compared with."""
-        return objective.velocity_target(x_t, x0, noise, t, self.pipeline.transformer.config.prediction_type)
+        return flow.velocity_target(x_t, x0, noise, t, self.pipeline.transformer.config.prediction_type)
 
     @torch.no_grad()
     def reference_inputs(self, model: Any, condition: Condition) -> dict[str, Tensor]:
@@ -899,7 +891,7 @@ class PretrainStage:
         recipe, tokens = self.config.recipe, math.prod(self._grid(x0))
         if not recipe.tread or tokens < recipe.tread_tokens:
             return None
-        return regularizers.sample_route(len(x0), tokens, recipe.tread, generator)
+        return losses.sample_route(len(x0), tokens, recipe.tread, generator)
 
     def _alignment(self, features: Tensor, pixels: Tensor, x0: Tensor, route: Tensor | None) -> Tensor:
         """REPA's term, unweighted, on the tokens that the tap saw."""
@@ -907,7 +899,7 @@ class PretrainStage:
             target = self.teacher.patches(pixels, self._grid(x0))
         if route is not None and features.shape[1] < target.shape[1]:
             target = layers.take_tokens(target, route)
-        return regularizers.alignment_loss(self.module["projector"](features), target).mean()
+        return losses.alignment_loss(self.module["projector"](features), target).mean()
 
     def _perceptual(self, x0_hat: Tensor, pixels: Tensor, hole: Tensor, near: Tensor) -> dict[str, Tensor]:
         """LPIPS and P-DINO of the clean-sample estimate, decoded and pasted into the photograph, weighted, computed for
@@ -920,16 +912,16 @@ class PretrainStage:
         decoded = autoencoder.decode(self.vae, x0_hat[chosen], clamp=False)  # a pixel beyond white has a gradient, too
         a = torch.lerp(b, decoded, hole[chosen])
         if recipe.lpips:
-            terms["lpips"] = recipe.lpips * regularizers.perceptual_distance(self.lpips_net, a, b).sum() / len(near)
+            terms["lpips"] = recipe.lpips * losses.perceptual_distance(self.lpips_net, a, b).sum() / len(near)
         if recipe.dino:
-            terms["dino"] = recipe.dino * regularizers.patch_distance(self.dino_net, a, b).sum() / len(near)
+            terms["dino"] = recipe.dino * losses.patch_distance(self.dino_net, a, b).sum() / len(near)
         return terms
 
     # ------------------------------------------------------------------------------------------------------ results
 
     def sample(self) -> np.ndarray:
         """One row per task: what is given, the model's picture, the target, three times over."""
-        from photofound.card import sheet
+        from photofound.picture.sheet import sheet
 
         rows = []
         crop = self.last_crop
@@ -1004,7 +996,7 @@ def _counts(shares: dict[str, float], size: int, cpu: torch.Generator) -> dict[s
     return {name: count for name, count in counts.items() if count}
 
 
-def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.PhotoStore]:
+def hold_out(store: photos.PhotoStore, every: int) -> tuple[photos.PhotoStore, photos.PhotoStore]:
     """A store without every n-th photograph, and one with those alone; both share the pixels."""
     held = store.photograph % every == 0
     return store.part(~held), store.part(held)
@@ -1012,7 +1004,7 @@ def hold_out(store: data.PhotoStore, every: int) -> tuple[data.PhotoStore, data.
 
 def at_start(noise: Tensor, t: Tensor, regression: Tensor) -> tuple[Tensor, Tensor]:
     """Noise and times of a batch; the samples in which ``regression`` (B,) is True are at t = 1, without noise."""
-    return noise * objective.expand(~regression, noise), torch.where(regression, 1.0, t)
+    return noise * flow.expand(~regression, noise), torch.where(regression, 1.0, t)
 
 
 def take(condition: Condition, rows: Tensor) -> Condition:

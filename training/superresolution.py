@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import composite, data, drawn, record
-from photofound.regularizers import PerceptualNet, perceptual_distance
-from photofound.superresolution import Upscaler, enlarge
+from photofound.card import record
+from photofound.data import drawn, photos
+from photofound.edits import composite
+from photofound.model.superresolution import Upscaler, enlarge
+from photofound.model.vision import PerceptualNet
 from photofound.tasks.upscale import degraded
-from photofound.trainer import TrainConfig, World
+from photofound.train.losses import perceptual_distance
+from photofound.train.trainer import TrainConfig, World
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -81,7 +84,7 @@ class Pairs:
 
 
 class SuperresolutionStage:
-    """What the trainer needs: see ``photofound.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.device = config, world.device
@@ -104,7 +107,7 @@ class SuperresolutionStage:
         store = (
             drawn.store(files.drawn, sizes)
             if files.drawn
-            else data.PhotoStore.open(files.folder, sizes, files.cache, files.limit)
+            else photos.PhotoStore.open(files.folder, sizes, files.cache, files.limit)
         )
         self.store = store.to(self.device)
         self.rows = self.store.rows(files.crop * max(self.scales))
@@ -115,7 +118,7 @@ class SuperresolutionStage:
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Pairs:
         """One scale and one reduction per batch, so that it is one tensor."""
         files = self.config.data
-        cpu = torch.Generator().manual_seed(data.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
         pick = int(torch.multinomial(torch.tensor(files.shares), 1, generator=cpu))
         return self._pairs(self.scales[pick], size, cpu)
 
@@ -164,7 +167,7 @@ class SuperresolutionStage:
 
     def sample(self) -> np.ndarray:
         """At the largest scale: bicubic, ours, the photographs."""
-        from photofound.card import sheet
+        from photofound.picture.sheet import sheet
 
         scale = max(self.scales)
         pairs = self._pairs(scale, 6, torch.Generator().manual_seed(1))
@@ -208,7 +211,7 @@ def _turned(pixels: Tensor, cpu: torch.Generator) -> Tensor:
 
 def _like(cpu: torch.Generator, pixels: Tensor) -> torch.Generator:
     """A generator on the device of ``pixels``, seeded by one on the CPU."""
-    return torch.Generator(pixels.device).manual_seed(data.random_int(2**31, cpu))
+    return torch.Generator(pixels.device).manual_seed(photos.random_int(2**31, cpu))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from photofound.edit import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
+from photofound.edits.task import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")

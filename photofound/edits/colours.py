@@ -1,0 +1,107 @@
+"""Colours and the words for them: what the ground of a photograph is called, and grounds of other colours.
+
+Few photographs of products have coloured grounds, and captions seldom name them; without both, colour words in a
+prompt would mean nothing to a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from photofound.edits.task import Sample
+
+# Names that people use for grounds, with typical sRGB values.
+COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "white": ((245, 245, 245),), "light grey": ((205, 205, 205),), "grey": ((140, 140, 140),),
+    "dark grey": ((75, 75, 75),), "black": ((20, 20, 20),), "red": ((200, 30, 35),),
+    "dark red": ((115, 20, 25),), "orange": ((235, 130, 35),), "brown": ((115, 75, 45),),
+    "light brown": ((175, 130, 90),), "beige": ((220, 200, 170),), "yellow": ((235, 210, 60),),
+    "green": ((60, 145, 60),), "dark green": ((30, 75, 40),), "light green": ((165, 215, 140),),
+    "teal": ((40, 135, 135),), "blue": ((45, 95, 190), (15, 10, 230)), "light blue": ((160, 200, 235),),
+    "dark blue": ((25, 40, 95), (10, 10, 125), (25, 25, 112)),
+    "purple": ((110, 60, 150), (128, 0, 128), (75, 0, 130), (140, 45, 225)), "pink": ((235, 150, 175),),
+}  # fmt: skip
+_SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """(N, 3) sRGB 0..255 to CIE L*a*b*, in which distance is roughly what the eye sees."""
+    import cv2
+
+    return cv2.cvtColor((rgb.reshape(-1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+
+
+def colour_name(rgb: np.ndarray) -> str:
+    """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
+    weights = np.array([0.5, 1.0, 1.0], np.float32)
+    distance = ((lab(np.array([shade for _, shade in _SHADES], np.float32)) - lab(rgb)) * weights) ** 2
+    return _SHADES[int(distance.sum(1).argmin())][0]
+
+
+def border_colour(pixels: Tensor) -> str | None:
+    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does."""
+    colour = ground_colour(pixels)
+    return None if colour is None else colour_name(colour)
+
+
+def ground_colour(pixels: Tensor) -> np.ndarray | None:
+    """The colour (3,), sRGB 0..255, that dominates a picture's border (3, H, W uint8), or None when none does: the
+    border's median, when at least 55 % of the border are ``alike``."""
+    array = pixels.numpy()
+    edge = max(2, min(array.shape[1:]) // 16)
+    sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
+    ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
+    median: np.ndarray = np.median(ring, 0)
+    return median if alike(ring, median).mean() >= 0.55 else None
+
+
+def alike(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of (N, 3) colours lie within a CIE distance of 18 of a colour; all sRGB 0..255."""
+    return np.linalg.norm(lab(rgb) - lab(colour), axis=1) < 18
+
+
+GROUNDS = ("background", "background", "cloth", "table", "surface", "wall", "backdrop", "floor")
+
+
+def recoloured(sample: Sample, share: float, generator: torch.Generator) -> Sample:
+    """Give about ``share`` of a batch of objects a ground of another colour, and prompts that name it.
+
+    ``generator`` is on the CPU. Which colour a ground had before has no influence; what a prompt says of the object
+    stays in half of the cases.
+    """
+    if not share:
+        return sample
+    pixels, prompts = sample.pixels.clone(), list(sample.prompt)
+    for i in (torch.rand(len(prompts), generator=generator) < share).nonzero()[:, 0].tolist():
+        name, shade = _SHADES[int(torch.randint(len(_SHADES), (), generator=generator))]
+        jitter = 0.12 * torch.rand(3, generator=generator) - 0.06
+        colour = (torch.tensor(shade) / 255 + jitter).clamp(0, 1).to(pixels.device)
+        pixels[i] = tinted(pixels[i], sample.matte[i], colour)
+        ground = f"on a {name} {GROUNDS[int(torch.randint(len(GROUNDS), (), generator=generator))]}"
+        subject = _subject(prompts[i])
+        short = float(torch.rand((), generator=generator)) < 0.5
+        prompts[i] = ground if short or not subject else f"{subject} {ground}"
+    return replace(sample, pixels=pixels, prompt=prompts)
+
+
+def _subject(prompt: str) -> str:
+    """What a caption says before it comes to the ground; empty if it speaks of nothing else."""
+    return "" if prompt.startswith("on a ") or prompt.endswith(" background") else prompt.split(" on a ")[0]
+
+
+def tinted(pixels: Tensor, matte: Tensor, colour: Tensor) -> Tensor:
+    """The ground in another colour, in its own light: the colour times the ground's luma over its mean.
+
+    Args:
+        pixels: (3, H, W) in [-1, 1].
+        matte: (1, H, W) in [0, 1], 1 = the object, which stays as it is.
+        colour: (3,) in [0, 1].
+    """
+    luma = ((pixels + 1) / 2 * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+    mean = (luma * (1 - matte)).sum() / (1 - matte).sum().clamp(min=1)
+    ground = (colour[:, None, None] * luma / mean.clamp(min=0.05)).clamp(0, 1) * 2 - 1
+    return matte * pixels + (1 - matte) * ground

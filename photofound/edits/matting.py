@@ -1,0 +1,184 @@
+"""From a rough matte to the photograph's own resolution: GrabCut along the outline, a soft edge, the subject's colours.
+
+Shapes: rgb (H, W, 3) float32 in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject. pymatting (the extra
+``matting``) makes the soft edge and its colours better; without it a guided filter and the nearest colours do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from photofound.edits import masks
+from photofound.edits.geometry import Box, bounding_box, grow_box
+
+WORKING = 1024  # long side at which the outline is found; a larger photograph's is carried to its own pixels from there
+BAND = 0.012  # of the long side: how far a rough outline may be from the right one
+EDGE = 0.004  # of the long side: how wide a soft edge may be
+AGREEING = 0.8  # intersection over union below which GrabCut is not believed
+
+
+def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING, soft: bool = True) -> np.ndarray:
+    """A matte at the photograph's own resolution from a rough one: a binary outline by GrabCut at ``working`` pixels,
+    where it agrees with the rough matte, and a soft edge around it, by closed-form matting with ``soft`` where
+    pymatting is installed. What is far from the edge comes out as exactly 0 or 1."""
+    import cv2
+
+    height, width = matte.shape
+    if not (matte > 0.5).any():
+        return np.zeros_like(matte)
+    box = bounding_box(matte > 0.1)
+    near = grow_box(box, max(8, max(box.width, box.height) // 6), 1, width, height)
+    scale = min(1.0, working / max(near.width, near.height))
+    size = max(8, round(near.width * scale)), max(8, round(near.height * scale))
+    small = cv2.resize(np.ascontiguousarray(rgb[near.slices]), size, interpolation=cv2.INTER_AREA)
+    rough = cv2.resize(np.ascontiguousarray(matte[near.slices]), size, interpolation=cv2.INTER_AREA)
+    outline = refine_outline(small, rough)
+    edge = soft_edge(small, outline, soft)
+    whole = np.zeros_like(matte)
+    whole[near.slices] = _enlarged(rgb[near.slices], small, edge)
+    return whole
+
+
+def refine_outline(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the subject by GrabCut (Rother et al. 2004) started from a matte, which it may move in a band around
+    the outline and wherever the matte is unsure; the matte's own outline where the two disagree."""
+    import cv2
+
+    own = matte > 0.5
+    reach = max(2, round(BAND * max(matte.shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    label = np.where(own, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    label[cv2.erode((matte > 0.9).astype(np.uint8), kernel) > 0] = cv2.GC_FGD
+    label[cv2.dilate((matte > 0.1).astype(np.uint8), kernel) == 0] = cv2.GC_BGD
+    if not (np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).any() and np.isin(label, (cv2.GC_BGD, cv2.GC_PR_BGD)).any()):
+        return own
+    pixels = np.ascontiguousarray((rgb[..., ::-1] * 255).round().astype(np.uint8))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(pixels, label, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    found = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return found if iou(found, own) >= AGREEING else own
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two (H, W) bool masks; 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
+
+
+def soft_edge(rgb: np.ndarray, outline: np.ndarray, closed_form: bool = True) -> np.ndarray:
+    """A matte from an outline (H, W) bool: soft in a narrow band around it, exactly 0 or 1 elsewhere.
+
+    Closed-form matting (Levin et al. 2008) where pymatting is there and wanted, else a guided filter (He et al. 2013).
+    """
+    import cv2
+
+    reach = max(1, round(EDGE * max(outline.shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    inside = cv2.erode(outline.astype(np.uint8), kernel) > 0
+    outside = cv2.dilate(outline.astype(np.uint8), kernel) == 0
+    trimap = np.where(inside, 1.0, np.where(outside, 0.0, 0.5))
+    matte = _closed_form(rgb, trimap) if closed_form and inside.any() and outside.any() else None
+    if matte is None:
+        matte = guided_filter(rgb.mean(2), outline.astype(np.float32), max(2, reach), 1e-3)
+    matte = np.clip((matte - 0.02) / 0.96, 0, 1)  # filters come close to 0 and 1, and do not reach them
+    return np.where(inside, 1, np.where(outside, 0, matte)).astype(np.float32)
+
+
+def has_pymatting() -> bool:
+    """Whether the extra ``matting`` is installed; nothing is imported."""
+    return importlib.util.find_spec("pymatting") is not None
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Within the block pymatting may be imported and used: numba sets the number of OpenMP's threads to that of the
+    cores, torch's among them, which is put back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _closed_form(rgb: np.ndarray, trimap: np.ndarray) -> np.ndarray | None:
+    """pymatting's matte, or None where it is not installed or its solver does not converge."""
+    if not has_pymatting():
+        return None
+    options = {"laplacian_kwargs": {"epsilon": 1e-6}, "cg_kwargs": {"rtol": 1e-4, "maxiter": 1000}}
+    with _threads_kept():
+        from pymatting import estimate_alpha_cf
+        from pymatting.preconditioner.jacobi import jacobi  # its own choice, ichol, prints on even grounds
+
+        try:
+            alpha: np.ndarray = estimate_alpha_cf(rgb.astype(np.float64), trimap, preconditioner=jacobi, **options)
+        except ValueError:
+            return None
+    return alpha.astype(np.float32)
+
+
+def guided_filter(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+    """x (H, W) smoothed along the edges of a grey guide (H, W) (He et al. 2013, equations 5 to 8)."""
+    slope, offset = _guided_line(guide, x, radius, epsilon)
+    return slope * guide + offset
+
+
+def _guided_line(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset (H, W) of the line from guide to x that fits around each pixel."""
+    import cv2
+
+    def mean(y: np.ndarray) -> np.ndarray:
+        return cv2.blur(np.ascontiguousarray(y, np.float32), (2 * radius + 1, 2 * radius + 1))
+
+    guide_mean, x_mean = mean(guide), mean(x)
+    slope = (mean(guide * x) - guide_mean * x_mean) / (mean(guide * guide) - guide_mean**2 + epsilon)
+    return mean(slope), mean(x_mean - slope * guide_mean)
+
+
+def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """A matte at the size of ``rgb``, its edge along that of the photograph: the guided filter's lines are found at the
+    small size and drawn at the large one (He and Sun 2015, arXiv:1505.00996)."""
+    import cv2
+
+    size = rgb.shape[1::-1]
+    if size == matte.shape[::-1]:
+        return matte
+    large = cv2.resize(matte, size, interpolation=cv2.INTER_LINEAR)
+    soft = (large > 0) & (large < 1)
+    slope, offset = _guided_line(small.mean(2), matte, 2, 1e-4)
+    slope, offset = (cv2.resize(x, size, interpolation=cv2.INTER_LINEAR)[soft] for x in (slope, offset))
+    large[soft] = np.clip(slope * rgb.mean(2)[soft] + offset, 0, 1)
+    return large
+
+
+def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """The subject's own colours where the matte is soft, (H, W, 3), changed nowhere else: multi-level foreground
+    estimation (Germer et al. 2020, arXiv:2006.14970) where pymatting is there, else ``masks.foreground_colours``."""
+    soft = (matte > 0) & (matte < 1)
+    if not soft.any():
+        return rgb
+    if not has_pymatting():
+        return masks.foreground_colours(rgb, matte)
+    import cv2
+
+    box = bounding_box(matte > 0)
+    near: Box = grow_box(box, 16, 1, matte.shape[1], matte.shape[0])
+    scale = min(1.0, math.sqrt(2**21 / (near.width * near.height)))  # of what it keeps in memory, 100 bytes a pixel
+    size = max(2, round(near.width * scale)), max(2, round(near.height * scale))
+    part, alpha = (
+        cv2.resize(np.ascontiguousarray(x[near.slices]), size, interpolation=cv2.INTER_AREA) for x in (rgb, matte)
+    )
+    with _threads_kept():
+        from pymatting import estimate_foreground_ml
+
+        own = estimate_foreground_ml(part.astype(np.float64), alpha.astype(np.float64)).astype(np.float32)
+    own = cv2.resize(own, (near.width, near.height), interpolation=cv2.INTER_LINEAR)
+    colours = rgb.copy()
+    colours[near.slices] = np.where(soft[near.slices][..., None], np.clip(own, 0, 1), rgb[near.slices])
+    return colours

@@ -1,0 +1,133 @@
+"""Pictures of wanted surfaces: what a user gives, made ready for the model, and what a photograph gives in training.
+
+Shapes: B batch, H and W pixels, R the reference's side. Pictures are RGB in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from photofound.edits import composite
+from photofound.edits.masks import grow, uniform
+from photofound.edits.task import Condition, Sample
+from photofound.picture import image
+from photofound.picture.image import Picture
+
+SIDES = (0.6, 0.45, 0.33, 0.25, 0.18, 0.125)  # of squares free of the object, over the short side, tried from large on
+TURN = math.radians(15)  # the most that a crop is turned: more, and the grain of wood would have no direction
+
+
+def square(picture: Picture, side: int) -> Tensor:
+    """A user's picture as the model sees it: its middle square, (1, 3, side, side) in [-1, 1]. What is transparent
+    takes the mean colour of what is not: a surface ends nowhere."""
+    pixels = image.to_tensor(picture.rgb())  # (1, 3, H, W)
+    alpha = picture.alpha()
+    if alpha is not None:
+        seen = torch.from_numpy(alpha)[None, None].to(pixels)
+        mean = (pixels * seen).sum((2, 3), keepdim=True) / seen.sum().clamp(min=1e-6)
+        pixels = torch.lerp(mean, pixels, seen)
+    height, width = pixels.shape[-2:]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return composite.resize(pixels[..., top : top + short, left : left + short], (side, side)).clamp(-1, 1)
+
+
+def with_references(
+    condition: Condition, sample: Sample, needs_object: bool, share: float, size: int, generator: torch.Generator
+) -> Condition:
+    """Training conditions of which about ``share`` have a reference of ``size``: a piece of the target's own surface.
+
+    Where the target is a background (``needs_object``), it is a square of that free of the object; else one around a
+    place in the hole. It is mirrored, scaled and turned a little, so that it shows what the surface is and not what
+    stands where. A sample without such a square has no reference.
+    """
+    taken = grow((sample.matte > 0.05).float(), 2) if needs_object else None
+    boxes, found = free_squares(taken, generator) if taken is not None else squares_in(condition.hole, generator)
+    wanted = uniform((len(sample),), 0, 1, generator).to(found.device) < share
+    pictures, referenced = crops(sample.pixels, boxes, size, generator), found & wanted
+    pictures = pictures.masked_fill(~referenced[:, None, None, None], 0.0)
+    return replace(condition, reference=pictures, referenced=referenced)
+
+
+def inset(shown: Tensor, condition: Condition) -> Tensor:
+    """Pictures (B, 3, H, W) of conditions, small in the lower right corner the references of those that have one."""
+    if condition.reference is None or condition.referenced is None:
+        return shown
+    side = min(shown.shape[-2:]) // 3
+    small, with_it = composite.resize(condition.reference, (side, side)), shown.clone()
+    with_it[..., -side:, -side:] = small
+    return torch.where(condition.referenced[:, None, None, None], with_it, shown)
+
+
+def free_squares(taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A square per sample that holds nothing of ``taken`` (B, 1, H, W) in {0, 1}: of the largest size of ``SIDES`` that
+    fits, or the next, anywhere that it fits.
+
+    Returns:
+        (B, 3): the middle's row and column and the side, in pixels; and (B,) bool, False where there is none.
+    """
+    batch, _, height, width = taken.shape
+    sums = F.pad(taken[:, 0].double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (B, H + 1, W + 1), a summed-area table
+    boxes = taken.new_zeros(batch, 3)
+    chosen = torch.zeros(batch, dtype=torch.long, device=taken.device)  # squares that fit, of the sizes tried so far
+    modest = uniform((batch,), 0, 1, generator).to(taken.device) < 0.4  # these take the second size that fits
+    for share in SIDES:
+        side = max(4, round(share * min(height, width)))
+        inside = (
+            sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side] + sums[:, :-side, :-side]
+        )  # (B, H - side + 1, W - side + 1)
+        free = (inside < 0.5).flatten(1)
+        fits = free.any(1)
+        place = (uniform(tuple(free.shape), 0, 1, generator).to(taken.device) * free).argmax(1)
+        columns = width - side + 1
+        box = torch.stack((place // columns + side / 2, place % columns + side / 2, torch.full_like(place, side)), 1)
+        take = fits & ((chosen == 0) | ((chosen == 1) & modest))
+        boxes = torch.where(take[:, None], box.to(boxes), boxes)
+        chosen += fits
+    return boxes, chosen > 0
+
+
+def squares_in(hole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A square per sample around a random place in the hole (B, 1, H, W), a fifth to a half of the short side; as
+    ``free_squares`` gives them."""
+    batch, _, height, width = hole.shape
+    side = uniform((batch,), 0.2, 0.5, generator).to(hole) * min(height, width)
+    noise = uniform((batch, height * width), 0, 1, generator).to(hole)
+    place = (noise * (hole > 0.5).flatten(1)).argmax(1)
+    row, column = (place // width).to(hole), (place % width).to(hole)
+    row = torch.minimum(row.maximum(side / 2), height - side / 2)
+    column = torch.minimum(column.maximum(side / 2), width - side / 2)
+    return torch.stack((row, column, side), 1), (hole > 0.5).flatten(1).any(1)
+
+
+def crops(pixels: Tensor, boxes: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Squares of pictures (B, 3, H, W), by ``boxes`` (B, 3), as pictures of their own: (B, 3, size, size).
+
+    Each is mirrored across or not, turned by up to ``TURN``, and scaled between its own scale and what fills the size;
+    where it is too small to fill it, it goes on as its mirror image, so that texture keeps its scale.
+    """
+    height, width = pixels.shape[-2:]
+    if (factor := min(height, width) // (2 * size)) > 1:  # sampling below would skip pixels
+        pixels, boxes = F.avg_pool2d(pixels, factor), boxes / factor
+        height, width = pixels.shape[-2:]
+    batch = len(pixels)
+    middle, side = boxes[:, None, None, :2], boxes[:, 2].clamp(min=2)  # (B, 1, 1, 2), (B,)
+    u = uniform((batch, 4), 0, 1, generator).to(pixels)
+    fill = size / side  # the scale at which the square fills the size
+    zoom = torch.exp(u[:, 0] * fill.clamp(min=1).log()) * fill.clamp(max=1)
+    angle, across, down = (2 * u[:, 1] - 1) * TURN, 1 - 2 * (u[:, 2] < 0.5).float(), 1 - 2 * (u[:, 3] < 0.25).float()
+    at = torch.arange(size, device=pixels.device, dtype=pixels.dtype) + 0.5 - size / 2
+    rows, columns = (at[:, None] * down[:, None, None], at[None, :] * across[:, None, None])  # (B, R, 1), (B, 1, R)
+    sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
+    turned = torch.stack((cos * rows - sin * columns, sin * rows + cos * columns), -1) / zoom[:, None, None, None]
+    reach = (side / 2 - 0.5).clamp(min=0.5)[:, None, None, None]  # pixel centres of the square
+    folded = ((turned + reach).remainder(4 * reach) - 2 * reach).abs() - reach  # a triangle wave between its borders
+    place = middle - folded  # (B, R, R, 2) rows and columns in pixels
+    scale = place.new_tensor([2 / height, 2 / width])
+    grid = (place * scale - 1).flip(-1)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)

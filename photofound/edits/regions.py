@@ -1,0 +1,188 @@
+"""Which holes of a picture are worked on together, and at which size.
+
+A model sees a box around its hole, scaled to what it knows. Holes that lie far apart would be specks in one box, so
+each gets a box of its own, unless one box for both costs no more and is about as sharp. A thin hole that runs through a
+large photograph, as a scratch does, is cut into pieces that fade into each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from photofound.edits import masks
+from photofound.edits.geometry import Box, bounding_box, grow_box, tiles
+
+MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
+_CELL = 8  # pixels; holes less than so far apart are one
+_MOST_ISLANDS = 2000  # of more, near ones are taken for one: noise, or a page of small print
+_MOST_PIECES = 512  # of one hole; of more, each is worked on smaller
+_AS_SHARP = 0.7  # of the smaller of two scales: no box is worked on smaller than that for being one
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a picture that is worked on by itself.
+
+    Attributes:
+        box: where it is.
+        size: (height, width) that it is worked on at.
+        own: (rows, columns) float32 in [0, 1], how much of what is painted in the box is this part's; None = all of it.
+    """
+
+    box: Box
+    size: tuple[int, int]
+    own: np.ndarray | None = None
+
+    def keep(self, keep: np.ndarray) -> np.ndarray:
+        """A job's ``keep`` (H, W) with 1 wherever another part paints; where two meet, the later one fades in."""
+        if self.own is None:
+            return keep
+        mine = np.ones_like(keep)
+        mine[self.box.slices] = 1 - self.own * (1 - keep[self.box.slices])
+        return mine
+
+
+def whole(hole: np.ndarray, tile: int) -> Part:
+    """All holes of a picture (H, W) as one part.
+
+    A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with what
+    is around it, so the crop is scaled until it fits the model's size, or until its middle lies within a quarter of a
+    tile of given pixels.
+    """
+    found = bounding_box(hole)
+    box = _around(found, tile, hole.shape)
+    return _part(box, found, masks.reach(hole[box.slices]), tile, hole.shape)
+
+
+def split(hole: np.ndarray, keep: np.ndarray, tile: int) -> list[Part]:
+    """The parts of a job by its ``hole`` and ``keep``, both (H, W): one, or several where holes lie far apart.
+
+    Args:
+        tile: the side in pixels that the model was trained at.
+    """
+    marked = (hole > 0) | (keep < 1)
+    labels, cell, groups = _islands(marked, hole)
+    parts: list[Part] = []
+    for group, islands in _joined(groups, tile, hole.shape):
+        found = Box(*(int(side) for side in group[:4]))
+        box = _around(found, tile, hole.shape)
+        part = _part(box, found, float(group[4]), tile, hole.shape)
+        rows, columns = slice(box.top // cell, -(-box.bottom // cell)), slice(box.left // cell, -(-box.right // cell))
+        own = np.isin(labels[rows, columns], islands).repeat(cell, 0).repeat(cell, 1)
+        top, left = box.top - rows.start * cell, box.left - columns.start * cell
+        part = Part(box, part.size, own[top : top + box.height, left : left + box.width].astype(np.float32))
+        parts += _pieces(part, marked[box.slices], float(group[4]), tile)
+    return [Part(parts[0].box, parts[0].size)] if len(parts) == 1 else parts
+
+
+def _pieces(part: Part, marked: np.ndarray, reach: float, tile: int) -> list[Part]:
+    """A part as it is; or in pieces, where it is so large that it would be worked on at less than half of the scale
+    that its thin holes need.
+
+    Args:
+        marked: (rows, columns) bool, what is painted in its box.
+        reach: how far the middle of its holes is from given pixels.
+    """
+    box, own = part.box, part.own
+    side = tile / min(1.0, 0.25 * tile / max(1.0, reach))  # of the picture, as large to the model as its tile
+    if own is None or 2 * part.size[0] * side >= box.height * tile:
+        return [part]
+    mine = (own > 0) & marked
+    while True:
+        windows = tiles(box.width, box.height, round(side), round(side / 4))
+        windows = [window for window in windows if mine[window.slices].any()]
+        if len(windows) <= _MOST_PIECES:
+            break
+        side *= 1.5
+    taken, pieces = np.zeros(mine.shape, bool), []
+    for left, top, right, bottom in windows:
+        rows, columns = _fade(top, bottom, box.height, side / 8), _fade(left, right, box.width, side / 8)
+        here, weight = (slice(top, bottom), slice(left, right)), rows[:, None] * columns[None, :]
+        share = np.where(taken[here], weight, weight > 0) * own[here]
+        taken[here] |= weight > 0
+        scale = tile / side
+        size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+        place = Box(box.left + left, box.top + top, box.left + right, box.top + bottom)
+        pieces.append(Part(place, size, share.astype(np.float32)))
+    return pieces
+
+
+def _fade(start: int, stop: int, length: int, rise: float) -> np.ndarray:
+    """Weights of a window along one side of ``length``: 1 inside, rising over ``rise`` pixels at half as many from its
+    ends, where these are not those of the whole."""
+    position = np.arange(stop - start) + 0.5
+    weight = np.ones(stop - start)
+    if start > 0:
+        weight = np.minimum(weight, (position - rise / 2) / rise)
+    if stop < length:
+        weight = np.minimum(weight, (position[::-1] - rise / 2) / rise)
+    return weight.clip(0, 1)
+
+
+def _around(found: Box, tile: int, shape: tuple[int, ...]) -> Box:
+    return grow_box(found, max(32, max(found.width, found.height) // 4), tile, shape[1], shape[0])
+
+
+def _part(box: Box, found: Box, reach: float, tile: int, shape: tuple[int, ...]) -> Part:
+    scale = float(_work(np.array([[*found, reach]]), tile, shape)[0][0])
+    return Part(box, (max(1, round(box.height * scale)), max(1, round(box.width * scale))))
+
+
+def _work(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """For groups (N, 5), the left, top, right and bottom of their holes and how far their middle is from given pixels:
+    the scale that each is worked on at, and how many pixels it then has."""
+    extent = groups[:, 2:4] - groups[:, :2]  # (N, 2) width and height
+    margin = np.maximum(32, extent.max(1, keepdims=True) // 4)
+    sides = np.minimum(np.maximum(extent + 2 * margin, tile), [shape[1], shape[0]])
+    area = sides.prod(1)
+    fits, near = tile / sides.max(1), 0.25 * tile / np.maximum(1.0, groups[:, 4])
+    few = np.sqrt(MOST_TILES * tile * tile / area)
+    scale = np.minimum(1.0, np.maximum(fits, np.minimum(near, few)))
+    return scale, area * scale**2
+
+
+def _islands(marked: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
+    """The islands of a mask (H, W): labels of its cells from 1 on, the cells' side in pixels, and the islands as groups
+    (N, 5), see ``_work``."""
+    import cv2
+
+    height, width = marked.shape
+    cell, count = _CELL, _MOST_ISLANDS + 1
+    while count > _MOST_ISLANDS:
+        cells = np.logical_or.reduceat(marked, np.arange(0, height, cell), axis=0)
+        cells = np.logical_or.reduceat(cells, np.arange(0, width, cell), axis=1)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8))
+        cell *= 2
+    cell //= 2
+    groups = []
+    for left, top, columns, rows, _ in stats[1:].tolist():
+        left, top = left * cell, top * cell
+        found = bounding_box(marked[top : top + rows * cell, left : left + columns * cell])
+        box = Box(left + found.left, top + found.top, left + found.right, top + found.bottom)
+        with_edge = grow_box(box, 1, 1, width, height)
+        groups.append([*box, masks.reach(hole[with_edge.slices])])
+    return labels, cell, np.array(groups, np.float64)
+
+
+def _joined(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> list[tuple[np.ndarray, list[int]]]:
+    """Groups of islands, of which no two would be worked on together as well and as fast, each with its labels."""
+    size = (groups[:, 2] - groups[:, 0]) * (groups[:, 3] - groups[:, 1])
+    waiting = [(groups[i], [i + 1]) for i in np.argsort(size)]
+    done = np.empty((0, 5))
+    members: list[list[int]] = []
+    while waiting:
+        group, islands = waiting.pop()
+        together = np.concatenate([np.minimum(done[:, :2], group[:2]), np.maximum(done[:, 2:], group[2:])], 1)
+        (mine,), (cost,) = _work(group[None], tile, shape)
+        scales, costs = _work(done, tile, shape)
+        scale, work = _work(together, tile, shape)
+        fits = np.flatnonzero((work <= cost + costs) & (scale >= _AS_SHARP * np.minimum(mine, scales)))
+        if len(fits):
+            waiting.append((together[fits[0]], islands + members.pop(fits[0])))
+            done = np.delete(done, fits[0], 0)
+        else:
+            done = np.concatenate([done, group[None]])
+            members.append(islands)
+    return list(zip(done, members, strict=True))

@@ -1,0 +1,429 @@
+"""The two things that every edit is made of: the ``Condition`` that flows through the house, and the ``Task`` that
+makes it.
+
+Shapes: B batch, H and W pixels. Pictures are RGB in [-1, 1]; holes are in [0, 1], 1 = the model paints here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from photofound.edits.geometry import Box
+    from photofound.picture.image import Picture
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the model is given, one for training and inference alike.
+
+    Attributes:
+        canvas: (B, 3, H, W) in [-1, 1], the pixels that the model may look at.
+        hole: (B, 1, H, W) in [0, 1]; 1 = the model paints here, 0 = given.
+        task: name of the edit; a training batch may mix tasks, so one per sample.
+        prompt: one per sample; may be empty.
+        strength: (B,) in [0, 1], how much of the canvas is trusted (upscale: degradation level).
+        reference: (B, 3, R, R) in [-1, 1], pictures of the wanted surfaces, or None.
+        referenced: (B,) bool, which samples have a reference; None where ``reference`` is.
+    """
+
+    canvas: Tensor
+    hole: Tensor
+    task: Sequence[str]
+    prompt: Sequence[str]
+    strength: Tensor
+    reference: Tensor | None = None
+    referenced: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        batch, channels, *size = self.canvas.shape
+        assert channels == 3 and self.hole.shape == (batch, 1, *size), (self.canvas.shape, self.hole.shape)
+        assert len(self.task) == len(self.prompt) == len(self.strength) == batch
+        assert (self.reference is None) == (self.referenced is None), "a reference, and who has one: both or neither"
+        if self.reference is not None and self.referenced is not None:
+            assert len(self.reference) == len(self.referenced) == batch, (self.reference.shape, self.referenced.shape)
+
+    def __len__(self) -> int:
+        return len(self.canvas)
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same condition on another device."""
+        tensors = ("canvas", "hole", "strength", "reference", "referenced")
+        moved = {name: value.to(device) for name in tensors if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
+
+    def split(self) -> list[Condition]:
+        """Undo ``cat``: one condition of batch 1 per sample."""
+        parts = zip(
+            self.canvas.split(1), self.hole.split(1), self.task, self.prompt, self.strength.split(1), strict=True
+        )
+        split = [Condition(canvas, hole, [task], [prompt], strength) for canvas, hole, task, prompt, strength in parts]
+        if self.reference is None or self.referenced is None:
+            return split
+        pairs = zip(split, self.reference.split(1), self.referenced.split(1), strict=True)
+        return [replace(part, reference=r, referenced=has) if bool(has) else part for part, r, has in pairs]
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """Conditions of one size, joined along the batch."""
+        import torch
+
+        references = [p.reference for p in parts if p.reference is not None]
+        blank = references[0][:1] * 0 if references else None
+
+        def of(part: Condition) -> tuple[Tensor, Tensor]:
+            if part.reference is not None and part.referenced is not None:
+                return part.reference, part.referenced
+            assert blank is not None
+            nobody = torch.zeros(len(part), dtype=torch.bool, device=blank.device)
+            return blank.expand(len(part), -1, -1, -1), nobody
+
+        pairs = [of(p) for p in parts] if references else []
+        return Condition(
+            torch.cat([p.canvas for p in parts]),
+            torch.cat([p.hole for p in parts]),
+            [t for p in parts for t in p.task],
+            [t for p in parts for t in p.prompt],
+            torch.cat([p.strength for p in parts]),
+            torch.cat([pair[0] for pair in pairs]) if pairs else None,
+            torch.cat([pair[1] for pair in pairs]) if pairs else None,
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training batch as it comes from the data: what ``Task.example`` makes a Condition of.
+
+    Attributes:
+        pixels: (B, 3, H, W) in [-1, 1]; the target of most tasks, see ``Task.target``.
+        matte: (B, 1, H, W) in [0, 1], 1 = the object; zeros where there is none. With a task's ``needs_object`` it is a
+            complete object that does not touch the frame.
+        prompt: one caption per sample.
+        latents: (B, C, h, w), the target's, where they were made before training; see ``precomputed``.
+        embeddings: prompt -> (L, D), of those whose embeddings were.
+    """
+
+    pixels: Tensor
+    matte: Tensor
+    prompt: Sequence[str]
+    latents: Tensor | None = None
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: Tensor) -> Sample:
+        latents, prompt = (
+            None if self.latents is None else self.latents[index],
+            [self.prompt[i] for i in index.tolist()],
+        )
+        return Sample(self.pixels[index], self.matte[index], prompt, latents, self.embeddings)
+
+    @staticmethod
+    def cat(parts: Sequence[Sample]) -> Sample:
+        """Samples of one size, joined along the batch."""
+        import torch
+
+        latents = [part.latents for part in parts if part.latents is not None]
+        assert len(latents) in (0, len(parts)), "all of a batch have latents, or none"
+        return Sample(
+            torch.cat([part.pixels for part in parts]),
+            torch.cat([part.matte for part in parts]),
+            [prompt for part in parts for prompt in part.prompt],
+            torch.cat(latents) if latents else None,
+            {prompt: value for part in parts for prompt, value in part.embeddings.items()},
+        )
+
+
+# Kinds of input that are written as text: how, and what that is called.
+SPELLINGS = {
+    "text": (r"(?s:.*)", "text"),
+    "int": (r"-?[0-9]{1,9}", "a whole number of at most 9 digits"),
+    "length": (r"[0-9]{1,9}|[0-9]{1,9}(\.[0-9]{1,9})?%", "whole pixels like 200 or a share like 25%"),
+    "aspect": (r"[0-9]{1,9}(\.[0-9]{1,9})?:[0-9]{1,9}(\.[0-9]{1,9})?", "an aspect ratio like 4:5"),
+    "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800, in pixels"),
+}
+LEAST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1  # what a torch.Generator takes; -1 is the same seed as the largest
+FILE_KINDS = ("image", "mask")  # kinds of input that are files
+FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a page or a server may be told to read
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a task asks of its user; the CLI, the demo and the server are built from these.
+
+    Attributes:
+        name: the pipeline's argument.
+        kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
+            (``"800x600"``), ``folder`` (of this machine: on the command line and in Python alone).
+        help: one line for people.
+        default: the value when it is left out.
+        required: without it there is no edit; on the command line it is positional.
+        choices: the only values there are, where they are few; empty where any of the kind will do.
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: Any = None
+    required: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def spelling(self) -> str:
+        """The regular expression that its text must match as a whole, on the command line or in a form."""
+        return SPELLINGS[self.kind][0]
+
+    def parse(self, text: str) -> Any:
+        """The pipeline's argument from text. Raises ValueError that says what is wanted."""
+        pattern, wanted = SPELLINGS[self.kind]
+        if self.choices:
+            wanted = f"possible; give {', '.join(map(str, self.choices[:-1]))} or {self.choices[-1]}"
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} is not {wanted}")
+        whole = self.kind == "int" or (self.kind == "length" and not text.endswith("%"))
+        value = int(text) if whole else text
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{text!r} is not {wanted}")
+        return value
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request made ready at the photograph's own size (W x H).
+
+    Attributes:
+        picture: the native pixels that the result is composited onto (expand: already on the larger canvas).
+        hole: (H, W) float32 in {0, 1}; 1 = the model paints here.
+        keep: (H, W) float32 in [0, 1]; 1 = this pixel of ``picture`` comes back exactly, between = soft edge.
+        prompt: may be empty.
+        strength: in [0, 1], see Condition.
+        reference: a picture of the wanted surface, as the user gave it, or None.
+        ground: the surface or picture that is painted; None where the model invents it.
+    """
+
+    picture: Picture
+    hole: np.ndarray
+    keep: np.ndarray
+    prompt: str = ""
+    strength: float = 0.0
+    reference: Picture | None = None
+    ground: Any = None
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """A background that a model starts from instead of noise.
+
+    Attributes:
+        pixels: (H, W, 3) float32 in [0, 1], at the photograph's own size.
+        note: what it is, in words: ``background: wood, brown``.
+    """
+
+    pixels: np.ndarray
+    note: str
+
+
+class Task(ABC):
+    """One edit. Subclasses are stateless; ``get_task`` gives the one instance.
+
+    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are
+    the two ends of inference, ``compose``, ``example`` and ``target`` are training, and ``canvas`` is what both show to
+    the model.
+
+    Attributes:
+        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
+            model's size; ``tiles``: all of it at its own size, tile by tile.
+        needs_object: whether ``example`` wants samples whose matte is a complete object.
+        exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
+            (``photofound.edits.exemplar``).
+        needs_others: whether ``compose`` wants other photographs.
+        wants_segmenter: whether ``prepare`` takes ``segment``, which finds the subject of (H, W, 3) float32 in [0, 1]:
+            a ``masks.Segmenter``.
+        generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
+        alpha: whether results have an alpha channel, which not every file format holds.
+        regression: whether there is one right answer, which the model gives in one step from x_1 = 0: such a task is
+            trained at t = 1 without noise, and neither steps, guidance nor seed change what comes out.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    inputs: ClassVar[tuple[Input, ...]]
+    pipeline: ClassVar[type]
+    fit: ClassVar[str] = "hole"
+    needs_object: ClassVar[bool] = False
+    needs_others: ClassVar[bool] = False
+    wants_segmenter: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
+    alpha: ClassVar[bool] = False
+    regression: ClassVar[bool] = False
+    exemplars: ClassVar[bool] = False
+
+    @property
+    def takes_reference(self) -> bool:
+        """Whether its user may give a picture of the wanted surface."""
+        return any(each.name == "reference" for each in self.inputs)
+
+    @abstractmethod
+    def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:
+        """Check what the user gave and make a Job of it. Raises ValueError for what cannot be edited."""
+
+    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+        """(width, height) of what comes out, before anything is computed; ``inputs`` as for ``prepare``. Whoever
+        changes the size says so here."""
+        return picture.size
+
+    @abstractmethod
+    def example(self, sample: Sample, generator: torch.Generator) -> Condition:
+        """Training conditions for the ``target`` of a sample."""
+
+    def target(self, sample: Sample) -> Tensor:
+        """What the model is trained to paint: (B, 3, H, W) in [-1, 1]."""
+        return sample.pixels
+
+    def compose(self, sample: Sample, others: Sample | None, generator: torch.Generator) -> Sample:
+        """What becomes of the photographs before ``example`` and ``target`` see them. ``others`` are as many random
+        photographs, for tasks with ``needs_others``."""
+        return sample
+
+    def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
+        """What the model sees: (B, 3, H, W). By default the hole is filled smoothly from its border, so that the model
+        starts from the right colour and light and spends its capacity on what is missing."""
+        from photofound.edits.composite import harmonic
+
+        return harmonic(pixels, hole == 0)
+
+    def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
+        """The background that sampling starts from, or None, as by default: from noise.
+
+        Args:
+            generator: the edit's own; whoever draws from it returns a backdrop.
+            surfaces: whether the checkpoint wants drawn surfaces where a prompt names one.
+        """
+        return None
+
+    def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
+        """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay
+        exact; by default the seam is closed on the generated side, but for that of another surface: there is one."""
+        from photofound.edits.composite import close_seam
+        from photofound.picture import image
+
+        hole = job.hole[box.slices]
+        given = image.to_tensor(job.picture.crop(box).rgb(hole > 0)).to(generated)
+        meets = job.ground is None
+        closed = close_seam(generated, given, torch_from(hole).to(generated)) if meets else generated
+        return job.picture.paste(image.from_tensor(closed), job.keep[box.slices], (box.left, box.top))
+
+    def conditions(
+        self, sample: Sample, hole: Tensor, canvas: Tensor | None = None, strength: Tensor | None = None
+    ) -> Condition:
+        """A training batch of this one task, with ``canvas()`` applied to the sample unless a canvas is given."""
+        return Condition(
+            canvas=self.canvas(sample.pixels, hole) if canvas is None else canvas,
+            hole=hole,
+            task=[self.name] * len(sample),
+            prompt=sample.prompt,
+            strength=hole.new_zeros(len(sample)) if strength is None else strength,
+        )
+
+
+def offered(task: Task) -> list[Input]:
+    """The inputs that a page or a server offers: all but the photograph itself and folders of this machine."""
+    return [each for each in task.inputs if each.name != "image" and each.kind != FOLDER]
+
+
+def is_regression(condition: Condition) -> Tensor:
+    """(B,) bool: which samples belong to a task with one right answer (``Task.regression``)."""
+    import torch
+
+    known = set(task_names())  # a model's trunk has a head too, and no task
+    flags = [name in known and get_task(name).regression for name in condition.task]
+    return torch.tensor(flags, dtype=torch.bool, device=condition.canvas.device)
+
+
+def enlargement_strength(scale: float) -> float:
+    """The strength that stands for an enlargement: 0 for x1, 1 for x4 and more."""
+    return min(1.0, max(0.0, (scale - 1) / 3))
+
+
+def torch_from(mask: np.ndarray) -> Tensor:
+    """(H, W) array to (1, 1, H, W) float tensor."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(mask, np.float32))[None, None]
+
+
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """A seed of 31 bits for what is not torch's, drawn from an edit's generator."""
+    import torch
+
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**31, (), generator=generator, device=device))
+
+
+TASK_PATH = "PHOTOFOUND_TASKS"  # folders of further task files, separated like PATH
+ENTRY_POINTS = "photofound.tasks"
+
+
+@cache
+def _finders() -> dict[str, Callable[[], ModuleType]]:
+    """Task names and how to import each; nothing is imported here."""
+
+    def from_file(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"photofound_task_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up by name
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
+        return module
+
+    package = importlib.import_module("photofound.tasks")
+    found: dict[str, Callable[[], ModuleType]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        found[info.name] = partial(importlib.import_module, f"photofound.tasks.{info.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        found[entry.name] = entry.load
+    for folder in filter(None, os.environ.get(TASK_PATH, "").split(os.pathsep)):
+        for path in sorted(Path(folder).glob("[!_]*.py")):
+            found[path.stem] = partial(from_file, path)
+    return found
+
+
+def task_names() -> list[str]:
+    """All tasks that can be had: the built-in ones, those of entry points (group ``photofound.tasks``, each naming a
+    module) and the files in the folders of the environment variable ``PHOTOFOUND_TASKS``."""
+    return sorted(_finders())
+
+
+@cache
+def get_task(name: str) -> Task:
+    """The task called ``name``. Raises ValueError naming the known ones."""
+    finders = _finders()
+    if name not in finders:
+        raise ValueError(f"task: {name!r} is unknown; choose one of {', '.join(sorted(finders))}")
+    task = getattr(finders[name](), "TASK", None)
+    if not isinstance(task, Task) or task.name != name:
+        raise ValueError(f"task: the file of {name!r} must define TASK, a photofound.edits.task.Task with that name")
+    return task

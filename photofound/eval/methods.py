@@ -1,0 +1,248 @@
+"""What is compared: our checkpoints, what OpenCV, scikit-image, Pillow and PyPatchMatch have, and any pipeline of
+diffusers.
+
+Pictures are (H, W, 3) uint8, holes (H, W) bool.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from photofound.edits.exemplar import patchmatch, patchmatch_missing
+from photofound.edits.task import get_task
+from photofound.eval.protocols import Problem
+from photofound.pipeline import EditPipeline, fast_dtype
+from photofound.train.distributed import resolve_device
+
+HOLES = ("inpaint", "expand", "erase")
+
+
+class Method:
+    """Something that edits. ``tasks`` are the edits that it can do, ``draws`` whether it depends on a seed."""
+
+    name: str
+    tasks: tuple[str, ...]
+    draws = True
+
+    def edit(self, problem: Problem, seed: int) -> np.ndarray:
+        """The result, as large as the truth."""
+        raise NotImplementedError
+
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Classic(Method):
+    """A method without a model: the same result every time."""
+
+    name: str
+    tasks: tuple[str, ...]
+    function: Callable[[Problem], np.ndarray]
+    draws = False
+
+    def edit(self, problem: Problem, seed: int) -> np.ndarray:
+        return self.function(problem)
+
+
+def _opencv(flag: str) -> Callable[[Problem], np.ndarray]:
+    def inpaint(problem: Problem) -> np.ndarray:
+        import cv2
+
+        assert problem.hole is not None
+        return cv2.inpaint(problem.given, problem.hole.astype(np.uint8), 4, getattr(cv2, flag))
+
+    return inpaint
+
+
+def _biharmonic(problem: Problem) -> np.ndarray:
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ImportError:
+        raise ImportError("biharmonic needs scikit-image: pip install 'photofound[eval]'") from None
+    filled = inpaint_biharmonic(problem.given / 255, problem.hole, channel_axis=-1)
+    return np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _patchmatch(problem: Problem) -> np.ndarray:
+    """Barnes et al. 2009, patches of 11 x 11 pixels, seed 0: equal problems have equal results."""
+    assert problem.hole is not None
+    return patchmatch(problem.given, problem.hole)
+
+
+def _resample(name: str) -> Callable[[Problem], np.ndarray]:
+    def enlarge(problem: Problem) -> np.ndarray:
+        size = (problem.given.shape[1] * problem.scale, problem.given.shape[0] * problem.scale)
+        return np.asarray(Image.fromarray(problem.given).resize(size, Image.Resampling[name]))
+
+    return enlarge
+
+
+CLASSICS = {
+    "telea": Classic("Telea", HOLES, _opencv("INPAINT_TELEA")),
+    "navier-stokes": Classic("Navier-Stokes", HOLES, _opencv("INPAINT_NS")),
+    "biharmonic": Classic("biharmonic", HOLES, _biharmonic),
+    "patchmatch": Classic("PatchMatch", HOLES, _patchmatch),
+    "bicubic": Classic("bicubic", ("upscale",), _resample("BICUBIC")),
+    "lanczos": Classic("Lanczos", ("upscale",), _resample("LANCZOS")),
+    "untouched": Classic("untouched", ("outpaint",), lambda problem: problem.given),
+}
+
+
+def classics(names: Iterable[str]) -> list[Method]:
+    """OpenCV's Telea and Navier-Stokes (radius 4), scikit-image's biharmonic, PyPatchMatch's PatchMatch (patch 5),
+    Pillow's bicubic and Lanczos, and ``untouched``, the product photograph as it is, whose figures are the instruments'
+    own error. ValueError for other names, ImportError where PatchMatch is named and cannot be had."""
+    names = list(names)
+    unknown = sorted(set(names) - set(CLASSICS))
+    if unknown:
+        raise ValueError(f"method {unknown[0]!r} is unknown; known: {', '.join(CLASSICS)}")
+    missing = patchmatch_missing() if "patchmatch" in names else ""
+    if missing:
+        raise ImportError(f"{missing}; or leave the method out")
+    return [CLASSICS[name] for name in names]
+
+
+class Ours(Method):
+    """The pipelines of one checkpoint.
+
+    Args:
+        source: a folder, a Hub id, or ``embedded``.
+        steps, guidance: None for the checkpoint's own.
+        teacher: of a few-step student, the model that it was distilled from.
+        name: what reports call it; None: the folder's name, and the steps and guidance that were given.
+        device: ``auto``: a GPU where there is one.
+    """
+
+    tasks = (*HOLES, "upscale", "outpaint")
+
+    def __init__(
+        self,
+        source: str = "embedded",
+        steps: int | None = None,
+        guidance: float | None = None,
+        teacher: bool = False,
+        name: str | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        folder = None if source == "embedded" else source
+        place = resolve_device(device, "device")
+        loaded = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(place.type))
+        self.pipe = loaded.to(place)
+        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
+        stem = "photofound-nano" if folder is None else Path(source).name
+        said = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
+        said.append("" if guidance is None else f"guidance {guidance:g}")
+        self.name = name or ", ".join(filter(None, said))
+
+    def device(self) -> torch.device:
+        return self.pipe.device
+
+    def edit(self, problem: Problem, seed: int) -> np.ndarray:
+        given, inputs = _request(problem)
+        return np.asarray(self.run(problem.task, given, seed, **inputs))
+
+    def run(self, task: str, given: np.ndarray, seed: int, **inputs: Any) -> Image.Image:
+        """One edit, by the name of its task and with the inputs of its pipeline."""
+        pipeline: Any = get_task(task).pipeline
+        pipe = pipeline.from_pipe(self.pipe)
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(seed)
+        return pipe(given, generator=generator, output_type="pil", **self.options, **inputs).images[0]
+
+
+def _request(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
+    """A picture and the inputs of its task's pipeline."""
+    if problem.task == "upscale":
+        return problem.given, {"scale": problem.scale}
+    if problem.task == "expand":
+        return _cropped(problem)
+    assert problem.hole is not None
+    hole = problem.hole.astype(np.float32)
+    if problem.task == "outpaint":
+        return problem.given, {"subject": 1 - hole, "prompt": problem.prompt}
+    return problem.given, {
+        "mask_image": hole,
+        **({"grow": 0} if problem.task == "erase" else {"prompt": problem.prompt}),
+    }
+
+
+def _cropped(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
+    """The picture without its border, and the margins that are to be added to it."""
+    assert problem.hole is not None
+    rows, columns = np.flatnonzero(~problem.hole.all(1)), np.flatnonzero(~problem.hole.all(0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    height, width = problem.hole.shape
+    margins = {"left": left, "top": top, "right": width - right, "bottom": height - bottom}
+    return problem.given[top:bottom, left:right], {side: int(value) for side, value in margins.items()}
+
+
+class Foreign(Method):
+    """Any inpainting or upscaling pipeline of diffusers, as its users get it: nothing is pasted back.
+
+    Args:
+        source: a folder or a Hub id.
+        steps, guidance: None for the pipeline's own.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        steps: int | None = None,
+        guidance: float | None = None,
+        name: str | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        from diffusers import AutoPipelineForInpainting, DiffusionPipeline
+
+        place = resolve_device(device, "device")
+        options: dict[str, Any] = {"dtype": dtype or fast_dtype(place.type), "use_safetensors": True}
+        try:
+            pipe = DiffusionPipeline.from_pretrained(source, **options)
+            if not _takes(pipe, "mask_image") and not _enlarges(pipe):
+                pipe = AutoPipelineForInpainting.from_pipe(pipe)
+        except (OSError, ValueError) as error:
+            reason = re.split(r"\.\s|\n", str(error))[0]
+            raise ValueError(f"pipeline: {source} cannot be loaded for inpainting or upscaling ({reason})") from None
+        self.pipe = pipe.to(place)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.tasks = ("upscale",) if _enlarges(pipe) else (*HOLES, "outpaint")
+        said = {"num_inference_steps": steps, "guidance_scale": guidance}
+        self.options = {key: value for key, value in said.items() if value is not None}
+        self.name = name or ", ".join([Path(source).name, *([f"{steps} steps"] if steps else [])])
+
+    def device(self) -> torch.device:
+        return self.pipe.device
+
+    def edit(self, problem: Problem, seed: int) -> np.ndarray:
+        height, width = problem.given.shape[:2]
+        inputs: dict[str, Any] = {"prompt": problem.prompt, "image": Image.fromarray(problem.given)}
+        if problem.hole is not None:
+            # Sides that every autoencoder divides; the result is brought back to the photograph's own.
+            working = (round(width / 64) * 64 or 64, round(height / 64) * 64 or 64)
+            inputs |= {"image": inputs["image"].resize(working), "width": working[0], "height": working[1]}
+            inputs["mask_image"] = Image.fromarray(problem.hole.astype(np.uint8) * 255).resize(working)
+        inputs |= {"generator": torch.Generator().manual_seed(seed), "output_type": "pil", **self.options}
+        made = self.pipe(**{name: value for name, value in inputs.items() if _takes(self.pipe, name)}).images[0]
+        wanted = (width * problem.scale, height * problem.scale)
+        return np.asarray(made.convert("RGB").resize(wanted, Image.Resampling.LANCZOS))
+
+
+def _takes(pipe: Any, argument: str) -> bool:
+    return argument in inspect.signature(pipe.__call__).parameters
+
+
+def _enlarges(pipe: Any) -> bool:
+    return bool(re.search("Upscale|SuperResolution", type(pipe).__name__))

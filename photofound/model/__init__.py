@@ -1,0 +1,15 @@
+"""The networks, and the folders that hold them.
+
+Each file imports only files above it:
+
+    layers           RoPE, attention, norms, modulation, MLP
+    transformer      EditTransformer: trunk, edit inputs, task heads
+    autoencoder      pixels <-> latents through any diffusers autoencoder, or none
+    detail           the network that paints at pixel resolution what was guessed in latents
+    superresolution  a small network that enlarges pictures by itself
+    text             prompts to embeddings through any transformers encoder
+    flow             the path between noise and data: times, velocities, the masked loss
+    vision           frozen networks that see: features, alignment targets, LPIPS
+    folder           what may be loaded: model folders and LoRAs are looked at before they are used
+    prx              a PRX pipeline folder -> ours
+"""

@@ -1,0 +1,208 @@
+"""Which autoencoder stands between pixels and latents: a diffusers class, or none.
+
+Shapes: pictures RGB (B, 3, H, W) in [-1, 1]; latents (B, C, H/f, W/f), scaled to about unit variance.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers.models.normalization import RMSNorm
+from torch import Tensor, nn
+
+EMBEDDED = Path(__file__).parents[1] / "weights" / "nano"  # the model that comes along, in diffusers layout
+_WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
+
+
+def load(source: str | None) -> Any | None:
+    """A diffusers autoencoder of any class, weights in safetensors only.
+
+    Args:
+        source: a folder, a Hub id ``owner/name``, or ``owner/name/vae`` for one that lies inside a pipeline;
+            ``embedded``: that of the embedded model. None or ``none``: no autoencoder, pixel space.
+
+    Raises FileNotFoundError when it is not to be had, ValueError when it is no autoencoder.
+    """
+    source = resolved(source)
+    if source is None:
+        return None
+    import diffusers
+
+    hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?", source)
+    if not Path(source).is_dir() and not hub:
+        raise FileNotFoundError(f"model.vae: {source} does not exist; name a diffusers folder, or none for pixel space")
+    name, part = (source, None) if Path(source).is_dir() or not hub else hub.groups()
+    try:
+        place = {"subfolder": part} if part else {}
+        kind = getattr(diffusers, diffusers.AutoModel.load_config(name, **place)["_class_name"])
+        vae, info = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **place)
+        if strays := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+            raise ValueError(f"its weights are not those of its configuration, {strays[0]} among {len(strays)}")
+    except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
+        wrong = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise wrong(f"model.vae: {source} cannot be loaded: {_first_line(error)}") from None
+    if not hasattr(vae, "encode") or not hasattr(vae.config, "latent_channels"):
+        raise ValueError(f"model.vae: {source} is a {type(vae).__name__}, which is no autoencoder")
+    return vae
+
+
+def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | None:
+    """What ``factor`` and ``channels`` need of an autoencoder, without its weights, to plan a run.
+
+    Args:
+        source: as in ``load``; only a folder's configuration is read.
+        latent: its channels and its factor, for one that is not here.
+
+    Raises ValueError where neither says.
+    """
+    source = resolved(source)
+    if source is None:
+        return None
+    config = Path(source) / "config.json"
+    if config.is_file():
+        import diffusers
+
+        try:
+            entries = json.loads(config.read_text())
+            with torch.device("meta"):
+                return getattr(diffusers, entries["_class_name"]).from_config(entries)
+        except Exception as error:  # the file is the user's, and libraries raise nearly anything
+            raise ValueError(f"model.vae: {config} describes no autoencoder ({_first_line(error)})") from error
+    if latent is None:
+        raise ValueError(f"model.latent: {source} is not here; set its [channels, pixels per latent], like [16, 8]")
+    return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def resolved(source: str | None) -> str | None:
+    """What the two words stand for, wherever the package is installed; anything else as it is."""
+    return {"none": None, "embedded": str(EMBEDDED / "vae")}.get(source or "none", source)
+
+
+def factor(vae: Any | None) -> int:
+    """Pixels per latent along each side: 8 for an f8 autoencoder, 1 without one (pixel space)."""
+    if vae is None:
+        return 1
+    ratio = getattr(vae, "spatial_compression_ratio", None)
+    return int(ratio) if ratio else 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def channels(vae: Any | None) -> int:
+    """Latent channels; 3 without an autoencoder."""
+    return 3 if vae is None else int(vae.config.latent_channels)
+
+
+class ChannelNorm(RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight + bias over the last axis (arXiv:1910.07467, eq. 4), any shape (..., C),
+    with no copy of x in float32."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / hidden_states.shape[-1] + self.eps).rsqrt().to(hidden_states.dtype)
+        return torch.addcmul(self.bias, hidden_states * scale, self.weight)
+
+
+def hasten(vae: Any | None) -> None:
+    """Let the norms of a deep-compression autoencoder take fewer passes over the picture, in place; their weights and,
+    but for rounding, their results stay. At full size they are bound by memory: a third of diffusers' time to decode.
+    """
+    if vae is None:
+        return
+    for module in vae.modules():
+        if type(module) is RMSNorm and module.bias is not None:
+            module.__class__ = ChannelNorm
+
+
+def _scale_shift(vae: nn.Module) -> tuple[float, float]:
+    config: Any = vae.config
+    shift = getattr(config, "shift_factor", None)
+    return float(getattr(config, "scaling_factor", None) or 1.0), float(shift) if shift is not None else 0.0
+
+
+def encode(vae: Any | None, pixels: Tensor) -> Tensor:
+    """Pixels to scaled latents: ``(z - shift) * scale``. A variational encoder gives its mode, so that encoding is a
+    function."""
+    if vae is None:
+        return pixels
+    scale, shift = _scale_shift(vae)
+    f = factor(vae)
+
+    def one(window: Tensor) -> Tensor:
+        out = vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))
+        if hasattr(out, "latent_dist"):
+            latents = out.latent_dist.mode()
+        else:
+            latents = out.latents if hasattr(out, "latents") else out.latent
+        scaled: Tensor = (latents - shift) * scale
+        return scaled
+
+    return _windowed(one, pixels, f, (1, f), channels(vae)) if _is_local(vae) else one(pixels)
+
+
+def decode(vae: Any | None, latents: Tensor, clamp: bool = True) -> Tensor:
+    """Scaled latents to pixels, float32, clamped to [-1, 1]. A loss takes them unclamped: what is clamped has no
+    gradient."""
+    bounded = (lambda pixels: pixels.clamp(-1, 1)) if clamp else (lambda pixels: pixels)
+    if vae is None:
+        return bounded(latents.float())
+    scale, shift = _scale_shift(vae)
+    f = factor(vae)
+
+    def one(window: Tensor) -> Tensor:
+        window = window.to(vae.dtype, memory_format=torch.channels_last) / scale + shift
+        return bounded(vae.decode(window, return_dict=False)[0].float())
+
+    return _windowed(one, latents, 1, (f, 1), 3) if _is_local(vae) else one(latents)
+
+
+def _is_local(vae: Any) -> bool:
+    """Whether each output depends on a small neighbourhood only: convolutions and per-position norms, no attention, no
+    group norm. Large pictures can then be coded window by window without a trace; other autoencoders have
+    ``enable_tiling`` for that."""
+    if type(vae).__name__ == "AutoencoderTiny":
+        return True
+    kinds = [getattr(vae.config, name, None) for name in ("encoder_block_types", "decoder_block_types")]
+    return all(set([kind] if isinstance(kind, str) else kind or [None]) == {"ResBlock"} for kind in kinds)
+
+
+def _windowed(
+    code: Callable[[Tensor], Tensor], x: Tensor, unit: int, ratio: tuple[int, int], out_channels: int
+) -> Tensor:
+    """Apply ``code`` to windows of (B, C, H, W), each with a margin that it forgets; small inputs go through in one
+    piece.
+
+    Args:
+        unit: input pixels per latent.
+        ratio: output pixels over input pixels, as a fraction (numerator, denominator).
+    """
+    height, width = x.shape[-2:]
+    window, margin = _WINDOW * unit, _MARGIN * unit
+    if max(height, width) <= window + 2 * margin:
+        return code(x)
+
+    def to_out(value: int) -> int:
+        return value * ratio[0] // ratio[1]
+
+    out: Tensor | None = None
+    for y in range(0, height, window):
+        for x0 in range(0, width, window):
+            top, left = max(0, y - margin), max(0, x0 - margin)
+            bottom, right = min(height, y + window), min(width, x0 + window)
+            coded = code(x[..., top : min(height, bottom + margin), left : min(width, right + margin)])
+            if out is None:
+                out = coded.new_empty(len(x), out_channels, to_out(height), to_out(width))
+            rows, columns = slice(to_out(y), to_out(bottom)), slice(to_out(x0), to_out(right))
+            out[..., rows, columns] = coded[
+                ..., to_out(y - top) : to_out(bottom - top), to_out(x0 - left) : to_out(right - left)
+            ]
+    assert out is not None
+    return out

@@ -1,0 +1,152 @@
+"""Saying in a file's metadata that a part of the picture was generated.
+
+    image.save(provenance.mark(result), "out.jpg")
+
+The words are the IPTC's (Photo Metadata Standard 2025.1), as XMP, which PNG, JPEG, WebP, TIFF and AVIF carry and BMP
+does not: the digital source type, by which search engines and social networks tell generated pictures; the system that
+was used; what it says of the edit (``Picture.note``); and an entry in the history of edits. All other XMP stays as it
+was. It is a label, not a proof: nothing is signed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from xml.dom import minidom
+from xml.parsers.expat import ExpatError
+
+from photofound import __version__
+from photofound.picture.image import Picture, check_xmp
+
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"  # a photograph of which a part was generated
+GENERATED = SOURCE_TYPES + "trainedAlgorithmicMedia"  # all of it was
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_MM = "http://ns.adobe.com/xap/1.0/mm/"
+_EVENT = "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"
+_EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def mark(picture: Picture) -> Picture:
+    """The picture with metadata that say that a part of it was generated; its pixels are the same.
+
+    One whose metadata say that all of it was generated goes on saying so. XMP that cannot be read is replaced, with a
+    warning.
+    """
+    document = _parsed(picture.xmp)
+    if document is None:
+        if picture.xmp:
+            warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=2)
+        document = minidom.parseString(_EMPTY.encode())
+    kind = GENERATED if _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
+    said = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
+    if picture.note:
+        said["AIPromptInformation"] = picture.note
+    for name in said:
+        _remove(document, name)
+    description = _description(document)
+    for name, value in said.items():
+        description.appendChild(_element(document, _IPTC, f"Iptc4xmpExt:{name}")).appendChild(
+            document.createTextNode(value)
+        )
+    _history(document, description).appendChild(_event(document))
+    xmp = "".join(node.toxml() for node in document.childNodes).encode()
+    return dataclasses.replace(picture, xmp=xmp)
+
+
+def source_type(picture: Picture) -> str | None:
+    """The digital source type in a picture's metadata, such as ``COMPOSITE``; None where they say nothing."""
+    document = _parsed(picture.xmp)
+    return None if document is None else _value(document, "DigitalSourceType")
+
+
+def _parsed(xmp: bytes | None) -> minidom.Document | None:
+    """XMP as a document that holds an rdf:RDF, or None."""
+    if not xmp:
+        return None
+    try:
+        check_xmp(xmp)
+        document = minidom.parseString(xmp)
+    except (ExpatError, ValueError):
+        return None
+    return document if document.getElementsByTagNameNS(_RDF, "RDF") else None
+
+
+def _descriptions(document: minidom.Document) -> Iterator[minidom.Element]:
+    """The top-level ones, whose properties are those of the picture."""
+    (rdf, *_) = document.getElementsByTagNameNS(_RDF, "RDF")
+    for node in rdf.childNodes:
+        if node.nodeType == node.ELEMENT_NODE and (node.namespaceURI, node.localName) == (_RDF, "Description"):
+            yield node
+
+
+def _properties(document: minidom.Document, space: str, name: str) -> Iterator[minidom.Element]:
+    for description in _descriptions(document):
+        for node in list(description.childNodes):
+            if node.nodeType == node.ELEMENT_NODE and (node.namespaceURI, node.localName) == (space, name):
+                yield node
+
+
+def _value(document: minidom.Document, name: str) -> str | None:
+    """A simple property of the IPTC's extension, which XMP may write as an attribute or as an element."""
+    found = [each.getAttributeNS(_IPTC, name) for each in _descriptions(document)]
+    for node in _properties(document, _IPTC, name):
+        found += [
+            node.getAttributeNS(_RDF, "resource"),
+            *(child.data for child in node.childNodes if child.nodeType == 3),
+        ]
+    return next((value.strip() for value in found if value.strip()), None)
+
+
+def _remove(document: minidom.Document, name: str) -> None:
+    for description in _descriptions(document):
+        if description.hasAttributeNS(_IPTC, name):
+            description.removeAttributeNS(_IPTC, name)
+    for node in _properties(document, _IPTC, name):
+        _drop(node)
+
+
+def _drop(node: minidom.Element) -> None:
+    assert node.parentNode is not None
+    node.parentNode.removeChild(node)
+
+
+def _description(document: minidom.Document) -> minidom.Element:
+    """A new rdf:Description of the picture, beside those that there are: XMP puts them together."""
+    about = next((each.getAttributeNS(_RDF, "about") for each in _descriptions(document)), "")
+    (rdf, *_) = document.getElementsByTagNameNS(_RDF, "RDF")
+    description = rdf.appendChild(_element(document, _RDF, "rdf:Description"))
+    description.setAttributeNS(_RDF, "rdf:about", about)
+    for prefix, space in (("rdf", _RDF), ("Iptc4xmpExt", _IPTC), ("xmpMM", _MM), ("stEvt", _EVENT)):
+        description.setAttribute(f"xmlns:{prefix}", space)  # whatever other descriptions call them
+    return description
+
+
+def _history(document: minidom.Document, description: minidom.Element) -> minidom.Element:
+    """The list of edits: the picture's own, else a new one."""
+    for node in _properties(document, _MM, "History"):
+        if lists := node.getElementsByTagNameNS(_RDF, "Seq"):
+            return lists[0]
+        _drop(node)  # no list: not XMP
+    history = description.appendChild(_element(document, _MM, "xmpMM:History"))
+    return history.appendChild(_element(document, _RDF, "rdf:Seq"))
+
+
+def _event(document: minidom.Document) -> minidom.Element:
+    """Without a time, so that the same edit gives the same file."""
+    event = _element(document, _RDF, "rdf:li")
+    event.setAttribute("xmlns:rdf", _RDF)
+    event.setAttribute("xmlns:stEvt", _EVENT)
+    event.setAttributeNS(_RDF, "rdf:parseType", "Resource")
+    for name, value in (("action", "edited"), ("softwareAgent", f"photofound {__version__}")):
+        event.appendChild(_element(document, _EVENT, f"stEvt:{name}")).appendChild(document.createTextNode(value))
+    return event
+
+
+def _element(document: minidom.Document, space: str, name: str) -> minidom.Element:
+    return document.createElementNS(space, name)

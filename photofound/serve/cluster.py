@@ -1,0 +1,100 @@
+"""The server scaled out: as many copies as there is work, on a Ray cluster of any size (extra ``[cluster]``).
+
+    serve run photofound.cluster:build model=editor gpus=1 max_replicas=8 server.queue=64
+
+Each replica is the whole of ``photofound.serve.app``: its own engine, which batches, and its own bounded queue. Ray
+spreads requests over the replicas and adds one when more than ``target`` of them are under way per replica. It lies in
+the library, beside the server, because ``serve deploy`` imports it by name from an installed package on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from photofound import config
+from photofound.serve.app import ServeConfig
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """What one replica is, and how many there may be.
+
+    Attributes:
+        model: a folder that every machine sees, or a Hub id; None = the embedded model.
+        gpus, cpus: of a replica; parts of one are shared.
+        min_replicas, max_replicas: bounds of the autoscaling.
+        target: requests under way per replica that Ray aims at.
+        upscale_seconds, downscale_seconds: how long it must be too much, or too little, before Ray acts.
+        api_key_file: as of ``photofound serve``; without it $PHOTOFOUND_API_KEY of the machines.
+        server: what a replica takes on; its ``batch`` and ``queue`` together are what Ray sends it at once.
+    """
+
+    model: str | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+    min_replicas: int = 1
+    max_replicas: int = 4
+    target: float = 4.0
+    upscale_seconds: float = 10.0
+    downscale_seconds: float = 300.0
+    api_key_file: str | None = None
+    server: ServeConfig = field(default_factory=ServeConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise ValueError(
+                f"cluster: min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}; "
+                "give 1 <= min_replicas <= max_replicas"
+            )
+
+
+def build(settings: dict[str, Any]) -> Any:
+    """Ray Serve's application from ``key=value`` settings of ``ClusterConfig``, ``server.key=value`` for the server's.
+
+    Raises ValueError for an unknown key or a wrong value, ImportError without Ray.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise ImportError(f"photofound.serve.cluster needs Ray ({error}); pip install 'photofound[cluster]'") from error
+
+    wanted = config.load(ClusterConfig, overrides=[f"{key}={value}" for key, value in settings.items()])
+    at_once = wanted.server.batch + wanted.server.queue
+    deployment = serve.deployment(
+        name="photofound",
+        max_ongoing_requests=at_once,
+        max_queued_requests=at_once,  # beyond that Ray itself answers 503
+        ray_actor_options={"num_gpus": wanted.gpus, "num_cpus": wanted.cpus},
+        autoscaling_config={
+            "min_replicas": wanted.min_replicas,
+            "max_replicas": wanted.max_replicas,
+            "target_ongoing_requests": wanted.target,
+            "upscale_delay_s": wanted.upscale_seconds,
+            "downscale_delay_s": wanted.downscale_seconds,
+        },
+        graceful_shutdown_timeout_s=600.0,  # for what a replica that goes away has in its queue
+    )
+
+    def application() -> FastAPI:  # a function, which Ray calls in each replica; anything else would be pickled here
+        return replica(wanted)
+
+    return deployment(serve.ingress(application)()).bind()
+
+
+def replica(wanted: ClusterConfig) -> FastAPI:
+    """The ASGI application of one replica, model loaded; runs where the replica does."""
+    import torch
+
+    from photofound.edits.task import get_task, task_names
+    from photofound.pipeline import fast_dtype
+    from photofound.serve.app import create_app, read_keys
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given
+    pipeline: Any = get_task(task_names()[0]).pipeline
+    pipe = pipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
+    keys = read_keys(wanted.api_key_file) or wanted.server.keys
+    return create_app(pipe, replace(wanted.server, keys=keys))

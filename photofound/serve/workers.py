@@ -1,0 +1,241 @@
+"""Strangers' pictures, read and written in processes of their own, each under a limit of time and memory.
+
+    files = Files(count=4)
+    picture = files.read(data, "image", max_pixels=24_000_000, seconds=15)
+    data = files.write(picture, "JPEG", seconds=60)
+
+Decoders are written in C: a file that somebody made for the purpose may crash them, fill the memory or keep them busy,
+and no thread can be stopped. A process can: it is killed, and the next picture gets a new one. What the processes say
+to each other is JSON and plain bytes, so that nothing of it is ever executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from photofound.picture import image, provenance
+from photofound.picture.image import Picture
+
+MEMORY = 2 * 2**30
+"""Bytes that a process may take beyond ``PER_PIXEL`` for each pixel of the largest picture."""
+
+PER_PIXEL = 64
+
+
+class Files:
+    """A few processes that read and write pictures. All methods may be called from any thread; they block.
+
+    Args:
+        count: processes at most; they start when they are needed.
+        max_pixels: of the largest picture, for the limit on memory.
+        formats: Pillow's names of those that are read; None = all that can be.
+    """
+
+    def __init__(self, count: int, max_pixels: int, formats: Sequence[str] | None = None) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        if formats is not None:
+            environment[image.FORMATS_VARIABLE] = ",".join(formats)
+        self._start = lambda: _Process(environment, MEMORY + PER_PIXEL * max_pixels)
+        self._free = threading.Semaphore(count)
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+
+    def size(self, data: bytes, name: str, seconds: float) -> tuple[int, int]:
+        """As ``image.upright_size``, without its limit."""
+        return self._ask(seconds, name, "size", data, name)
+
+    def read(self, data: bytes, name: str, max_pixels: int, seconds: float, strip: bool = False) -> Picture:
+        """As ``image.decode``; with ``strip``, without where it was taken."""
+        return self._ask(seconds, name, "read", data, name, max_pixels, strip)
+
+    def write(self, picture: Picture, format: str, seconds: float, mark: bool = False) -> bytes:
+        """As ``image.encode``; with ``mark``, the metadata say that a part was generated."""
+        return self._ask(seconds, "the result", "write", picture, format, mark)
+
+    def close(self) -> None:
+        """End all processes, at once."""
+        for process in list(self._all):
+            process.kill()
+
+    def _ask(self, seconds: float, name: str, *question: Any) -> Any:
+        with self._free:
+            process = self._idle.pop() if self._idle else self._start()
+            self._all.add(process)
+            try:
+                answer = process.ask(question, seconds, name)
+            except BaseException:
+                process.kill()
+                self._all.discard(process)
+                raise
+            self._idle.append(process)
+        kind, said = answer
+        if kind == "answer":
+            return said
+        raise {"ValueError": ValueError, "MemoryError": MemoryError}.get(kind, RuntimeError)(said)
+
+
+class _Process:
+    """One of them, from outside. It knows one question at a time."""
+
+    def __init__(self, environment: dict[str, str], memory: int) -> None:
+        command = [sys.executable, "-c", f"from photofound import workers; workers.work({memory})"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
+
+    def ask(self, question: Any, seconds: float, name: str) -> Any:
+        """The answer; ValueError where there is none in time, or none because the process died of the picture."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.start()
+        try:
+            _send(self._process.stdin, question)
+            return _receive(self._process.stdout)
+        except (OSError, EOFError):
+            if late.is_set():
+                raise ValueError(
+                    f"{name}: takes more than {seconds:g} s of work on its file; send it smaller"
+                ) from None
+            raise ValueError(f"{name}: the program that reads this kind of file failed; save it anew") from None
+        finally:
+            timer.cancel()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            try:
+                stream.close()
+            except OSError:  # what was still to be written cannot be
+                pass
+
+
+# --------------------------------------------------------------------------------------------------- within the process
+
+
+def work(memory: int) -> None:
+    """Answer questions from standard input on standard output, until there are no more."""
+    import signal
+
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
+    _limit_memory(memory)
+    warnings.simplefilter("ignore")
+    known: dict[str, Callable[..., Any]] = {"size": _size, "read": _read, "write": _write}
+    while True:
+        try:
+            what, *arguments = _receive(questions)
+        except EOFError:
+            return
+        try:
+            answer = ("answer", known[what](*arguments))
+        except (ValueError, MemoryError) as error:
+            answer = ("MemoryError" if isinstance(error, MemoryError) else "ValueError", str(error))
+        except Exception:
+            answer = ("fault", traceback.format_exc())
+        _send(answers, answer)
+
+
+def _size(data: bytes, name: str) -> tuple[int, int]:
+    return image.upright_size(data, name, max_pixels=2**62)
+
+
+def _read(data: bytes, name: str, max_pixels: int, strip: bool) -> Picture:
+    picture = image.decode(data, name, max_pixels)
+    return picture.without_location() if strip else picture
+
+
+def _write(picture: Picture, format: str, mark: bool) -> bytes:
+    return image.encode(provenance.mark(picture) if mark else picture, format)
+
+
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+# ----------------------------------------------------------------------------------------------- between the processes
+
+
+def _send(stream: IO[bytes], value: Any) -> None:
+    """A line of JSON, and behind it the bytes that it speaks of."""
+    parts: list[Any] = []
+    stream.write(json.dumps(_plain(value, parts)).encode() + b"\n")
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> Any:
+    """What ``_send`` sent. Raises EOFError where there is no more."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return _rebuilt(json.loads(line), stream)
+
+
+def _plain(value: Any, parts: list[Any]) -> Any:
+    """``value`` in terms of JSON; bytes and arrays go into ``parts``, in the order in which they are named."""
+    if isinstance(value, bytes):
+        parts.append(value)
+        return {"bytes": len(value)}
+    if isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)
+        parts.append(value.reshape(-1).view(np.uint8).data)
+        return {"array": [value.dtype.str, *value.shape]}
+    if dataclasses.is_dataclass(value):
+        fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return {type(value).__name__: _plain(fields, parts)}
+    if isinstance(value, dict):
+        return {"dict": [[_plain(key, parts), _plain(each, parts)] for key, each in value.items()]}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each, parts) for each in value]
+    assert value is None or isinstance(value, (bool, int, float, str)), type(value)
+    return value
+
+
+def _rebuilt(value: Any, stream: IO[bytes]) -> Any:
+    """``_plain`` undone, but for lists, which become tuples."""
+    if isinstance(value, list):
+        return tuple(_rebuilt(each, stream) for each in value)
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "bytes":
+        return _exactly(stream, content)
+    if kind == "array":
+        dtype, *shape = content
+        whole = np.dtype(dtype)
+        return np.frombuffer(_exactly(stream, int(np.prod(shape)) * whole.itemsize), whole).reshape(shape)
+    if kind == "dict":
+        return {_rebuilt(key, stream): _rebuilt(each, stream) for key, each in content}
+    made = {"Picture": Picture, "JpegSource": image.JpegSource}[kind]
+    return made(**_rebuilt(content, stream))
+
+
+def _exactly(stream: IO[bytes], length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data

@@ -1,0 +1,254 @@
+"""What a run will take, before it is started: ``photofound train STAGE --config FILE --dry-run``.
+
+A step is counted and one is timed in every phase of the run: the picture size, the batch and the terms of the loss may
+change on the way (``turns`` of a configuration: the shares of the run at which they do). From there to a whole run on N
+GPUs is arithmetic, and says so: it assumes that N are N times as fast as one of what was measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from photofound.train.distributed import World, device_name
+from photofound.train.trainer import Stage, TrainConfig, Trainer, make_engine
+
+MUON_STEPS = 5  # of Newton-Schulz
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is asked about: how many GPUs, at what price per hour each, sustaining how many TFLOP/s each (None: as fast
+    as the device of the dry run)."""
+
+    gpus: int | None = None
+    price: float | None = None
+    tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "price", "tflops"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"--{name}: {value} must be above 0")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run in which all steps are alike, as far as shapes alone tell.
+
+    Attributes:
+        parameters: of the transformer.
+        tokens: of a picture.
+        flops: of a forward pass of one sample through the transformer.
+        work: FLOP of one sample in a training step, frozen networks included; None: three forward passes.
+        update: FLOP of the optimizer, per step and process.
+        memory: bytes of weights, gradients, moments and average; None: as AdamW has them in fp32.
+        share: of the run's steps.
+        batch: its batch as a share of ``train.batch_size``.
+        counted, missing: names of what ``work`` counts, and of what it cannot count.
+    """
+
+    parameters: int
+    tokens: int
+    flops: int
+    work: float | None = None
+    update: float = 0.0
+    memory: float | None = None
+    share: float = 1.0
+    batch: float = 1.0
+    counted: tuple[str, ...] = ("transformer",)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A phase of a run: its share of the steps; samples and FLOP of an update over all processes, and its seconds here,
+    if they were measured; peak bytes of a process."""
+
+    share: float
+    samples: int
+    flops: float
+    seconds: float | None = None
+    memory: int = 0
+
+
+def dry_run(
+    config: Any, stage_class: Callable[[Any, World], Stage], plan: Callable[[Any], Sequence[Phase]] | None, offer: Offer
+) -> Iterator[str]:
+    """Lines for people. Nothing is kept.
+
+    Args:
+        config: the stage's configuration, with ``train``, and ``turns`` where its steps change on the way.
+        plan: what the stage can say without weights, data or memory.
+
+    Raises ValueError and OSError for what would stop the run itself, unless a plan can still answer.
+    """
+    train: TrainConfig = replace(config.train, trackers=())
+    planned = list(plan(config)) if plan else []
+    for phase in planned:
+        cost = f"{phase.tokens:,} tokens, {_flop(phase.flops)} a forward pass"
+        yield f"plan        {phase.parameters:,} parameters, {cost}"
+    try:
+        _check_room(planned, train)
+        phases, lines = _measure(config, train, stage_class)
+        yield from lines
+        yield (
+            "counted     all that a step computes, frozen networks and optimizer included; samples, validation and "
+            "checkpoints come on top"
+        )
+    except (OSError, ValueError) as error:
+        if not planned:
+            raise
+        yield f"not measured: {error}"
+        phases = [_expected(phase, train, offer) for phase in planned]
+        missing = dict.fromkeys(name for phase in planned for name in phase.missing)
+        aside = f"; not counted, since it is not here: {', '.join(missing)}" if missing else ""
+        if any(phase.update for phase in planned):
+            work = sum(phase.share * phase.flops for phase in phases)
+            part = planned[0].update * (offer.gpus or 1) / work
+            yield f"optimizer   {_flop(planned[0].update)} a step on every GPU, {part:.0%} of the work"
+        yield f"counted     {', '.join(planned[0].counted)}{aside}; samples, validation and checkpoints come on top"
+    yield from _whole_run(train, phases, offer)
+
+
+def muon_flops(shape: Sequence[int]) -> int:
+    """FLOP of Newton-Schulz on a matrix of this shape (filters: as ``optim.FilterMuon`` sees them)."""
+    rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
+    short, long = min(rows, columns), max(rows, columns)
+    return MUON_STEPS * (4 * short * short * long + 2 * short**3)
+
+
+def _expected(phase: Phase, train: TrainConfig, offer: Offer) -> Measured:
+    """What a planned phase comes to. The optimizer's work is done by every GPU."""
+    samples = max(1, round(train.batch_size * phase.batch))
+    passes = 4 if train.checkpoint_activations else 3  # forward, backward twice as dear, forward again
+    work = passes * phase.flops if phase.work is None else phase.work
+    return Measured(phase.share, samples, samples * work + phase.update * (offer.gpus or 1))
+
+
+def _check_room(phases: Sequence[Phase], train: TrainConfig) -> None:
+    import psutil
+
+    if train.device == "cpu" or not torch.cuda.is_available():
+        free = psutil.virtual_memory().available
+    else:
+        free = torch.cuda.mem_get_info()[0]
+    need = max((phase.parameters * 20 if phase.memory is None else phase.memory for phase in phases), default=0)
+    if train.parallel == "ddp" and need > free:
+        raise ValueError(f"training takes at least {_bytes(need)}, {_bytes(free)} are free here")
+
+
+def _measure(
+    config: Any, train: TrainConfig, stage_class: Callable[[Any, World], Stage]
+) -> tuple[list[Measured], list[str]]:
+    engine = make_engine(train)
+    with engine.first_on_node():
+        stage = stage_class(config, engine.world)
+    turns = sorted({0.0, *(turn for turn in getattr(config, "turns", ()) if 0 < turn < 1), 1.0})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(train, stage, Path(folder), engine=engine)
+        phases = [_measure_step(trainer, start, end - start) for start, end in itertools.pairwise(turns)]
+        model = _try_export(trainer, Path(folder))
+    parameters = list(stage.module.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    moments = [value for o in trainer.optimizers.optimizers for state in o.state.values() for value in state.values()]
+    held = _size(parameters) + _size(trained) + _size(trainer.ema.average.values()) + _size(moments)
+    flops = [phase.flops / phase.samples for phase in phases]
+    speed = [phase.samples / phase.seconds for phase in phases if phase.seconds]
+    peak = max(phase.memory for phase in phases)
+    where = f"{engine.world.size} x {device_name(engine.world.device)}"
+    return phases, [
+        f"parameters  {sum(p.numel() for p in trained):,} trained, {sum(p.numel() for p in parameters):,} in all",
+        f"memory      {_bytes(peak)} at the peak of a step; {_bytes(held)} are weights, gradients, moments, average",
+        f"disk        {_bytes(trainer.checkpoint_bytes())} a checkpoint, up to {train.keep + 1} at a time; {model}",
+        f"FLOPs       {_range(_flop, min(flops), max(flops))} per sample and training step",
+        f"speed       {_range('{:.3g}'.format, min(speed), max(speed))} images/s on {where}",
+    ]
+
+
+def _size(tensors: Any) -> int:
+    """Bytes of this process's part of tensors."""
+    local = (getattr(tensor, "to_local", lambda tensor=tensor: tensor)() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in local if isinstance(tensor, Tensor))
+
+
+def _measure_step(trainer: Trainer, progress: float, share: float) -> Measured:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device, samples = trainer.device, trainer.samples(progress)
+    mine = len(trainer.mine) / trainer.micro_batches
+    trainer.advance(progress)  # does what is done once: compiling, measuring what is held out
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        trainer.advance(progress)
+    start = time.perf_counter()
+    trainer.advance(progress)  # ends with the gradient norm on the CPU, so nothing is still under way
+    seconds = time.perf_counter() - start
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Measured(share, samples, counter.get_total_flops() / mine, seconds, memory)
+
+
+def _try_export(trainer: Trainer, folder: Path) -> str:
+    """Export the model, as the run will at its end, and say how large it is."""
+    if shutil.disk_usage(folder).free < 2 * _size(trainer.stage.module.state_dict().values()):
+        return f"no room in {folder.parent} to try the export"
+    trainer.recorded = trainer.trainings()
+    trainer.export()
+    return f"{_bytes(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))} the exported model"
+
+
+def _whole_run(train: TrainConfig, phases: Sequence[Measured], offer: Offer) -> Iterator[str]:
+    """How long, and for how much, by the FLOP of an update or by its seconds here, each phase by its share."""
+    gpus = offer.gpus or 1
+    if offer.tflops:
+        mean = sum(phase.share * phase.flops for phase in phases) / (gpus * offer.tflops * 1e12)
+        speed = f"at {offer.tflops:g} TFLOP/s each"
+    elif all(phase.seconds for phase in phases):
+        mean = sum(phase.share * (phase.seconds or 0) for phase in phases) / gpus
+        speed = "each as fast as this device"
+    else:
+        yield "no estimate of time: say what a GPU sustains with --tflops (an H100 some 300 to 450)"
+        return
+    whole = train.steps * mean / 3600
+    hours = min(whole, train.minutes / 60) if train.minutes else whole
+    samples = round(train.steps * sum(phase.share * phase.samples for phase in phases))
+    sizes = _range("{:,.0f}".format, phases[0].samples, phases[-1].samples)
+    yield f"run         {train.steps:,} steps of {sizes} = {samples:,} samples"
+    yield f"time        {_hours(hours)} on {gpus} GPU(s), {speed}" + (
+        f"; train.minutes ends it after {hours / whole:.0%} of its steps" if hours < whole else ""
+    )
+    if offer.price:
+        yield f"cost        {hours * gpus * offer.price:,.2f} at {offer.price:g} per GPU and hour"
+    else:
+        yield "cost        say what a GPU costs per hour with --price"
+
+
+def _range(write: Callable[[float], str], a: float, b: float) -> str:
+    low, high = write(min(a, b)), write(max(a, b))
+    return low if low == high or abs(a - b) < 0.05 * abs(b) else f"{low} to {high}"
+
+
+def _flop(value: float) -> str:
+    for scale, name in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if value >= scale:
+            return f"{value / scale:.3g} {name}"
+    return f"{value:.0f} FLOP"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.1f} hours" if value >= 1 else f"{value * 60:.1f} minutes"

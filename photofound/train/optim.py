@@ -1,0 +1,173 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from photofound.train.distributed import spread, whole
+
+
+class Optimizers:
+    """Several torch optimizers stepped as one; each remembers the base rate it was made with."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        for group in self._groups():
+            group["base_lr"] = group["lr"]
+
+    def _groups(self) -> Iterable[dict]:
+        return (group for optimizer in self.optimizers for group in optimizer.param_groups)
+
+    def step(self, scale: float) -> None:
+        """One update at ``scale`` times the base learning rates."""
+        for group in self._groups():
+            group["lr"] = group["base_lr"] * scale
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it."""
+        flat = {}
+        for o, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    flat[f"{o}.{index}.{key}"] = whole(torch.as_tensor(value)).contiguous()
+        return flat
+
+    def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
+        """Restore what ``state_tensors`` gave."""
+        for o, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in flat.items():
+                which, index, key = name.split(".", 2)
+                if int(which) == o:
+                    state.setdefault(int(index), {})[key] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            _lay_out_like_weights(optimizer)
+
+
+def matrices(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that multiply their input, which weight decay is for: those called ``weight``, of two or more
+    dimensions. Biases, gains, embeddings and what else is added or scales by itself is none, also where it is stacked
+    or has a row per task."""
+    return {
+        parameter
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if name.endswith("weight") and parameter.ndim > 1 and not isinstance(owner, nn.Embedding)
+    }
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the layout of their weights: their shard, their memory format.
+
+    Files hold them contiguous, and the fused AdamW walks both through memory in one order: with channels_last weights
+    it would pair each weight with another one's moments, without a word.
+    """
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(spread(value, weight))
+
+
+def build(
+    module: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    blocks: Sequence[nn.Module] = (),
+    sharded: bool = False,
+) -> Optimizers:
+    """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
+
+    Args:
+        module: what is trained.
+        name: ``adamw`` or ``muon``.
+        lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
+            section 2.2), so that one rate and one weight decay serve both.
+        weight_decay: decoupled; for ``matrices`` alone.
+        blocks: the repeated blocks, whose weights map hidden to hidden. The filters (O, I, k, k) of a convolution are
+            a matrix (O, k k I) to Muon.
+        sharded: whether the weights will be spread over processes, as no filter is for Muon.
+    """
+    if name not in ("adamw", "muon"):
+        raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    decayed = matrices(module)
+    inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
+    hidden = inner if name == "muon" else set()
+    # The order is that of the optimizer's state in checkpoints: groups are runs of it.
+    rest = sorted((p for p in trainable if p not in hidden), key=lambda p: p.ndim <= 1)
+    groups = [
+        {"params": list(run), "weight_decay": weight_decay if multiplies else 0.0}
+        for multiplies, run in itertools.groupby(rest, decayed.__contains__)
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)
+    ]
+    if hidden:
+        inside = [p for p in trainable if p in hidden]
+        flat, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]
+        if filters and sharded:
+            raise ValueError(
+                "train.optimizer: muon cannot train the filters of convolutions in shards; use adamw, or "
+                "train.parallel=ddp"
+            )
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers += [torch.optim.Muon(flat, **options)] if flat else []
+        optimizers += [FilterMuon(filters, **options)] if filters else []
+    return Optimizers(optimizers)
+
+
+class FilterMuon(torch.optim.Muon):
+    """Muon for convolutions: each filter bank (O, I, k, k) as the matrix (O, k k I), which shares its memory."""
+
+    def __init__(self, filters: Sequence[nn.Parameter], **options: Any) -> None:
+        self.filters = list(filters)
+        for weight in self.filters:  # else the matrix would be a copy, and the weight would stay what it is
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        super().__init__([nn.Parameter(_matrix(weight.data)) for weight in self.filters], **options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for weight, matrix in zip(self.filters, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for weight in self.filters:
+            weight.grad = None
+
+
+def _matrix(filters: Tensor) -> Tensor:
+    """(O, I, k, k) to (O, k k I), a view where the filters are channels-last."""
+    return filters.permute(0, 2, 3, 1).flatten(1)
+
+
+def schedule(step: int, progress: float, warmup_steps: int, kind: str) -> float:
+    """The factor on the learning rate, in [0, 1].
+
+    Args:
+        step: updates done.
+        progress: share of the run that is over, in [0, 1]; by steps or by the clock.
+        warmup_steps: linear rise from 0.
+        kind: ``constant``; ``cosine`` (to 0); ``trapezoid`` (constant, then linear to 0 over the last 40 %).
+    """
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
+    progress = min(1.0, max(0.0, progress))
+    if kind == "constant":
+        return warm
+    if kind == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * progress))
+    if kind == "trapezoid":
+        return warm * min(1.0, (1 - progress) / 0.4)
+    raise ValueError(f"train.schedule: {kind!r} is unknown; use constant, cosine or trapezoid")

@@ -1,0 +1,580 @@
+"""One training loop for every stage.
+
+A stage supplies what is trained, its batches and ``loss(batch)``; the trainer owns time: the schedule, the clock,
+the moving average, logs, samples, checkpoints and resuming. ``photofound.train.distributed`` owns the processes.
+
+An update's batch is ``micro_batches`` micro-batches, each drawn from a seed of its own, made of the run's seed, the
+step and the micro-batch's number. The processes only divide them up. Hence
+
+- any number of processes that divides ``micro_batches`` trains the same model on the same batches, and one process
+  with ``micro_batches: 2`` is what two are;
+- a resumed run draws what the stopped one would have drawn: there is no random state to lose.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from photofound import __version__
+from photofound.card import card, record
+from photofound.config import to_dict
+from photofound.signals import handled
+from photofound.train import checkpoint, optim
+from photofound.train.distributed import PARALLEL, Engine, World, device_name, resolve_device, seed_of, spread, whole
+from photofound.train.ema import EMA
+
+__all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they take a machine away
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every stage can be told about its run. docs/training.md explains each."""
+
+    steps: int = 100_000  # stop after this many updates
+    minutes: float | None = None  # or after this much wall-clock time; the schedule is fitted to whichever ends first
+    batch_size: int = 64  # samples per update, over all processes
+    micro_batches: int | None = (
+        None  # how many parts an update's batch is computed in, over all processes; None = one each
+    )
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    schedule: str = "trapezoid"  # constant | cosine | trapezoid
+    optimizer: str = "adamw"  # adamw | muon
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999
+    precision: str = "bf16"  # bf16: autocast with fp32 weights; fp32
+    device: str = "auto"  # auto | cpu | cuda
+    parallel: str = "ddp"  # ddp | fsdp | hsdp: how several processes share the model
+    shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
+    compile: bool = False  # torch.compile, block by block
+    checkpoint_activations: bool = False  # compute activations twice instead of keeping them, block by block
+    seed: int = 0
+    max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
+    log_every: int = 20
+    trackers: tuple[str, ...] | None = None  # tensorboard, wandb; None = tensorboard where it is installed
+    validate_every: int = 0  # measure what is held out every so many steps; 0 = never
+    sample_every: int = 0  # 0 = only at the end
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"train.minutes: {self.minutes} is no time; give a positive number, or null")
+        for name, known in (
+            ("precision", ("bf16", "fp32")),
+            ("optimizer", ("adamw", "muon")),
+            ("schedule", ("constant", "cosine", "trapezoid")),
+            ("parallel", PARALLEL),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
+
+
+class Stage(Protocol):
+    """What a training script supplies.
+
+    It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
+    this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
+    weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
+    progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
+    as ``sample`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
+    ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
+    Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
+    ``data`` (of ``record.Origin``), ``filtering`` (sentences) and ``parents`` (of ``record.Training``).
+
+    Attributes:
+        module: everything that is trained. Its tensors that need no gradient are kept, too.
+        blocks: its repeated blocks: the unit of compiling and of sharding; their matrices are Muon's.
+    """
+
+    module: nn.Module
+    blocks: Sequence[nn.Module]
+
+    def batch(self, generator: torch.Generator, size: int, progress: float) -> Any:
+        """About ``size`` samples at ``progress`` (the share of the run that is over, in [0, 1]).
+
+        ``generator`` is on the device and is this micro-batch's own. All that is random, here and in ``loss``, comes
+        from it or from torch's own generators, which are seeded just before, for each of the two anew.
+        """
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, a mean over the batch, and scalars to log; what is NaN among them is left out."""
+
+    def sample(self) -> np.ndarray:
+        """A sheet of pictures, (H, W, 3) uint8, always of the same inputs. Called without gradients, in evaluation
+        mode, with averaged weights, by every process."""
+
+    def export(self, folder: Path) -> None:
+        """Write the model as a user loads it. Called once, by the first process, when the run is finished."""
+
+
+class Trainer:
+    """Runs a stage until its steps or its minutes are used up, in ``run_dir``.
+
+    The folder holds ``config.yaml`` (written by the script), ``metrics.jsonl`` (one line per step),
+    ``checkpoints/step-N/``, ``samples/``, ``record.json`` (what its card is made of, see ``photofound.card.record``)
+    and, at the end, ``model/`` with the averaged weights as a user loads them, and the record beside them.
+    """
+
+    def __init__(
+        self, config: TrainConfig, stage: Stage, run_dir: Path, resume: str | None = None, engine: Engine | None = None
+    ) -> None:
+        if config.validate_every and not hasattr(stage, "validate"):
+            raise ValueError("train.validate_every: this stage measures nothing; set it to 0")
+        self.config, self.stage, self.run_dir = config, stage, run_dir
+        self.engine = engine or make_engine(config, run_dir)
+        self.device, self.main = self.engine.world.device, self.engine.main
+        self.micro_batches = _micro_batches(config, self.engine.world.size)
+        self.mine = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
+        if config.checkpoint_activations:
+            _checkpoint_activations(stage.module)
+        if config.compile:
+            for block in stage.blocks:
+                block.compile()
+        self.optimizers = optim.build(
+            stage.module, config.optimizer, config.lr, config.weight_decay, stage.blocks, self.engine.sharded
+        )
+        self.call, self.optimizers.optimizers = self.engine.prepare(
+            stage.module, stage.blocks, self.optimizers.optimizers
+        )
+        self.ema = EMA(stage.module, config.ema)
+        self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
+        self._begin_record()
+        self.saved = -1  # the step that was last saved
+        self.mark = time.perf_counter()
+        self.stopping = False
+        if resume:
+            self._resume(resume)
+
+    def run(self) -> bool:
+        """Train; save; and, if the run is finished, write samples and the averaged model.
+
+        Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
+        """
+        self._check_end()
+        self._start()
+        with handled(STOPPING, self._stop):
+            while self._tick() < 1 and not self.stopping:
+                self._update()
+            if self.saved != self.step:
+                self._save()  # with the handlers in place: launchers send the signal more than once
+        if finished := self.progress() >= 1:
+            try:
+                self._sample()
+            finally:  # a sheet that cannot be made does not cost the model
+                self.export()
+        self.bar.close()
+        self.engine.end_trackers()
+        return finished
+
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk: weights, average and moments, whole and in fp32."""
+        model = sum(value.numel() * value.element_size() for value in self.stage.module.state_dict().values())
+        average = 4 * sum(value.numel() for value in self.ema.average.values())
+        moments = sum(
+            4 * p.numel() * (1 if isinstance(getattr(o, "optimizer", o), torch.optim.Muon) else 2)
+            for o in self.optimizers.optimizers
+            for group in o.param_groups
+            for p in group["params"]
+        )
+        return model + average + moments
+
+    def _model_bytes(self) -> int:
+        """What the exported model takes, frozen weights and the other parts of a pipeline included."""
+        parts = getattr(getattr(self.stage, "pipeline", None), "components", {}).values()
+        modules = [self.stage.module, *(part for part in parts if isinstance(part, nn.Module))]
+        return sum({id(p): 4 * p.numel() for module in modules for p in module.parameters()}.values())
+
+    def _check_end(self) -> None:
+        """Raise ValueError before the first step for what would stop the run later: no room for its checkpoints and its
+        model, or something else where they go."""
+        if self.progress() >= 1:
+            return
+        folder, there = self.run_dir / "checkpoints", len(checkpoint.steps(self.run_dir / "checkpoints"))
+        for name in ("checkpoints", "samples", "model", ""):
+            if (path := self.run_dir / name).exists() and not path.is_dir():
+                raise ValueError(f"--run-dir: {path} is a file, where a folder goes; remove it, or take another")
+        saves = (self.config.steps - self.step) // self.config.save_every + 1
+        size, model = self.checkpoint_bytes(), self._model_bytes()
+        need = size * max(0, min(self.config.keep + 1 - there, saves)) + model
+        home = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
+        (free, *_) = self.engine.gather([shutil.disk_usage(home).free])
+        if need > free:
+            raise ValueError(
+                f"--run-dir: {folder} needs {need / 2**30:.2f} GiB ({size / 2**30:.2f} a checkpoint, "
+                f"{model / 2**30:.2f} the model), {free / 2**30:.2f} are free; make room, or lower train.keep"
+            )
+
+    def progress(self) -> float:
+        """Share of the run that is over, in [0, 1]: by steps or by minutes, whichever is further."""
+        by_clock = self.seconds / (self.config.minutes * 60) if self.config.minutes else 0.0
+        return min(1.0, max(self.step / self.config.steps, by_clock))
+
+    def _update(self) -> None:
+        start, progress = time.perf_counter(), self.progress()
+        row, lr = self.advance(progress)
+        rate = self.samples(progress) / (time.perf_counter() - start)
+        if self.config.validate_every and self.step % self.config.validate_every == 0:
+            row |= self._validate()
+        self._log(row, lr, rate)
+        if self.config.sample_every and self.step % self.config.sample_every == 0:
+            self._sample()
+        if self.step % self.config.save_every == 0:
+            self._save()
+
+    def samples(self, progress: float) -> int:
+        """How many samples an update at this progress is made of, over all processes."""
+        return self.micro_batches * self._micro_size(progress)
+
+    def _micro_size(self, progress: float) -> int:
+        size = self.config.batch_size // self.micro_batches
+        return getattr(self.stage, "batch_size", lambda size, _: size)(size, progress)
+
+    def advance(self, progress: float) -> tuple[dict[str, float], float]:
+        """One update: forward and backward of this process's micro-batches, then the optimizers; what is logged of it,
+        averaged over all processes, and the learning rate."""
+        config = self.config
+        row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.mine]))
+        row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
+        scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
+        if math.isfinite(row["loss"]) and math.isfinite(row["norm"]):
+            self.optimizers.step(scale)
+            self.ema.update()
+            self.skips_in_a_row = 0
+        else:
+            self._skip()
+        self.step += 1
+        self.seen += self.samples(progress)
+        return row, scale * config.lr
+
+    def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
+        """Add the gradients of one micro-batch; what is logged of it."""
+        torch.manual_seed(seed_of(self.config.seed, self.step, index, "batch"))
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
+        batch = self.stage.batch(generator, self._micro_size(progress), progress)
+        # Again, since a first batch may draw more than later ones do: a resumed run has its first batch elsewhere.
+        torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
+        with self.engine.accumulating(last=index == self.mine[-1]):
+            loss, logs = self.call(self.stage.loss, batch)
+            self.engine.backward(loss / len(self.mine))
+        return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in logs.items()}
+
+    def _skip(self) -> None:
+        """One bad batch is left out; many in a row are a broken run."""
+        self.stage.module.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.skips_in_a_row += 1
+        if self.skips_in_a_row >= self.config.max_skips:
+            raise ValueError(
+                f"training: {self.skips_in_a_row} steps in a row had no finite loss and gradient (step {self.step}); "
+                "lower train.lr and go on from the last checkpoint with --resume latest"
+            )
+
+    # ----------------------------------------------------------------------------------------------- clock and signals
+
+    def _tick(self) -> float:
+        """Bring the clock up to now, by the first process's watch, and stop if any process was told to; progress."""
+        now = time.perf_counter()
+        self.seconds, self.stopping = self.engine.agree(self.seconds + now - self.mark, self.stopping)
+        self.mark = now
+        return self.progress()
+
+    def _now(self) -> float:
+        """Seconds of the run, between ticks too."""
+        return self.seconds + time.perf_counter() - self.mark
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    # ------------------------------------------------------------------------------------------------ what people read
+
+    def _start(self) -> None:
+        """Open the progress bar, the trackers and the log, without the lines of steps that are done again."""
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=1.0,
+            initial=self.progress(),
+            disable=None if self.main else True,  # None: shown on a terminal only
+            bar_format="{percentage:3.0f}% {bar} {elapsed}<{remaining} {postfix}",
+        )
+        self.engine.start_trackers("photofound", self.step + 1)
+        path = self.run_dir / "metrics.jsonl"
+        if self.main and path.is_file():
+            lines = path.read_text(errors="replace").splitlines()
+            partial = path.with_suffix(".partial")  # a kill between emptying and writing would take the history with it
+            partial.write_text("".join(line + "\n" for line in lines if _step_of(line) <= self.step))
+            partial.replace(path)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.mark = time.perf_counter()
+
+    def _log(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
+        minutes = self._now() / 60
+        row = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr} | {
+            "images_per_s": images_per_s,
+            "minutes": minutes,
+            "skipped": self.skipped,
+            **row,
+        }
+        if not self.main:
+            return
+        with (self.run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        self.engine.log({name: value for name, value in row.items() if name != "step"}, self.step)
+        self.bar.set_postfix_str(f"step {self.step}  loss {row['loss']:.4g}  {row['images_per_s']:.1f} images/s", False)
+        self.bar.update(self.progress() - self.bar.n)
+        if self.step % self.config.log_every == 0:
+            self.bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
+    def _sample(self) -> None:
+        from PIL import Image
+
+        torch.manual_seed(self.config.seed)
+        with self._averaged():
+            sheet = self.call(self.stage.sample)
+        if self.main:
+            (self.run_dir / "samples").mkdir(exist_ok=True)
+            Image.fromarray(sheet).save(self.run_dir / "samples" / f"step-{self.step}.png")
+            self.engine.log_image("samples", sheet, self.step)
+
+    def _validate(self) -> dict[str, float]:
+        with self._averaged():
+            return {name: float(value) for name, value in self.call(self.stage.validate).items()}  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the block the model is the averaged one, in evaluation mode, at hand in whole, without gradients."""
+        with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
+            yield
+
+    def export(self) -> None:
+        """Write the averaged model, and the record of the last checkpoint as its card."""
+        with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
+            if self.main:
+                self.stage.export(self.run_dir / "model")
+                self._write_card(self.run_dir / "model")
+            self.engine.wait()
+
+    # ------------------------------------------------------------------------------------------------------- the record
+
+    def _write_card(self, folder: Path) -> None:
+        """The record beside the exported model, and where that is a pipeline, its card."""
+        if (folder / "model_index.json").is_file():
+            card.write(folder, self.recorded)
+        else:
+            record.write(folder / record.MODEL, self.recorded)
+
+    def _begin_record(self) -> None:
+        """What this training is and what it started from, before its first step."""
+        facts: dict[str, Any] = getattr(self.stage, "record", dict)()
+        settings = record.settings_of(self.run_dir) or {"train": to_dict(self.config)}
+        named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering")}
+        name = type(self.stage).__name__.removesuffix("Stage").lower()
+        self.parents: list[record.Training] = facts.get("parents", [])
+        self.training = record.Training(secrets.token_hex(6), name, settings=record.placeless(settings), **named)
+        world, today = self.engine.world, datetime.now(UTC).date().isoformat()
+        self.session = record.Session(device_name(world.device), world.size, torch.__version__, __version__, today)
+        self.begun = (0, 0, 0.0)  # steps, samples and seconds of the sessions before this one
+
+    def _resume_record(self, state: dict[str, Any]) -> None:
+        """Go on with a checkpoint's record; one of before there were records knows its steps and its time alone."""
+        if "record" in state:
+            *self.parents, earlier = record.parse(state["record"])
+            changed = record.changes(earlier.settings, self.training.settings)
+            self.session = replace(self.session, changed=changed)
+        else:
+            done = record.Session(steps=self.step, samples=self.step * self.config.batch_size, seconds=self.seconds)
+            earlier = replace(self.training, sessions=(done,), notes=(record.INCOMPLETE,))
+        self.training = replace(self.training, id=earlier.id, sessions=earlier.sessions, notes=earlier.notes)
+        self.seen = earlier.samples
+        self.begun = (self.step, self.seen, self.seconds)
+        self.recorded = [*self.parents, self.training]
+
+    def trainings(self) -> list[record.Training]:
+        """The record: the parents' trainings and this one up to now."""
+        now = (self.step, self.seen, self._now())
+        steps, samples, seconds = (after - before for after, before in zip(now, self.begun, strict=True))
+        session = replace(self.session, steps=int(steps), samples=int(samples), seconds=round(seconds, 3))
+        return [*self.parents, replace(self.training, sessions=(*self.training.sessions, session))]
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        model = {name: whole(value) for name, value in self.stage.module.state_dict().items()}
+        average = {name: whole(value) for name, value in self.ema.average.items()}
+        tensors = {"model": model, "ema": average, "optimizer": self.optimizers.state_tensors()}
+        position: dict[str, Any] = getattr(self.stage, "state_dict", dict)()
+        self.recorded = self.trainings()
+        state = {
+            "seconds": self._now(),
+            "ema_updates": self.ema.updates,
+            "skipped": self.skipped,
+            "skips_in_a_row": self.skips_in_a_row,
+            "optimizer": self.config.optimizer,
+            "seed": self.config.seed,
+            "micro_batches": self.micro_batches,
+            "data": self.engine.gather([position]),
+            "record": record.plain(self.recorded),
+        }
+        if self.main:
+            checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+            record.write(self.run_dir / record.RUN, self.recorded)
+        self.saved = self.step
+        self.engine.wait()
+
+    def _resume(self, resume: str) -> None:
+        """Go on from a checkpoint; for ``latest`` from the newest whole one, with a warning about those after it."""
+        paths = checkpoint.resolve(self.run_dir / "checkpoints", resume)
+        for tried, path in enumerate(paths):
+            damage = None
+            try:
+                self._load(path, *checkpoint.load(path))
+            except checkpoint.Damaged as error:
+                damage = str(error)
+            damages = [each for each in self.engine.gather([damage]) if each]
+            if not damages:
+                if self.main:  # not earlier, or a second try would find nothing and start anew
+                    for damaged in paths[:tried]:
+                        checkpoint.set_aside(damaged)
+                return
+            if resume != "latest":
+                raise ValueError(damages[0])
+            what = damages[0].partition(";")[0]
+            if path == paths[-1]:
+                raise ValueError(f"{what}, and none in {path.parent} is whole; start anew in another --run-dir")
+            if self.main:
+                print(f"resume: {what}; the one before it is taken", file=sys.stderr, flush=True)
+
+    def _load(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Take over a checkpoint. Raises Damaged where something in it is missing, ValueError where it is of another
+        model or optimizer."""
+        try:
+            self._take_over(path, tensors, state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise checkpoint.Damaged(path, error) from None
+
+    def _take_over(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        if state["optimizer"] != self.config.optimizer:
+            before = state["optimizer"]
+            raise ValueError(f"resume: {path} was trained with {before}; set train.optimizer={before}")
+        try:
+            layout = self.stage.module.state_dict()
+            self.stage.module.load_state_dict(
+                {name: spread(value, layout.get(name, value)) for name, value in tensors["model"].items()}
+            )
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"resume: {path} is of another model ({reason}); use the config it has") from None
+        for name, average in self.ema.average.items():
+            average.copy_(spread(tensors["ema"][name], average))
+        self.optimizers.load_state_tensors(tensors["optimizer"])
+        counts = ("step", "ema_updates", "skipped", "skips_in_a_row")
+        if not all(isinstance(state[name], int) for name in counts) or not isinstance(state["seconds"], (int, float)):
+            raise TypeError("its counts are no numbers")
+        self.step = self.saved = state["step"]
+        self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
+        self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
+        self._resume_record(state)
+        self._load_data(state)
+
+    def _load_data(self, state: dict[str, Any]) -> None:
+        """The position in the data, and a note of what a changed run cannot repeat exactly."""
+        positions, size = state["data"], self.engine.world.size
+        notes = []
+        if len(positions) == size:
+            if any(positions):
+                self.stage.load_state_dict(positions[self.engine.world.rank])  # type: ignore[attr-defined]
+        else:
+            notes.append("sums run over processes in another order, so losses agree to rounding only")
+            if any(positions):
+                notes.append("each process reads its share of the data from the beginning")
+        if state["micro_batches"] != self.micro_batches:
+            notes.append(
+                f"batches are drawn in {self.micro_batches} parts, not {state['micro_batches']}, so differently"
+            )
+        if state["seed"] != self.config.seed:
+            notes.append("another train.seed draws other batches")
+        if notes and self.main:
+            saved = f"{len(positions)} process(es)"
+            print(f"resume: step {self.step} was saved by {saved}, this is {size}: {'; '.join(notes)}", flush=True)
+
+
+def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
+    """The processes as the configuration wants them; ``run_dir`` is where trackers write."""
+    trackers = config.trackers
+    if trackers is None:
+        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
+    return Engine(config.device, config.precision, config.parallel, config.shard_size, trackers, run_dir)
+
+
+def _micro_batches(config: TrainConfig, processes: int) -> int:
+    count = config.micro_batches or processes
+    if count < 1 or count % processes:
+        raise ValueError(
+            f"train.micro_batches: {count} cannot be shared evenly by {processes} processes; use a multiple"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"train.batch_size: {config.batch_size} cannot be cut into {count} micro-batches; use a multiple of {count}"
+        )
+    return count
+
+
+def _checkpoint_activations(module: nn.Module) -> None:
+    able = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
+    if not able:
+        raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
+    for part in able:
+        part.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; beyond all for one that is not whole."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then whatever mode each part was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of every value over the rows that have it. A NaN counts in the loss alone."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    kept = {n: v if n == "loss" else [x for x in v if not math.isnan(x)] for n, v in values.items()}
+    return {name: sum(v) / len(v) for name, v in kept.items() if v}
