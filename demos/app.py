@@ -30,6 +30,7 @@ from photofound.demos.brush import brush, painted, painting
 from photofound.demos.studio import Desk, Models, Request, Studio
 from photofound.demos.theme import CSS, theme
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
+from photofound.errors import one_line
 from photofound.picture import image
 from photofound.picture.image import READABLE_SUFFIXES, Picture
 from photofound.serve.workers import Files
@@ -631,7 +632,7 @@ def tabs_for(names: Sequence[str]) -> list[Task]:
                     raise ValueError(f"input {each.name!r} has kind {each.kind!r}; use {', '.join(KINDS)}")
             tasks.append(task)
         except Exception as error:  # anything can be wrong with a file that somebody dropped in
-            print(f"photofound: task {name!r} has no tab: {_one_line(error)}", file=sys.stderr)
+            print(f"photofound: task {name!r} has no tab: {one_line(error)}", file=sys.stderr)
     return tasks
 
 
@@ -665,10 +666,6 @@ def _given(value: Any, what: str) -> Any:
             f"there is no {what} yet; " + ("open one first" if what == "photograph" else "run an edit first")
         )
     return value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _one_model_at_a_time() -> dict[str, Any]:
@@ -728,7 +725,7 @@ PLACE = re.compile(
 
 def in_words(error: BaseException | str) -> str:
     """What is wrong, in one line for a visitor: in the page's words, and without a place on the server."""
-    line = error if isinstance(error, str) else _one_line(error)
+    line = error if isinstance(error, str) else one_line(error)
     if isinstance(error, MemoryError) or "out of memory" in line or "allocate memory" in line:
         return "the server has too little memory for this; try it with a smaller photograph"
     if isinstance(error, OSError) and error.strerror:

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import json
 import math
 import reprlib
+import sys
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from photofound import files
+from photofound.errors import one_line
 
 T = TypeVar("T")
 
@@ -125,17 +131,28 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"config: {path} does not exist; pass a .yaml or .json file")
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has {path.stat().st_size / 2**20:.1f} MiB, more than {_LARGEST / 2**20:.0f}")
-        text = path.read_text(encoding="utf-8")
+        text = files.read(path, _LARGEST).decode("utf-8")
         tree = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"config: {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise ValueError(f"config: {path} cannot be read: {one_line(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ValueError(f"config: {path} holds a {type(tree).__name__}; it must be a mapping of names to values")
     return tree
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names; modules of the current folder count. Raises ValueError when there is
+    none."""
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} is no module:function that can be imported ({error}); check the name") from None
+    return found
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:

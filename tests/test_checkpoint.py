@@ -88,7 +88,7 @@ def test_resolve_finds_the_latest_or_the_named_one(tmp_path):
 KILLED = """
     import os, pathlib, signal, sys
     import safetensors.torch, torch
-    from photofound import checkpoint
+    from photofound.train import checkpoint
 
     folder, when = pathlib.Path(sys.argv[1]), sys.argv[2]
     group = {"w": torch.ones(4)}

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from photofound import files
 from photofound.cli import commands as cli
 from photofound.edits import task as edit
 from photofound.edits.task import Input, Task
@@ -414,7 +415,7 @@ def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folder
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert [path.name for path in target.iterdir() if not path.name.endswith(".part")] == ["a-retouch.jpg"]
-    if image._write_unnamed(
+    if files._write_unnamed(
         tmp_path / "probe", b""
     ):  # elsewhere a hidden .part may stay, which nothing takes for a result
         assert len(list(target.iterdir())) == 1

@@ -117,7 +117,7 @@ def test_a_segmenter_of_ones_own(photos, tmp_path, monkeypatch):
         (["--match", "dog"], "no photographs that 'dog' describes"),
         (["--perceptual", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--clip", "gone/at-all"], "features: gone/at-all cannot be loaded"),
-        (["--segmenter", "json:nothing"], "segmenter: 'json:nothing' cannot be had"),
+        (["--segmenter", "json:nothing"], "segmenter: 'json:nothing' is no module:function"),
         (["--pipeline", "gone/at-all"], "pipeline: gone/at-all cannot be loaded"),
         (["--pipeline", "gone:teacher"], "has no teacher"),
         (["--model", "gone/at-all"], "gone/at-all"),

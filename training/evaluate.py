@@ -13,7 +13,6 @@ the protocols and metrics.
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import re
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from photofound import __version__
+from photofound import __version__, config
 from photofound.training import _Parser
 
 KEY = "blind-key.json"
@@ -138,16 +137,11 @@ def judges(args: argparse.Namespace) -> Any:
     if args.features:
         chosen["features"] = load_features(args.features).to(place)
     if args.segmenter:
-        chosen["segmenter"] = _function(args.segmenter)
+        try:
+            chosen["segmenter"] = config.function(args.segmenter)
+        except ValueError as error:
+            raise ValueError(f"segmenter: {error}") from None
     return Judges(**chosen)
-
-
-def _function(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"segmenter: {path!r} cannot be had ({error}); write MODULE:FUNCTION") from None
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

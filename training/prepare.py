@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import importlib
 import io
 import itertools
 import json
 import logging
-import os
 import sys
 import tarfile
 import time
@@ -43,6 +41,7 @@ from photofound.data import exemplars, photos, precomputed
 from photofound.data.sources import Raw, Source, open_source, raw
 from photofound.edits import colours, geometry
 from photofound.edits.masks import grabcut
+from photofound.errors import first_line
 from photofound.model import autoencoder, text
 from photofound.picture import image
 from photofound.train.distributed import resolve_device
@@ -168,7 +167,7 @@ def _look(settings: PrepareConfig, key: str, sample: Raw | Damaged) -> dict[str,
     except Exception as error:
         return line | {"dropped": "damaged", "why": photos.why(error)}
     if settings.scorer:
-        line["score"] = float(_function(settings.scorer)(pixels.astype(np.float32) / 255))
+        line["score"] = float(config.function(settings.scorer)(pixels.astype(np.float32) / 255))
         if not line["score"] >= settings.min_score:
             return line | {"dropped": "low score", "why": f"{line['score']:.3g}"}
     return line | dict(zip(("bits", "colours"), fingerprint(pixels), strict=True))
@@ -303,7 +302,7 @@ def _cut(matte: str, pixels: np.ndarray) -> np.ndarray | None:
     if matte == "grabcut":
         found = photos.cut_clean(planes, grabcut, short_side=320)
     else:
-        found = photos.cut_clean(planes, _function(matte), plain=False, short_side=1024)
+        found = photos.cut_clean(planes, config.function(matte), plain=False, short_side=1024)
     return None if found is None else found[0].numpy()
 
 
@@ -317,22 +316,9 @@ def _describe(captioner: str | None, sample: Raw, pixels: np.ndarray) -> dict[st
             named = photos.Photograph(planes, None, captions.get("text", ""), "")
             captions["colour"] = photos.captions(named)[1 if captions else 2]
     elif captioner is not None:
-        caption = _function(captioner) if ":" in captioner else _image_to_text(captioner)
+        caption = config.function(captioner) if ":" in captioner else _image_to_text(captioner)
         captions["caption"] = str(caption(pixels.astype(np.float32) / 255)).strip()
     return {kind: words for kind, words in captions.items() if words}
-
-
-@cache
-def _function(name: str) -> Callable[[np.ndarray], Any]:
-    """``module:function``; modules of the current folder count. Raises ValueError when there is none."""
-    module, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        function: Callable[[np.ndarray], Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} is no module:function that can be imported ({error}); check the name") from None
-    return function
 
 
 @cache
@@ -427,31 +413,21 @@ def _makers(settings: PrepareConfig) -> dict[str, Any]:
 
 def _write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> dict[str, Any]:
     """A tar with nothing in it but the samples, so that the same samples are the same bytes; whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with tarfile.open(partial, "w") as archive:
-        for key, files in samples:
-            for extension, content in files.items():
-                member = tarfile.TarInfo(f"{key}.{extension}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    content = partial.read_bytes()
-    _settle(partial, path)
+    with files.replacing(path) as partial:
+        with tarfile.open(partial, "w") as archive:
+            for key, parts in samples:
+                for extension, content in parts.items():
+                    member = tarfile.TarInfo(f"{key}.{extension}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        content = partial.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     return {"file": path.name, "samples": len(samples), "bytes": len(content), "sha256": digest}
 
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content))
-    _settle(partial, path)
-
-
-def _settle(partial: Path, path: Path) -> None:
-    """Put a file in its place once it is on the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    files.write(path, json.dumps(content))
 
 
 # ------------------------------------------------------------------------------------------------------ all the units
@@ -467,7 +443,7 @@ def prepare(source: str, folder: str | Path, settings: PrepareConfig | None = No
     job = Job(config.build(Source, {"path": source} | settings.source, "source."), folder, settings)
     for name in (settings.scorer, settings.captioner, settings.matte):
         if name and ":" in name:
-            _function(name)
+            config.function(name)
     _load_models(settings)
     count = job.units().num_shards
     _begin(job, count)
@@ -568,7 +544,7 @@ def _on_cluster(stage: Callable[[Job, int], None], job: Job, units: Sequence[int
             yield
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        raise ValueError(f"prepare: a unit failed on the cluster ({str(cause).splitlines()[0]})") from None
+        raise ValueError(f"prepare: a unit failed on the cluster ({first_line(cause)})") from None
 
 
 def _choose(job: Job, count: int) -> list[dict[str, Any]]:

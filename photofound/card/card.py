@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from photofound import config
+from photofound import config, files
 from photofound.card import record
 from photofound.card.record import Training
 from photofound.model.folder import one_line, read_json
@@ -177,7 +177,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"card: {path} does not exist; write it with 'photofound eval PHOTOS -o DIR'")
     try:
-        tree = json.loads(path.read_text())
+        tree = files.parse_json(files.read(path), "it")
         if not all(each["figures"].items() for each in tree["summary"]):
             raise ValueError("a summary without figures")
         return tree

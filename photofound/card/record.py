@@ -110,17 +110,15 @@ def read(path: Path) -> list[Training]:
     if not path.is_file():
         return []
     try:
-        return parse(json.loads(path.read_text())["trainings"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return parse(files.parse_json(files.read(path), "it")["trainings"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"record: {path} is damaged ({error}); restore it, or delete it to do without") from None
 
 
 def write(path: Path, trainings: Sequence[Training]) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"trainings": plain(trainings)}, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    files.write(path, json.dumps({"trainings": plain(trainings)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def parse(trees: Sequence[dict[str, Any]]) -> list[Training]:
@@ -182,7 +180,7 @@ def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
     """Origins and filtering by the ``report.json`` that ``photofound train prepare`` left beside its shards; nothing
     where there is none."""
     try:
-        report = json.loads(files.beside(folder, "report.json") or "")
+        report = files.parse_json(files.beside(folder, "report.json") or "", "report.json")
         origins = tuple(Origin(**each) for each in report.get("origins", ()))
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
         return origins, (f"{report['kept']:,} of {report['read']:,} photographs kept; dropped: {dropped}",)

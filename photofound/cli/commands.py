@@ -36,6 +36,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from photofound.errors import one_line
+
 if TYPE_CHECKING:
     from photofound.edits.task import Input, Task
     from photofound.picture.image import Picture
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say("interrupted")
             return 130
         except EXPECTED as error:
-            _say(_one_line(error))
+            _say(one_line(error))
             return 2
 
 
@@ -120,7 +122,7 @@ def _tasks(argv: list[str]) -> int:
         try:
             task = get_task(name)
         except Exception as error:  # anything can be wrong with a file that somebody dropped in
-            _say(f"task {name!r} cannot be loaded: {_one_line(error)}")
+            _say(f"task {name!r} cannot be loaded: {one_line(error)}")
             status = 1
             continue
         print(f"{name}: {task.summary}")
@@ -755,7 +757,7 @@ def _edit_folder(task: Task, args: argparse.Namespace, work: list[Work], model: 
         with _warnings_name(each.image):
             status, error = _try_one(task, args, each, model)
         if error:
-            line = _one_line(error)
+            line = one_line(error)
             _say(line if str(each.image) in line else f"{each.image}: {line}")
         failed += error is not None
         skipped += status == "skipped"
@@ -799,7 +801,7 @@ def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, e
         "seconds": round(seconds, 3),
         "seed": args.seed,
         "status": status,
-        "error": _one_line(error) if error else None,
+        "error": one_line(error) if error else None,
     }
     with open(args.report, "ab", buffering=0) as file:
         # A byte that is not UTF-8 becomes \udcXX, which JSON allows and Python reads back as the same file name.
@@ -955,13 +957,6 @@ def _print(line: str, file: Any = None) -> None:
     tqdm.write(line, file=file)
 
 
-def _one_line(error: BaseException) -> str:
-    """The message without line breaks; the system's own errors as "path: reason"."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _first_sentence(error: BaseException) -> str:
     """What torch and the Hub have to say, without their advice for programmers."""
     return re.split(r"\.\s|\n|\.$|\s\(", str(error))[0]
@@ -997,7 +992,7 @@ class _Stream:
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self._lead_nowhere()
             if self is sys.stdout:
-                _say(f"warning: the list of results cannot be printed any more ({_one_line(error)})")
+                _say(f"warning: the list of results cannot be printed any more ({one_line(error)})")
 
     def _lead_nowhere(self) -> None:
         with suppress(OSError, ValueError):

@@ -89,10 +89,10 @@ def _path(folder: Path, number: int) -> Path:
 def _check_plan(path: Path, plan: Plan) -> None:
     said = json.loads(json.dumps(asdict(plan)))
     if path.is_file():
-        if json.loads(path.read_text()) != said:
+        if files.read_json(path) != said:
             raise ValueError(f"exemplars: {path.parent} holds samples of another plan ({path}); name another folder")
         return
-    path.write_text(json.dumps(said, indent=1))
+    files.write(path, json.dumps(said, indent=1))
 
 
 def _write_shard(store: PhotoStore, folder: Path, number: int, plan: Plan) -> None:
@@ -106,9 +106,8 @@ def _write_shard(store: PhotoStore, folder: Path, number: int, plan: Plan) -> No
         "hole": (condition.hole > 0).to(torch.uint8),
     }
     words = {"task": json.dumps(list(condition.task)), "prompt": json.dumps(list(condition.prompt))}
-    partial = _path(folder, number).with_suffix(".partial")
-    save_file(tensors, partial, words)
-    partial.replace(_path(folder, number))
+    with files.replacing(_path(folder, number)) as partial:
+        save_file(tensors, partial, words)
 
 
 def draw(store: PhotoStore, count: int, plan: Plan, generator: torch.Generator) -> tuple[Condition, Sample]:

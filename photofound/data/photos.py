@@ -468,10 +468,9 @@ class PhotoStore:
         from safetensors.torch import save_file
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         words = {name: json.dumps(getattr(self, name)) for name in ("captions", "sources", "licences")}
-        save_file({"flat": self.flat, "table": self.table.contiguous()}, partial, words)
-        partial.replace(path)
+        with files.replacing(path) as partial:
+            save_file({"flat": self.flat, "table": self.table.contiguous()}, partial, words)
 
     @classmethod
     def load(cls, path: Path) -> PhotoStore:

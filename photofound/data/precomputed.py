@@ -9,7 +9,6 @@ shows the picture like that, neither moved nor mirrored. Both are kept at half p
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +77,7 @@ def check(source: Source, kind: str, mine: Mapping[str, Any]) -> None:
     """Raise ValueError unless the ``index.json`` of the source's shards says that their ``kind`` was made as ``mine``
     says: by the same network, of the same pictures."""
     try:
-        entries = json.loads(files.beside(source.path, "index.json") or "{}")
+        entries = files.parse_json(files.beside(source.path, "index.json") or "{}", "it")
     except ValueError as error:
         raise ValueError(f"data.precomputed: the index.json of {source.path} is damaged ({error})") from None
     made = entries.get("precomputed", {}).get(kind)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from photofound import files
 from photofound.card.record import licence_of
 from photofound.data import photos
+from photofound.errors import first_line
 
 IMAGE_COLUMNS = ("image", "img", "photo", *(suffix[1:] for suffix in photos.IMAGES))
 CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
@@ -93,9 +94,8 @@ def open_source(source: Source, part: int = 64) -> Any:
     except Exception as error:  # the Hub's client, fsspec's and the builders raise nearly anything
         if str(error).startswith("data: "):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "give a folder, .tar or .parquet files, or the id of a dataset on the Hub"
-        raise ValueError(f"data: {source.path!r} cannot be read ({reason}); {advice}") from None
+        raise ValueError(f"data: {source.path!r} cannot be read ({first_line(error)}); {advice}") from None
     return dataset if dataset.features is None else dataset.decode(False)
 
 

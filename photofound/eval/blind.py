@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from photofound import files
 from photofound.eval.methods import Method
 from photofound.eval.metrics import proportion_interval, sign_test
 from photofound.eval.protocols import PROTOCOLS, Problem
 from photofound.eval.report import details
 
 PAGE, KEY, CHOICES = "blind.html", "blind-key.json", "choices.json"
-LARGEST = 16 * 2**20  # bytes of a file that is read back
 SIDES = ("left", "right")
 
 # -------------------------------------------------------------------------------------------------------------- pairs
@@ -345,15 +345,10 @@ def _tally(counts: Counter[str], names: tuple[str, str]) -> Tally:
 def _object(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"score: the {what} {path} does not exist; name the file")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"score: {path} has more than {LARGEST >> 20} MiB, which no {what} has; name another file")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"score: {path} is no JSON ({str(error)[:80]}); name the {what}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"score: {path} must hold a JSON object, as it was saved; name the {what}")
-    return tree
+        return files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"score: {error}; name the {what}") from None
 
 
 def _checked_key(path: Path, tree: dict[str, Any]) -> tuple[tuple[str, str], list[dict[str, str]]]:

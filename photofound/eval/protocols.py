@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from photofound import files
 from photofound.data import photos, sources
 from photofound.edits.colours import COLOURS
 from photofound.picture import image
@@ -259,12 +260,9 @@ def _read(file: Path | bytes, name: str) -> np.ndarray:
 
 def _json(path: Path, kind: type) -> Any:
     try:
-        listing = json.loads(path.read_text())
+        return files.read_json(path, kind, files.MAX_BYTES)
     except (ValueError, OSError) as error:
-        raise ValueError(f"data: {path} cannot be read ({error}); mend it") from None
-    if not isinstance(listing, kind):
-        raise ValueError(f"data: {path} must hold a JSON {'array' if kind is list else 'object'}")
-    return listing
+        raise ValueError(f"data: {error}; mend it") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- holes

@@ -5,7 +5,6 @@ Shapes: pictures RGB (B, 3, H, W) in [-1, 1]; latents (B, C, H/f, W/f), scaled t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,9 @@ from typing import Any
 import torch
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
+
+from photofound import files
+from photofound.errors import first_line
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "nano"  # the model that comes along, in diffusers layout
 _WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
@@ -46,7 +48,7 @@ def load(source: str | None) -> Any | None:
             raise ValueError(f"its weights are not those of its configuration, {strays[0]} among {len(strays)}")
     except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
         wrong = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise wrong(f"model.vae: {source} cannot be loaded: {_first_line(error)}") from None
+        raise wrong(f"model.vae: {source} cannot be loaded: {first_line(error)}") from None
     if not hasattr(vae, "encode") or not hasattr(vae.config, "latent_channels"):
         raise ValueError(f"model.vae: {source} is a {type(vae).__name__}, which is no autoencoder")
     return vae
@@ -69,18 +71,14 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
         import diffusers
 
         try:
-            entries = json.loads(config.read_text())
+            entries = files.read_json(config)
             with torch.device("meta"):
                 return getattr(diffusers, entries["_class_name"]).from_config(entries)
         except Exception as error:  # the file is the user's, and libraries raise nearly anything
-            raise ValueError(f"model.vae: {config} describes no autoencoder ({_first_line(error)})") from error
+            raise ValueError(f"model.vae: {config} describes no autoencoder ({first_line(error)})") from error
     if latent is None:
         raise ValueError(f"model.latent: {source} is not here; set its [channels, pixels per latent], like [16, 8]")
     return SimpleNamespace(spatial_compression_ratio=latent[1], config=SimpleNamespace(latent_channels=latent[0]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def resolved(source: str | None) -> str | None:

@@ -7,7 +7,6 @@ device) to learn which weights they want.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -18,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from photofound import files
+from photofound.errors import first_line
+
 _TRUSTED = ("diffusers", "transformers", "photofound")
 _OWN = ("photofound.transformer", "photofound.detail", "photofound.superresolution")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_LARGEST_JSON = 2**24  # bytes; what is read here has some kilobytes, the index of the largest models a megabyte
 _MOST_LAYERS = 1000
 _LAYERS = re.compile("depth|layers|blocks")  # names of a configuration's numbers that say how often something repeats
 _MOST_TIMES = 100_000  # training timesteps of a scheduler, which makes a table of them
@@ -69,7 +69,7 @@ def loading_errors(source: Any) -> Iterator[None]:
     except (OSError, MemoryError, ValueError):
         raise
     except Exception as error:
-        raise ValueError(f"model: {source} cannot be loaded ({_first_line(error)}); {_AGAIN}") from error
+        raise ValueError(f"model: {source} cannot be loaded ({first_line(error)}); {_AGAIN}") from error
 
 
 def check_part(folder: Path, cls: type) -> None:
@@ -158,7 +158,7 @@ def lora_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"LoRA: {name} cannot be loaded here ({_first_line(error)}); choose another") from error
+        raise ValueError(f"LoRA: {name} cannot be loaded here ({first_line(error)}); choose another") from error
 
 
 def check_lora(path: Path, transformer: nn.Module) -> None:
@@ -195,8 +195,8 @@ def lora_settings(path: Path) -> dict[str, Any]:
 
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
-    tree = json.loads(text)
-    if not isinstance(tree, dict) or not isinstance(tree.get("transformer.rank_pattern") or {}, dict):
+    tree = files.parse_json(text, "its configuration")
+    if not isinstance(tree.get("transformer.rank_pattern") or {}, dict):
         raise ValueError("its settings are no JSON object")
     return {name.removeprefix("transformer."): value for name, value in tree.items()}
 
@@ -204,16 +204,11 @@ def lora_settings(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ValueError for a file that is missing, too large or anything else."""
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"{path.stat().st_size / 2**20:.0f} MiB of settings")
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError:
         raise ValueError(f"model: {path} is missing; the folder is not a pipeline in diffusers layout") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"model: {path} is damaged ({_first_line(error)}); {_AGAIN}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"model: {path} is damaged; it must hold a JSON object")
-    return tree
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model: {first_line(error)}; {_AGAIN}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
@@ -260,15 +255,15 @@ def _class(folder: Path, name: str, entry: Any, kinds: tuple[type, ...]) -> type
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a folder's safetensors."""
     for index in folder.glob("*.safetensors.index.json"):
-        files = read_json(index).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(shard, str) for shard in files.values()):
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
             raise ValueError(f"model: {index} is damaged: its weight_map must name files; {_AGAIN}")
-        for shard in sorted(set(files.values())):
+        for shard in sorted(set(places.values())):
             if Path(shard).name != shard or not (folder / shard).is_file():
                 raise ValueError(f"model: {folder / shard} is missing; {_AGAIN}")
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
-        if pickled := [p for p in folder.iterdir() if p.suffix in _PICKLED]:
+        if pickled := [p for p in folder.iterdir() if p.suffix in files.PICKLE_SUFFIXES]:
             raise ValueError(
                 f"model: {pickled[0]} is not safetensors and can run code when it is loaded; convert it to .safetensors"
             )
@@ -295,7 +290,7 @@ def one_line(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what}: {path} is damaged ({_first_line(error)}); {_AGAIN}") from None
+        raise ValueError(f"{what}: {path} is damaged ({first_line(error)}); {_AGAIN}") from None
 
 
 def _built(folder: Path, cls: Any, config: dict[str, Any]) -> Any:
@@ -310,7 +305,7 @@ def _built(folder: Path, cls: Any, config: dict[str, Any]) -> Any:
         with torch.device("meta"):
             return cls.from_config(config) if hasattr(cls, "from_config") else cls(cls.config_class.from_dict(config))
     except Exception as error:  # libraries raise nearly anything for numbers that do not fit together
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ValueError(f"model: {folder / 'config.json'} describes no model ({reason}); {_AGAIN}") from None
 
 
@@ -349,7 +344,3 @@ def _old_name(name: str) -> str:
 
 def _size(value: Any) -> float:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else math.inf if value != value else 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

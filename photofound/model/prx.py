@@ -5,8 +5,6 @@ that before any training it generates what PRX generates.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ from diffusers import PRXTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from photofound import files
+from photofound.errors import first_line
 from photofound.model.transformer import EditTransformer
 
 TASKS = ("generate", "outpaint", "inpaint", "expand", "erase", "upscale")  # the first is PRX's own
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model_index.json"
 
 
@@ -77,17 +76,12 @@ def convert_prx(
     }
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with files.replacing(output) as draft:
+        draft.mkdir()
         for name, part in parts.items():
             if part is not None:
                 part.save_pretrained(draft / name)
         (draft / INDEX).write_text(json.dumps(_new_index(index, parts), indent=2) + "\n", encoding="utf-8")
-        draft.chmod(0o755)  # temporary folders are private
-        draft.replace(output)  # at once: a folder under its final name is complete
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return output
 
 
@@ -107,7 +101,7 @@ def _find(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=wanted))
     except (OSError, ValueError) as error:  # the Hub's own errors (not found, gated, offline, no network) are OSErrors
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise FileNotFoundError(f"{source} is neither a folder here nor to be had from the Hub: {reason}") from error
 
 
@@ -115,18 +109,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: give the folder that a diffusers pipeline was saved to")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError("it holds no object")
-        return tree
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): save or download the pipeline again") from error
+        return files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: save or download the pipeline again") from error
 
 
 def _refuse_pickles(folder: Path) -> None:
     """Pickled weights can run any code when they are opened, so they are not opened."""
     for path in sorted(folder.glob("*/*")):
-        if path.suffix in PICKLES:
+        if path.suffix in files.PICKLE_SUFFIXES:
             raise ValueError(f"{path} is a pickle, which may run code: save it as safetensors and remove it")
 
 
@@ -153,7 +144,7 @@ def _load(name: str, cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(str(folder), local_files_only=True, **options)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{folder} cannot be loaded as {cls.__name__} ({reason}): download or save it again"
         ) from error

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from photofound.errors import first_line
+
 MAX_LENGTH = 256  # tokens of words or parts of words, as published editors were trained with
 MAX_BYTES = 1024  # of a byte-level tokenizer: Chinese takes three for a character
 _TOKENIZING = threading.Lock()  # the fast tokenizers refuse to be used by two threads at once
@@ -51,11 +53,9 @@ def load(source: str) -> tuple[Any, Any]:
         encoder = AutoModelForTextEncoding.from_pretrained(source, config=config, use_safetensors=True)
         return AutoTokenizer.from_pretrained(source), encoder
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"model.text_encoder: {source} cannot be loaded: {reason}") from None
+        raise FileNotFoundError(f"model.text_encoder: {source} cannot be loaded: {first_line(error)}") from None
     except Exception as error:  # libraries raise nearly anything for a folder that they do not understand
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"model.text_encoder: {source} is no text encoder: {reason}") from None
+        raise ValueError(f"model.text_encoder: {source} is no text encoder: {first_line(error)}") from None
 
 
 def outline(folder: Path) -> Any | None:

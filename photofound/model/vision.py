@@ -9,13 +9,15 @@ Shapes: B pictures, C channels, D features. Pictures are RGB (B, 3, H, W) in [-1
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from photofound import files
+from photofound.errors import first_line
 
 # The order that SqueezeNet v1.0 was trained with: BGR, 0..255, minus these means.
 _BGR_MEAN = (104.0, 117.0, 123.0)
@@ -96,8 +98,7 @@ class Patches(nn.Module):
         try:
             model = AutoModel.from_pretrained(str(source), use_safetensors=True)
         except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"vision model: {source} cannot be loaded: {reason}") from None
+            raise FileNotFoundError(f"vision model: {source} cannot be loaded: {first_line(error)}") from None
         model = getattr(model, "vision_model", model)  # CLIP and SigLIP hold a text model, too
         if getattr(model, "main_input_name", "") != "pixel_values":
             raise ValueError(f"vision model: {source} is a {type(model).__name__}, which does not look at pictures")
@@ -132,7 +133,7 @@ def normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         path = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     except OSError:
         path = None
-    said = json.loads(Path(path).read_text()) if path else {}
+    said = files.read_json(path) if path else {}
     mean, std = said.get("image_mean"), said.get("image_std")
     return tuple(mean or (0.485, 0.456, 0.406)), tuple(std or (0.229, 0.224, 0.225))
 
@@ -299,10 +300,9 @@ class Pretrained(FeatureNet):
         try:
             model: Any = AutoModel.from_pretrained(str(source), use_safetensors=True)
         except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"features: {source} cannot be loaded: {reason}") from None
+            raise FileNotFoundError(f"features: {source} cannot be loaded: {first_line(error)}") from None
         except ValueError as error:
-            raise ValueError(f"features: {source} is no model of transformers: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"features: {source} is no model of transformers: {first_line(error)}") from None
         self.speaks = hasattr(model, "get_text_features")
         if not self.speaks and getattr(model, "main_input_name", "") != "pixel_values":
             raise ValueError(f"features: {source} is a {type(model).__name__}, which does not look at pictures")

@@ -18,7 +18,6 @@ import io
 import math
 import os
 import re
-import secrets
 import struct
 import warnings
 import zlib
@@ -32,6 +31,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
+from photofound import files
+from photofound.errors import first_line
 from photofound.picture import bounds, netpbm, profiles, stale
 
 if TYPE_CHECKING:
@@ -494,7 +495,7 @@ def _check_exif(image: Image.Image, name: str) -> None:
     try:
         bounds.check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:]) if raw else ""))
     except ValueError as error:
-        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=6)
+        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({first_line(error)})", stacklevel=6)
         for key in ("exif", "Raw profile type exif"):
             image.info.pop(key, None)
 
@@ -548,15 +549,11 @@ class TooLarge(_ImageError):
 
 
 def _damaged(name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name}: is truncated or damaged ({_first_line(error)}); copy or download it again")
+    return ValueError(f"{name}: is truncated or damaged ({first_line(error)}); copy or download it again")
 
 
 def _too_much(name: str, error: Exception) -> ValueError:
     return _ImageError(f"{name}: {error}; it would take too long to read, save it anew with another program")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
@@ -929,7 +926,7 @@ def _exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
                 upright[folder] = 0  # Pillow writes a folder only if its tag is there, and fills in the offset
         return upright.tobytes() if len(upright) else None
     except _EXIF_ERRORS as error:  # camera makers write anything, and a broken note must not cost the picture
-        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({_first_line(error)})", stacklevel=5)
+        warnings.warn(f"{name}: its EXIF data is damaged and was left out ({first_line(error)})", stacklevel=5)
         return None
 
 
@@ -965,7 +962,7 @@ def _xmp_bytes(xmp: Any, name: str) -> bytes | None:
     except UnicodeError:
         warnings.warn(f"{name}: its XMP is not UTF-8 text and was left out", stacklevel=6)
     except (TypeError, ValueError) as error:
-        warnings.warn(f"{name}: its XMP was left out ({_first_line(error)})", stacklevel=6)
+        warnings.warn(f"{name}: its XMP was left out ({first_line(error)})", stacklevel=6)
     return None
 
 
@@ -1027,7 +1024,7 @@ def _xmp_without_place(xmp: bytes | None) -> bytes | None:
                 element.parentNode.removeChild(element)
         return "".join(node.toxml() for node in document.childNodes).encode("utf-8")
     except (ExpatError, ValueError) as error:
-        warnings.warn(f"the XMP cannot be searched for places and was left out ({_first_line(error)})", stacklevel=3)
+        warnings.warn(f"the XMP cannot be searched for places and was left out ({first_line(error)})", stacklevel=3)
         return None
 
 
@@ -1145,7 +1142,7 @@ def _as_srgb(image: Image.Image, profile: bytes | None, name: str) -> tuple[Imag
             srgb = ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image, None
     except (ImageCms.PyCMSError, OSError) as error:
-        warnings.warn(f"{name}: its colour profile is ignored ({_first_line(error)})", stacklevel=6)
+        warnings.warn(f"{name}: its colour profile is ignored ({first_line(error)})", stacklevel=6)
     return image.convert("RGB"), None
 
 
@@ -1229,7 +1226,7 @@ def save(
     path, picture = Path(path), Picture.from_any(picture)
     format = output_format(picture, path, format)
     check_output(path, overwrite)
-    _write_atomically(path, encode(picture, format, quality))
+    files.write(path, encode(picture, format, quality))
     return path
 
 
@@ -1295,7 +1292,7 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
         image.save(stream, format, **_pil_metadata(picture), **options)  # not every writer looks into `info`
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
-        raise ValueError(f"cannot write a {size} image as {format} ({_first_line(error)}); try PNG") from error
+        raise ValueError(f"cannot write a {size} image as {format} ({first_line(error)}); try PNG") from error
     return _with_colour_chunks(stream.getvalue(), picture) if format == "PNG" else stream.getvalue()
 
 
@@ -1418,47 +1415,6 @@ def _exif_entries(exif: bytes | None) -> dict[int, Any]:
     parsed.load(exif or b"")
     folders = {folder: dict(parsed.get_ifd(folder)) for folder in _EXIF_FOLDERS if folder in parsed}
     return {tag: parsed[tag] for tag in parsed if tag not in _EXIF_FOLDERS} | folders
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or an OSError and what was there before. Permissions follow the umask; a link stays one,
-    and what it leads to is replaced."""
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f".photofound-{secrets.token_hex(4)}.part")
-    try:
-        try:
-            if not _write_unnamed(part, data):
-                with open(part, "xb") as stream:
-                    _write_through(stream, data)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)  # nothing to remove after a replace
-    except OSError as error:
-        raise type(error)(f"{path}: cannot be written ({error.strerror or error}); choose another output") from error
-
-
-def _write_unnamed(part: Path, data: bytes) -> bool:
-    """Write a file that is named `part` only once it is whole, so that a process killed meanwhile leaves nothing
-    behind; False, and nothing done, where the system has no such files."""
-    if not hasattr(os, "O_TMPFILE"):
-        return False
-    try:
-        file = os.open(part.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except OSError:
-        return False
-    with open(file, "wb") as stream:
-        _write_through(stream, data)
-        try:  # src_dir_fd only makes Python follow the link in /proc, which leads to the file itself
-            os.link(f"/proc/self/fd/{file}", part, src_dir_fd=file)
-        except OSError:
-            return False
-    return True
-
-
-def _write_through(stream: BinaryIO, data: bytes) -> None:
-    stream.write(data)
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 # ------------------------------------------------------------------------------------------------------------- masks

@@ -8,6 +8,8 @@ import warnings
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
+from photofound.errors import first_line
+
 _ALL = r".*"
 # Namespaces, and which of their properties go.
 _GONE = {
@@ -57,7 +59,7 @@ def pruned(xmp: bytes | None, of_size: bool = False) -> bytes | None:
             return xmp
         return "".join(node.toxml() for node in document.childNodes).encode("utf-8")
     except (ExpatError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         warnings.warn(f"the XMP names data that are not kept, cannot be read and was left out ({reason})", stacklevel=3)
         return None
 

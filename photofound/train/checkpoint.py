@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from photofound import files
 
 _PREFIX = "step-"
 
@@ -25,20 +26,16 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         raise ValueError(f"checkpoint: keep is {keep}; it must be at least 1")
     for leftover in folder.glob(f"{_PREFIX}*.partial"):
         shutil.rmtree(leftover)
-    target, partial = folder / f"{_PREFIX}{step}", folder / f"{_PREFIX}{step}.partial"
+    target = folder / f"{_PREFIX}{step}"
     try:
-        _write(partial, tensors, {"step": step, "groups": sorted(tensors), **state})
+        with files.replacing(target) as partial:
+            _write(partial, tensors, {"step": step, "groups": sorted(tensors), **state})
     except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)  # the room it took may be what the run needs to end well
         last = max(steps(folder), default=None)
         whole = "there is none before it" if last is None else f"step-{last} is whole"
         raise OSError(
             f"checkpoint: {target} cannot be written ({error}); {whole}, make room and --resume latest"
         ) from None
-    if target.exists():  # a folder cannot be replaced by a rename; deleting it first would leave nothing for long
-        os.replace(target, folder / f"{_PREFIX}{step}.old.partial")
-    os.replace(partial, target)
-    shutil.rmtree(folder / f"{_PREFIX}{step}.old.partial", ignore_errors=True)
     for damaged in folder.glob(f"{_PREFIX}*.damaged"):
         shutil.rmtree(damaged, ignore_errors=True)
     others = [old for old in steps(folder) if old != step]  # this one stays, even if an earlier run got further
@@ -48,17 +45,13 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
 
 
 def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """All files of a checkpoint, on the disk itself when this returns: a rename may else outlive what it names."""
+    """All files of a checkpoint."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
     for name, group in tensors.items():
         save_file(_separate(group), folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps(state))
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
 
 def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -110,12 +103,12 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = files.read_json(path / "state.json")
         if type(state["step"]) is not int:
             raise ValueError("its state.json has no step")
         names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
         if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("its groups are no names of files")
         return {name: load_file(path / f"{name}.safetensors") for name in names}, state
-    except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
+    except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError) as error:
         raise Damaged(path, error) from None

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import __version__
+from photofound import __version__, files
 from photofound.card import card, record
 from photofound.config import to_dict
 from photofound.signals import handled
@@ -326,9 +326,7 @@ class Trainer:
         path = self.run_dir / "metrics.jsonl"
         if self.main and path.is_file():
             lines = path.read_text(errors="replace").splitlines()
-            partial = path.with_suffix(".partial")  # a kill between emptying and writing would take the history with it
-            partial.write_text("".join(line + "\n" for line in lines if _step_of(line) <= self.step))
-            partial.replace(path)
+            files.write(path, "".join(line + "\n" for line in lines if _step_of(line) <= self.step))
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.mark = time.perf_counter()
 
