@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from photofound.edits import masks
 from photofound.edits.task import Condition, Input, Job, Sample, Task
 from photofound.picture import image as images
 from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class ErasePipeline(EditPipeline):
@@ -57,6 +57,8 @@ class Erase(Task):
     exemplars = True
 
     def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, grow: int | None = None) -> Job:
+        from photofound.edits import masks
+
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
         if grow is None:
@@ -75,6 +77,10 @@ class Erase(Task):
         see what is taken away: kept pixels are exact, so a shadow outside the hole cannot be repainted anyway, and
         without the object the hole starts from the right colour.
         """
+        import torch
+
+        from photofound.edits import masks
+
         batch, size = len(sample), tuple(sample.pixels.shape[-2:])
         strokes = masks.strokes(batch, size, generator, widest=0.4)
         blob = torch.where(
@@ -87,6 +93,11 @@ class Erase(Task):
 
 def _moved(matte: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 1, H, W): each shrunk to 30-90 % and moved by up to 30 % of the picture."""
+    import torch
+    import torch.nn.functional as F
+
+    from photofound.edits import masks
+
     batch = len(matte)
     zoom = 1 / masks.uniform((batch,), 0.3, 0.9, generator)
     shift = masks.uniform((batch, 2), -0.6, 0.6, generator) * zoom[:, None]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 
-from photofound.edits import masks
 from photofound.edits.geometry import Margins, aspect_margins, parse_length, size_margins
 from photofound.edits.task import Condition, Input, Job, Sample, Task
 from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+if TYPE_CHECKING:
+    import torch
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -82,6 +83,8 @@ class Expand(Task):
         return picture.width + m.left + m.right, picture.height + m.top + m.bottom
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
+        from photofound.edits import masks
+
         return self.conditions(sample, masks.borders(len(sample), tuple(sample.pixels.shape[-2:]), generator))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 
-from photofound.edits import grounds, masks, surfaces
-from photofound.edits.surfaces import Surface
 from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
 from photofound.picture import image as images
 from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+if TYPE_CHECKING:
+    import torch
 
 
 class InpaintPipeline(EditPipeline):
@@ -62,14 +62,19 @@ class Inpaint(Task):
     exemplars = True
 
     def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, reference: Any = None) -> Job:
+        from photofound.edits.surfaces import surface_of
+
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
         wanted = None if reference is None else Picture.from_any(reference)
-        hole, ground = (mask > 0).astype(np.float32), wanted or surfaces.surface_of(prompt, alone=True)
+        hole, ground = (mask > 0).astype(np.float32), wanted or surface_of(prompt, alone=True)
         return Job(picture, hole, keep=1 - mask, prompt=prompt, reference=wanted, ground=ground)
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the reference, in the light of what is around the hole."""
+        from photofound.edits import grounds
+        from photofound.edits.surfaces import Surface
+
         if job.ground is None or not surfaces:
             return None
         drawn, seed = isinstance(job.ground, Surface), drawn_seed(generator)
@@ -79,6 +84,10 @@ class Inpaint(Task):
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         """Strokes, boxes or, where there is one of fair size, the object, dilated."""
+        import torch
+
+        from photofound.edits import masks
+
         batch, size = len(sample), tuple(sample.pixels.shape[-2:])
         kind = masks.uniform((batch, 1, 1, 1), 0, 1, generator)
         hole = torch.where(kind < 0.55, masks.strokes(batch, size, generator), masks.boxes(batch, size, generator))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from photofound.edits import grounds, masks, surfaces
 from photofound.edits.geometry import Box
-from photofound.edits.masks import Segmenter
-from photofound.edits.surfaces import Surface
 from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
 from photofound.picture import image as images
 from photofound.picture.image import Picture
 from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 GLASS = 0.94  # of a matte: what is less opaque shows the new background
 
@@ -81,8 +81,10 @@ class Outpaint(Task):
         subject: Any = None,
         reference: Any = None,
         gallery: Any = None,
-        segment: Segmenter = masks.grabcut,
+        segment: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Job:
+        from photofound.edits import masks, surfaces
+
         matte = subject_matte(picture, subject, segment)
         soft = (matte > 0) & (matte < 1)
         if soft.any() and not _has_own(picture, subject):
@@ -101,11 +103,18 @@ class Outpaint(Task):
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
         """Complete objects by their mattes, a little eroded or dilated, since users' mattes are never quite right."""
+        import torch
+
+        from photofound.edits import masks
+
         radius = int(torch.randint(-2, 2, (1,), generator=generator, device=generator.device))
         return self.conditions(sample, 1 - masks.grow((sample.matte > 0.5).float(), radius))
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the user's own picture, with the subject's shadow."""
+        from photofound.edits import grounds
+        from photofound.edits.surfaces import Surface
+
         drawn, ground = isinstance(job.ground, Surface), job.ground
         own = not drawn and ground is not job.reference  # a reference is for models; those of surfaces start from it
         if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
@@ -122,18 +131,23 @@ class Outpaint(Task):
         return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
 
 
-def subject_matte(picture: Picture, subject: Any = None, segment: Segmenter = masks.grabcut) -> np.ndarray:
-    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else what ``segment`` finds.
+def subject_matte(
+    picture: Picture, subject: Any = None, segment: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else what ``segment`` finds
+    (None: GrabCut).
 
     Raises ValueError when it marks nothing or everything.
     """
+    from photofound.edits import masks
+
     alpha = picture.alpha()
     if subject is not None:
         matte = images.load_mask(subject, picture.size, "subject", kept=True)
     elif alpha is not None and _has_own(picture, subject):
         matte = alpha
     else:
-        matte = masks.cut_out(picture.rgb(), segment)
+        matte = masks.cut_out(picture.rgb(), segment or masks.grabcut)
     images.require_hole(matte, "subject", white="kept")
     return matte
 

@@ -181,10 +181,10 @@ def sample(batch=24, size=48):
 
 
 def test_composites_and_their_mattes_agree(monkeypatch):
-    from photofound.tasks import cutout
+    from photofound.edits import collage
 
-    plain = cutout._plain
-    monkeypatch.setattr(cutout, "_plain", lambda *of: plain(*of).mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    plain = collage._plain
+    monkeypatch.setattr(collage, "_plain", lambda *of: plain(*of).mean(1, keepdim=True).expand(-1, 3, -1, -1))
     task, (given, others) = get_task("cutout"), sample()
     made = task.compose(given, others, torch.Generator().manual_seed(0))
     condition, target = task.example(made, torch.Generator()), task.target(made)

@@ -380,12 +380,12 @@ def test_erase_cuts_out_the_shape_of_another_picture():
 def test_upscale_degrades_more_with_the_factor():
     from skimage import data
 
-    from photofound.tasks.upscale import degrade
+    from photofound.edits.degradation import degraded_canvas
 
     photo = torch.from_numpy(data.astronaut()[:96, 180:276]).permute(2, 0, 1)[None].float() / 127.5 - 1
     errors = []
     for factor in (2, 3, 4):
-        low = degrade(photo.repeat(8, 1, 1, 1), factor, torch.Generator().manual_seed(0))
+        low = degraded_canvas(photo.repeat(8, 1, 1, 1), factor, torch.Generator().manual_seed(0))
         assert low.shape == (8, 3, 96, 96)
         errors.append(float((low - photo).abs().mean()))
     assert errors == sorted(errors) and errors[0] > 0.01
@@ -399,11 +399,11 @@ def test_jpeg_simulation_is_close_to_the_real_thing():
 
     from skimage import data
 
-    from photofound.tasks import upscale
+    from photofound.edits import degradation
 
     photo = np.ascontiguousarray(data.astronaut()[:128, 128:256])
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 127.5 - 1
-    ours = upscale._jpeg(pixels, torch.Generator().manual_seed(0))
+    ours = degradation._jpeg_round_trip(pixels, torch.Generator().manual_seed(0))
     quality = round(float(torch.rand(1, generator=torch.Generator().manual_seed(0)) * 55 + 40))
     stream = io.BytesIO()
     Image.fromarray(photo).save(stream, "JPEG", quality=quality, subsampling=0)

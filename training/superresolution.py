@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from photofound.card import record
 from photofound.data import drawn, photos
 from photofound.edits import composite
+from photofound.edits.degradation import degrade
 from photofound.model.superresolution import Upscaler, enlarge
 from photofound.model.vision import PerceptualNet
-from photofound.tasks.upscale import degraded
 from photofound.train.losses import perceptual_distance
 from photofound.train.trainer import TrainConfig, World
 
@@ -132,7 +132,7 @@ class SuperresolutionStage:
         if source > side:
             high = composite.shrink(high, (side, side)).clamp_(-1, 1)
         high = _turned(high, cpu)
-        low = degraded(high, scale, _like(cpu, high), files.degraded)
+        low = degrade(high, scale, _like(cpu, high), files.degraded)
         low = ((low + 1) * 127.5).round_().div_(127.5).sub_(1)  # as the file of it is
         return Pairs(low, high, scale)
 

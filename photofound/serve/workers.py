@@ -89,7 +89,7 @@ class _Process:
     """One of them, from outside. It knows one question at a time."""
 
     def __init__(self, environment: dict[str, str], memory: int) -> None:
-        command = [sys.executable, "-c", f"from photofound import workers; workers.work({memory})"]
+        command = [sys.executable, "-c", f"from photofound.serve import workers; workers.work({memory})"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
 
