@@ -14,12 +14,12 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from helpers import extra_tasks
 from PIL import Image
 
 from photofound.cli import commands as cli
 from photofound.demos import app, brush, studio
 from photofound.demos.studio import Cancelled, Models, Request, Studio
-from photofound.edits import task as edit
 from photofound.edits.task import get_task
 from photofound.picture import image, provenance
 
@@ -83,19 +83,14 @@ def page(tiny_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def sixth(tmp_path, monkeypatch):
+def extra_task(tmp_path, monkeypatch):
     """A task in a folder of its own, and a file that is none."""
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "retouch.py").write_text(textwrap.dedent(RETOUCH))
     (folder / "broken.py").write_text("raise RuntimeError('half a file')")
-    monkeypatch.setenv(edit.TASK_PATH, str(folder))
-    edit._finders.cache_clear()
-    edit.get_task.cache_clear()
-    yield
-    monkeypatch.undo()
-    edit._finders.cache_clear()
-    edit.get_task.cache_clear()
+    with extra_tasks(folder, monkeypatch):
+        yield
 
 
 def hole(size=SIZE):
@@ -136,7 +131,7 @@ def test_there_is_a_tab_for_each_task_with_a_widget_for_each_input(page):
     assert {"1:1", "4:5", "9:16", "16:9"} <= {value for _, value in expand.inputs["aspect"].choices}
 
 
-def test_a_sixth_task_appears_by_itself_and_a_broken_one_is_named(sixth, work, capsys):
+def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, work, capsys):
     page = app.Page(work)
     assert labels(page) == [*app.FIRST, "retouch"]
     tab = page.tabs[-1]

@@ -13,6 +13,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image
 
 from photofound.cli import commands as cli
@@ -40,18 +41,18 @@ class Flat(Method):
 A, B = Flat(NAMES[0], 10), Flat(NAMES[1], 240)
 
 
-def photograph(seed, height=24, width=32):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
 def problems(counts=(7, 4)):
     """Holes and enlargements, so many of each."""
     hole = centre_box(24, 32)
     for i in range(counts[0]):
-        yield Problem("box-centre", f"{i}-secret.png", "inpaint", photograph(i), hole, photograph(i), "a <cup>")
+        yield Problem(
+            "box-centre", f"{i}-secret.png", "inpaint", noise(24, 32, seed=i), hole, noise(24, 32, seed=i), "a <cup>"
+        )
     for i in range(counts[1]):
-        yield Problem("x2", f"{i}-secret.png", "upscale", photograph(i)[::2, ::2], None, photograph(i), scale=2)
-    yield Problem("outpaint-product", "n", "outpaint", photograph(0), hole, None)  # which these two cannot
+        yield Problem(
+            "x2", f"{i}-secret.png", "upscale", noise(24, 32, seed=i)[::2, ::2], None, noise(24, 32, seed=i), scale=2
+        )
+    yield Problem("outpaint-product", "n", "outpaint", noise(24, 32), hole, None)  # which these two cannot
 
 
 def order(pairs):
@@ -98,7 +99,7 @@ def test_the_key_says_what_the_page_shows(tmp_path):
         for side in ("left", "right"):
             assert (pixels(shown[side])[1] == greys[known[side]]).all()
         given = pixels(shown["given"])[1]
-        truth = photograph(int(known["picture"][0]))
+        truth = noise(24, 32, seed=int(known["picture"][0]))
         if known["protocol"] == "box-centre":  # outlined, and the rest as it was
             assert (given[0] == truth[0]).all() and (given[8, 10:20] == 0).all() and (given[7, 10:20] == 255).all()
 
@@ -233,7 +234,7 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):
-        Image.fromarray(photograph(i, 48, 64)).save(folder / f"{i}.png")
+        Image.fromarray(noise(48, 64, seed=i)).save(folder / f"{i}.png")
     return folder
 
 

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchLCMScheduler
+from helpers import seeded
 
 from photofound import EditPipeline, ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # -------------------------------------------------------------------------------------------------------------- threads
 

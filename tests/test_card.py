@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import load_pipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -279,20 +280,16 @@ def test_mistakes_are_one_line(model, capsys, arguments, said):
 # ------------------------------------------------------------------------------------------------------------ pipelines
 
 
-def load(folder, pipeline=EditPipeline):
-    return pipeline.from_pretrained(folder, torch_dtype=torch.float32)
-
-
 def test_saving_carries_the_card_of_the_folder_that_was_loaded(model, tmp_path):
     (model / card.ABOUT).write_text("{name: mine, limits: [{text: Odd., picture: odd.png}]}")
     Image.new("RGB", (4, 4)).save(model / "odd.png")
     card.write(model, [VAE, MAIN], report())
-    load(model).save_pretrained(tmp_path / "one")
-    InpaintPipeline.from_pipe(load(model)).save_pretrained(tmp_path / "two")
+    load_pipeline(EditPipeline, model).save_pretrained(tmp_path / "one")
+    InpaintPipeline.from_pipe(load_pipeline(EditPipeline, model)).save_pretrained(tmp_path / "two")
     for name in ("README.md", "training.json", "evaluation.json", "about.yaml", "odd.png"):
         for copy in ("one", "two"):
             assert (tmp_path / copy / name).read_bytes() == (model / name).read_bytes()
-    load(model).save_pretrained(model)  # onto itself
+    load_pipeline(EditPipeline, model).save_pretrained(model)  # onto itself
     assert "mine" in (model / "README.md").read_text()
 
 
@@ -300,7 +297,7 @@ def test_other_weights_do_not_get_that_card(model, tmp_path):
     from peft import LoraConfig
 
     card.write(model, [VAE, MAIN])
-    pipe = load(model)
+    pipe = load_pipeline(EditPipeline, model)
     EditPipeline.from_pipe(pipe, transformer=pipe.transformer).save_pretrained(tmp_path / "replaced")
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules="all-linear"))
     EditPipeline.from_pipe(pipe).save_pretrained(tmp_path / "adapted")
@@ -320,7 +317,7 @@ def test_the_card_of_a_model_of_the_hub_is_fetched_with_it(model, tmp_path, monk
         card.write(model, [VAE])
 
     monkeypatch.setattr(EditPipeline, "download", lambda name, **options: str(model))
-    load("me/mine").save_pretrained(tmp_path / "offline")  # no card to be had, and no error
+    load_pipeline(EditPipeline, "me/mine").save_pretrained(tmp_path / "offline")  # no card to be had, and no error
     assert "nothing is known here" in (tmp_path / "offline" / "README.md").read_text()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     EditPipeline.from_pretrained("me/mine", revision="v1", torch_dtype=torch.float32).save_pretrained(tmp_path / "copy")
@@ -342,8 +339,10 @@ def test_pushing_uploads_the_card(model, monkeypatch):
 
     monkeypatch.setattr(EditPipeline, "_upload_folder", upload)
     card.write(model, [VAE])
-    assert load(model).push_to_hub("mine", commit_message="first", private=True) == "url"
-    load(model).save_pretrained(model.parent / "copy", push_to_hub=True, repo_id="mine", token="t")
+    assert load_pipeline(EditPipeline, model).push_to_hub("mine", commit_message="first", private=True) == "url"
+    load_pipeline(EditPipeline, model).save_pretrained(
+        model.parent / "copy", push_to_hub=True, repo_id="mine", token="t"
+    )
     assert asked[0] == (("mine",), {"private": True, "token": None, "exist_ok": True}) and asked[1][1]["token"] == "t"
     assert [(repo, message) for repo, _, message in uploaded] == [("me/mine", "first"), ("me/mine", None)]
     assert all("| autoencoder | vae |" in text for _, text, _ in uploaded)

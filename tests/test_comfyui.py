@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import extra_tasks
 
 from photofound.demos import comfyui
 from photofound.edits import task as edit
@@ -293,7 +294,7 @@ def test_it_is_importable_from_custom_nodes(how, tmp_path):
     assert module.NODE_CLASS_MAPPINGS.keys() == NODES.keys() == module.NODE_DISPLAY_NAME_MAPPINGS.keys()
 
 
-SIXTH = """
+EXTRA_TASK = """
 from photofound.edits.task import Input, Job, Task
 from photofound.pipeline import EditPipeline
 
@@ -313,24 +314,19 @@ TASK = Mirror()
 
 
 @pytest.fixture
-def sixth(tmp_path, monkeypatch):
+def extra_task(tmp_path, monkeypatch):
     """Puts a task file with these inputs beside the five, and gives the mappings that follow."""
 
     def with_inputs(inputs: str):
-        (tmp_path / "mirror_left.py").write_text(SIXTH.replace("INPUTS", inputs))
-        monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
-        edit._finders.cache_clear()
-        edit.get_task.cache_clear()
+        (tmp_path / "mirror_left.py").write_text(EXTRA_TASK.replace("INPUTS", inputs))
         return comfyui._mappings()
 
-    yield with_inputs
-    monkeypatch.undo()
-    edit._finders.cache_clear()
-    edit.get_task.cache_clear()
+    with extra_tasks(tmp_path, monkeypatch):
+        yield with_inputs
 
 
-def test_a_sixth_task_gives_a_sixth_node(sixth, pipe):
-    nodes, names = sixth('Input("angle", "int", "degrees", default=90), Input("weight", "int", "how much")')
+def test_an_extra_task_gives_an_extra_node(extra_task, pipe):
+    nodes, names = extra_task('Input("angle", "int", "degrees", default=90), Input("weight", "int", "how much")')
     node = nodes["PhotofoundMirrorLeft"]
     assert names["PhotofoundMirrorLeft"] == "Mirror Left (photofound)" and len(nodes) == len(NODES) + 1
     assert node.INPUT_TYPES()["required"]["angle"][1]["default"] == 90
@@ -339,8 +335,8 @@ def test_a_sixth_task_gives_a_sixth_node(sixth, pipe):
         node().edit(pipe, photograph(), seed=0, steps=0, guidance=0.0, angle=45)
 
 
-def test_choices_are_a_list(sixth, pipe):
-    nodes, _ = sixth(
+def test_choices_are_a_list(extra_task, pipe):
+    nodes, _ = extra_task(
         'Input("angle", "int", "degrees", default=90, choices=(90, 180)), '
         'Input("weight", "text", "how much", choices=("light", "heavy"))'
     )
@@ -359,8 +355,8 @@ def test_choices_are_a_list(sixth, pipe):
         ("1 / 0", "division by zero"),
     ],
 )
-def test_a_bad_task_does_not_take_the_others_with_it(inputs, reason, sixth, caplog):
-    nodes, _ = sixth(inputs)
+def test_a_bad_task_does_not_take_the_others_with_it(inputs, reason, extra_task, caplog):
+    nodes, _ = extra_task(inputs)
     assert nodes.keys() == NODES.keys()
     assert "mirror_left" in caplog.text and reason in caplog.text
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import load_pipeline
 from safetensors.torch import save_file
 from skimage import data as pictures
 
@@ -86,12 +87,6 @@ def folder(tiny_folder, tmp_path):
     return tmp_path / "detailed"
 
 
-def load(pipeline, folder):
-    pipe = pipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 PHOTO = pictures.astronaut()[100:180, 180:276].copy()
 MASK = np.zeros((80, 96), np.float32)
 MASK[20:45, 30:60] = 1
@@ -106,14 +101,14 @@ def test_a_saved_detail_network_comes_back_and_paints(folder, tiny_folder):
         "photofound.detail",
         "DetailNetwork",
     ]
-    detailed, plain = (run(load(InpaintPipeline, each), mask_image=MASK) for each in (folder, tiny_folder))
+    detailed, plain = (run(load_pipeline(InpaintPipeline, each), mask_image=MASK) for each in (folder, tiny_folder))
     assert (detailed[MASK == 0] == PHOTO[MASK == 0]).all() and (plain[MASK == 0] == PHOTO[MASK == 0]).all()
     assert (detailed != plain).any()
-    assert (detailed == run(load(InpaintPipeline, folder), mask_image=MASK)).all(), "not the same again"
+    assert (detailed == run(load_pipeline(InpaintPipeline, folder), mask_image=MASK)).all(), "not the same again"
 
 
 def test_from_pipe_carries_it_and_kept_pixels_are_exact_when_expanding(folder):
-    pipe = ExpandPipeline.from_pipe(load(InpaintPipeline, folder))
+    pipe = ExpandPipeline.from_pipe(load_pipeline(InpaintPipeline, folder))
     assert pipe.detail is not None
     wide = run(pipe, left=20, right=10)
     assert wide.shape == (80, 126, 3) and (wide[:, 20:116] == PHOTO).all()
@@ -121,7 +116,7 @@ def test_from_pipe_carries_it_and_kept_pixels_are_exact_when_expanding(folder):
 
 @pytest.mark.parametrize("canvas", ["harmonic", "exemplar"])
 def test_large_holes_are_brought_to_the_photographs_size(folder, canvas):
-    pipe = load(InpaintPipeline, folder)
+    pipe = load_pipeline(InpaintPipeline, folder)
     pipe.register_to_config(canvas=canvas)
     photo = pictures.astronaut()[:300, :260].copy()
     mask = np.zeros((300, 260), np.float32)
@@ -139,7 +134,7 @@ def test_the_canvas_is_what_the_checkpoint_says(tiny_folder, monkeypatch):
 
     monkeypatch.setattr(EditPipeline, "sample", spy)
     for canvas in ("harmonic", "exemplar"):
-        pipe = load(InpaintPipeline, tiny_folder)
+        pipe = load_pipeline(InpaintPipeline, tiny_folder)
         pipe.register_to_config(canvas=canvas)
         run(pipe, mask_image=MASK)
     harmonic, exemplar = seen["harmonic"], seen["exemplar"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from helpers import load_pipeline, seeded
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -55,10 +56,6 @@ def loss_of(stage, batch):
     return stage.loss(batch)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def weights(module):
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
@@ -67,16 +64,16 @@ def weights(module):
 
 
 def test_every_edit_is_distilled_with_what_is_given(stage):
-    batch = stage.batch(generator(), 20, 0.0)
+    batch = stage.batch(seeded(), 20, 0.0)
     assert set(batch.condition.task) == {"inpaint", "expand", "outpaint", "erase", "upscale"}
-    condition, prompts = stage._drop(batch.condition, generator())
+    condition, prompts = stage._drop(batch.condition, seeded())
     assert torch.equal(condition.canvas, batch.condition.canvas) and torch.equal(condition.hole, batch.condition.hole)
     assert len(prompts) == 20
 
 
 def test_a_student_starts_as_its_unguided_teacher(stage):
     """Fresh student, average and, at scale 1, teacher are one field; another scale is a guided one."""
-    batch = stage.batch(generator(), 10, 0.0)
+    batch = stage.batch(seeded(), 10, 0.0)
     x, t = torch.randn(10, 4, 8, 8), torch.linspace(0.1, 1, 10)
     with torch.no_grad():
         teacher, follower, student = stage._fields(batch.condition, list(batch.condition.prompt), torch.ones(10))
@@ -88,7 +85,7 @@ def test_a_student_starts_as_its_unguided_teacher(stage):
 
 def test_both_branches_of_the_teacher_see_the_picture(stage):
     """Without a prompt they are the same, so that guidance means nothing; hiding the picture from one would show."""
-    condition = stage.batch(generator(), 10, 0.0).condition
+    condition = stage.batch(seeded(), 10, 0.0).condition
     x, t = torch.randn(10, 4, 8, 8), torch.rand(10)
     fields = [stage._fields(condition, [""] * 10, torch.full((10,), w))[0] for w in (1.0, 6.0)]
     torch.testing.assert_close(fields[0](x, t), fields[1](x, t), rtol=1e-3, atol=1e-3)
@@ -96,7 +93,7 @@ def test_both_branches_of_the_teacher_see_the_picture(stage):
 
 def test_guidance_of_the_teacher_covers_the_reference_and_the_student_is_trained_with_it(referring_folder):
     stage = build(referring_folder, "--mix.tasks={outpaint: 1, inpaint: 1}")
-    batch = stage.batch(generator(), 12, 0.0)
+    batch = stage.batch(seeded(), 12, 0.0)
     condition = batch.condition
     assert 0 < condition.referenced.sum() < 12
     x, t = torch.randn(12, 4, 8, 8), torch.rand(12)
@@ -109,7 +106,7 @@ def test_guidance_of_the_teacher_covers_the_reference_and_the_student_is_trained
 
 
 def test_the_loss_trains_the_student_and_nothing_else(stage):
-    loss, logs = stage.loss(stage.batch(generator(), 10, 0.0))
+    loss, logs = stage.loss(stage.batch(seeded(), 10, 0.0))
     loss.backward()
     assert torch.isfinite(loss) and loss > 0 and set(logs) == {"inpaint", "expand", "outpaint", "erase", "upscale"}
     silent = [n for n, p in stage.student.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -123,7 +120,7 @@ def test_a_task_with_one_right_answer_is_learnt_without_the_teacher(tiny_folder,
     """The teacher has no head for it and is never asked; the others' targets are as they were."""
     stage = build(tiny_folder, "--mix.tasks={inpaint: 0.5, cutout: 0.5}")
     assert "cutout" not in EditTransformer.load_config(tiny_folder, subfolder="transformer")["tasks"]
-    batch = stage.batch(generator(), 10, 0.0)
+    batch = stage.batch(seeded(), 10, 0.0)
     asked = []
     monkeypatch.setattr(
         consistency,
@@ -139,7 +136,7 @@ def test_a_task_with_one_right_answer_is_learnt_without_the_teacher(tiny_folder,
 
 
 def test_the_fields_of_a_part_are_those_of_the_whole(stage):
-    batch = stage.batch(generator(), 10, 0.0)
+    batch = stage.batch(seeded(), 10, 0.0)
     few = torch.tensor([1, 4, 7])
     x, t, scale = torch.randn(10, 4, 8, 8), torch.rand(10), torch.linspace(1, 6, 10)
     arguments = batch.condition, list(batch.condition.prompt), scale
@@ -164,7 +161,7 @@ def test_a_task_may_have_phases_of_its_own(tiny_folder, monkeypatch):
     assert stage.pipeline.config.default_steps == 2 and stage.pipeline.config.task_steps == {"upscale": 1}
     drawn, sample_times = [], consistency.sample_times
     monkeypatch.setattr(consistency, "sample_times", lambda *a: drawn.append(sample_times(*a)) or drawn[-1])
-    batch = stage.batch(generator(), 40, 0.0)
+    batch = stage.batch(seeded(), 40, 0.0)
     stage.loss(batch)
     upscaled = torch.tensor([name == "upscale" for name in batch.condition.task])
     assert (drawn[0].end[upscaled] == 0).all() and set(drawn[0].end[~upscaled].tolist()) == {0, 0.5}
@@ -173,7 +170,7 @@ def test_a_task_may_have_phases_of_its_own(tiny_folder, monkeypatch):
 def test_the_last_jump_can_be_compared_with_the_photograph(tiny_folder, tmp_path):
     net = tmp_path / "squeezenet.safetensors"
     save_file(PerceptualNet().state_dict(), net)
-    batch = build(tiny_folder).batch(generator(), 10, 0.0)
+    batch = build(tiny_folder).batch(seeded(), 10, 0.0)
     (plain, before), (with_term, logs) = (
         loss_of(build(tiny_folder, *options), batch)
         for options in ([], ["--distill.lpips=0.1", f"--distill.lpips_net={net}"])
@@ -188,10 +185,10 @@ def test_the_average_follows_once_an_update(stage):
         for weight in stage.student.parameters():
             weight += 1
     for _ in range(3):  # three micro-batches of one update
-        stage.batch(generator(), 5, 0.25)
+        stage.batch(seeded(), 5, 0.25)
     after = weights(stage.module["target"])
     assert all(torch.allclose(after[name], before[name] + 0.05, atol=1e-5) for name in before)
-    stage.batch(generator(), 5, 0.5)
+    stage.batch(seeded(), 5, 0.5)
     assert all(
         torch.allclose(w, before[n] + 1 - 0.95**2, atol=1e-5) for n, w in weights(stage.module["target"]).items()
     )
@@ -203,7 +200,7 @@ def test_a_few_steps_bring_the_student_to_its_teacher(stage):
     losses = []
     for step in range(15):
         torch.manual_seed(step % 3)
-        loss, _ = stage.loss(stage.batch(generator(), 10, step / 15))
+        loss, _ = stage.loss(stage.batch(seeded(), 10, step / 15))
         loss.backward()
         optimizers.step(1.0)
         losses.append(float(loss.detach()))
@@ -214,7 +211,7 @@ def test_a_lora_leaves_the_weights_alone(tiny_folder):
     stage = build(tiny_folder, "--distill.lora_rank=2")
     trained = [name for name, weight in stage.module.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name and name.startswith("transformer.") for name in trained)
-    loss, _ = stage.loss(stage.batch(generator(), 10, 0.0))
+    loss, _ = stage.loss(stage.batch(seeded(), 10, 0.0))
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.student.parameters())
 
@@ -249,19 +246,13 @@ def students(tiny_folder, tmp_path_factory):
     return {kind: folder / kind / "model" for kind in kinds}
 
 
-def load(pipeline, folder, **options):
-    pipe = pipeline.from_pretrained(folder, torch_dtype=torch.float32, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 MASK = np.zeros((64, 64), np.uint8)
 MASK[16:48, 16:48] = 255
 
 
 def edit(pipe, **options):
-    return np.asarray(pipe(PHOTO, MASK, "a red ball", generator=generator(), **options).images[0])
+    return np.asarray(pipe(PHOTO, MASK, "a red ball", generator=seeded(), **options).images[0])
 
 
 @pytest.mark.parametrize("kind, steps", [("phased", 4), ("plain", 1), ("lora", 4)])
@@ -269,7 +260,7 @@ def test_a_student_says_what_it_is_and_edits(students, kind, steps):
     index = json.loads((students[kind] / "model_index.json").read_text())
     assert index["default_steps"] == index["distilled"]["phases"] == steps
     assert index["distilled"]["guidance"] == [1.5, 6.0] and index["distilled"]["teacher_steps"] == 2
-    pipe = load(InpaintPipeline, students[kind])
+    pipe = load_pipeline(InpaintPipeline, students[kind])
     assert isinstance(pipe.scheduler, FlowMatchLCMScheduler if steps == 1 else FlowMatchEulerDiscreteScheduler)
     seen = []
     pipe.transformer.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[0]))
@@ -280,7 +271,7 @@ def test_a_student_says_what_it_is_and_edits(students, kind, steps):
 
 
 def test_guidance_is_told_within_the_range_that_was_trained(students):
-    pipe, told = load(InpaintPipeline, students["phased"]), []
+    pipe, told = load_pipeline(InpaintPipeline, students["phased"]), []
     pipe.transformer.guidance_in.register_forward_pre_hook(lambda module, args: told.append(args[0].item()))
     for scale in (1.0, 3.0, 50.0):
         edit(pipe, guidance_scale=scale, num_inference_steps=1)
@@ -289,13 +280,11 @@ def test_guidance_is_told_within_the_range_that_was_trained(students):
 
 def test_phased_students_take_euler_steps_from_phase_to_phase(students):
     """By hand: four jumps of the network's own velocity."""
-    pipe = load(InpaintPipeline, students["phased"])
+    pipe = load_pipeline(InpaintPipeline, students["phased"])
     condition = Condition(torch.zeros(1, 3, 64, 64), torch.ones(1, 1, 64, 64), ["inpaint"], ["a cup"], torch.zeros(1))
     states = []
-    pipe.sample(
-        condition, 4, 3.0, [generator()], callback=lambda pipe, i, t, kept: states.append(kept["latents"]) or {}
-    )
-    x = torch.randn(1, 4, 8, 8, generator=generator())
+    pipe.sample(condition, 4, 3.0, [seeded()], callback=lambda pipe, i, t, kept: states.append(kept["latents"]) or {})
+    x = torch.randn(1, 4, 8, 8, generator=seeded())
     tokens, mask = pipe._encode_prompts(["a cup"])
     given = {"condition": fold_condition(condition, pipe.vae, "pixels"), "strength": condition.strength}
     given |= {"task": pipe.transformer.task_index("inpaint"), "guidance": torch.tensor([3.0])}
@@ -309,32 +298,35 @@ def test_phased_students_take_euler_steps_from_phase_to_phase(students):
 
 @pytest.mark.parametrize("kind", ["phased", "plain", "lora"])
 def test_the_teacher_is_one_argument_away(students, tiny_folder, kind):
-    teacher, original = load(InpaintPipeline, students[kind], teacher=True), load(InpaintPipeline, tiny_folder)
+    teacher, original = (
+        load_pipeline(InpaintPipeline, students[kind], teacher=True),
+        load_pipeline(InpaintPipeline, tiny_folder),
+    )
     assert teacher.config.default_steps == 2 and teacher.config.distilled is None
     assert (edit(teacher, guidance_scale=3.0) == edit(original, guidance_scale=3.0)).all()
-    assert (edit(load(InpaintPipeline, students[kind]), num_inference_steps=2) != edit(teacher)).any()
+    assert (edit(load_pipeline(InpaintPipeline, students[kind]), num_inference_steps=2) != edit(teacher)).any()
 
 
 def test_the_lora_makes_the_student_of_the_teacher(students):
-    teacher = load(InpaintPipeline, students["lora"], teacher=True)
+    teacher = load_pipeline(InpaintPipeline, students["lora"], teacher=True)
     teacher.transformer.add_guidance()
     teacher.load_lora_weights(students["lora"] / "lora")
     distilled = {"phases": 4, "guidance": [1.5, 6.0], "teacher_steps": 20}
     pipe = InpaintPipeline.from_pipe(teacher, distilled=distilled, default_steps=4)
     pipe.set_progress_bar_config(disable=True)
-    expected = edit(load(InpaintPipeline, students["lora"]), guidance_scale=3.0).astype(int)
+    expected = edit(load_pipeline(InpaintPipeline, students["lora"]), guidance_scale=3.0).astype(int)
     assert np.abs(edit(pipe, guidance_scale=3.0) - expected).max() <= 1
     assert (students["lora"] / "lora" / "pytorch_lora_weights.safetensors").stat().st_size < 100_000
 
 
 def test_a_student_survives_saving_and_other_tasks(students, tmp_path):
-    pipe = OutpaintPipeline.from_pipe(load(InpaintPipeline, students["plain"]))
+    pipe = OutpaintPipeline.from_pipe(load_pipeline(InpaintPipeline, students["plain"]))
     assert pipe.config.distilled["phases"] == 1 and isinstance(pipe.scheduler, FlowMatchLCMScheduler)
     pipe.save_pretrained(tmp_path / "again")
-    again = load(InpaintPipeline, tmp_path / "again")
-    assert (edit(again) == edit(load(InpaintPipeline, students["plain"]))).all()
+    again = load_pipeline(InpaintPipeline, tmp_path / "again")
+    assert (edit(again) == edit(load_pipeline(InpaintPipeline, students["plain"]))).all()
     with pytest.raises(ValueError, match="no teacher to load, its folder holds no teacher/"):
-        load(InpaintPipeline, tmp_path / "again", teacher=True)
+        load_pipeline(InpaintPipeline, tmp_path / "again", teacher=True)
 
 
 def test_training_starts_from_the_teacher_of_a_student(students, tiny_folder):

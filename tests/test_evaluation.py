@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import noise
 
 from photofound.edits.masks import extent
 from photofound.eval import evaluation, metrics
@@ -17,12 +18,8 @@ from photofound.eval.protocols import Problem, centre_box
 from photofound.model.vision import FeatureNet
 
 
-def picture(seed=0, height=24, width=32):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
 def hidden(seed=0):
-    truth, hole = picture(seed), centre_box(24, 32)
+    truth, hole = noise(24, 32, seed=seed), centre_box(24, 32)
     return Problem("box-centre", f"{seed}.png", "inpaint", np.where(hole[..., None], np.uint8(127), truth), hole, truth)
 
 
@@ -37,7 +34,7 @@ class Noisy(Method):
     def edit(self, problem, seed):
         self.asked.append((problem.name, problem.prompt, seed))
         result = problem.given.copy()
-        result[problem.hole] = picture(seed + 100)[problem.hole]
+        result[problem.hole] = noise(24, 32, seed=seed + 100)[problem.hole]
         return result
 
 
@@ -72,7 +69,7 @@ def test_a_row_holds_what_the_metrics_say():
 
 
 def test_an_enlargement_has_luma_and_consistency_and_a_prompt_its_score():
-    truth = picture()
+    truth = noise(24, 32)
     problem = Problem("x2", "n", "upscale", truth[::2, ::2], None, truth, scale=2)
     row = measure(problem, truth, Judges())
     assert set(row) == {"psnr", "ssim", "y_psnr", "consistency"} and row["psnr"] == math.inf
@@ -86,13 +83,13 @@ def test_an_enlargement_has_luma_and_consistency_and_a_prompt_its_score():
 def test_growth_is_measured_by_the_segmenter_that_is_named():
     subject = np.zeros((24, 32), bool)
     subject[8:16, 8:16] = True
-    problem = Problem("outpaint-product", "n", "outpaint", picture(), ~subject, None)
+    problem = Problem("outpaint-product", "n", "outpaint", noise(24, 32), ~subject, None)
 
     def one_column_more(rgb, known):
         assert rgb.dtype == np.float32 and (known == subject).all()
         return np.roll(known, 1, 1)
 
-    row = measure(problem, picture(), Judges(segmenter=one_column_more))
+    row = measure(problem, noise(24, 32), Judges(segmenter=one_column_more))
     assert row["growth"] == pytest.approx(8 / 64) and "seam" not in row
 
 
@@ -125,7 +122,9 @@ def test_every_seed_is_asked_of_methods_that_draw_and_the_first_edit_is_not_time
 
 
 def test_methods_are_asked_only_what_they_can_do():
-    outpaint = Problem("colour-words", "n", "outpaint", picture(), centre_box(24, 32), None, "red", "blue", (1, 0, 0))
+    outpaint = Problem(
+        "colour-words", "n", "outpaint", noise(24, 32), centre_box(24, 32), None, "red", "blue", (1, 0, 0)
+    )
     found = evaluate([outpaint], [CLASSICS["telea"], CLASSICS["untouched"], Noisy()])
     assert [row.method for row in found.rows] == ["noisy"]
     plain = replace(outpaint, contrast="", colour=None)
@@ -140,7 +139,9 @@ def test_a_colour_word_counts_when_the_background_visibly_follows(painted, moved
         def edit(self, problem, seed):
             return np.full_like(problem.given, painted if problem.prompt == "red" else 100)
 
-    problem = Problem("colour-words", "n", "outpaint", picture(), centre_box(24, 32), None, "red", "blue", (1, 0, 0))
+    problem = Problem(
+        "colour-words", "n", "outpaint", noise(24, 32), centre_box(24, 32), None, "red", "blue", (1, 0, 0)
+    )
     found = evaluate([problem], [Prompted()])
     assert found.rows[0].values["followed"] == moved
     assert list(found.strips[0].shown) == ["given", "prompted, blue", "prompted"]
@@ -231,7 +232,7 @@ def test_patches_of_holes_are_compared_as_one_set():
     assert figure.low < figure.value < figure.high
     perfect = replace(found, patches={k: [(n, t, t) for n, _, t in v] for k, v in found.patches.items()})
     assert summarise(perfect)[0].figures["hole_fid"].value == pytest.approx(0, abs=1e-9)
-    larger = Problem("x2", "n", "upscale", picture()[::2, ::2], None, picture(), scale=2)
+    larger = Problem("x2", "n", "upscale", noise(24, 32)[::2, ::2], None, noise(24, 32), scale=2)
     assert not evaluate([larger], [CLASSICS["bicubic"]], Judges(perceptual=net)).patches
 
 

@@ -28,11 +28,6 @@ from photofound.model.layers import (
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def test_patchify_orders_values_as_prx_does_and_is_undone():
     image = torch.randn(2, 3, 8, 12)
     tokens = patchify(image, 4)

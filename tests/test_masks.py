@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from helpers import seeded
 
 from photofound.edits import masks
 
@@ -17,10 +18,6 @@ DRAWN = {
     "borders": masks.borders,
     "patches": masks.patches,
 }
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def parts(mask):

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import encoded, noise, write_tar
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,27 +23,8 @@ from photofound.data.photos import Photograph, PhotoStore
 from photofound.edits.colours import COLOURS
 
 
-def picture(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def encoded(array, format="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, format, **({"lossless": True} if format == "WEBP" else {}))
-    return file.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            content = json.dumps(content).encode() if isinstance(content, dict) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
 def photograph(height=40, width=52, matte=None, caption="a cup", seed=0, source="here"):
-    pixels = torch.from_numpy(picture(height, width, seed).transpose(2, 0, 1).copy())
+    pixels = torch.from_numpy(noise(height, width, seed=seed).transpose(2, 0, 1).copy())
     return Photograph(pixels, matte, caption, source)
 
 
@@ -57,12 +39,16 @@ def boxed(height, width, top, bottom, left, right):
 
 
 def test_samples_are_read_from_all_tars_in_order(tmp_path):
-    first, second, third = (picture(20, 30, seed) for seed in range(3))
+    first, second, third = (noise(20, 30, seed=seed) for seed in range(3))
     mask = np.zeros((20, 30), np.uint8)
     mask[5:9, 5:9] = 255
     write_tar(
         tmp_path / "b.tar",
-        {"2.webp": encoded(third, "WEBP"), "2.json": {"text": "third", "licence": "CC0"}, "2.mask.png": encoded(mask)},
+        {
+            "2.webp": encoded(third, "WEBP", lossless=True),
+            "2.json": {"text": "third", "licence": "CC0"},
+            "2.mask.png": encoded(mask),
+        },
     )
     write_tar(
         tmp_path / "a.tar",
@@ -88,10 +74,10 @@ def test_samples_are_read_from_all_tars_in_order(tmp_path):
 def test_pictures_and_masks_of_other_suffixes_are_read_from_tars(tmp_path):
     mask = np.zeros((20, 30), np.uint8)
     mask[5:9, 5:9] = 255
-    pictures = {"0.bmp": encoded(picture(20, 30), "BMP"), "0.mask.gif": encoded(mask, "GIF")}
+    pictures = {"0.bmp": encoded(noise(20, 30), "BMP"), "0.mask.gif": encoded(mask, "GIF")}
     write_tar(tmp_path / "x.tar", pictures | {"0.json": {"text": "a cup"}})
     (read,) = photos.read(tmp_path)
-    assert np.array_equal(read.pixels.permute(1, 2, 0).numpy(), picture(20, 30))
+    assert np.array_equal(read.pixels.permute(1, 2, 0).numpy(), noise(20, 30))
     assert np.array_equal(read.matte[0].numpy(), mask)
 
 
@@ -101,16 +87,16 @@ def test_samples_of_one_name_in_two_folders_are_two(tmp_path):
         {
             f"{folder}/0.{extension}": content
             for i, folder in enumerate("ab")
-            for extension, content in (("png", encoded(picture(8, 8, i))), ("json", {"text": folder}))
+            for extension, content in (("png", encoded(noise(8, 8, seed=i))), ("json", {"text": folder}))
         },
     )
     read = photos.read(tmp_path)
     assert [p.caption for p in read] == ["a", "b"]
-    assert np.array_equal(read[1].pixels.permute(1, 2, 0).numpy(), picture(8, 8, 1))
+    assert np.array_equal(read[1].pixels.permute(1, 2, 0).numpy(), noise(8, 8, seed=1))
 
 
 def test_photographs_are_scaled_down_never_up_and_mattes_with_them(tmp_path):
-    smooth = np.repeat(np.repeat(picture(4, 6), 10, 0), 10, 1)
+    smooth = np.repeat(np.repeat(noise(4, 6), 10, 0), 10, 1)
     mask = np.zeros((20, 30), np.uint8)  # half the picture's size
     mask[10:] = 255
     write_tar(tmp_path / "x.tar", {"0.png": encoded(smooth), "0.json": {"text": ""}, "0.mask.png": encoded(mask)})
@@ -123,7 +109,7 @@ def test_photographs_are_scaled_down_never_up_and_mattes_with_them(tmp_path):
 
 
 def test_photographs_are_turned_upright(tmp_path):
-    upright = np.repeat(np.repeat(picture(2, 3), 16, 0), 16, 1)  # 48 wide, 32 high
+    upright = np.repeat(np.repeat(noise(2, 3), 16, 0), 16, 1)  # 48 wide, 32 high
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     file = io.BytesIO()
@@ -136,9 +122,9 @@ def test_photographs_are_turned_upright(tmp_path):
 
 
 def test_transparency_is_the_matte_and_lies_on_white(tmp_path):
-    rgba = np.dstack([picture(8, 8), np.zeros((8, 8), np.uint8)])
+    rgba = np.dstack([noise(8, 8), np.zeros((8, 8), np.uint8)])
     rgba[2:6, 2:6, 3] = 255
-    opaque = np.dstack([picture(8, 8), np.full((8, 8), 255, np.uint8)])
+    opaque = np.dstack([noise(8, 8), np.full((8, 8), 255, np.uint8)])
     own = encoded(np.eye(8, dtype=np.uint8) * 255)
     members = {"0.png": encoded(rgba), "1.png": encoded(opaque), "2.png": encoded(rgba), "2.mask.png": own}
     write_tar(tmp_path / "x.tar", dict(sorted((members | {f"{i}.json": {"text": ""} for i in range(3)}).items())))
@@ -150,7 +136,7 @@ def test_transparency_is_the_matte_and_lies_on_white(tmp_path):
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(monkeypatch):
-    smooth = Image.fromarray(picture(6, 4)).resize((640, 960), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(noise(6, 4)).resize((640, 960), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = 8
     file = io.BytesIO()
@@ -165,7 +151,7 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(monkeypatch):
 
 
 def test_grey_pictures_become_rgb(tmp_path):
-    grey = picture(8, 9)[..., 0]
+    grey = noise(8, 9)[..., 0]
     write_tar(tmp_path / "x.tar", {"0.png": encoded(grey), "0.json": {"text": ""}})
     (photo,) = photos.read(tmp_path)
     assert np.array_equal(photo.pixels.numpy(), np.stack([grey] * 3))
@@ -174,7 +160,7 @@ def test_grey_pictures_become_rgb(tmp_path):
 def test_an_empty_folder_and_empty_tars_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"data: {tmp_path} holds no .tar; point data.folder at"):
         photos.read(tmp_path)
-    write_tar(tmp_path / "x.tar", {"a.txt": b"hello", "b.png": encoded(picture(4, 4))})
+    write_tar(tmp_path / "x.tar", {"a.txt": b"hello", "b.png": encoded(noise(4, 4))})
     with pytest.raises(ValueError, match="has both a picture and a .json"):
         photos.read(tmp_path)
 
@@ -183,16 +169,16 @@ def test_an_empty_folder_and_empty_tars_are_named(tmp_path):
     "broken, reason",
     [
         ({"7.png": b"no picture"}, "is not an image that can be read"),
-        ({"7.png": encoded(picture(64, 64))[:2000]}, "truncated|broken"),
+        ({"7.png": encoded(noise(64, 64))[:2000]}, "truncated|broken"),
         ({"7.json": b"{"}, "Expecting property name"),
         ({"7.json": {"caption": "a cup"}}, 'its .json has no "text"'),
         ({"7.json": b"[1]"}, "must be"),
         ({"7.mask.png": b""}, "is empty"),
-        ({"7.mask.png": encoded(picture(8, 20))}, "of another shape than the photograph"),
+        ({"7.mask.png": encoded(noise(8, 20))}, "of another shape than the photograph"),
     ],
 )
 def test_a_damaged_sample_is_named(tmp_path, broken, reason):
-    whole = {"7.png": encoded(picture(8, 8)), "7.json": {"text": "a cup"}}
+    whole = {"7.png": encoded(noise(8, 8)), "7.json": {"text": "a cup"}}
     write_tar(tmp_path / "x.tar", whole | broken)
     with pytest.raises(ValueError, match=rf"data: 1 of 1 samples are damaged, .*x.tar \(7..*\) \(.*({reason})"):
         photos.read(tmp_path)
@@ -202,7 +188,7 @@ def hundred(folder, **odd):
     """A tar of a hundred photographs, one more of odd members: extension -> how to add it."""
     with tarfile.open(folder / "x.tar", "w") as archive:
         for i in range(100):
-            for name, content in ((f"{i:03}.png", encoded(picture(8, 8))), (f"{i:03}.json", b'{"text": "a cup"}')):
+            for name, content in ((f"{i:03}.png", encoded(noise(8, 8))), (f"{i:03}.json", b'{"text": "a cup"}')):
                 add(archive, name, content)
             if i == 50:
                 for name, content in odd.items():
@@ -232,8 +218,8 @@ def sparse(archive):
     "odd, reason",
     [
         ({"odd_png": b"no picture", "odd_json": b"{}"}, "not an image|no .text"),
-        ({"odd_png": encoded(picture(8, 8)), "odd_json": b'{"a":' * 3000 + b"1" + b"}" * 3000}, "RecursionError"),
-        ({"odd_png": encoded(picture(8, 8)), "odd_json": b"[1]"}, "TypeError"),
+        ({"odd_png": encoded(noise(8, 8)), "odd_json": b'{"a":' * 3000 + b"1" + b"}" * 3000}, "RecursionError"),
+        ({"odd_png": encoded(noise(8, 8)), "odd_json": b"[1]"}, "TypeError"),
         ({"odd_png": sparse}, "its .png is sparse"),
         ({"odd_png": bytes(50_000), "odd_json": b"{}"}, "makes it more than 40,000 bytes"),
         ({"odd_png": b"", **{f"odd_{i}": b"" for i in range(101)}}, "or 100 files"),
@@ -288,7 +274,7 @@ def lying(archive):
 def broken(archive):
     """A sample of which a header is broken."""
     place = archive.offset
-    add(archive, "odd.png", encoded(picture(8, 8)))
+    add(archive, "odd.png", encoded(noise(8, 8)))
     add(archive, "odd.json", b'{"text": "a cup"}')
     archive.fileobj.seek(place)
     archive.fileobj.write(b"#" * 100)
@@ -345,7 +331,7 @@ def test_a_file_that_is_no_tar_is_named(tmp_path, content):
 
 
 def test_a_tar_that_was_cut_off_is_named(tmp_path):
-    write_tar(tmp_path / "x.tar", {"0.png": encoded(picture(64, 64)), "0.json": {"text": ""}})
+    write_tar(tmp_path / "x.tar", {"0.png": encoded(noise(64, 64)), "0.json": {"text": ""}})
     whole = (tmp_path / "x.tar").read_bytes()
     (tmp_path / "x.tar").write_bytes(whole[:3000])
     with pytest.raises(ValueError, match="data: 1 of 1 samples are damaged, .*x.tar .cannot be read"):
@@ -386,7 +372,7 @@ def test_licences_are_read_kept_and_told(tmp_path):
         "b": {"text": "y", "source": "s", "license": "CC0-1.0"},
     }
     members = {f"{key}.json": table for key, table in (tables | {"c": {"text": "z", "source": "t"}}).items()}
-    pictures = {f"{key}.png": encoded(picture(20, 30)) for key in "abc"}
+    pictures = {f"{key}.png": encoded(noise(20, 30)) for key in "abc"}
     write_tar(tmp_path / "0.tar", dict(sorted((members | pictures).items())))
     pairs = [("s", "MIT"), ("s", "CC0-1.0"), ("t", "")]
     photographs = photos.read(tmp_path, 16)
@@ -401,7 +387,7 @@ def test_licences_are_read_kept_and_told(tmp_path):
 def test_a_cache_without_licences_takes_them_from_its_tars_or_does_without(tmp_path):
     write_tar(
         tmp_path / "0.tar",
-        {"a.json": {"text": "x", "source": "s", "licence": "MIT"}, "a.png": encoded(picture(20, 30))},
+        {"a.json": {"text": "x", "source": "s", "licence": "MIT"}, "a.png": encoded(noise(20, 30))},
     )
     store, cache = PhotoStore.build(photos.read(tmp_path, 16), (16,)), tmp_path / "cache"
     words = {"captions": json.dumps(store.captions), "sources": json.dumps(store.sources)}

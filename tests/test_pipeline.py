@@ -8,16 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from PIL import Image
 
 from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, Picture, UpscalePipeline
 from photofound.edits.task import Condition, get_task
 from photofound.pipeline import EditPipeline, check_folder, condition_channels, fold_condition
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 

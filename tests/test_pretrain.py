@@ -1,4 +1,4 @@
-"""Pretraining from end to end on generated pictures, and a sixth task that is one dropped-in file."""
+"""Pretraining from end to end on generated pictures, and a further task that is one dropped-in file."""
 
 import io
 import json
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderDC
+from helpers import encoded, extra_tasks
 from PIL import Image
 
 from photofound import config
 from photofound.card import record
 from photofound.cli import commands as cli
 from photofound.data.photos import PhotoStore
-from photofound.edits import task as edit
 from photofound.edits.task import Condition
 from photofound.train.distributed import World
 from photofound.train.trainer import Trainer
@@ -32,9 +32,9 @@ def shards(tmp_path_factory):
     with tarfile.open(folder / "photos-00000.tar", "w") as tar:
         for i in range(12):
             image, matte = disc(rng)
-            add(tar, f"{i:03}.png", png(image))
+            add(tar, f"{i:03}.png", encoded(image))
             if i % 2:
-                add(tar, f"{i:03}.mask.png", png(matte))
+                add(tar, f"{i:03}.mask.png", encoded(matte))
             add(tar, f"{i:03}.json", json.dumps({"text": "A photo of a ball.", "source": f"s{i % 3}"}).encode())
     return folder
 
@@ -45,12 +45,6 @@ def disc(rng, size=96):
     ground, ball = rng.integers(0, 256, (2, 3))
     image = np.where(inside[..., None], ball, ground) + rng.integers(-8, 8, (size, size, 3))
     return image.clip(0, 255).astype(np.uint8), (inside * 255).astype(np.uint8)
-
-
-def png(array):
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def add(tar, name, data):
@@ -311,7 +305,7 @@ def test_the_record_chains_the_models_that_a_run_started_from(tiny_folder, shard
     assert stream["data"] == [record.Origin(Path(shards).name)]  # counted by nobody, and it says so
 
 
-SIXTH = '''
+EXTRA_TASK = '''
 """Mirror the left half: the smallest task that is one."""
 
 from __future__ import annotations
@@ -358,20 +352,15 @@ TASK = Mirror()
 
 
 @pytest.fixture
-def sixth(tmp_path, monkeypatch):
+def extra_task(tmp_path, monkeypatch):
     folder = tmp_path / "tasks"
     folder.mkdir()
-    (folder / "mirror.py").write_text(SIXTH)
-    monkeypatch.setenv(edit.TASK_PATH, str(folder))
-    for cached in (edit._finders, edit.get_task):
-        cached.cache_clear()
-    yield
-    monkeypatch.undo()
-    for cached in (edit._finders, edit.get_task):
-        cached.cache_clear()
+    (folder / "mirror.py").write_text(EXTRA_TASK)
+    with extra_tasks(folder, monkeypatch):
+        yield
 
 
-def test_a_sixth_task_is_one_file(sixth, tiny_folder, shards, tmp_path, capsys):
+def test_an_extra_task_is_one_file(extra_task, tiny_folder, shards, tmp_path, capsys):
     """Dropped into a folder it is listed, trained for two steps with a head of its own, and run like the others."""
     assert cli.main(["tasks"]) == 0
     assert "mirror" in capsys.readouterr().out

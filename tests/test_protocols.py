@@ -6,16 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image
 
 from photofound.eval import protocols
 from photofound.eval.protocols import PROTOCOLS, SWAPS, find_photographs, problems
 
 HOLES = ("strokes-20", "box-centre", "border-12.5")
-
-
-def photograph(height=41, width=54, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def save(path, array):
@@ -33,7 +30,7 @@ def blob(height=41, width=54):
 def folder(tmp_path):
     """Three photographs, the second and third with a mask, the second with a caption."""
     for i in range(3):
-        save(tmp_path / f"{i}.png", photograph(seed=i))
+        save(tmp_path / f"{i}.png", noise(41, 54, seed=i))
     for i in (1, 2):
         save(tmp_path / f"{i}.mask.png", blob())
     (tmp_path / "1.txt").write_text("a noisy square\n")
@@ -60,7 +57,7 @@ def test_a_hole_is_grey_and_all_else_the_truth(folder):
         assert problem.given.shape == (40, 52, 3)  # what 4 divides
         assert (problem.given[problem.hole] == 127).all()
         assert (problem.given[~problem.hole] == problem.truth[~problem.hole]).all()
-        assert (problem.truth == photograph(seed=int(problem.name[0]))[:40, :52]).all()
+        assert (problem.truth == noise(41, 54, seed=int(problem.name[0]))[:40, :52]).all()
 
 
 def test_two_people_get_the_same_problems_and_another_seed_gives_others(folder):
@@ -79,7 +76,7 @@ def test_what_is_to_be_erased_was_pasted_onto_the_truth(folder):
 
 def test_products_keep_what_their_mask_marks(folder):
     first, second = made(folder, "outpaint-product")
-    assert (first.hole == (blob() == 0)).all() and (first.given == photograph(seed=1)).all()
+    assert (first.hole == (blob() == 0)).all() and (first.given == noise(41, 54, seed=1)).all()
     assert first.truth is None and first.prompt and second.name == "2.png"
 
 
@@ -116,7 +113,7 @@ def test_own_masks_come_with_their_captions(folder):
 
 def test_a_limit_spreads_evenly_and_large_photographs_are_scaled_down(tmp_path):
     for i in range(7):
-        save(tmp_path / f"{i}.png", photograph(80, 120, i))
+        save(tmp_path / f"{i}.png", noise(80, 120, seed=i))
     chosen = made(tmp_path, "box-centre", limit=3)
     assert [p.name for p in chosen] == ["0.png", "2.png", "4.png"]
     (small,) = made(tmp_path, "box-centre", limit=1, max_side=60)
@@ -125,7 +122,7 @@ def test_a_limit_spreads_evenly_and_large_photographs_are_scaled_down(tmp_path):
 
 def test_a_listing_says_what_is_for_what(tmp_path):
     for name in ("photo", "cup", "street", "no-mask"):
-        save(tmp_path / "images" / f"{name}.png", photograph())
+        save(tmp_path / "images" / f"{name}.png", noise(41, 54))
     save(tmp_path / "cup-mask.png", blob())
     tasks = {"photo": "photo", "cup": "product", "street": "object-removal", "no-mask": "product"}
     listing = [{"file": f"images/{name}.png", "task": task, "source": "here"} for name, task in tasks.items()]
@@ -136,13 +133,13 @@ def test_a_listing_says_what_is_for_what(tmp_path):
     assert roles == {"images/photo.png": {"photo"}, "images/cup.png": {"product"}, "images/street.png": {"removal"}}
     assert {"strokes-20", "object-erase", "outpaint-product", "object-removal"} <= set(protocols.available(entries))
     (removal,) = problems(entries, ["object-removal"])
-    assert removal.truth is None and (removal.given == photograph()).all() and (removal.hole == (blob() > 0)).all()
+    assert removal.truth is None and (removal.given == noise(41, 54)).all() and (removal.hole == (blob() > 0)).all()
     assert [e.name for e in find_photographs(tmp_path, match="STREET")] == ["images/street.png"]
     assert len(find_photographs(tmp_path, match="here")) == 3
 
 
 def test_brushbench_is_read_with_both_of_its_masks(tmp_path):
-    save(tmp_path / "images" / "a.png", photograph(512, 512))
+    save(tmp_path / "images" / "a.png", noise(512, 512))
     inside = [1, 2, 513, 3]  # pixels 0 and 1 of the first row, 0 to 2 of the second
     entry = {"image": "images/a.png", "caption": "a cat", "inpainting_mask": inside, "outpainting_mask": [3, 510]}
     (tmp_path / "mapping_file.json").write_text(json.dumps({"0": entry}))
@@ -150,13 +147,13 @@ def test_brushbench_is_read_with_both_of_its_masks(tmp_path):
     first, second = made(tmp_path, "brushbench-inside", "brushbench-outside")
     assert first.hole[0, :2].all() and first.hole[1, :3].all() and first.hole.sum() == 5
     assert second.hole[0, 2:].all() and second.hole.sum() == 510
-    assert first.prompt == "a cat" and (first.truth == photograph(512, 512)).all()
+    assert first.prompt == "a cat" and (first.truth == noise(512, 512)).all()
 
 
 @pytest.mark.parametrize("suffix, of_mask", [("jpg", "png"), ("gif", "bmp")])
 def test_rord_knows_the_place_without_the_object(tmp_path, suffix, of_mask):
     for kind, seed in (("img", 0), ("gt", 1)):
-        save(tmp_path / kind / "scene" / f"1.{suffix}", photograph(seed=seed))
+        save(tmp_path / kind / "scene" / f"1.{suffix}", noise(41, 54, seed=seed))
     save(tmp_path / "mask" / "scene" / f"1.{of_mask}", blob())
     (problem,) = made(tmp_path, "rord")
     assert problem.task == "erase" and (problem.hole == (blob() > 0)).all() and (problem.truth != problem.given).any()
@@ -167,8 +164,8 @@ def test_rord_knows_the_place_without_the_object(tmp_path, suffix, of_mask):
 
 @pytest.mark.parametrize("originals", ["GTmod12/baby.png", "HR/baby.png", "image_SRF_4/img_001_SRF_4_HR.png"])
 def test_of_a_super_resolution_set_only_the_originals_are_taken(tmp_path, originals):
-    save(tmp_path / originals, photograph())
-    save(tmp_path / originals.replace("GTmod12", "LRbicx4").replace("HR", "LR"), photograph(10, 13))
+    save(tmp_path / originals, noise(41, 54))
+    save(tmp_path / originals.replace("GTmod12", "LRbicx4").replace("HR", "LR"), noise(10, 13))
     (problem,) = made(tmp_path, "x4")
     assert problem.truth.shape == (40, 52, 3)
 
@@ -176,7 +173,7 @@ def test_of_a_super_resolution_set_only_the_originals_are_taken(tmp_path, origin
 def set5_pair(folder, scale, number, height, width):
     """As SelfExSR's repository has it: the original, cropped to what the scale divides, beside its reduction."""
     name = folder / f"image_SRF_{scale}" / f"img_{number:03}_SRF_{scale}_"
-    rgb = photograph(height // scale * scale, width // scale * scale, number)
+    rgb = noise(height // scale * scale, width // scale * scale, seed=number)
     save(name.with_name(name.name + "HR.png"), rgb)
     save(name.with_name(name.name + "LR.png"), rgb[::scale, ::scale])
 
@@ -197,9 +194,9 @@ def test_of_pairs_at_several_scales_every_picture_is_taken_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["baby.png", "Set5_HR/baby.png", "original/baby.png"])
 def test_further_layouts_of_set5(tmp_path, name):
-    save(tmp_path / "Set5" / name, photograph())
+    save(tmp_path / "Set5" / name, noise(41, 54))
     if "/" in name:
-        save(tmp_path / "Set5" / "Set5_LR_x4" / "baby.png", photograph(10, 13))
+        save(tmp_path / "Set5" / "Set5_LR_x4" / "baby.png", noise(10, 13))
     (problem,) = made(tmp_path / "Set5", "x2")
     assert problem.truth.shape == (40, 54, 3)
 
@@ -244,7 +241,7 @@ def test_bicubic_on_luma_is_the_literatures(tmp_path, scale):
 
 def test_a_photograph_that_cannot_be_judged_by_is_left_out_with_a_warning(folder):
     (folder / "bad.png").write_bytes(b"no picture")
-    save(folder / "tiny.png", photograph(20, 60))
+    save(folder / "tiny.png", noise(20, 60))
     save(folder / "1.mask.png", blob() * 0)
     with pytest.warns(UserWarning, match="left out: ") as warned:
         photos = [p.name for p in made(folder, "box-centre")]
@@ -256,7 +253,7 @@ def test_a_photograph_that_cannot_be_judged_by_is_left_out_with_a_warning(folder
 
 
 def test_what_cannot_be_asked_is_one_line(tmp_path, folder):
-    save(tmp_path / "plain" / "a.png", photograph())
+    save(tmp_path / "plain" / "a.png", noise(41, 54))
     plain = find_photographs(tmp_path / "plain")
     with pytest.raises(ValueError, match="protocol 'strokes' is unknown; known: strokes-20"):
         list(problems(plain, ["strokes"]))

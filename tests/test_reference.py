@@ -5,14 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 
 from photofound import Picture
 from photofound.edits.reference import crops, free_squares, square, squares_in, with_references
 from photofound.edits.task import Condition, Sample, get_task
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def discs(batch=6, size=64, radius=18):

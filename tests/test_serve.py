@@ -26,6 +26,7 @@ import pytest
 import schemathesis
 import torch
 import uvicorn
+from helpers import encoded, extra_tasks
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import data, dictionaries, integers, one_of, sampled_from, text
 from PIL import Image, ImageCms
@@ -40,17 +41,10 @@ from photofound.picture.provenance import COMPOSITE, source_type
 from photofound.serve import app as serve
 from photofound.serve.app import Busy, Edit, Engine, ServeConfig, create_app
 
-
-def png(array, format="PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, format, **options)
-    return stream.getvalue()
-
-
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), np.uint8)
 MASK[20:40, 30:60] = 255
-FILES = {"image": ("photo.png", png(PHOTO), "image/png"), "mask": ("mask.png", png(MASK), "image/png")}
+FILES = {"image": ("photo.png", encoded(PHOTO), "image/png"), "mask": ("mask.png", encoded(MASK), "image/png")}
 # The least that each task wants besides the photograph.
 NEEDS: dict[str, dict] = {
     "inpaint": {"files": FILES},
@@ -155,7 +149,7 @@ def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
     pipe = InpaintPipeline.from_pretrained(referring_folder, torch_dtype=torch.float32)
     seen = np.full((20, 30, 3), (200, 30, 40), np.uint8)
     with served(pipe) as client:
-        sent = FILES | {"reference": ("surface.png", png(seen), "image/png")}
+        sent = FILES | {"reference": ("surface.png", encoded(seen), "image/png")}
         with_it = client.post("/v1/inpaint", files=sent)
         without = client.post("/v1/inpaint", files=FILES)
         refused(client.post("/v1/inpaint", files=FILES | {"reference": ("r.png", b"no picture")}), 422, "reference")
@@ -185,7 +179,7 @@ def test_what_there_is_to_warn_of_is_told_in_the_answer(client):
     """Not in another's: the next request is told nothing."""
 
     def note(photo=FILES["image"], mask=MASK, **data):
-        files = {"image": photo, "mask": ("mask.png", png(mask))}
+        files = {"image": photo, "mask": ("mask.png", encoded(mask))}
         response = client.post("/v1/inpaint", files=files, data=data)
         assert response.status_code == 200, response.text
         return response.headers.get("X-Photofound-Note", "")
@@ -238,7 +232,7 @@ def test_the_format_profile_and_metadata_are_the_photographs(client):
     exif = Image.Exif()
     exif[0x010E] = "a cup"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    photo = png(PHOTO, "JPEG", quality=95, exif=exif, icc_profile=profile)
+    photo = encoded(PHOTO, "JPEG", quality=95, exif=exif, icc_profile=profile)
     response = client.post("/v1/expand", files={"image": ("x", photo)}, data={"left": 8})
     image = Image.open(io.BytesIO(response.content))
     assert image.format == "JPEG" and image.getexif()[0x010E] == "a cup" and image.info["icc_profile"] == profile
@@ -256,7 +250,7 @@ def test_the_place_is_left_out_on_demand(client):
     exif = Image.Exif()
     exif[0x010E] = "a cup"
     exif.get_ifd(0x8825)[1] = "N"
-    files = {"image": ("x.jpg", png(PHOTO, "JPEG", exif=exif))}
+    files = {"image": ("x.jpg", encoded(PHOTO, "JPEG", exif=exif))}
     kept, left_out = (
         Image.open(io.BytesIO(client.post("/v1/expand", files=files, data={"left": 8, "strip": s}).content)).getexif()
         for s in ("false", "true")
@@ -286,7 +280,7 @@ def test_the_documentation_has_every_field_bound_and_example(client):
     assert client.get("/docs").status_code == 200
 
 
-SIXTH = '''
+EXTRA_TASK = '''
 from photofound.edits.task import Input
 from photofound.pipeline import EditPipeline
 from photofound.tasks.inpaint import Inpaint
@@ -317,22 +311,15 @@ TASK = Retouch()
 
 
 @pytest.fixture
-def sixth(tmp_path, monkeypatch):
+def extra_task(tmp_path, monkeypatch):
     """A folder with one more task, and the tasks looked up anew."""
-    from photofound.edits import task as edit
-
-    (tmp_path / "retouch.py").write_text(SIXTH)
+    (tmp_path / "retouch.py").write_text(EXTRA_TASK)
     (tmp_path / "broken.py").write_text("import nothing_that_exists")
-    monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
-    for cached in (edit._finders, edit.get_task):
-        cached.cache_clear()
-    yield
-    monkeypatch.delenv(edit.TASK_PATH)
-    for cached in (edit._finders, edit.get_task):
-        cached.cache_clear()
+    with extra_tasks(tmp_path, monkeypatch):
+        yield
 
 
-def test_a_sixth_task_appears_by_itself(tiny, sixth):
+def test_an_extra_task_appears_by_itself(tiny, extra_task):
     pipe = tiny(InpaintPipeline)
     with served(pipe) as client:
         assert client.post("/v1/retouch", files=FILES).status_code == 404, "the model has not learnt it"
@@ -354,9 +341,9 @@ def test_damaged_and_missing_files(client):
 
     refused(ask(image=("x.png", b"not a picture")), 422, "image", "not an image")
     refused(ask(image=("x.png", b"")), 422, "image", "empty")
-    refused(ask(image=("x.png", png(PHOTO)[:2000])), 422, "image", "truncated")
-    refused(ask(mask=("x.png", png(np.zeros_like(MASK)))), 422, "mask is empty")
-    refused(ask(mask=("x.png", png(MASK[:, :20]))), 422, "mask")
+    refused(ask(image=("x.png", encoded(PHOTO)[:2000])), 422, "image", "truncated")
+    refused(ask(mask=("x.png", encoded(np.zeros_like(MASK)))), 422, "mask is empty")
+    refused(ask(mask=("x.png", encoded(MASK[:, :20]))), 422, "mask")
     refused(client.post("/v1/inpaint", files={"image": FILES["image"]}), 422, "mask")
     refused(client.post("/v1/inpaint", data={"image": "text", "mask": "text"}), 422, "image")
     refused(client.post("/v1/inpaint", content=b"{}", headers={"content-type": "application/json"}), 422, "image")
@@ -399,7 +386,7 @@ def test_too_many_bytes_are_refused_before_they_are_read_or_while_they_arrive(pi
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
-    huge = png(np.zeros((3000, 3000), np.uint8))
+    huge = encoded(np.zeros((3000, 3000), np.uint8))
     reads = []
     read = serve.Files.read
     monkeypatch.setattr(serve.Files, "read", lambda *args, **kwargs: reads.append(args[2]) or read(*args, **kwargs))
@@ -533,7 +520,7 @@ def test_too_little_memory_is_told(client, monkeypatch):
 
 def segments(count: int) -> bytes:
     """A JPEG of 8 x 8 pixels with that many comments."""
-    jpeg = png(PHOTO[:8, :8], "JPEG")
+    jpeg = encoded(PHOTO[:8, :8], "JPEG")
     return jpeg[:2] + b"\xff\xfe\0\2" * count + jpeg[2:]
 
 
@@ -554,7 +541,7 @@ def test_reading_that_takes_too_long_is_ended(pipe, monkeypatch):
 
 
 def test_formats_that_are_not_asked_for_are_not_read(pipe):
-    files = {"image": ("x.jp2", png(PHOTO, "JPEG2000"))}
+    files = {"image": ("x.jp2", encoded(PHOTO, "JPEG2000"))}
     with served(pipe) as client:
         refused(client.post("/v1/upscale", files=files), 422, "can be read (PNG, JPEG")
     with served(pipe, formats=("JPEG2000",)) as client:
@@ -638,7 +625,7 @@ def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch
     gc.disable()
     try:
         for _ in range(3):
-            black = {"mask": ("mask.png", png(np.zeros_like(MASK)))}
+            black = {"mask": ("mask.png", encoded(np.zeros_like(MASK)))}
             refused(client.post("/v1/inpaint", files=FILES | black), 422, "mask is empty")
         until = time.monotonic() + 10
         while held and time.monotonic() < until:
@@ -1090,7 +1077,7 @@ def test_hostile_pictures_neither_stop_nor_fill_the_server(tiny_folder):
                     for _ in range(2)
                 ]
                 assert {each.result(120).status_code for each in both} <= {200, 413, 422}, name
-            flat = png(np.zeros((3999, 6000), np.uint8))
+            flat = encoded(np.zeros((3999, 6000), np.uint8))
             many = [
                 in_thread(
                     httpx.post, f"{address}/v1/erase", files={"image": ("x", flat), "mask": ("x", flat)}, timeout=300
@@ -1166,7 +1153,7 @@ def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
         assert address.startswith("http://127.0.0.1:")
         assert httpx.post(f"{address}/v1/upscale", files=NEEDS["upscale"]["files"], timeout=60).status_code == 401
         headers = {"X-API-Key": "secret"}
-        files = {"image": ("photo.png", png(np.tile(PHOTO, (4, 4, 1))))}
+        files = {"image": ("photo.png", encoded(np.tile(PHOTO, (4, 4, 1))))}
         asked = in_thread(httpx.post, f"{address}/v1/upscale", files=files, headers=headers, timeout=60)
         while "photofound_queue_seconds_count" not in httpx.get(f"{address}/metrics", headers=headers).text:
             time.sleep(0.01)

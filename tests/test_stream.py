@@ -6,11 +6,11 @@ import io
 import itertools
 import json
 import logging
-import tarfile
 
 import numpy as np
 import pytest
 import torch
+from helpers import write_tar
 from PIL import Image
 
 from photofound.data import photos, precomputed, stream
@@ -30,15 +30,6 @@ def file(image, format="PNG", **settings):
     out = io.BytesIO()
     image.save(out, format, **settings)
     return out.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            content = json.dumps(content).encode() if isinstance(content, dict) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
 
 
 def shards(folder, count, per_shard=8, size=lambda i: (40, 40)):

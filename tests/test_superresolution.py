@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import load_pipeline
 
 from photofound import Picture, UpscalePipeline, config
 from photofound.edits.task import get_task
@@ -106,18 +107,12 @@ def folder(tiny, tmp_path):
     return tmp_path / "model"
 
 
-def load(folder, **options):
-    pipe = UpscalePipeline.from_pretrained(folder, **{"torch_dtype": torch.float32, **options})
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def test_it_is_saved_and_loaded_with_a_pipeline(folder, tiny):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["upscaler"] == ["photofound.superresolution", "Upscaler"]
     loaded = EditPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
     assert loaded.upscaler.dtype == torch.bfloat16
-    again = UpscalePipeline.from_pipe(load(folder))
+    again = UpscalePipeline.from_pipe(load_pipeline(UpscalePipeline, folder))
     for name, weight in upscaler().state_dict().items():
         assert torch.equal(again.upscaler.state_dict()[name], weight)
     assert tiny(UpscalePipeline).upscaler is None
@@ -132,14 +127,14 @@ def test_a_folder_of_before_there_were_upscalers_loads_as_before(tiny_folder, ti
     index.pop("upscaler", None)
     path.write_text(json.dumps(index))
     seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
-    old, new = load(tmp_path / "old"), tiny(UpscalePipeline)
+    old, new = load_pipeline(UpscalePipeline, tmp_path / "old"), tiny(UpscalePipeline)
     assert old.upscaler is None and old.check({})[0] == 2
     results = [pipe(photo(), generator=g).images[0] for pipe, g in zip((old, new), seeded, strict=True)]
     assert results[0].tobytes() == results[1].tobytes()
 
 
 def test_without_steps_the_upscaler_does_it_and_with_steps_the_transformer(folder, tiny):
-    pipe, calls = load(folder), []
+    pipe, calls = load_pipeline(UpscalePipeline, folder), []
     pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
     result = np.asarray(pipe(photo()).images[0])
     assert result.shape == (80, 112, 3) and not calls
@@ -161,17 +156,17 @@ def superresolution_result(made):
 
 def test_steps_must_be_possible(folder, tiny):
     with pytest.raises(ValueError, match="num_inference_steps: -1 must be a whole number from 0 to 1000"):
-        load(folder)(photo(), num_inference_steps=-1)
+        load_pipeline(UpscalePipeline, folder)(photo(), num_inference_steps=-1)
     with pytest.raises(ValueError, match="num_inference_steps: 0 must be a whole number from 1 to 1000"):
         tiny(UpscalePipeline)(photo(), num_inference_steps=0)
-    pipe = load(folder)
+    pipe = load_pipeline(UpscalePipeline, folder)
     pipe.register_to_config(task_steps={"upscale": 2})
     assert pipe.check({})[0] == 2, "the checkpoint's own word counts"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_picture_has_the_same_pixels_alone_and_in_company(folder, dtype):
-    pipe, task = load(folder, torch_dtype=dtype), get_task("upscale")
+    pipe, task = load_pipeline(UpscalePipeline, folder, torch_dtype=dtype), get_task("upscale")
     jobs = [task.prepare(Picture.from_any(photo(30 + i, 40)), scale=2 + i) for i in range(3)]
     together = pipe.run(jobs, [None] * 3, 0, 1.0)
     for job, result in zip(jobs, together, strict=True):
@@ -188,7 +183,7 @@ def test_every_picture_is_enlarged_and_comes_back(folder, given, scale):
     """Kind, depth and alpha stay, and scaled back down it is what was given."""
     from PIL import Image
 
-    result = load(folder)(given, scale=scale, output_type="picture").images[0]
+    result = load_pipeline(UpscalePipeline, folder)(given, scale=scale, output_type="picture").images[0]
     height, width = given.shape[:2]
     assert result.size == (width * scale, height * scale) and result.pixels.dtype == given.dtype
     assert result.pixels.shape[2:] == (given.shape[2:] or (1,))
@@ -201,7 +196,7 @@ def test_every_picture_is_enlarged_and_comes_back(folder, given, scale):
 
 def test_what_was_made_smaller_is_enlarged_by_it(folder):
     """Of a fill only what lies in the hole, at any size; scaled down it is what was made."""
-    pipe, low = load(folder), pixels()
+    pipe, low = load_pipeline(UpscalePipeline, folder), pixels()
     pipe.transformer.register_forward_hook(lambda *_: pytest.fail("the transformer is not needed"))
     hole = torch.zeros(1, 1, 93, 131)
     hole[..., 20:60, 30:70] = 1
@@ -215,7 +210,7 @@ def test_what_was_made_smaller_is_enlarged_by_it(folder):
 
 
 def test_a_scale_that_it_does_not_know_is_made_of_the_next(folder):
-    pipe = load(folder)
+    pipe = load_pipeline(UpscalePipeline, folder)
     pipe.register_modules(upscaler=upscaler(scales=(2, 4)))
     assert np.asarray(pipe(photo(), scale=3).images[0]).shape == (120, 168, 3)
 
@@ -224,7 +219,9 @@ def test_a_long_one_can_be_stopped(folder, monkeypatch):
     """The callback comes before each part, as it does after each step of the transformer."""
     monkeypatch.setattr(superresolution, "_PART", 16)
     seen = []
-    load(folder)(photo(), callback_on_step_end=lambda pipe, i, t, tensors: seen.append(i) or tensors)
+    load_pipeline(UpscalePipeline, folder)(
+        photo(), callback_on_step_end=lambda pipe, i, t, tensors: seen.append(i) or tensors
+    )
     assert seen == list(range(12))
 
 

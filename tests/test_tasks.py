@@ -6,6 +6,7 @@ Weights are untrained here: what is promised must hold whatever the model paints
 import numpy as np
 import pytest
 import torch
+from helpers import noise
 from PIL import Image
 
 from photofound import CutoutPipeline, ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
@@ -14,12 +15,6 @@ from photofound.picture import image
 from photofound.picture.image import Picture
 
 TASKS = ("erase", "expand", "inpaint", "outpaint", "upscale")
-
-
-def noise(height, width, channels=3, dtype=np.uint8, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
 def hole_in(height, width, box):

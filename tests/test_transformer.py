@@ -20,11 +20,6 @@ ODD = {**TRUNK, "in_channels": 4, "patch_size": 1, "mlp_ratio": 2.3, "axes_dim":
 TASKS = ("generate", "outpaint", "erase")
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def scramble(model: nn.Module) -> nn.Module:
     """Give every parameter, zero-initialised ones too, a random value, so that nothing is compared at zero."""
     for parameter in model.parameters():
