@@ -36,7 +36,8 @@ from photofound.data import photos
 from photofound.edits.task import get_task
 from photofound.model import autoencoder, flow, text
 from photofound.pipeline import EditPipeline, fold_condition
-from photofound.training.pretrain import PRETEXT, Config, hold_out
+from photofound.train.mix import PRETEXT, hold_out
+from photofound.training.pretrain import Config
 
 ROOT = Path(__file__).parent.parent
 BASE = "base"

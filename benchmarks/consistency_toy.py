@@ -100,7 +100,7 @@ def train_student(teacher: Net, phases: int, ema: float, steps: int) -> Net:
         return consistency.pseudo_huber(made, goal).mean()
 
     def follow() -> None:
-        consistency.follow(dict(average.named_parameters()), dict(student.named_parameters()), ema)
+        consistency.ema_update(dict(average.named_parameters()), dict(student.named_parameters()), ema)
 
     descend(student, steps, 5e-4, loss, follow)
     return student.requires_grad_(False)

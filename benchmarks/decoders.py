@@ -35,7 +35,9 @@ from photofound.eval.report import contact_sheet, opponent
 from photofound.model import autoencoder
 from photofound.model.detail import ResidualBlock
 from photofound.model.vision import PerceptualNet
-from photofound.train.trainer import TrainConfig, Trainer, World
+from photofound.train.distributed import World
+from photofound.train.settings import TrainConfig
+from photofound.train.trainer import Trainer
 from photofound.training.detail import Config, DataConfig, DetailStage, LossConfig, ModelConfig
 
 FILLS = ("strokes-20", "box-centre", "border-12.5")

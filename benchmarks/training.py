@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from photofound.model.transformer import EditTransformer
 from photofound.train.distributed import resolve_device
-from photofound.train.trainer import TrainConfig, Trainer
+from photofound.train.settings import TrainConfig
+from photofound.train.trainer import Trainer
 
 FACTOR, CHANNELS = 8, 16  # of the latents
 SHAPES: dict[str, dict[str, Any]] = {

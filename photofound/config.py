@@ -1,6 +1,6 @@
 """Configurations: frozen dataclasses, read from YAML or JSON, overridden by ``--a.b=value`` on the command line.
 
-A stage declares what it can be told as a tree of frozen dataclasses; a file says only what differs from the defaults.
+A stage declares its options as a tree of frozen dataclasses; a file says only what differs from the defaults.
 There are no class paths in strings and no registry: the type annotations are the schema, and every unknown key or wrong
 type is an error that names the key and the closest known one.
 """
@@ -16,6 +16,7 @@ import reprlib
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
 
 def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
     """Build the dataclass ``cls`` from a nested dict; ``where`` is the dotted path used in error messages."""
+    tree = _with_new_names(cls, tree, where)
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in tree:
@@ -59,6 +61,16 @@ def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
         if f.name not in tree and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ValueError(f"config: {where + f.name!r} is missing and has no default; set it")
     return cls(**{key: _coerce(hints[key], value, where + key) for key, value in tree.items()})
+
+
+def _with_new_names(cls: type, tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tree with today's names of renamed keys, by ``cls.RENAMED`` (old -> new), and a warning for each."""
+    renamed = {old: new for old, new in getattr(cls, "RENAMED", {}).items() if old in tree}
+    for old, new in renamed.items():
+        if new in tree:
+            raise ValueError(f"config: {where + old!r} is the old name of {where + new!r}; give one of them")
+        warnings.warn(f"config: {where + old} is now called {where + new}", stacklevel=2)
+    return {renamed.get(key, key): value for key, value in tree.items()}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from accelerate import state
 from accelerate.utils import DistributedType
 from torch import nn
 
-from photofound.train.trainer import TrainConfig, Trainer
+from photofound.train.settings import TrainConfig
+from photofound.train.trainer import Trainer
 
 COMMON = TrainConfig(
     steps=6, batch_size=8, micro_batches=2, lr=0.02, warmup_steps=2, ema=0.5, precision="fp32", device="cpu",

@@ -215,3 +215,13 @@ def test_a_value_without_default_must_be_set():
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.load(Run).model.width = 3
+
+
+def test_an_old_name_of_a_key_is_read_with_a_line_that_says_the_new_one():
+    from photofound.training import distill, pretrain
+
+    for stage in (pretrain, distill):
+        with pytest.warns(UserWarning, match="config: mix.given_weight is now called mix.known_weight"):
+            assert config.load(stage.Config, None, ["--mix.given_weight=0.3"]).mix.known_weight == 0.3
+        with pytest.raises(ValueError, match="the old name of 'mix.known_weight'; give one of them"):
+            config.load(stage.Config, None, ["--mix.given_weight=0.3", "--mix.known_weight=0.2"])

@@ -137,7 +137,7 @@ def test_gradient_descent_finds_the_exact_map():
         consistency.pseudo_huber(made, goal).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        consistency.follow(average, {"slope": slope, "offset": offset}, 0.95)
+        consistency.ema_update(average, {"slope": slope, "offset": offset}, 0.95)
     ends = []
     for start in (torch.zeros(1, 2), torch.ones(1, 2)):
         walked = start
@@ -204,5 +204,5 @@ def test_the_target_passes_no_gradient(x):
 def test_the_average_follows():
     average, live = {"a": torch.zeros(2), "b": torch.ones(3)}, {"a": torch.ones(2), "b": torch.ones(3), "c": None}
     for _ in range(3):
-        consistency.follow(average, live, 0.95)
+        consistency.ema_update(average, live, 0.95)
     assert torch.allclose(average["a"], torch.full((2,), 1 - 0.95**3)) and torch.equal(average["b"], torch.ones(3))

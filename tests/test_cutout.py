@@ -221,7 +221,7 @@ def test_training_is_a_regression_on_the_target(tiny_folder):
     batch = stage.batch(torch.Generator().manual_seed(0), 8, 0.0)
     cut = is_regression(batch.condition)
     assert cut.sum() == 4 and (batch.condition.hole[cut] == 1).all()
-    grey = batch.pixels[cut]
+    grey = batch.sample.pixels[cut]
     assert torch.equal(grey[:, 0], grey[:, 2]) and (grey == -1).any() and (grey == 1).any()
     seen = {}
 
@@ -255,7 +255,7 @@ def test_a_student_learns_the_answer_itself(tiny_folder, tmp_path):
         loss.backward()
         optimizer.step()
     assert loss < 0.8 * before, "towards the matte, whatever the teacher says"
-    assert torch.equal(batch.pixels[:, 0], batch.pixels[:, 1])
+    assert torch.equal(batch.sample.pixels[:, 0], batch.sample.pixels[:, 1])
 
 
 def test_there_are_no_preferences_about_a_right_answer(tiny_folder):

@@ -1,6 +1,7 @@
 """Distillation: the stage's parts, the command from end to end, and what users do with a student."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,9 @@ def weights(module):
 def test_every_edit_is_distilled_with_what_is_given(stage):
     batch = stage.batch(seeded(), 20, 0.0)
     assert set(batch.condition.task) == {"inpaint", "expand", "outpaint", "erase", "upscale"}
-    condition, prompts = stage._drop(batch.condition, seeded())
+    condition = stage.drop_conditions(batch.condition, seeded())
     assert torch.equal(condition.canvas, batch.condition.canvas) and torch.equal(condition.hole, batch.condition.hole)
-    assert len(prompts) == 20
+    assert len(condition.prompt) == 20
 
 
 def test_a_student_starts_as_its_unguided_teacher(stage):
@@ -76,10 +77,10 @@ def test_a_student_starts_as_its_unguided_teacher(stage):
     batch = stage.batch(seeded(), 10, 0.0)
     x, t = torch.randn(10, 4, 8, 8), torch.linspace(0.1, 1, 10)
     with torch.no_grad():
-        teacher, follower, student = stage._fields(batch.condition, list(batch.condition.prompt), torch.ones(10))
+        teacher, average, student = stage._fields(batch.condition, torch.ones(10))
         torch.testing.assert_close(student(x, t), teacher(x, t), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(follower(x, t), student(x, t))
-        guided = stage._fields(batch.condition, list(batch.condition.prompt), torch.full((10,), 3.0))[0]
+        torch.testing.assert_close(average(x, t), student(x, t))
+        guided = stage._fields(batch.condition, torch.full((10,), 3.0))[0]
         assert (guided(x, t) - teacher(x, t)).abs().max() > 1e-3
 
 
@@ -87,7 +88,7 @@ def test_both_branches_of_the_teacher_see_the_picture(stage):
     """Without a prompt they are the same, so that guidance means nothing; hiding the picture from one would show."""
     condition = stage.batch(seeded(), 10, 0.0).condition
     x, t = torch.randn(10, 4, 8, 8), torch.rand(10)
-    fields = [stage._fields(condition, [""] * 10, torch.full((10,), w))[0] for w in (1.0, 6.0)]
+    fields = [stage._fields(replace(condition, prompt=[""] * 10), torch.full((10,), w))[0] for w in (1.0, 6.0)]
     torch.testing.assert_close(fields[0](x, t), fields[1](x, t), rtol=1e-3, atol=1e-3)
 
 
@@ -97,7 +98,7 @@ def test_guidance_of_the_teacher_covers_the_reference_and_the_student_is_trained
     condition = batch.condition
     assert 0 < condition.referenced.sum() < 12
     x, t = torch.randn(12, 4, 8, 8), torch.rand(12)
-    fields = [stage._fields(condition, [""] * 12, torch.full((12,), w))[0](x, t) for w in (1.0, 6.0)]
+    fields = [stage._fields(replace(condition, prompt=[""] * 12), torch.full((12,), w))[0](x, t) for w in (1.0, 6.0)]
     apart = (fields[0] - fields[1]).abs().amax((1, 2, 3)) > 1e-3
     assert torch.equal(apart, condition.referenced), "without a prompt, the reference alone is what is guided"
     stage.loss(batch)[0].backward()
@@ -139,7 +140,7 @@ def test_the_fields_of_a_part_are_those_of_the_whole(stage):
     batch = stage.batch(seeded(), 10, 0.0)
     few = torch.tensor([1, 4, 7])
     x, t, scale = torch.randn(10, 4, 8, 8), torch.rand(10), torch.linspace(1, 6, 10)
-    arguments = batch.condition, list(batch.condition.prompt), scale
+    arguments = batch.condition, scale
     with torch.no_grad():
         for whole, part in zip(stage._fields(*arguments)[:2], stage._fields(*arguments, taught=few)[:2], strict=True):
             torch.testing.assert_close(part(x[few], t[few]), whole(x, t)[few], rtol=1e-4, atol=1e-4)
@@ -389,4 +390,4 @@ def test_only_a_student_has_a_teacher(tiny_folder):
 def test_the_recipes_are_valid(path):
     made = config.load(Config, path)
     assert made.distill.phases == (2 if "nano" in path.stem else 4)
-    assert made.as_pretraining().model.start == made.teacher
+    assert made.as_edits().model.start == made.teacher

@@ -11,7 +11,7 @@ import pytest
 from photofound.cli import commands as cli
 from photofound.train import estimate
 from photofound.train.estimate import Measured, Offer, Phase
-from photofound.train.trainer import TrainConfig
+from photofound.train.settings import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from photofound import InpaintPipeline, config
 from photofound.cli import commands as cli
-from photofound.data import drawn
+from photofound.data import chosen, drawn
 from photofound.pipeline import EditPipeline
 from photofound.train.distributed import World
 from photofound.training import finetune
@@ -171,16 +172,16 @@ def test_photographs_are_chosen_by_their_metadata(products, tmp_path):
             }
         )
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    shoes = finetune.read(str(tmp_path), 48, {"label": ("shoe",)}, {})
+    shoes = chosen.read(str(tmp_path), 48, {"label": ("shoe",)}, {})
     assert [photo.caption for photo in shoes] == ["a shoe"] * 3 and shoes[0].source == "shop"
     assert min(shoes[0].pixels.shape[1:]) == 48 and shoes[0].pixels.dtype == torch.uint8
-    assert [photo.caption for photo in finetune.read(str(tmp_path), 48, {}, {"label": ("shoe",)})] == ["a hat"] * 2
-    some = finetune.read(str(tmp_path), 48, {}, {}, limit=2)
+    assert [photo.caption for photo in chosen.read(str(tmp_path), 48, {}, {"label": ("shoe",)})] == ["a hat"] * 2
+    some = chosen.read(str(tmp_path), 48, {}, {}, limit=2)
     assert len(some) == 2 and all(
-        any(torch.equal(a.pixels, b.pixels) for b in finetune.read(str(tmp_path), 48, {}, {})) for a in some
+        any(torch.equal(a.pixels, b.pixels) for b in chosen.read(str(tmp_path), 48, {}, {})) for a in some
     )
     with pytest.raises(ValueError, match="boot"):
-        finetune.read(str(tmp_path), 48, {"label": ("boot",)}, {})
+        chosen.read(str(tmp_path), 48, {"label": ("boot",)}, {})
 
 
 def test_three_photographs_without_masks_leave_out_what_needs_objects(stage, products, tmp_path, capsys):
@@ -189,21 +190,21 @@ def test_three_photographs_without_masks_leave_out_what_needs_objects(stage, pro
         Image.fromarray(rng.integers(0, 256, (80, 72, 3), np.uint8)).save(tmp_path / f"{index}.jpg")
     few = stage(folder=tmp_path)
     assert "left out of the mix" in capsys.readouterr().out
-    condition, pixels, *_ = few.batch(torch.Generator().manual_seed(0), 6, 0.0)
-    assert len(pixels) == 6 and "outpaint" not in condition.task and set(condition.prompt) <= {""}
+    condition, sample, *_ = few.batch(torch.Generator().manual_seed(0), 6, 0.0)
+    assert len(sample) == 6 and "outpaint" not in condition.task and set(condition.prompt) <= {""}
     with pytest.raises(ValueError, match="outpaint needs whole objects"):
         stage("--mix.tasks={outpaint: 1.0}", folder=tmp_path)
 
 
 def test_one_caption_for_all_and_nothing_mirrored(stage):
     token = stage("--data.caption=a photo of sks mug", "--mix.tasks={inpaint: 1.0}")
-    condition, pixels, *_ = token.batch(torch.Generator().manual_seed(0), 20, 0.0)
+    condition, sample, *_ = token.batch(torch.Generator().manual_seed(0), 20, 0.0)
     assert set(condition.prompt) == {"a photo of sks mug"}
     store = token.store
     height, width = int(store.height[0]), int(store.width[0])
     photos = [store.flat[o : o + 3 * height * width].view(3, height, width) for o in store.offset.tolist()]
     crops = [photo.unfold(1, 64, 1).unfold(2, 64, 1) for photo in photos]  # (3, y, x, 64, 64)
-    for picture in pixels:
+    for picture in sample.pixels:
         wanted = ((picture + 1) * 127.5).round().to(torch.uint8)
         assert any((crop == wanted[:, None, None]).all(-1).all(-1).all(0).any() for crop in crops)
 
@@ -229,11 +230,11 @@ def test_masked_loss_has_no_gradient_from_the_ground(stage):
 
     def loss(pixels):
         torch.manual_seed(0)
-        return float(masked.loss(batch._replace(pixels=pixels))[0])
+        return float(masked.loss(batch._replace(sample=replace(batch.sample, pixels=pixels)))[0])
 
     ground = batch.weight == 0
-    changed = torch.where(ground, batch.pixels + 1, batch.pixels)
-    assert loss(changed) == pytest.approx(loss(batch.pixels)) != pytest.approx(loss(batch.pixels + 1))
+    changed = torch.where(ground, batch.sample.pixels + 1, batch.sample.pixels)
+    assert loss(changed) == pytest.approx(loss(batch.sample.pixels)) != pytest.approx(loss(batch.sample.pixels + 1))
 
 
 def test_prior_photographs_are_made_and_take_their_share(stage, products, tmp_path):
@@ -265,13 +266,13 @@ def test_products_can_be_streamed(stage, products, tmp_path):
     sources = [f"--data.sources=[{{path: {products}}}]", "--data.multiple=16", "--data.workers=0"]
     streamed = stage(*sources, "--loss.background_weight=0.5", "--validation.sets={again: {limit: 3}}")
     batch = streamed.batch(torch.Generator().manual_seed(0), 6, 0.5)
-    assert batch.pixels.shape == (6, 3, 64, 64) and batch.weight.min() == 0.5 and batch.weight.max() == 1
+    assert batch.sample.pixels.shape == (6, 3, 64, 64) and batch.weight.min() == 0.5 and batch.weight.max() == 1
     assert torch.isfinite(streamed.loss(batch)[0]) and streamed.validate()["loss_again"] > 0
     state = json.loads(json.dumps(streamed.state_dict()))
     wanted = streamed.batch(torch.Generator().manual_seed(1), 6, 0.5)
     resumed = stage(*sources)
     resumed.load_state_dict(state)
-    assert torch.equal(resumed.batch(torch.Generator().manual_seed(1), 6, 0.5).pixels, wanted.pixels)
+    assert torch.equal(resumed.batch(torch.Generator().manual_seed(1), 6, 0.5).sample.pixels, wanted.sample.pixels)
     with pytest.raises(ValueError, match="data.sources: data.only, .without, .limit, .caption and prior are for"):
         stage(*sources, "--data.caption=a photo of sks mug")
 
@@ -396,6 +397,6 @@ def test_what_fits_is_known_by_store_not_by_where_it_lay_in_memory(stage):
     made = stage()
     for count in range(4, 0, -1):
         store = drawn.store(count, (64,))
-        rows, _ = made._choices(store, 64, False)
+        rows, _ = made.mixer.choices(store, 64, False)
         assert len(rows) == count
         del store

@@ -108,7 +108,7 @@ def test_the_loss_by_hand():
     prediction[0, :, 1, 1] = torch.tensor([2.0, 0.0])  # given: mean square 2, with two more at 0
     hole = torch.tensor([[1.0, 0.0], [0.0, 0.0]])[None, None]
     assert flow.masked_loss(prediction, target, hole).item() == pytest.approx(5 + 0.1 * 2 / 3)
-    assert flow.masked_loss(prediction, target, hole, given_weight=1.0).item() == pytest.approx(5 + 2 / 3)
+    assert flow.masked_loss(prediction, target, hole, known_weight=1.0).item() == pytest.approx(5 + 2 / 3)
 
 
 def test_the_hole_is_brought_to_the_latents_by_its_share():
@@ -215,7 +215,7 @@ def test_weights_count_within_their_region_only():
     weight[..., 4:, :] = 1 / 3
     assert flow.masked_loss(prediction, target, hole, weight=weight).item() == pytest.approx((1 + 3) / (4 / 3))
     hole[..., :4] = 0.0  # the given half has the same errors
-    with_given = flow.masked_loss(prediction, target, hole, given_weight=0.1, weight=weight)
+    with_given = flow.masked_loss(prediction, target, hole, known_weight=0.1, weight=weight)
     assert with_given.item() == pytest.approx(1.1 * 3)
     assert flow.masked_loss(prediction, target, hole, weight=0 * weight).item() == 0
 

@@ -13,9 +13,9 @@ from photofound.cli import commands as cli
 from photofound.data import drawn
 from photofound.model import flow
 from photofound.train.distributed import World
+from photofound.train.mix import take
 from photofound.training import preference
 from photofound.training.preference import Config, PreferenceStage
-from photofound.training.pretrain import take
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,7 @@ def test_the_loss_is_the_formula(stage, tiny, train):
 
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (1,))))
-    x = [learner.encode(pixels) for pixels in batch.pixels.chunk(2)]
+    x = [learner.encode(pixels) for pixels in batch.sample.pixels.chunk(2)]
     t = flow.sample_time(4, generator, 1.0, 1.0)
     noise = torch.randn(x[0].shape, generator=generator)
     start, condition = tiny(EditPipeline).transformer.eval(), take(batch.condition, torch.arange(4))
@@ -113,7 +113,7 @@ def test_both_results_are_cropped_alike(stage):
     learner = stage()
     batch = learner.batch(torch.Generator().manual_seed(0), 8, 0.0)
     assert set(batch.condition.task) == {"outpaint"} and set(batch.condition.prompt) == {"on a table"}
-    preferred, rejected = batch.pixels.chunk(2)
+    preferred, rejected = batch.sample.pixels.chunk(2)
     difference = (preferred - rejected) * 127.5  # the brighter is 127 above the other, everywhere
     assert (difference - 127).abs().max() < 0.01
     subject, canvas = batch.condition.hole == 0, preferred.repeat(2, 1, 1, 1)  # both are results of one edit

@@ -20,8 +20,10 @@ from photofound.cli import commands as cli
 from photofound.data.photos import PhotoStore
 from photofound.edits.task import Condition
 from photofound.train.distributed import World
+from photofound.train.mix import assign, blank, hold_out, take
+from photofound.train.plan import plan
 from photofound.train.trainer import Trainer
-from photofound.training.pretrain import Config, PretrainStage, blank, hold_out, plan, take
+from photofound.training.pretrain import Config, PretrainStage
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +80,8 @@ def test_a_batch_mixes_the_tasks_in_their_shares(stage):
     generator = torch.Generator().manual_seed(0)
     counts: dict[str, int] = {}
     for _ in range(20):
-        condition, target, *_ = stage.batch(generator, 14, 0.0)
-        assert len(condition) == len(target) == 14 and target.shape[1:] == (3, 64, 64)
+        condition, sample, *_ = stage.batch(generator, 14, 0.0)
+        assert len(condition) == len(sample) == 14 and sample.pixels.shape[1:] == (3, 64, 64)
         for name in condition.task:
             counts[name] = counts.get(name, 0) + 1
     shares = stage.config.mix.tasks
@@ -127,7 +129,7 @@ def test_an_added_reference_starts_as_the_model_it_was_added_to_and_learns_in_th
     batch = referring.batch(torch.Generator().manual_seed(0), 14, 0.0)
     for each in (referring, stage):
         each.module.eval()
-    x0 = referring.encode(batch.pixels)
+    x0 = referring.encode(batch.sample.pixels)
     t = torch.full((14,), 0.5)
     velocities = [each.predict(x0, t, batch.condition)[0] for each in (referring, stage)]
     assert torch.equal(*velocities)
@@ -150,8 +152,8 @@ def test_guidance_has_a_branch_without_text_and_reference(tiny_folder, shards):
     stage = PretrainStage(config.load(Config, None, [*arguments, "--mix.drop_both=0.1"]), World())
     condition = stage.batch(torch.Generator().manual_seed(0), 14, 0.0).condition
     condition = Condition.cat([take(condition, condition.referenced.nonzero()[:, 0])] * 200)
-    dropped, prompts = stage._drop(condition, torch.Generator().manual_seed(0))
-    text = torch.tensor([bool(prompt) for prompt in prompts])
+    dropped = stage.drop_conditions(condition, torch.Generator().manual_seed(0))
+    text = torch.tensor([bool(prompt) for prompt in dropped.prompt])
     everything = dropped.hole.flatten(1).min(1).values == 1
     assert not dropped.referenced[everything & ~text].any()
     kept = dropped.referenced[~everything]
@@ -163,7 +165,8 @@ def test_a_recoloured_ground_is_what_the_reference_shows(tiny_folder, shards):
     tasks = "--mix.tasks={outpaint: 1}"
     extra = ("--model.reference=true", "--mix.reference=1", "--data.recolour=1", tasks)
     stage = PretrainStage(config.load(Config, None, overrides(tiny_folder, shards, *extra)), World())
-    condition, pixels, *_ = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    condition, sample, *_ = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    pixels = sample.pixels
     assert condition.referenced.any()
     ground = condition.hole
     mean = (pixels * ground).sum((2, 3)) / ground.sum((2, 3))
@@ -450,7 +453,9 @@ def test_every_term_is_added_to_the_same_loss(tiny_folder, shards, networks):
         assert loss.item() == pytest.approx(base.item() + sum(float(logs[name]) for name in names), rel=1e-5)
     loss.backward()
     without = [n for n, p in stage.module.named_parameters() if p.grad is None]
-    assert not without and all(p.grad is None for net in (stage.teacher, stage.dino_net) for p in net.parameters())
+    assert not without and all(
+        p.grad is None for net in (stage.recipe.teacher, stage.recipe.dino_net) for p in net.parameters()
+    )
 
 
 def test_an_untrained_model_gives_the_terms_that_follow_from_its_zero_velocity(tiny_folder, shards):
@@ -466,11 +471,11 @@ def test_alignment_compares_the_tokens_that_the_tap_saw_and_stops_early(tiny_fol
     teacher = [f"--recipe.repa_teacher={networks / 'dino'}", "--recipe.repa=0.5", "--recipe.repa_block=3"]
     stage = new_stage(tiny_folder, shards, *teacher, "--recipe.tread=0.5", "--recipe.repa_until=0.4")
     pixels, x0, features = torch.rand(2, 3, 64, 64), torch.zeros(2, 4, 8, 8), torch.randn(2, 8, 16)
-    stage.module["projector"] = torch.nn.Identity()
-    target = stage.teacher.patches(pixels, (4, 4))
+    stage.recipe.projector = torch.nn.Identity()
+    target = stage.recipe.teacher.patches(pixels, (4, 4))
     route = torch.stack([torch.randperm(16)[:8] for _ in range(2)])
     cosines = [torch.cosine_similarity(features[i], target[i, route[i]], dim=-1).mean() for i in range(2)]
-    assert torch.allclose(stage._alignment(features, pixels, x0, route), -sum(cosines) / 2, atol=1e-5)
+    assert torch.allclose(stage.recipe.alignment(features, pixels, x0, route), -sum(cosines) / 2, atol=1e-5)
 
     stage = new_stage(tiny_folder, shards, *teacher, "--recipe.tread=0.5", "--recipe.repa_until=0.4")
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
@@ -489,12 +494,17 @@ def test_perceptual_terms_count_samples_at_low_noise_only(tiny_folder, shards, n
     guess, pixels = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
     hole = torch.ones(3, 1, 64, 64)
     hole[2, :, :32] = 0
-    terms = stage._perceptual(guess, pixels, hole, torch.tensor([True, False, True]))
+    terms = stage.recipe.perceptual(guess, pixels, hole, torch.tensor([True, False, True]))
     guess[2, :, :32] = pixels[2, :, :32]  # what is given counts as given
-    lpips, dino = perceptual_distance(stage.lpips_net, guess, pixels), patch_distance(stage.dino_net, guess, pixels)
+    lpips, dino = (
+        perceptual_distance(stage.recipe.lpips_net, guess, pixels),
+        patch_distance(stage.recipe.dino_net, guess, pixels),
+    )
     assert terms["lpips"].item() == pytest.approx(0.1 * float(lpips[0] + lpips[2]) / 3, rel=1e-4)
     assert terms["dino"].item() == pytest.approx(0.01 * float(dino[0] + dino[2]) / 3, rel=1e-4)
-    assert all(term == 0 for term in stage._perceptual(guess, pixels, hole, torch.zeros(3, dtype=torch.bool)).values())
+    assert all(
+        term == 0 for term in stage.recipe.perceptual(guess, pixels, hole, torch.zeros(3, dtype=torch.bool)).values()
+    )
 
 
 @pytest.mark.parametrize("space", ["pixels", "latents"])
@@ -509,7 +519,7 @@ def test_perceptual_terms_pull_at_pixels_beyond_white(tiny_folder, shards, netwo
     made = torch.full((1, 3, 64, 64), 1.2) if space == "pixels" else torch.randn(1, 4, 8, 8)
     made = (made + 0.01 * torch.randn_like(made)).requires_grad_()
     everywhere = torch.ones(1, 1, 64, 64)
-    term = stage._perceptual(made, torch.rand(1, 3, 64, 64), everywhere, torch.ones(1, dtype=torch.bool))["lpips"]
+    term = stage.recipe.perceptual(made, torch.rand(1, 3, 64, 64), everywhere, torch.ones(1, dtype=torch.bool))["lpips"]
     term.backward()
     assert (made.grad != 0).float().mean() > 0.9
 
@@ -521,18 +531,20 @@ def test_perceptual_terms_look_at_latents_decoded(tiny_folder, shards, networks)
     net = ["--recipe.lpips=0.1", f"--recipe.lpips_net={networks / 'squeezenet.safetensors'}"]
     stage = new_stage(tiny_folder, shards, *net)
     latents, pixels = torch.randn(2, 4, 8, 8, requires_grad=True), torch.rand(2, 3, 64, 64)
-    term = stage._perceptual(latents, pixels, torch.ones(2, 1, 64, 64), torch.ones(2, dtype=torch.bool))["lpips"]
+    term = stage.recipe.perceptual(latents, pixels, torch.ones(2, 1, 64, 64), torch.ones(2, dtype=torch.bool))["lpips"]
     term.backward()
-    seen = perceptual_distance(stage.lpips_net, autoencoder.decode(stage.vae, latents.detach(), clamp=False), pixels)
+    seen = perceptual_distance(
+        stage.recipe.lpips_net, autoencoder.decode(stage.vae, latents.detach(), clamp=False), pixels
+    )
     assert term.item() == pytest.approx(0.1 * float(seen.mean()), rel=1e-4) and latents.grad.abs().max() > 0
-    assert all(p.grad is None for net in (stage.vae, stage.lpips_net) for p in net.parameters())
+    assert all(p.grad is None for net in (stage.vae, stage.recipe.lpips_net) for p in net.parameters())
 
 
 def test_tread_leaves_out_half_of_the_tokens_of_large_pictures_only(tiny_folder, shards):
     generator = torch.Generator().manual_seed(0)
     stage = new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--recipe.tread_tokens=16")
-    assert stage._route(torch.zeros(2, 4, 8, 8), generator).shape == (2, 8)
-    assert stage._route(torch.zeros(2, 4, 6, 6), generator) is None
+    assert stage.recipe.route(torch.zeros(2, 4, 8, 8), generator).shape == (2, 8)
+    assert stage.recipe.route(torch.zeros(2, 4, 6, 6), generator) is None
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
     loss_of(stage, batch)[0].backward()
     assert all(p.grad is not None for p in stage.pipeline.transformer.blocks.parameters())
@@ -548,7 +560,7 @@ def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatc
     monkeypatch.setattr(flow, "sample_time", lambda n, g, s, u: shifts.append(s) or sample_time(n, g, s, u))
     for progress, side in ((0.49, 48), (0.5, 64)):
         batch = stage.batch(torch.Generator().manual_seed(0), 14, progress)
-        assert batch.pixels.shape[-2:] == (side, side)
+        assert batch.sample.pixels.shape[-2:] == (side, side)
         stage.loss(batch)
     assert shifts == [1.0, 3.0]
     for wrong in ("shift: 0", "late_shift: -1", "uniform_time: 2"):
@@ -584,11 +596,13 @@ def test_the_exact_clean_sample_has_no_loss(tiny_folder, shards, monkeypatch):
 
     stage = new_stage(tiny_folder, shards, "--model.vae=none", "--model.patch_size=8", "--model.prediction_type=sample")
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
-    monkeypatch.setattr(stage.pipeline.transformer, "forward", lambda *_, **__: EditTransformerOutput(batch.pixels))
+    monkeypatch.setattr(
+        stage.pipeline.transformer, "forward", lambda *_, **__: EditTransformerOutput(batch.sample.pixels)
+    )
     monkeypatch.setattr(flow, "sample_time", lambda n, *_: torch.full((n,), 0.005))
     assert stage.loss(batch)[0] < 1e-9
     exam = take(batch.condition, torch.arange(14))
-    assert stage.loss_on(batch._replace(condition=exam)) < 1e-9
+    assert stage.validation_loss(batch._replace(condition=exam)) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -645,11 +659,12 @@ def test_a_plan_counts_what_stands_beside_the_transformer(tiny_folder, shards, n
 
 
 def test_a_plan_of_a_lora_counts_what_is_frozen(tiny_folder, shards):
+    from photofound.train.adapt import plan_adapted
     from photofound.training import finetune
 
     def planned(*more):
         arguments = overrides(tiny_folder, shards, *more)
-        return finetune.plan(config.load(finetune.Config, None, arguments))[0]
+        return plan_adapted(config.load(finetune.Config, None, arguments))[0]
 
     lora, full = planned("--model.lora.rank=4"), planned("--model.train=full")
     assert "LoRA" in lora.counted and "LoRA" not in full.counted
@@ -801,7 +816,7 @@ def streamed(tiny_folder, shards, *more):
 def test_a_stream_takes_the_place_of_the_store(tiny_folder, shards):
     stage = PretrainStage(streamed(tiny_folder, shards), World())
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
-    assert len(batch.condition) == 14 and batch.pixels.shape == (14, 3, 64, 64)
+    assert len(batch.condition) == 14 and batch.sample.pixels.shape == (14, 3, 64, 64)
     assert set(batch.condition.prompt) == {"A photo of a ball."}
     given = {name for name in batch.condition.task if name == "outpaint"}
     for task, hole in zip(batch.condition.task, batch.condition.hole, strict=True):
@@ -814,11 +829,11 @@ def test_a_stream_takes_the_place_of_the_store(tiny_folder, shards):
 
 
 def test_stages_that_do_not_stream_say_so(tiny_folder, shards):
-    class Other(PretrainStage):
-        streams = False
+    from photofound.training import preference
 
+    pairs = config.load(preference.Config, None, ["--data.hold_out=0", f"--data.sources=[{{path: {shards}}}]"])
     with pytest.raises(ValueError, match="data.sources: this stage does not stream; name a folder"):
-        Other(streamed(tiny_folder, shards), World())
+        preference.PreferenceStage(pairs, World())
 
 
 def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
@@ -834,9 +849,12 @@ def test_a_streaming_stage_resumes_where_it_was_stopped(tiny_folder, shards):
     assert resumed.state_dict() == state  # also before the first batch
     for step in (2, 3):
         batch = resumed.batch(torch.Generator().manual_seed(step), 6, 0.0)
-        assert torch.equal(batch.pixels, batches[step].pixels) and batch.condition.task == batches[step].condition.task
+        assert (
+            torch.equal(batch.sample.pixels, batches[step].sample.pixels)
+            and batch.condition.task == batches[step].condition.task
+        )
     late = resumed.batch(torch.Generator().manual_seed(4), 5, 0.9)  # another size goes on reading
-    assert len(late.pixels) == 5
+    assert len(late.sample) == 5
 
 
 def test_a_streaming_run_resumes_with_the_same_losses(tiny_folder, shards, tmp_path):
@@ -870,7 +888,11 @@ def test_what_was_computed_before_gives_the_same_loss(tiny_folder, prepared, mon
 
     stage = PretrainStage(streamed(tiny_folder, prepared, *USING, "--mix.drop_text=0.3"), World())
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
-    assert batch.latents.shape == (14, 4, 8, 8) and batch.latents.dtype == torch.float16 and batch.embeddings
+    assert (
+        batch.sample.latents.shape == (14, 4, 8, 8)
+        and batch.sample.latents.dtype == torch.float16
+        and batch.sample.embeddings
+    )
     encode, encoded = text.encode, []
     monkeypatch.setattr(
         text, "encode", lambda t, e, prompts, *more: encoded.extend(prompts) or encode(t, e, prompts, *more)
@@ -886,17 +908,17 @@ def test_what_was_computed_before_gives_the_same_loss(tiny_folder, prepared, mon
     monkeypatch.setattr(stage, "encode", lambda pixels: pytest.fail("the target was encoded again"))
     assert loss(batch)[0] == used
     monkeypatch.undo()
-    computed, _ = loss(batch._replace(latents=None, embeddings={}))
+    computed, _ = loss(batch._replace(sample=replace(batch.sample, latents=None, embeddings={})))
     assert used == pytest.approx(computed, rel=1e-4) and used != computed  # half precision, and no more than that
-    wanted = stage.encode(batch.pixels)
-    assert torch.allclose(batch.latents.float(), wanted, atol=1e-3 * float(wanted.abs().max()))
-    assert not torch.allclose(batch.latents.roll(1, 0).float(), wanted, atol=1e-2 * float(wanted.abs().max()))
+    wanted = stage.encode(batch.sample.pixels)
+    assert torch.allclose(batch.sample.latents.float(), wanted, atol=1e-3 * float(wanted.abs().max()))
+    assert not torch.allclose(batch.sample.latents.roll(1, 0).float(), wanted, atol=1e-2 * float(wanted.abs().max()))
 
 
 def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder, prepared):
     stage = PretrainStage(streamed(tiny_folder, prepared, "--data.precomputed=[text]", USING[1]), World())
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
-    assert batch.latents is None and set(batch.condition.prompt) <= set(batch.embeddings)
+    assert batch.sample.latents is None and set(batch.condition.prompt) <= set(batch.sample.embeddings)
     assert torch.isfinite(stage.loss(batch)[0])
 
 
@@ -934,7 +956,7 @@ def test_held_out_photographs_are_measured_alike_every_time(tiny_folder, shards)
         first = stage.validate()["val_loss"]
         stage.loss(stage.batch(torch.Generator().manual_seed(0), 4, 0.0))
         assert first == stage.validate()["val_loss"] == again.validate()["val_loss"]
-        assert len(stage.exam.pixels) == 10
+        assert len(stage.validation_batch.condition) == 10
         for parameter in stage.pipeline.transformer.parameters():
             parameter.mul_(1.5)
         assert stage.validate()["val_loss"] != first
@@ -993,8 +1015,6 @@ def test_shards_without_embeddings_are_refused(tiny_folder, shards):
 
 
 def test_tasks_that_need_an_object_get_no_others():
-    from photofound.training.pretrain import _assign
-
     shares, objects = (
         {"outpaint": 0.5, "inpaint": 0.3, "expand": 0.2},
         {"outpaint": True, "inpaint": False, "expand": False},
@@ -1002,9 +1022,9 @@ def test_tasks_that_need_an_object_get_no_others():
     cpu = torch.Generator().manual_seed(0)
     for wholes in range(11):
         whole = torch.arange(10) < wholes
-        assigned = _assign(shares, objects, whole, cpu)
+        assigned = assign(shares, objects, whole, cpu)
         assert sorted(torch.cat(list(assigned.values())).tolist()) == list(range(10))
         assert len(assigned.get("outpaint", [])) == min(5, wholes)
         assert all(whole[i] for i in assigned.get("outpaint", []))
     with pytest.raises(ValueError, match="fits none of the tasks; add another task"):
-        _assign({"outpaint": 1.0}, {"outpaint": True}, whole & False, cpu)
+        assign({"outpaint": 1.0}, {"outpaint": True}, whole & False, cpu)

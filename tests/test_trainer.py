@@ -23,7 +23,8 @@ from torch import nn
 from photofound.card import record
 from photofound.train import checkpoint, trainer
 from photofound.train.distributed import resolve_device, seed_of
-from photofound.train.trainer import TrainConfig, Trainer
+from photofound.train.settings import TrainConfig
+from photofound.train.trainer import Trainer
 
 TOY = TrainConfig(
     steps=6,

@@ -351,7 +351,7 @@ def test_references_work_with_routes_and_taps_in_every_mode_of_training(mode):
 
 @torch.no_grad()
 def test_a_lora_reaches_the_reference():
-    from photofound.training.finetune import LINEAR
+    from photofound.train.settings import LINEAR
 
     model, call, given = referring(), latents(LATENT), reference_inputs()
     before = model(*call, **given).sample

@@ -102,8 +102,18 @@ def _run(
     with engine.first_on_node():
         stage = stage_class(settings, engine.world)
     finished = Trainer(settings.train, stage, folder, resume, engine).run()
+    if finished and engine.main:
+        _write_card(folder / "model")
     engine.leave()
     return finished
+
+
+def _write_card(model: Path) -> None:
+    """The card of an exported pipeline, from the record beside it; a single part has the record alone."""
+    from photofound.card import card, record
+
+    if (model / "model_index.json").is_file():
+        card.write(model, record.read(model / record.MODEL))
 
 
 def _dry_run(

@@ -21,8 +21,9 @@ from photofound.card import record
 from photofound.data import drawn, photos
 from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
+from photofound.train.distributed import World
 from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
-from photofound.train.trainer import TrainConfig, World
+from photofound.train.settings import TrainConfig
 
 
 @dataclass(frozen=True)

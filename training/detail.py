@@ -27,8 +27,9 @@ from photofound.model.detail import DetailNetwork
 from photofound.model.flow import masked_mean
 from photofound.model.vision import PerceptualNet
 from photofound.pipeline import EMBEDDED, EditPipeline, fast_dtype
+from photofound.train.distributed import World
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
-from photofound.train.trainer import TrainConfig, World
+from photofound.train.settings import TrainConfig
 
 _AT_ONCE = 32  # guesses that are sampled together
 _LOOK_EVERY = 200  # batches after which the folders are looked at again, since they may still be filled
@@ -236,7 +237,7 @@ class DetailStage:
 
 def _mean_in(x: Tensor, where: Tensor) -> Tensor:
     """Mean of (B, C, H, W) over a region (B, 1, H, W), each sample by its own area."""
-    return masked_mean(x, where, given_weight=0.0).mean()
+    return masked_mean(x, where, known_weight=0.0).mean()
 
 
 def _psnr(a: Tensor, b: Tensor, hole: Tensor) -> Tensor:

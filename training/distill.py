@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from torch import Tensor, nn
 
 from photofound.edits.task import Condition, get_task, is_regression, task_names
 from photofound.model import autoencoder, flow, vision
-from photofound.train import consistency, losses
-from photofound.train.trainer import TrainConfig, World
-from photofound.training import pretrain
-from photofound.training.finetune import merged, save_lora
-from photofound.training.pretrain import Batch, DataConfig, ModelConfig, PretrainStage, at_start, take
+from photofound.model.transformer import EditTransformer
+from photofound.picture.sheet import sheet
+from photofound.pipeline import EMBEDDED, fold_condition
+from photofound.train import consistency, losses, settings
+from photofound.train.adapt import add_lora_everywhere, merge_lora, save_lora
+from photofound.train.distributed import World
+from photofound.train.mix import Batch, mean_per_task, take
+from photofound.train.settings import DataConfig, TrainConfig
+from photofound.train.stage import EditStage
 
 _SHAPE = ("hidden_size", "depth", "patch_size", "in_channels", "condition_space", "prediction_type", "reference_embeds")
 
@@ -33,13 +37,15 @@ _SHAPE = ("hidden_size", "depth", "patch_size", "in_channels", "condition_space"
 class MixConfig:
     """Shares of a batch, and what of it counts."""
 
+    RENAMED: ClassVar = settings.MixConfig.RENAMED
+
     tasks: dict[str, float] = field(
         default_factory=lambda: {"inpaint": 0.25, "expand": 0.2, "outpaint": 0.25, "erase": 0.15, "upscale": 0.15}
     )
     drop_text: float = 0.1  # edits without a prompt, for which guidance means nothing
     reference: float | None = None  # as in pretraining: share that has a reference; None = 0.7 if the teacher takes one
     exemplars: float = 0.7  # as in pretraining
-    given_weight: float = 0.1
+    known_weight: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything ``photofound train distill`` can be told."""
+    """The options of ``photofound train distill``."""
 
     start: str | None = None  # the teacher: a pipeline folder or Hub id; None = the embedded model
     text_length: int = 64  # tokens of a prompt that are read
@@ -100,26 +106,24 @@ class Config:
     @property
     def teacher(self) -> str:
         """Where the teacher is."""
-        from photofound.pipeline import EMBEDDED
-
         return self.start or str(EMBEDDED)
 
-    def as_pretraining(self) -> pretrain.Config:
-        """What the part of this stage that reads photographs is told."""
+    def as_edits(self) -> settings.EditConfig:
+        """The options of ``EditStage``, which draws photographs and conditions."""
         dropped = {"drop_text": self.mix.drop_text, "drop_condition": 0.0, "drop_both": 0.0}
-        same = {name: getattr(self.mix, name) for name in ("reference", "exemplars", "given_weight")}
-        mix = pretrain.MixConfig(self.mix.tasks, **dropped, **same)
-        model = ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
-        recipe = pretrain.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
-        return pretrain.Config(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
+        same = {name: getattr(self.mix, name) for name in ("reference", "exemplars", "known_weight")}
+        mix = settings.MixConfig(self.mix.tasks, **dropped, **same)
+        model = settings.ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
+        recipe = settings.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
+        return settings.EditConfig(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
 
 
-class DistillStage(PretrainStage):
-    """Teacher, student and the student's moving average; photographs and conditions are pretraining's."""
+class DistillStage(EditStage):
+    """Teacher, student and the student's moving average; photographs and conditions are those of ``EditStage``."""
 
     def __init__(self, config: Config, world: World) -> None:
         self._check_tasks(config)
-        super().__init__(config.as_pretraining(), world)
+        super().__init__(config.as_edits(), world)
         self.options = config.distill
         self.teacher = deepcopy(self.pipeline.transformer).requires_grad_(False).eval()
         self.teacher_pipeline = type(self.pipeline).from_pipe(self.pipeline, transformer=self.teacher)
@@ -128,17 +132,15 @@ class DistillStage(PretrainStage):
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
         if self.options.adversarial:
             read = vision.PerceptualNet.from_file
-            self.judge = self.lpips_net if self.options.lpips else read(str(self.options.lpips_net)).to(self.device)
+            self.judge = self.recipe.lpips_net or read(str(self.options.lpips_net)).to(self.device)
             self.module["critic"] = losses.FeatureCritic().to(self.device)
         models: tuple[Any, ...] = (self.student, self.module["target"], self.teacher)
         self.blocks = [block for model in models for block in model.blocks]
-        self._followed: float | None = None
+        self._averaged_at: float | None = None
 
     @staticmethod
     def _check_tasks(config: Config) -> None:
         """Refuse what the teacher cannot teach; a task with one right answer is learnt from that."""
-        from photofound.model.transformer import EditTransformer
-
         for name, folder in (("start", config.teacher), ("distill.student", config.distill.student)):
             if folder and not Path(folder).is_dir() and folder.count("/") != 1:
                 raise FileNotFoundError(f"{name}: {folder} does not exist; name a pipeline folder or a Hub id")
@@ -159,7 +161,7 @@ class DistillStage(PretrainStage):
         if options.student:
             self._go_on_from(options.student)
         if options.lora_rank:
-            add_lora(self.student, options.lora_rank)
+            add_lora_everywhere(self.student, options.lora_rank)
         self.shift = float(pipeline.scheduler.config.shift)
         if options.phases == 1:
             if pipeline.config.noise_scale != 1:
@@ -178,8 +180,6 @@ class DistillStage(PretrainStage):
 
     def _go_on_from(self, folder: str) -> None:
         """Give the student the weights of an earlier one; tasks that are new to it start as copies of its first."""
-        from photofound.model.transformer import EditTransformer
-
         earlier = EditTransformer.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.float32)
         for task in self.student.config.tasks:
             if task not in earlier.config.tasks:
@@ -194,12 +194,12 @@ class DistillStage(PretrainStage):
     # ------------------------------------------------------------------------------------------------------ training
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
-        """As pretraining's. Before the first one of an update, the moving average follows the student."""
-        if progress != self._followed:  # all micro-batches of an update are at the same progress
-            self._followed = progress
+        """As in ``EditStage``. Before the first one of an update, the moving average takes in the student."""
+        if progress != self._averaged_at:  # all micro-batches of an update are at the same progress
+            self._averaged_at = progress
             live = {name: weight for name, weight in self.student.named_parameters() if weight.requires_grad}
             average = dict(self.module["target"].named_parameters())
-            consistency.follow({name: average[name] for name in live}, live, self.options.ema)
+            consistency.ema_update({name: average[name] for name in live}, live, self.options.ema)
         return super().batch(generator, size, progress)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,36 +207,33 @@ class DistillStage(PretrainStage):
         to be logged, per task."""
         options, n = self.options, len(batch.condition)
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
-        condition, prompts = self._drop(batch.condition, generator)
+        condition = self.drop_conditions(batch.condition, generator)
         phases = torch.tensor([options.task_phases.get(name, options.phases) for name in condition.task])
         times = consistency.sample_times(n, phases, options.teacher_steps, generator, self.shift)
         scale = consistency.sample_guidance(n, *options.guidance, generator)
-        x0 = self.clean(batch)
-        noise = torch.randn(x0.shape, generator=generator, device=self.device) * self.pipeline.config.noise_scale
+        x0 = self.clean_latents(batch.sample)
         regression = is_regression(condition)  # there the student learns what the teacher did: the answer itself
-        noise, start = at_start(noise, times.start, regression)
+        noise, start = flow.regression_start(self.noise_like(x0, generator), times.start, regression)
         times = times._replace(start=start, end=torch.where(regression, 0.0, times.end))
         x = flow.add_noise(x0, noise, times.start)
 
         taught = (~regression).nonzero()[:, 0]  # the others need no teacher
-        teacher, follower, student = self._fields(condition, prompts, scale, batch.embeddings, taught)
+        teacher, average, student = self._fields(condition, scale, batch.sample.embeddings, taught)
         goal = x0.clone()
         if len(taught):
             few = consistency.Times(*(time[taught] for time in times))
-            goal[taught] = consistency.target(x[taught], few, teacher, follower)
+            goal[taught] = consistency.target(x[taught], few, teacher, average)
         made = consistency.jump(x, student(x, times.start), times.start, times.end)
         error = consistency.pseudo_huber(made, goal, options.huber)
-        each = flow.masked_mean(error, condition.hole, self.config.mix.given_weight)
-        names = sorted(set(condition.task))
-        logs = {name: each.detach()[[i for i, n in enumerate(condition.task) if n == name]].mean() for name in names}
+        each = flow.masked_mean(error, condition.hole, self.config.mix.known_weight)
         terms: dict[str, Tensor] = {}
         if options.lpips:
-            terms = self._perceptual(made, batch.pixels, condition.hole, times.end == 0)
+            terms = self.recipe.perceptual(made, batch.sample.pixels, condition.hole, times.end == 0)
         if options.adversarial and made.requires_grad:
             last = (times.end == 0) & ~regression
             terms |= self._adversarial(made, batch, condition.hole, last, each.mean())
         loss = each.mean() + sum(terms.values(), each.new_zeros(()))
-        return loss, logs | {name: term.detach() for name, term in terms.items()}
+        return loss, mean_per_task(each, condition.task) | {name: term.detach() for name, term in terms.items()}
 
     def _adversarial(self, made: Tensor, batch: Batch, hole: Tensor, last: Tensor, loss: Tensor) -> dict[str, Tensor]:
         """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture: it is
@@ -246,7 +243,7 @@ class DistillStage(PretrainStage):
         critic: Any = self.module["critic"]
         if not len(chosen):  # the same weights have a gradient in every process: shards are summed together
             return {"critic": 0 * sum(weight.sum() for weight in critic.parameters())}
-        pixels = batch.pixels[chosen]
+        pixels = batch.sample.pixels[chosen]
         pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
         with torch.no_grad():
             real = self.judge(pixels)
@@ -261,26 +258,23 @@ class DistillStage(PretrainStage):
         """``val_loss``: this stage's loss on what is held out, always with the same noise and times."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return {"val_loss": self.loss(self.exam)[0]}
+            return {"val_loss": self.loss(self.validation_batch)[0]}
 
     def _fields(
         self,
         condition: Condition,
-        prompts: list[str],
         scale: Tensor,
-        known: Mapping[str, Tensor] | None = None,
+        embeddings: Mapping[str, Tensor] | None = None,
         taught: Tensor | None = None,
     ) -> tuple[consistency.Field, consistency.Field, consistency.Field]:
         """The velocities of the guided teacher and of the average under the conditions ``taught``, indices into the
         batch (None = all), and of the student under all of them. Both branches of the guidance see the picture; what
         one of them lacks is the text and the reference."""
-        from photofound.pipeline import fold_condition
-
         n, config = len(condition), self.student.config
         taught = torch.arange(n, device=self.device) if taught is None else taught
         with torch.no_grad():
             folded = fold_condition(condition, self.vae, config.condition_space).float()
-            tokens, mask = self._encode_text([*prompts, ""], known)
+            tokens, mask = self.encode_prompts([*condition.prompt, ""], embeddings)
         task = torch.tensor([config.tasks.index(name) for name in condition.task], device=self.device)
         given = {"condition": folded, "task": task, "strength": condition.strength}
         few = {name: value[taught] for name, value in given.items()}
@@ -302,21 +296,22 @@ class DistillStage(PretrainStage):
             with_text, without = velocity(self.teacher, x.repeat(2, 1, 1, 1), t.repeat(2), both, **twice).chunk(2)
             return consistency.guide(with_text, without, scale[taught])
 
-        def follower(x: Tensor, t: Tensor) -> Tensor:
+        def average(x: Tensor, t: Tensor) -> Tensor:
             return velocity(self.module["target"], x, t, taught, **few, guidance=scale[taught])
 
         def student(x: Tensor, t: Tensor) -> Tensor:
             return velocity(self.student, x, t, slice(n), **given, guidance=scale)
 
-        return teacher, follower, student
+        return teacher, average, student
 
     # ------------------------------------------------------------------------------------------------------- results
 
     def sample(self) -> np.ndarray:
         """One row per edit: what is given, the teacher after its steps, the student after its own, the target."""
-        from photofound.picture.sheet import sheet
-
-        count, guidance = 2 * len(self.shares), max(self.options.guidance[0], self.pipeline.config.default_guidance)
+        count, guidance = (
+            2 * len(self.mixer.shares),
+            max(self.options.guidance[0], self.pipeline.config.default_guidance),
+        )
         generator = torch.Generator(self.device).manual_seed(7)
         condition, sample = self.draw(self.store, self.last_crop, count, generator)
         made = [
@@ -332,20 +327,11 @@ class DistillStage(PretrainStage):
         pipeline = self.pipeline
         if self.options.lora_rank:
             save_lora(pipeline, folder / "lora")
-            pipeline = merged(pipeline)
+            pipeline = merge_lora(pipeline)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if self.options.keep_teacher:
             self.teacher.save_pretrained(folder / "teacher", safe_serialization=True)
             self.teacher_pipeline.scheduler.save_pretrained(folder / "teacher")
-
-
-def add_lora(model: Any, rank: int) -> None:
-    """Freeze the model and add a trainable LoRA (arXiv:2106.09685) to each of its linear layers."""
-    from peft import LoraConfig
-
-    model.requires_grad_(False)
-    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,25 +14,25 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from photofound.data import photos, sources
+from photofound.data.photos import PhotoStore
 from photofound.edits.task import Condition, Sample, get_task, task_names
 from photofound.model import flow
-from photofound.train import trainer
-from photofound.training import finetune, pretrain
-from photofound.training.finetune import AdaptedStage, MeasureConfig, ModelConfig, without_adapters
-from photofound.training.pretrain import Batch
+from photofound.train import settings
+from photofound.train.adapt import AdaptedStage, plan_adapted, without_adapters
+from photofound.train.distributed import World
+from photofound.train.mix import Batch, hold_out
 
 
 @dataclass(frozen=True)
-class DataConfig(pretrain.DataConfig):
+class DataConfig(settings.DataConfig):
     """The pairs. A crop is taken at the same place of both."""
 
     folder: str = "pairs"
@@ -43,30 +43,30 @@ class DataConfig(pretrain.DataConfig):
 
 
 @dataclass(frozen=True)
-class MixConfig(pretrain.MixConfig):
+class MixConfig(settings.MixConfig):
     """The task that the pairs are results of."""
 
     tasks: dict[str, float] = field(default_factory=lambda: {"outpaint": 1.0})
-    given_weight: float = 0.0  # both results have the same given pixels
+    known_weight: float = 0.0  # both results have the same given pixels
 
 
 @dataclass(frozen=True)
-class TrainConfig(finetune.TrainConfig):
+class TrainConfig(settings.AdaptedTrainConfig):
     """As in fine-tuning, with smaller steps."""
 
     lr: float = 1e-4
 
 
 @dataclass(frozen=True)
-class Config(pretrain.Config):
-    """Everything ``photofound train preference`` can be told."""
+class Config(settings.EditConfig):
+    """The options of ``photofound train preference``."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: settings.AdaptedModelConfig = field(default_factory=settings.AdaptedModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
-    validation: MeasureConfig = field(default_factory=MeasureConfig)
+    validation: settings.MeasureConfig = field(default_factory=settings.MeasureConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    beta: float = 2000.0  # how far to stay from the start: larger = nearer (``objective.preference_loss``)
+    beta: float = 2000.0  # how far to stay from the start: larger = nearer (``flow.preference_loss``)
 
 
 def read(
@@ -111,86 +111,71 @@ def _with_hole(photograph: photos.Photograph) -> photos.Photograph:
     return replace(photograph, matte=everything if photograph.matte is None else photograph.matte)
 
 
-def given_hole(task: str, sample: Sample, generator: torch.Generator) -> Condition:
-    """The condition that a result was made under; its hole is the sample's matte."""
-    hole = (sample.matte > 0.5).float()
-    if task == "generate":
-        return pretrain.generate(sample, generator)
-    return get_task(task).conditions(sample, hole)
+def read_stores(data: DataConfig) -> tuple[PhotoStore, PhotoStore]:
+    """Preferred and rejected results in memory, in the same order, each with the hole of its edit as its matte."""
+    parts = read(data.folder, max(data.sizes), data.limit)
+    preferred, rejected = (PhotoStore.build(part, data.sizes) for part in parts)
+    # As written, without other ways to say it: both results have one prompt.
+    preferred.captions = rejected.captions = [words[:1] for words in preferred.captions]
+    return preferred, rejected
 
 
 class PreferenceStage(AdaptedStage):
     """Diffusion-DPO (arXiv:2311.12908) for the flow: the reference is the model that the run starts from."""
 
     config: Config
-    streams = False  # results come in pairs
 
-    def __init__(self, config: Config, world: trainer.World) -> None:
-        (self.task,) = _check(config)
-        super().__init__(config, world)
-        self.reference_share = 0.0  # pairs do not tell what picture they were made after
+    def __init__(self, config: Config, world: World) -> None:
+        _check(config)
+        preferred, rejected = read_stores(config.data)
+        super().__init__(config, world, preferred, hole_is_matte=True)
+        self.mixer.reference_share = 0.0  # pairs do not say which reference picture they were made with
         self.frozen = None if config.model.train == "lora" else copy.deepcopy(self.pipeline.transformer)
         if self.frozen is not None:
             self.frozen.requires_grad_(False).eval()
+        self.rejected = rejected.to(self.device)
         self.held_pairs: Batch | None = None
         if config.data.hold_out:
+            self.rejected, held_out = hold_out(self.rejected, config.data.hold_out)
             generator = torch.Generator(self.device).manual_seed(0)
-            stores = (self.held_out, self.held_out_rejected)
-            self.held_pairs = self._pairs(stores, config.validation.size, generator, 0.0)
-
-    # ------------------------------------------------------------------------------------------------------ batches
-
-    def photographs(self) -> photos.PhotoStore:
-        files = self.config.data
-        self.examples: dict[str, Callable] = {self.task: partial(given_hole, self.task)}
-        self.objects = {self.task: False}
-        stores = [
-            photos.PhotoStore.build(part, files.sizes) for part in read(files.folder, max(files.sizes), files.limit)
-        ]
-        for store in stores:
-            store.captions = [words[:1] for words in stores[0].captions]  # as written: both results have one prompt
-        self.rejected = stores[1].to(self.device)
-        if files.hold_out:
-            self.rejected, self.held_out_rejected = pretrain.hold_out(self.rejected, files.hold_out)
-        return stores[0]
+            assert self.held_out is not None
+            self.held_pairs = self._pairs(self.held_out, held_out, config.validation.size, generator, 0.0)
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
-        """``size`` preferred results and then, in the same order and of the same conditions, the rejected ones."""
-        return self._pairs((self.store, self.rejected), size, generator, progress)
+        """``size`` preferred results and then, in the same order and with the same conditions, the rejected ones."""
+        return self._pairs(self.store, self.rejected, size, generator, progress)
 
-    def _pairs(self, stores: tuple[Any, Any], size: int, generator: torch.Generator, progress: float) -> Batch:
-        """Crops of both stores, which are laid out alike, at the same places."""
+    def _pairs(
+        self, preferred: PhotoStore, rejected: PhotoStore, size: int, generator: torch.Generator, progress: float
+    ) -> Batch:
+        """Crops at the same places of both stores, which hold the results in the same order."""
         seed = photos.random_int(2**31, generator)
-        (condition, preferred), (_, rejected) = (
+        (condition, better), (_, worse) = (
             self.draw(store, self.config.data.crop, size, torch.Generator(self.device).manual_seed(seed))
-            for store in stores
+            for store in (preferred, rejected)
         )
-        pixels = torch.cat([preferred.pixels, rejected.pixels])
-        return Batch(Condition.cat([condition, condition]), pixels, progress)
-
-    # --------------------------------------------------------------------------------------------------------- loss
+        return Batch(Condition.cat([condition, condition]), Sample.cat([better, worse]), progress)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and to be logged: the share of pairs that are ranked as people did."""
-        measured = self.measure_in_time(batch.progress)
+        """The loss; for the log, the share of pairs that the model ranks as people did."""
+        measured = self.measure_if_due(batch.progress)
         generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
         error, reference = self.errors(batch, generator)
         loss = flow.preference_loss(error, reference, self.config.beta).mean()
         return loss, {"accuracy": _accuracy(error, reference)} | measured
 
     def errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(2, N) errors of the model and of the reference, row 0 on the preferred, row 1 on the rejected results, both
-        with the same noise and times."""
-        mix, condition, count = self.config.mix, batch.condition, len(batch.pixels) // 2
-        x0 = self.encode(batch.pixels)
+        """(2, N) errors of the model and of the reference; row 0 on the preferred results, row 1 on the rejected ones.
+        Both rows have the same noise and times."""
+        mix, condition, count = self.config.mix, batch.condition, len(batch.condition) // 2
+        x0 = self.clean_latents(batch.sample)
         t = flow.sample_time(count, generator, self.shift_at(0.0), mix.uniform_time).repeat(2)
-        noise = torch.randn(x0[:count].shape, generator=generator, device=self.device).repeat(2, 1, 1, 1)
-        noise = noise * self.pipeline.config.noise_scale
+        noise = self.noise_like(x0[:count], generator).repeat(2, 1, 1, 1)
         x_t = flow.add_noise(x0, noise, t)
         target = self.target(x_t, x0, noise, t)
 
         def error(v: Tensor) -> Tensor:
-            return flow.masked_loss(v, target, condition.hole, mix.given_weight).view(2, count)
+            return flow.masked_loss(v, target, condition.hole, mix.known_weight).view(2, count)
 
         reference = error(self._reference(x_t, t, condition))  # first: switching a LoRA off and on drops gradients
         return error(self.predict(x_t, t, condition)[0]), reference
@@ -204,7 +189,7 @@ class PreferenceStage(AdaptedStage):
             return self.predict(x_t, t, condition)[0]
 
     def measure(self) -> dict[str, Tensor]:
-        """``accuracy_held_out``, the share of held-out pairs that are ranked as people did by the implicit reward, and
+        """On the held-out pairs: ``accuracy_held_out``, the share that the implicit reward ranks as people did, and
         ``loss_held_out``."""
         if self.held_pairs is None:
             return {}
@@ -214,32 +199,33 @@ class PreferenceStage(AdaptedStage):
 
 
 def _accuracy(error: Tensor, reference: Tensor) -> Tensor:
-    """The share of pairs with a higher implicit reward, reference error - error, for the preferred result; a tie, as
-    before training, counts half."""
+    """The share of pairs in which the preferred result has the higher implicit reward, reference error - error. A tie,
+    as before training, counts half."""
     reward = (reference - error).detach()
     return ((reward[0] > reward[1]).float() + 0.5 * (reward[0] == reward[1]).float()).mean()
 
 
-def _check(config: Config) -> list[str]:
-    """The tasks of the mix, of which there must be one; refuse what would have no effect."""
+def _check(config: Config) -> None:
+    """Raise ValueError unless the mix has one task, and for options that would have no effect."""
+    if config.data.sources:
+        raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
     tasks = [name for name, share in config.mix.tasks.items() if share > 0]
     if len(tasks) != 1 or tasks[0] in ("complete", "upscale"):
         raise ValueError(f"mix.tasks: {tasks}; name the one task, with a hole, that the pairs are results of")
     if tasks[0] in task_names() and get_task(tasks[0]).regression:
         raise ValueError(f"mix.tasks: {tasks[0]} has one right answer and no preferences; fine-tune it")
-    if config.recipe != pretrain.RecipeConfig():
+    if config.recipe != settings.RecipeConfig():
         raise ValueError("recipe: the recipes of pretraining do not apply to preferences; leave them out")
     if config.model.train == "full" and config.model.train_text:
         raise ValueError("model.train_text: the reference keeps its text encoder; set it to false")
     if not config.beta > 0:
         raise ValueError(f"beta: {config.beta} must be above 0")
-    return tasks
 
 
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, PreferenceStage, argv, doc=__doc__, plan=finetune.plan)
+    return launch(Config, PreferenceStage, argv, doc=__doc__, plan=plan_adapted)
 
 
 if __name__ == "__main__":

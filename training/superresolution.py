@@ -22,8 +22,9 @@ from photofound.edits import composite
 from photofound.edits.degradation import degrade
 from photofound.model.superresolution import Upscaler, enlarge
 from photofound.model.vision import PerceptualNet
+from photofound.train.distributed import World
 from photofound.train.losses import perceptual_distance
-from photofound.train.trainer import TrainConfig, World
+from photofound.train.settings import TrainConfig
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

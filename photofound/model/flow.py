@@ -71,10 +71,16 @@ def sample_time(batch: int, generator: torch.Generator, shift: float = 1.0, unif
     return torch.where(choose, flat, shift_time(normal, shift))
 
 
+def regression_start(noise: Tensor, t: Tensor, regression: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and times of a batch in which some tasks have one right answer: the samples with ``regression`` (B,) True
+    start at t = 1 from zeros, so that the model predicts the answer in one step."""
+    return noise * expand(~regression, noise), torch.where(regression, 1.0, t)
+
+
 def masked_loss(
-    prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1, weight: Tensor | None = None
+    prediction: Tensor, target: Tensor, hole: Tensor, known_weight: float = 0.1, weight: Tensor | None = None
 ) -> Tensor:
-    """(B,) squared error over the hole plus ``given_weight`` times that over the given region, each by its own area.
+    """(B,) squared error over the hole plus ``known_weight`` times that over the known region, each by its own area.
 
     A small hole is so not swamped by the picture around it. Where a sample has only one of the two regions, the other
     counts 0.
@@ -85,11 +91,11 @@ def masked_loss(
         weight: (B, 1, H, W), >= 0, how much each pixel counts within its region (the object more than its ground);
             None = all the same. A region whose weights are all 0 counts 0.
     """
-    return masked_mean((prediction.float() - target.float()).square(), hole, given_weight, weight)
+    return masked_mean((prediction.float() - target.float()).square(), hole, known_weight, weight)
 
 
-def masked_mean(error: Tensor, hole: Tensor, given_weight: float = 0.1, weight: Tensor | None = None) -> Tensor:
-    """(B,) mean of an error (B, C, h, w) over the hole plus ``given_weight`` times that over the given region; see
+def masked_mean(error: Tensor, hole: Tensor, known_weight: float = 0.1, weight: Tensor | None = None) -> Tensor:
+    """(B,) mean of an error (B, C, h, w) over the hole plus ``known_weight`` times that over the known region; see
     ``masked_loss``."""
     size = (error.shape[-2], error.shape[-1])
     hole, counts = hole.float(), 1.0 if weight is None else weight.float()
@@ -97,7 +103,7 @@ def masked_mean(error: Tensor, hole: Tensor, given_weight: float = 0.1, weight: 
     error = error.mean(1, keepdim=True)
     inside = (error * inner).sum((1, 2, 3)) / inner.sum((1, 2, 3)).clamp(min=1e-3)
     outside = (error * outer).sum((1, 2, 3)) / outer.sum((1, 2, 3)).clamp(min=1e-3)
-    return inside + given_weight * outside
+    return inside + known_weight * outside
 
 
 def preference_loss(error: Tensor, reference: Tensor, beta: float) -> Tensor:
@@ -115,7 +121,7 @@ def preference_loss(error: Tensor, reference: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(-beta / 2 * (excess[0] - excess[1]))
 
 
-def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, given_weight: float = 0.1) -> Tensor:
+def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, known_weight: float = 0.1) -> Tensor:
     """(B,) ``masked_loss`` against another sample's velocity, to be SUBTRACTED with a small weight.
 
     Contrastive flow matching (arXiv:2506.05350): |v - u|^2 - 0.05 |v - u'|^2 with u' = eps' - x_0' of another sample of
@@ -130,4 +136,4 @@ def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, given_wei
     """
     if len(prediction) < 2:
         raise ValueError("recipe.contrastive: needs two samples at a time; raise train.batch_size")
-    return masked_loss(prediction, target.roll(1, 0), hole, given_weight)
+    return masked_loss(prediction, target.roll(1, 0), hole, known_weight)

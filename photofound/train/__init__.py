@@ -2,6 +2,7 @@
 
 Each file imports only files above it:
 
+    settings     options that several stages share, their defaults and help
     losses       alignment, perceptual and adversarial losses, token routing
     consistency  few-step students: the jump, its targets, its loss
     distributed  the processes of a run: one, DDP, FSDP2, HSDP
@@ -10,4 +11,10 @@ Each file imports only files above it:
     checkpoint   checkpoints of one process or many
     trainer      the loop
     estimate     what a run will take: the dry run
+    build        the pipeline that a training starts from
+    mix          batches in which tasks are mixed: crops, conditions, targets
+    recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO
+    plan         what a run on the transformer costs, by its configuration alone
+    stage        EditStage: what pretraining, fine-tuning, preferences and distillation share
+    adapt        AdaptedStage: a LoRA, a head or all weights of a trained model
 """

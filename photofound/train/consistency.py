@@ -53,7 +53,7 @@ def sample_times(batch: int, phases: int | Tensor, steps: int, generator: torch.
         phases: P >= 1, one for all or (B,); the phases end at the times that a sampler of P steps stops at.
         steps: of the teacher from 1 to 0, at least; each phase has the same whole number of them (the skipping step of
             arXiv:2310.04378, section 4.3: 50 steps of 20 out of 1,000).
-        shift: of the sampler's times, see ``objective.shift_time``.
+        shift: of the sampler's times, see ``flow.shift_time``.
     """
     device = generator.device
     phases = torch.as_tensor(phases, device=device).expand(batch)
@@ -68,12 +68,12 @@ def sample_times(batch: int, phases: int | Tensor, steps: int, generator: torch.
 
 
 @torch.no_grad()
-def target(x: Tensor, times: Times, teacher: Field, follower: Field) -> Tensor:
+def target(x: Tensor, times: Times, teacher: Field, average: Field) -> Tensor:
     """What the student's jump from x at ``times.start`` should give: one Euler step of the guided teacher, and from
     there the jump of the student's own moving average (arXiv:2310.04378, algorithm 1; arXiv:2405.18407, section 3)."""
     start, after, end = times
     closer = jump(x, teacher(x, start), start, after)
-    return jump(closer, follower(closer, after), after, end)
+    return jump(closer, average(closer, after), after, end)
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float = 1e-3) -> Tensor:
@@ -82,7 +82,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float = 1e-3) -> Tensor:
 
 
 @torch.no_grad()
-def follow(average: Mapping[str, Tensor], live: Mapping[str, Tensor], decay: float) -> None:
+def ema_update(average: Mapping[str, Tensor], live: Mapping[str, Tensor], decay: float) -> None:
     """average = decay * average + (1 - decay) * live, in place, for every name in ``average`` (arXiv:2310.04378,
     algorithm 1)."""
     torch._foreach_lerp_(list(average.values()), [live[name].detach() for name in average], 1 - decay)

@@ -195,7 +195,7 @@ def balanced(term: Tensor, loss: Tensor, at: Tensor) -> Tensor:
 
 def _mean_where(x: Tensor, where: Tensor | None) -> Tensor:
     """The mean of (B, 1, h, w) over the samples, each over its own part of a region (B, 1, H, W)."""
-    return x.mean() if where is None else masked_mean(x, where, given_weight=0.0).mean()
+    return x.mean() if where is None else masked_mean(x, where, known_weight=0.0).mean()
 
 
 class PatchDiscriminator(nn.Module):

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,64 +34,17 @@ import torch
 from torch import Tensor, nn
 
 from photofound import __version__, files
-from photofound.card import card, record
+from photofound.card import record
 from photofound.config import to_dict
 from photofound.signals import handled
 from photofound.train import checkpoint, optim
-from photofound.train.distributed import PARALLEL, Engine, World, device_name, resolve_device, seed_of, spread, whole
+from photofound.train.distributed import Engine, World, device_name, resolve_device, seed_of, spread, whole
 from photofound.train.ema import EMA
+from photofound.train.settings import TrainConfig
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they take a machine away
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What every stage can be told about its run. docs/training.md explains each."""
-
-    steps: int = 100_000  # stop after this many updates
-    minutes: float | None = None  # or after this much wall-clock time; the schedule is fitted to whichever ends first
-    batch_size: int = 64  # samples per update, over all processes
-    micro_batches: int | None = (
-        None  # how many parts an update's batch is computed in, over all processes; None = one each
-    )
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    schedule: str = "trapezoid"  # constant | cosine | trapezoid
-    optimizer: str = "adamw"  # adamw | muon
-    clip: float = 1.0  # largest gradient norm
-    ema: float = 0.999
-    precision: str = "bf16"  # bf16: autocast with fp32 weights; fp32
-    device: str = "auto"  # auto | cpu | cuda
-    parallel: str = "ddp"  # ddp | fsdp | hsdp: how several processes share the model
-    shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
-    compile: bool = False  # torch.compile, block by block
-    checkpoint_activations: bool = False  # compute activations twice instead of keeping them, block by block
-    seed: int = 0
-    max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
-    log_every: int = 20
-    trackers: tuple[str, ...] | None = None  # tensorboard, wandb; None = tensorboard where it is installed
-    validate_every: int = 0  # measure what is held out every so many steps; 0 = never
-    sample_every: int = 0  # 0 = only at the end
-    save_every: int = 500
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"train.minutes: {self.minutes} is no time; give a positive number, or null")
-        for name, known in (
-            ("precision", ("bf16", "fp32")),
-            ("optimizer", ("adamw", "muon")),
-            ("schedule", ("constant", "cosine", "trapezoid")),
-            ("parallel", PARALLEL),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
 
 
 class Stage(Protocol):
@@ -370,21 +323,14 @@ class Trainer:
             yield
 
     def export(self) -> None:
-        """Write the averaged model, and the record of the last checkpoint as its card."""
+        """Write the averaged model, and beside it the record of the last checkpoint."""
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
             if self.main:
                 self.stage.export(self.run_dir / "model")
-                self._write_card(self.run_dir / "model")
+                record.write(self.run_dir / "model" / record.MODEL, self.recorded)
             self.engine.wait()
 
     # ------------------------------------------------------------------------------------------------------- the record
-
-    def _write_card(self, folder: Path) -> None:
-        """The record beside the exported model, and where that is a pipeline, its card."""
-        if (folder / "model_index.json").is_file():
-            card.write(folder, self.recorded)
-        else:
-            record.write(folder / record.MODEL, self.recorded)
 
     def _begin_record(self) -> None:
         """What this training is and what it started from, before its first step."""

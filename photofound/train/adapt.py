@@ -1,0 +1,193 @@
+"""Stages that adapt a trained model: what of it is trained, what is measured on the way, what is written.
+
+Fine-tuning and preferences share this; distillation takes its LoRA from here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn, no_grad
+
+from photofound.data.photos import PhotoStore
+from photofound.model.folder import FOR_TEACHER
+from photofound.model.transformer import EditTransformer
+from photofound.pipeline import EMBEDDED, EditPipeline
+from photofound.train.distributed import World
+from photofound.train.estimate import Phase
+from photofound.train.plan import plan
+from photofound.train.settings import AdaptedModelConfig, EditConfig
+from photofound.train.stage import EditStage
+
+
+def adapt(module: nn.ModuleDict, config: AdaptedModelConfig) -> None:
+    """Freeze what ``config.train`` does not train, add the LoRA's layers, and keep frozen weights out of checkpoints.
+
+    Raises ValueError for an unknown kind, and for layers that the transformer does not have.
+    """
+    transformer: Any = module["transformer"]
+    if config.train not in ("lora", "full", "head"):
+        raise ValueError(f"model.train: {config.train!r} is unknown; use lora, full or head")
+    if config.train == "full":
+        return
+    if config.train_text:
+        raise ValueError(f"model.train_text: a text encoder is trained with model.train=full, not {config.train}")
+    transformer.requires_grad_(False)
+    if config.train == "lora":
+        from peft import LoraConfig as PeftConfig
+
+        lora = config.lora
+        transformer.add_adapter(PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+    else:  # the heads are one stacked tensor; those of tasks that are not in the mix get no gradient
+        transformer.heads.requires_grad_(True)
+        transformer.task_in.requires_grad_(True)
+    _leave_frozen_out(module)
+
+
+def add_lora_everywhere(model: Any, rank: int) -> None:
+    """Freeze the model and add a trainable LoRA (arXiv:2106.09685) to each of its linear layers."""
+    from peft import LoraConfig as PeftConfig
+
+    model.requires_grad_(False)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    model.add_adapter(PeftConfig(r=rank, lora_alpha=rank, target_modules=names))
+
+
+def _leave_frozen_out(module: nn.Module) -> None:
+    """Leave frozen weights out of the module's ``state_dict``; loading one does not miss them."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+    def after_saving(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+        for name in frozen:
+            state.pop(prefix + name, None)
+
+    def after_loading(_: nn.Module, incompatible: Any) -> None:
+        incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name not in frozen]
+
+    module.register_state_dict_post_hook(after_saving)
+    module.register_load_state_dict_post_hook(after_loading)
+
+
+def save_lora(pipeline: Any, folder: Path, base: str | None = None) -> None:
+    """Write the transformer's LoRA for ``pipe.load_lora_weights(folder)``; ``base`` names the model that it belongs
+    to."""
+    from peft import get_peft_model_state_dict
+
+    settings = pipeline.transformer.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
+    pipeline.save_lora_weights(folder, get_peft_model_state_dict(pipeline.transformer), settings)
+
+
+def merge_lora(pipeline: Any) -> Any:
+    """A pipeline whose transformer has the LoRA added to its weights, and no LoRA any more."""
+    trained = pipeline.transformer
+    transformer: Any = EditTransformer.from_config(trained.config)  # built anew: a sharded one cannot be copied
+    transformer.add_adapter(trained.peft_config["default"])
+    transformer.load_state_dict(trained.state_dict())
+    transformer.fuse_lora()
+    transformer.unload_lora()
+    return type(pipeline).from_pipe(pipeline, transformer=transformer)
+
+
+@contextmanager
+def without_adapters(transformer: Any) -> Iterator[None]:
+    """Within the block the transformer computes what it did before a LoRA was added."""
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+class AdaptedStage(EditStage):
+    """A trained model, of which some weights are frozen, measured on what is held out. A subclass adds ``measure`` and
+    ``loss``.
+
+    Attributes:
+        before, after: what ``measure`` gave before the first step and after the last one.
+    """
+
+    def __init__(
+        self, config: Any, world: World, photographs: PhotoStore | None = None, hole_is_matte: bool = False
+    ) -> None:
+        super().__init__(with_start(config), world, photographs, hole_is_matte)
+        self.measured = 0  # how many times
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+        adapt(self.module, config.model)
+
+    def measure(self) -> dict[str, Tensor]:
+        """Named scalars, the same for the same weights. Called without gradients."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, Tensor]:
+        """For ``train.validate_every``: ``measure`` of the averaged weights."""
+        return self.measure()
+
+    def measure_if_due(self, progress: float) -> dict[str, Tensor]:
+        """``measure()`` where ``validation.times`` asks for it at this progress, else nothing."""
+        times = self.config.validation.times
+        last = times and self.config.train.steps * (1 - progress) < 1.5
+        due = times + 1 if last else math.floor(progress * times) + 1 if times else 0
+        if due <= self.measured:
+            return {}
+        self.measured = due
+        with no_grad():
+            results = self.measure()
+        if progress == 0:
+            self.before = _numbers(results)
+        return results
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in a stream, and what was measured."""
+        return super().state_dict() | {"measured": self.measured, "before": self.before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.measured, self.before = state["measured"], state["before"]
+        super().load_state_dict({name: value for name, value in state.items() if name == "position"})
+
+    def sample(self) -> np.ndarray:
+        """The sheet of ``EditStage``. It shows the averaged weights, which are exported: they are measured here."""
+        self.after = _numbers(self.measure())
+        return super().sample()
+
+    def export(self, folder: Path) -> None:
+        """Write the pipeline, the LoRA below it in ``lora/``, and ``validation.json``."""
+        lora = self.config.model.train == "lora"
+        folder.mkdir(parents=True, exist_ok=True)
+        if lora:
+            save_lora(self.pipeline, folder / "lora", self._base())
+        if self.config.model.merged or not lora:
+            pipeline = merge_lora(self.pipeline) if lora else self.pipeline
+            pipeline.save_pretrained(folder, safe_serialization=True)
+        (folder / "validation.json").write_text(json.dumps({"before": self.before, "after": self.after}, indent=2))
+        for name, value in self.after.items():
+            print(f"{name}: {value:.4f}" + (f", before {self.before[name]:.4f}" if name in self.before else ""))
+
+    def _base(self) -> str:
+        """The name, without its path, of the model that the LoRA was trained from; of a student it is the teacher."""
+        start = str(self.config.model.start)
+        name = "embedded" if start == str(EMBEDDED) else Path(start).name
+        return name + FOR_TEACHER * bool(EditPipeline.load_config(start).get("distilled"))
+
+
+def plan_adapted(config: Any) -> list[Phase]:
+    """What one sample takes, with what is frozen and the LoRA: see ``photofound.train.plan``."""
+    filled = with_start(config)
+    return plan(filled, lambda module: adapt(module, filled.model))
+
+
+def with_start(config: EditConfig) -> Any:
+    """The configuration with the embedded model as its start, where it names none, and one crop size throughout."""
+    model = replace(config.model, start=config.model.start or str(EMBEDDED))
+    return replace(config, model=model, data=replace(config.data, late_crop=config.data.crop))
+
+
+def _numbers(measured: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in measured.items()}
