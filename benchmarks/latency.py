@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from photofound.edits.task import get_task, task_names
 from photofound.model import autoencoder, superresolution
 from photofound.model.transformer import PRX_FIELDS
-from photofound.pipeline import EditPipeline
+from photofound.pipeline import EditPipeline, pipeline_class
 
 PARTS = ("prepare", "text", "encode", "network", "decode", "enlarge", "finish")
 COLUMNS = ("task", "size", "seconds", "CPU", *PARTS, "calls", "PRX", "PRX CPU", "peak MB")
@@ -140,7 +140,7 @@ class Bench:
     def run(self, task: str, width: int, height: int, transformer: Any = None) -> dict[str, float]:
         """Medians over the repeats, after one call to warm up."""
         replaced = {"transformer": transformer} if transformer is not None else {}
-        pipe = get_task(task).pipeline.from_pipe(self.pipeline, **replaced)  # type: ignore[attr-defined]
+        pipe = pipeline_class(task).from_pipe(self.pipeline, **replaced)
         pipe.set_progress_bar_config(disable=True)
         photo, inputs = photograph(width, height), request(task, width, height)
         rows = [self.once(pipe, task, photo, inputs) for _ in range(self.args.repeats + 1)][1:]

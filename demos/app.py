@@ -27,7 +27,7 @@ import numpy as np
 
 from photofound.demos import samples, studio
 from photofound.demos.brush import brush, painted, painting
-from photofound.demos.studio import Desk, Models, Request, Studio
+from photofound.demos.studio import Desk, Form, Models, Studio
 from photofound.demos.theme import CSS, theme
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
 from photofound.errors import one_line
@@ -532,7 +532,7 @@ class Page:
         model, lora, lora_file, seed, variants, steps, guidance, format = values[:8]
         if not tab.shows(desk.photo, values[8:]):
             raise ValueError("the photograph was not drawn yet; run again, with what you brush on it")
-        wanted = Request(
+        wanted = Form(
             task=tab.task.name,
             inputs=tab.raw(values[8:]),
             seed=_seed(seed),

@@ -116,14 +116,9 @@ def edit(
     """One edit, as a user would write it."""
     import torch
 
-    from photofound.edits.task import get_task
-
-    pipeline: Any = get_task(sample.task).pipeline
-    pipe = pipeline.from_pipe(pipe)
-    pipe.set_progress_bar_config(disable=True)
     inputs = dict(sample.inputs) if mask is None else {**sample.inputs, "mask_image": mask}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(photograph, **inputs, num_inference_steps=steps, generator=generator).images[0]
+    return pipe.for_task(sample.task)(photograph, **inputs, num_inference_steps=steps, generator=generator).images[0]
 
 
 # ------------------------------------------------------------------------------------------------ the contact sheet

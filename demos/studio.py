@@ -14,13 +14,14 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from photofound.edits.request import Request
 from photofound.edits.task import Input, Job, Task, get_task, offered
 from photofound.notices import heard
 from photofound.picture import image, provenance
@@ -97,8 +98,9 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Request:
-    """Everything that a run needs besides the photograph. ``inputs`` are the task's, by name; None = left out."""
+class Form:
+    """What the page's widgets hold when Run is pressed. ``inputs`` are the task's, by name; None = left out.
+    ``Studio.request`` makes a Request of it."""
 
     task: str
     inputs: dict[str, Any]
@@ -142,12 +144,9 @@ class Models:
         if key not in self._loaded:
             while len(self._loaded) > 1:
                 self._loaded.popitem(last=False)
-            self._loaded[key] = self._load(task, self._source(key[0]), lora)
+            self._loaded[key] = self._load(self._source(key[0]), lora)
         self._loaded.move_to_end(key)
-        pipeline: Any = task.pipeline
-        pipe = pipeline.from_pipe(self._loaded[key])
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return self._loaded[key].for_task(task.name)
 
     def _source(self, model: str) -> str | None:
         """What to load for a name; None is the embedded model."""
@@ -161,14 +160,15 @@ class Models:
             raise ValueError(f"model: {model!r} cannot be fetched, this demo offers its own models only; choose one")
         return model
 
-    def _load(self, task: Task, source: str | None, lora: str | None) -> Any:
-        pipeline: Any = task.pipeline
+    def _load(self, source: str | None, lora: str | None) -> Any:
+        from photofound.pipeline import EditPipeline
+
         try:
             if not lora:
-                return pipeline.from_pretrained(source).to(self.device)
+                return EditPipeline.from_pretrained(source).to(self.device)
             file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
             with warnings.catch_warnings(action="ignore"):
-                return pipeline.with_lora(source, file).to(self.device)
+                return EditPipeline.with_lora(source, file).to(self.device)
         except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
             reason = re.split(r"\.\s|\n", str(error))[0]
             raise ValueError(reason if reason.startswith("model:") else f"model: {source!r}: {reason}") from error
@@ -306,6 +306,13 @@ class Studio:
         touched = resized(changed.astype(np.float32), size) > 0.5
         return np.where(touched, resized(painted, size) > 0.5, automatic).astype(np.float32)
 
+    def request(self, desk: Desk, form: Form) -> Request:
+        """What the page asks for. Raises ValueError for widgets that hold what cannot be."""
+        if not 1 <= form.variants <= VARIANTS:
+            raise ValueError(f"variants: {form.variants} is not possible; give 1 to {VARIANTS}")
+        inputs = self.inputs(desk, get_task(form.task), form.inputs)
+        return Request(form.task, desk.photo.picture, inputs, form.seed, form.steps, form.guidance)
+
     def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job | None:
         """The job that a run would do; None where something is still missing."""
         try:
@@ -313,19 +320,19 @@ class Studio:
         except ValueError:
             return None
 
-    def _job(self, desk: Desk, task: Task, inputs: dict[str, Any]) -> Job:
+    def _job(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Job:
         """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""
         matte = desk.mattes.get(task.name)
         if task.wants_segmenter and matte is not None:
-            inputs = inputs | {"segment": lambda rgb: matte}
-        return task.prepare(desk.photo.picture, **inputs)
+            inputs = {**inputs, "segment": lambda rgb: matte}
+        return task.prepare(desk.photo.picture, **task.with_defaults(inputs))
 
     # ---------------------------------------------------------------------------------------------------------- runs
 
     def run(
         self,
         desk: Desk,
-        request: Request,
+        form: Form,
         visitor: str = "",
         progress: Callable[[float, str], None] | None = None,
         warn: Callable[[str], None] | None = None,
@@ -337,13 +344,8 @@ class Studio:
 
         Raises ValueError for what cannot be edited, Cancelled after ``cancel(visitor)``.
         """
-        import torch
-
         progress = progress or (lambda share, what: None)
-        task = get_task(request.task)
-        if not 1 <= request.variants <= VARIANTS:
-            raise ValueError(f"variants: {request.variants} is not possible; give 1 to {VARIANTS}")
-        inputs = self.inputs(desk, task, request.inputs)
+        task, request = get_task(form.task), self.request(desk, form)
         warned: list[str] = []
         stop = self._running[visitor] = threading.Event()
 
@@ -351,9 +353,9 @@ class Studio:
 
         def tell(what: str) -> None:
             """A share for each step, one for the decoding behind them, and one for saving all."""
-            which = f"variant {made + 1} of {request.variants}, " if request.variants > 1 else ""
+            which = f"variant {made + 1} of {form.variants}, " if form.variants > 1 else ""
             done = made * (steps + 1) + min(told, steps)
-            progress(done / (request.variants * (steps + 1) + 1), which + what)
+            progress(done / (form.variants * (steps + 1) + 1), which + what)
 
         def hear(line: str) -> None:
             if line not in warned:
@@ -375,34 +377,32 @@ class Studio:
         progress(0, "waiting for the model")
         try:
             with self._model, heard(hear):
-                job = self._job(desk, task, inputs)  # what is wrong is told before the model is loaded
-                image.check_fit(desk.photo.picture, _format(job.picture, request.format), job.picture.size)
-                pipe = self.models.pipeline(task, request.model, request.lora)
-                settings = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
-                asked, guidance, _ = pipe.check(settings)
-                steps = max(1, asked)
-                if unread := pipe.unread(inputs.get("prompt")):
+                job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
+                image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
+                pipe = self.models.pipeline(task, form.model, form.lora)
+                settings = pipe.settings(request)
+                steps = max(1, settings[0])
+                if unread := pipe.unread(request.inputs.get("prompt")):
                     hear(unread)
                 start = time.perf_counter()
-                for made in range(request.variants):
+                for made in range(form.variants):
                     if stop.is_set():
                         raise Cancelled
                     told = 0
-                    generator = torch.Generator().manual_seed(request.seed + made)
-                    results += pipe.run([job], [generator], asked, guidance, on_step)
+                    results += pipe.run([job], [request.generator(made)], *settings, on_step)
                 seconds = time.perf_counter() - start
         finally:
             self._running.pop(visitor, None)
-        progress(1 - 1 / (request.variants * (steps + 1) + 1), "saving")
+        progress(1 - 1 / (form.variants * (steps + 1) + 1), "saving")
         photos = [_spooled(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
         before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
-        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=request.seed, before=before)
-        desk = dataclasses.replace(desk, report=self._report(desk, seconds, request))
+        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=form.seed, before=before)
+        desk = dataclasses.replace(desk, report=self._report(desk, seconds, form.variants))
         return desk, desk.report, warned
 
-    def _report(self, desk: Desk, seconds: float, request: Request) -> str:
+    def _report(self, desk: Desk, seconds: float, variants: int) -> str:
         size = desk.results[0].picture.size
-        each = f", {seconds / request.variants:.1f} s each" if request.variants > 1 else ""
+        each = f", {seconds / variants:.1f} s each" if variants > 1 else ""
         note = desk.results[0].picture.note
         return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]}" + (f" · {note}" if note else "")
 
@@ -423,8 +423,8 @@ class Studio:
 
 
 def declared(task: Task) -> list[Input]:
-    """The task's inputs that a page offers, required ones first."""
-    return sorted(offered(task), key=lambda each: not each.required)
+    """The task's inputs that a page offers, required ones first, then masks."""
+    return sorted(offered(task), key=lambda each: (not each.required, each.kind != "mask"))
 
 
 def keeps(each: Input) -> bool:

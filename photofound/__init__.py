@@ -18,33 +18,41 @@ if (_root / "pyproject.toml").is_file():
 
 # Public names and where they live; torch and diffusers are imported when one is first used, not before.
 _LAZY = {
-    "OutpaintPipeline": "photofound.tasks.outpaint",
-    "InpaintPipeline": "photofound.tasks.inpaint",
-    "ExpandPipeline": "photofound.tasks.expand",
-    "ErasePipeline": "photofound.tasks.erase",
-    "UpscalePipeline": "photofound.tasks.upscale",
-    "CutoutPipeline": "photofound.tasks.cutout",
     "EditPipeline": "photofound.pipeline",
     "EditTransformer": "photofound.transformer",
     "Condition": "photofound.edits.task",
     "Picture": "photofound.picture.image",
+    "Request": "photofound.edits.request",
 }
-__all__ = ["__version__", *_LAZY]
+# Every task has a pipeline, which is made of what the task declares; these are the built-in ones.
+_PIPELINES = (
+    "OutpaintPipeline",
+    "InpaintPipeline",
+    "ExpandPipeline",
+    "ErasePipeline",
+    "UpscalePipeline",
+    "CutoutPipeline",
+)
+__all__ = ["__version__", *_PIPELINES, *_LAZY]
 
 if TYPE_CHECKING:
+    from photofound.edits.request import Request as Request
     from photofound.edits.task import Condition as Condition
     from photofound.picture.image import Picture as Picture
     from photofound.pipeline import EditPipeline as EditPipeline
-    from photofound.tasks.cutout import CutoutPipeline as CutoutPipeline
-    from photofound.tasks.erase import ErasePipeline as ErasePipeline
-    from photofound.tasks.expand import ExpandPipeline as ExpandPipeline
-    from photofound.tasks.inpaint import InpaintPipeline as InpaintPipeline
-    from photofound.tasks.outpaint import OutpaintPipeline as OutpaintPipeline
-    from photofound.tasks.upscale import UpscalePipeline as UpscalePipeline
     from photofound.transformer import EditTransformer as EditTransformer
+
+    OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline
+    ErasePipeline = UpscalePipeline = CutoutPipeline = EditPipeline
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
+    if name.endswith("Pipeline"):
+        from photofound.edits.task import class_name, task_names
+
+        for task in task_names():
+            if class_name(task) == name:
+                return import_module("photofound.pipeline").pipeline_class(task)
     raise AttributeError(f"module 'photofound' has no attribute {name!r}")

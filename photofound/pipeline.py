@@ -6,6 +6,8 @@ Shapes: B batch, H and W working pixels, f the autoencoder's factor, h = H / f a
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
 import math
 import re
 import tempfile
@@ -14,8 +16,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -32,12 +35,14 @@ from photofound.edits import composite, exemplar, geometry, grounds, masks, matt
 from photofound.edits.geometry import Box
 from photofound.edits.masks import Segmenter
 from photofound.edits.regions import MOST_TILES, Part
+from photofound.edits.request import Request
 from photofound.edits.task import (
     Backdrop,
     Condition,
     Input,
     Job,
     Task,
+    class_name,
     enlargement_strength,
     get_task,
     is_regression,
@@ -534,6 +539,49 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         for call in [self._calls[here]] if here in self._calls else list(self._calls.values()):
             call.stop = bool(stop)
 
+    @torch.no_grad()
+    def enlarge(self, low: Tensor, size: tuple[int, int], callback: Callback | None = None) -> Tensor:
+        """(1, 3, h, w) in [-1, 1] at ``size`` (height, width), by the upscaler alone, part by part."""
+        parts = itertools.count()
+
+        def after_part() -> bool:
+            if callback is not None:
+                callback(self, next(parts), torch.zeros(()), {"latents": low})
+            return self.interrupt
+
+        with self._call() as call:
+            call.steps = superresolution.part_count(low)
+            made = superresolution.enlarged_to(self.upscaler, low, size, step=after_part)
+        self.maybe_free_model_hooks()
+        return made
+
+    def for_task(self, name: str, quiet: bool = True) -> EditPipeline:
+        """A task's pipeline on the same weights, ``quiet``: without a progress bar. It costs microseconds. Raises
+        ValueError naming the known tasks."""
+        pipe: EditPipeline = pipeline_class(name).from_pipe(self)
+        if quiet:
+            pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def settings(self, request: Request) -> tuple[int, float]:
+        """Steps and guidance of a request, with the checkpoint's own filled in. Raises ValueError."""
+        return self.check({"num_inference_steps": request.steps, "guidance_scale": request.guidance})[:2]
+
+    @torch.no_grad()
+    def answer(self, request: Request, count: int = 1, callback: Callback | None = None) -> EditOutput:
+        """Prepare a request once and make ``count`` pictures of it, which draw from one generator in turn: variant i is
+        what ``num_images_per_prompt`` gives. Its images are Pictures."""
+        pipe = self if getattr(self, "task_name", None) == request.task else self.for_task(request.task)
+        settings: Settings = {
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "num_images_per_prompt": count,
+            "generator": request.generator(),
+            "callback_on_step_end": callback,
+            "output_type": "picture",
+        }
+        return cast(EditOutput, pipe.edit(request.picture, settings, **request.inputs))
+
     def prepare(self, picture: Picture, **inputs: Any) -> Job:
         """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one. An input that
         is None has its default."""
@@ -541,7 +589,7 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         inputs |= {each.name: _taken(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
         if task.wants_segmenter:
             inputs["segment"] = self.segmenter
-        return task.prepare(picture, **inputs)
+        return task.prepare(picture, **task.with_defaults(inputs))
 
     def unread(self, prompt: Any) -> str:
         """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""
@@ -632,7 +680,19 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
         guidance: float,
         callback: Callback | None = None,
     ) -> list[Picture]:
-        """Work on what ``Task.prepare`` has made ready: one picture per job.
+        """Work on what ``prepare`` has made ready: one picture per job."""
+        return get_task(self.task_name).run(self, jobs, generators, steps, guidance, callback)
+
+    @torch.no_grad()
+    def paint(
+        self,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callback | None = None,
+    ) -> list[Picture]:
+        """What most tasks do: the transformer paints the holes, and the task puts them into the pictures.
 
         Holes far apart are parts of a job, each worked on by itself (``photofound.edits.regions``). Jobs and parts that
         look alike to the model (working size, tiles, length of the prompt) are sampled together. The same
@@ -946,6 +1006,73 @@ class EditPipeline(DiffusionPipeline, LoraBaseMixin):
             return 1
         longest = max(text.count(self.tokenizer, prompt) for prompt in prompts)
         return geometry.round_up(longest, _TEXT_ROOM) if any(prompts) else longest
+
+
+# ------------------------------------------------------------------------------------------- the pipelines of the tasks
+
+
+def pipeline_class(name: str) -> type[EditPipeline]:
+    """The pipeline of a task, ``InpaintPipeline`` for ``inpaint``: an EditPipeline that is called with the task's
+    inputs. Raises ValueError naming the known tasks."""
+    return _pipeline_class(get_task(name))
+
+
+@cache
+def _pipeline_class(task: Task) -> type[EditPipeline]:
+    parameter, kinds = inspect.Parameter, inspect.Parameter
+    parameters = [parameter("self", kinds.POSITIONAL_OR_KEYWORD)]
+    parameters.append(parameter("image", kinds.POSITIONAL_OR_KEYWORD, annotation=ImageLike))
+    for each in task.inputs:
+        annotation = _ANNOTATIONS.get(each.kind, Any)
+        parameters.append(
+            parameter(each.name, kinds.POSITIONAL_OR_KEYWORD, default=each.default, annotation=annotation)
+        )
+    parameters.append(parameter("settings", kinds.VAR_KEYWORD, annotation=Unpack[Settings]))
+    signature = inspect.Signature(parameters, return_annotation=EditOutput)
+
+    def __call__(self: EditPipeline, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        inputs = dict(given.arguments)
+        settings = inputs.pop("settings")
+        del inputs["self"]
+        return self.edit(inputs.pop("image"), settings, **inputs)
+
+    title = class_name(task.name)
+    __call__.__qualname__, __call__.__module__ = f"{title}.__call__", "photofound"
+    __call__.__doc__ = _call_docstring(task)
+    __call__.__signature__ = signature  # type: ignore[attr-defined]
+    members = {"task_name": task.name, "__call__": __call__, "__doc__": inspect.getdoc(type(task)) or task.summary}
+    return type(title, (EditPipeline,), members | {"__module__": "photofound", "__qualname__": title})
+
+
+_ANNOTATIONS: dict[str, Any] = {
+    "image": ImageLike,
+    "mask": ImageLike,
+    "text": str,
+    "int": int | None,
+    "length": int | str,
+    "aspect": str | tuple[float, float] | None,
+    "size": str | tuple[int, int] | None,
+    "folder": str | Path | None,
+}
+_CALL = """Edit one picture, or a list of them.
+
+Args:
+    image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
+{inputs}    **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
+
+Returns:
+    EditOutput with ``images``, ``notes`` and ``keep``.
+"""
+
+
+def _call_docstring(task: Task) -> str:
+    """That of ``prepare``, whose arguments and errors are the pipeline's, too."""
+    own = inspect.getdoc(task.prepare) or ""
+    inputs = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", own, re.M)
+    raises = re.search(r"^Raises:\n(?:.|\n)*", own, re.M)
+    return _CALL.format(inputs=f"{inputs[1].rstrip()}\n" if inputs else "") + (f"\n{raises[0]}" if raises else "")
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

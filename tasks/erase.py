@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from photofound.edits.task import Condition, Input, Job, Sample, Task
+from photofound.edits.task import Condition, Job, Sample, Task, asks
 from photofound.picture import image as images
 from photofound.picture.image import Picture
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-class ErasePipeline(EditPipeline):
-    """Removes what a mask covers; everything outside the (grown) mask comes back bit for bit."""
+class Erase(Task):
+    """Removes what a mask covers; everything outside the (grown) mask comes back bit for bit. Results have the input's
+    size."""
 
-    task_name = "erase"
+    name = "erase"
+    summary = "take away what a mask covers"
+    exemplars = True
 
-    def __call__(
+    def prepare(
         self,
-        image: ImageLike,
-        mask_image: ImageLike | None = None,
-        grow: int | None = None,
-        **settings: Unpack[Settings],
-    ) -> EditOutput:
-        """Edit one picture.
+        picture: Picture,
+        mask_image: Annotated[Any, asks("mask", "white = the object to take away")],
+        grow: Annotated[
+            int | None, asks("int", "pixels to widen the mask by; left out, 1.5 % of the short side")
+        ] = None,
+        prompt: str = "",
+    ) -> Job:
+        """Check the mask and widen it.
 
         Args:
-            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = the object to take away; as large as the image, or of its aspect ratio. Coloured and
                 transparent masks: ``photofound.picture.image.load_mask``.
             grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
-            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
-
-        Returns:
-            EditOutput with ``images``, each of the input's size.
 
         Raises:
             ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
         """
-        return self.edit(image, settings, mask_image=mask_image, grow=grow)
-
-
-class Erase(Task):
-    name = "erase"
-    summary = "take away what a mask covers"
-    inputs = (
-        Input("mask_image", "mask", "white = the object to take away", required=True),
-        Input("grow", "int", "pixels to widen the mask by; left out, 1.5 % of the short side"),
-    )
-    pipeline = ErasePipeline
-    exemplars = True
-
-    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, grow: int | None = None) -> Job:
         from photofound.edits import masks
 
         mask = images.load_mask(mask_image, picture.size)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from photofound.edits.geometry import Margins, aspect_margins, parse_length, size_margins
-from photofound.edits.task import Condition, Input, Job, Sample, Task
+from photofound.edits.task import Condition, Job, Sample, Task, asks
 from photofound.picture.image import Picture
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -17,69 +16,47 @@ if TYPE_CHECKING:
 SIDES = ("left", "right", "top", "bottom")
 
 
-class ExpandPipeline(EditPipeline):
-    """Paints margins around a picture; the picture itself comes back bit for bit."""
+class Expand(Task):
+    """Paints margins around a picture; the picture itself comes back bit for bit. Results have the input's size plus
+    the margins."""
 
-    task_name = "expand"
+    name = "expand"
+    summary = "continue a photograph beyond its frame"
+    exemplars = True
 
-    def __call__(
+    def prepare(
         self,
-        image: ImageLike,
-        prompt: str = "",
-        left: int | str = 0,
-        right: int | str = 0,
-        top: int | str = 0,
-        bottom: int | str = 0,
-        aspect: str | tuple[float, float] | None = None,
-        size: str | tuple[int, int] | None = None,
-        **settings: Unpack[Settings],
-    ) -> EditOutput:
-        """Edit one picture. Give margins, or an aspect ratio, or a size.
+        picture: Picture,
+        prompt: Annotated[str, asks("text", "what lies beyond the frame")] = "",
+        left: Annotated[int | str, asks("length", "pixels or share (25%) to add on the left")] = 0,
+        right: Annotated[int | str, asks("length", "pixels or share (25%) to add on the right")] = 0,
+        top: Annotated[int | str, asks("length", "pixels or share (25%) to add on the top")] = 0,
+        bottom: Annotated[int | str, asks("length", "pixels or share (25%) to add on the bottom")] = 0,
+        aspect: Annotated[Any, asks("aspect", "aspect ratio of the result, W:H")] = None,
+        size: Annotated[Any, asks("size", "size of the result, WxH")] = None,
+    ) -> Job:
+        """Lay the photograph on the larger canvas. Give margins, or an aspect ratio, or a size.
 
         Args:
-            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             prompt: what lies beyond the frame; empty lets the model continue what is there.
             left, right, top, bottom: pixels to add, or a share of that side's length, like ``"25%"``.
             aspect: W:H of the result, like ``"4:5"``; the picture is centred and only one direction grows.
             size: W x H of the result, like ``"1200x800"``; at least the picture's; the picture is centred.
-            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
-
-        Returns:
-            EditOutput with ``images``, each of the input's size plus the margins.
 
         Raises:
             ValueError: no margin at all, two ways to say it at once, unreadable image, bad setting. FileNotFoundError:
                 missing file.
         """
-        margins = {"left": left, "right": right, "top": top, "bottom": bottom}
-        return self.edit(image, settings, prompt=prompt, aspect=aspect, size=size, **margins)
-
-
-class Expand(Task):
-    name = "expand"
-    summary = "continue a photograph beyond its frame"
-    inputs = (
-        *(Input(side, "length", f"pixels or share (25%) to add on the {side}", default=0) for side in SIDES),
-        Input("aspect", "aspect", "aspect ratio of the result, W:H"),
-        Input("size", "size", "size of the result, WxH"),
-        Input("prompt", "text", "what lies beyond the frame", default=""),
-    )
-    pipeline = ExpandPipeline
-    exemplars = True
-
-    def prepare(
-        self, picture: Picture, prompt: str = "", aspect: Any = None, size: Any = None, **sides: int | str
-    ) -> Job:
+        sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         m = _margins(picture, sides, aspect, size)
         canvas = picture.extend(m.left, m.top, m.right, m.bottom)
         hole = np.ones((canvas.height, canvas.width), np.float32)
         hole[m.top : m.top + picture.height, m.left : m.left + picture.width] = 0
         return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt)
 
-    def result_size(
-        self, picture: Picture, aspect: Any = None, size: Any = None, prompt: str = "", **sides: int | str
-    ) -> tuple[int, int]:
-        m = _margins(picture, sides, aspect, size)
+    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+        sides = {side: inputs.get(side, 0) for side in SIDES}
+        m = _margins(picture, sides, inputs.get("aspect"), inputs.get("size"))
         return picture.width + m.left + m.right, picture.height + m.top + m.bottom
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:

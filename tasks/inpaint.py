@@ -2,66 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
+from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed
 from photofound.picture import image as images
 from photofound.picture.image import Picture
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 if TYPE_CHECKING:
     import torch
 
 
-class InpaintPipeline(EditPipeline):
-    """Repaints the white part of a mask; everything else comes back bit for bit."""
+class Inpaint(Task):
+    """Repaints the white part of a mask; everything else comes back bit for bit. Results have the input's size; their
+    notes say which surface was painted, if one was."""
 
-    task_name = "inpaint"
+    name = "inpaint"
+    summary = "repaint what a mask covers"
+    exemplars = True
 
-    def __call__(
+    def prepare(
         self,
-        image: ImageLike,
-        mask_image: ImageLike | None = None,
-        prompt: str = "",
-        reference: ImageLike | None = None,
-        **settings: Unpack[Settings],
-    ) -> EditOutput:
-        """Edit one picture.
+        picture: Picture,
+        mask_image: Annotated[Any, asks("mask", "white = repaint, black = keep")],
+        prompt: Annotated[str, asks("text", "what to paint there")] = "",
+        reference: Annotated[Any, asks("image", "a picture of what to paint there: its colour and texture")] = None,
+    ) -> Job:
+        """Check the mask, and look for a surface that the words name.
 
         Args:
-            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
                 Coloured and transparent masks: ``photofound.picture.image.load_mask``.
-            prompt: what to paint; empty lets the model continue what is around. Where it names nothing but a material,
-                a colour or both and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the
-                model starts from.
+            prompt: what to paint; empty lets the model continue what is around. If it names only a material, a colour
+                or both, and the checkpoint wants it (``surfaces`` in its config), the model starts from a drawn
+                surface.
             reference: a picture of the surface to paint, of any size: its colour and texture. Its middle is taken.
                 Only for a model that takes one, or that starts from surfaces: then it is that surface.
-            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
-
-        Returns:
-            EditOutput with ``images``, each of the input's size, and ``notes``: which surface it is, if one is.
 
         Raises:
             ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
         """
-        return self.edit(image, settings, mask_image=mask_image, prompt=prompt, reference=reference)
-
-
-class Inpaint(Task):
-    name = "inpaint"
-    summary = "repaint what a mask covers"
-    inputs = (
-        Input("mask_image", "mask", "white = repaint, black = keep", required=True),
-        Input("prompt", "text", "what to paint there", default=""),
-        Input("reference", "image", "a picture of what to paint there: its colour and texture"),
-    )
-    pipeline = InpaintPipeline
-    exemplars = True
-
-    def prepare(self, picture: Picture, prompt: str = "", mask_image: Any = None, reference: Any = None) -> Job:
         from photofound.edits.surfaces import surface_of
 
         mask = images.load_mask(mask_image, picture.size)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from photofound.edits.geometry import Box
-from photofound.edits.task import Backdrop, Condition, Input, Job, Sample, Task, drawn_seed
+from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed
 from photofound.picture import image as images
 from photofound.picture.image import Picture
-from photofound.pipeline import EditOutput, EditPipeline, ImageLike, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -21,55 +19,12 @@ if TYPE_CHECKING:
 GLASS = 0.94  # of a matte: what is less opaque shows the new background
 
 
-class OutpaintPipeline(EditPipeline):
-    """Replaces the background of a product; where the subject is opaque, its pixels come back bit for bit."""
-
-    task_name = "outpaint"
-
-    def __call__(
-        self,
-        image: ImageLike,
-        prompt: str = "",
-        subject: ImageLike | None = None,
-        reference: ImageLike | None = None,
-        gallery: str | Path | None = None,
-        **settings: Unpack[Settings],
-    ) -> EditOutput:
-        """Edit one picture.
-
-        Args:
-            image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
-            prompt: the new background, like ``"on a dark red cloth"``. Where it names a material, a colour or a studio
-                and the checkpoint wants it (``surfaces`` in its config), a drawn surface is what the model starts from.
-            subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, of which the opaque part
-                is kept (``photofound.picture.image.load_mask``). None = the image's alpha channel; with no alpha, the
-                subject is cut out (``photofound.edits.masks.cut_out``).
-            reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
-                looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
-            gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.
-            **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
-
-        Returns:
-            EditOutput with ``images``, each of the input's size, without alpha, and ``notes``: which background it is.
-
-        Raises:
-            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting, nothing in the gallery that
-                fits. FileNotFoundError: missing file or folder.
-        """
-        inputs = {"prompt": prompt, "subject": subject, "reference": reference, "gallery": gallery}
-        return self.edit(image, settings, **inputs)
-
-
 class Outpaint(Task):
+    """Replaces the background of a product; where the subject is opaque, its pixels come back bit for bit. Results have
+    the input's size and no alpha; their notes say which background it is."""
+
     name = "outpaint"
     summary = "keep a product to the pixel and invent its background"
-    inputs = (
-        Input("subject", "mask", "white = keep; left out, the image's alpha, or else an automatic cut-out"),
-        Input("prompt", "text", "the new background", default=""),
-        Input("reference", "image", "a picture of the wanted background: its colour and texture"),
-        Input("gallery", "folder", "your own backgrounds; chosen by the words of the prompt in their file names"),
-    )
-    pipeline = OutpaintPipeline
     fit = "canvas"
     needs_object = True
     wants_segmenter = True
@@ -77,12 +32,32 @@ class Outpaint(Task):
     def prepare(
         self,
         picture: Picture,
-        prompt: str = "",
-        subject: Any = None,
-        reference: Any = None,
-        gallery: Any = None,
+        prompt: Annotated[str, asks("text", "the new background")] = "",
+        subject: Annotated[
+            Any, asks("mask", "white = keep; left out, the image's alpha, or else an automatic cut-out")
+        ] = None,
+        reference: Annotated[Any, asks("image", "a picture of the wanted background: its colour and texture")] = None,
+        gallery: Annotated[
+            Any, asks("folder", "your own backgrounds; chosen by the words of the prompt in their file names")
+        ] = None,
         segment: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Job:
+        """Find the subject, and the background that is painted if it is not invented.
+
+        Args:
+            prompt: the new background, like ``"on a dark red cloth"``. If it names a material, a colour or a studio,
+                and the checkpoint wants it (``surfaces`` in its config), the model starts from a drawn surface.
+            subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, whose opaque part is
+                kept (``photofound.picture.image.load_mask``). None = the image's alpha channel; with no alpha, the
+                subject is cut out (``photofound.edits.masks.cut_out``).
+            reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
+                looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
+            gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.
+
+        Raises:
+            ValueError: empty, full or ill-fitting subject, unreadable image, bad setting, nothing in the gallery that
+                fits. FileNotFoundError: missing file or folder.
+        """
         from photofound.edits import masks, surfaces
 
         matte = subject_matte(picture, subject, segment)

@@ -19,17 +19,13 @@ from PIL import Image
 
 from photofound.cli import commands as cli
 from photofound.demos import app, brush, studio
-from photofound.demos.studio import Cancelled, Models, Request, Studio
+from photofound.demos.studio import Cancelled, Form, Models, Studio
 from photofound.edits.task import get_task
 from photofound.picture import image, provenance
 
 SIZE = (72, 48)
 RETOUCH = """
     from photofound.edits.task import Input, Task
-    from photofound.pipeline import EditPipeline
-
-    class RetouchPipeline(EditPipeline):
-        task_name = "retouch"
 
     class Retouch(Task):
         name = "retouch"
@@ -43,7 +39,6 @@ RETOUCH = """
             Input("size", "size", "WxH"),
             Input("prompt", "text", "what to paint", default=""),
         )
-        pipeline = RetouchPipeline
 
         def prepare(self, picture, prompt="", mask_image=None, **inputs):
             raise ValueError("not today")
@@ -101,7 +96,7 @@ def hole(size=SIZE):
 
 def request(task, **changes):
     inputs = {"inpaint": {"mask_image": hole()}, "erase": {"mask_image": hole()}, "expand": {"left": 25}}
-    return Request(**{"task": task, "inputs": inputs.get(task, {}), "steps": 1, "guidance": 1.0} | changes)
+    return Form(**{"task": task, "inputs": inputs.get(task, {}), "steps": 1, "guidance": 1.0} | changes)
 
 
 def visitor(name="anna"):

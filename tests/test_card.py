@@ -15,12 +15,12 @@ from helpers import load_pipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from photofound import InpaintPipeline
 from photofound.card import card, record
 from photofound.card.record import Origin, Session, Training
 from photofound.cli import commands as cli
 from photofound.picture.sheet import save_sheet
 from photofound.pipeline import EMBEDDED, EditPipeline
-from photofound.tasks.inpaint import InpaintPipeline
 
 GPU = Session("NVIDIA H100 80GB HBM3", 8, "2.13.0", "0.1.0", "2026-01-03", 500, 16000, 1800.0)
 CPU = Session("AMD EPYC, 2 threads", 1, "2.13.0", "0.1.0", "2026-01-02", 100, 3200, 3600.0)

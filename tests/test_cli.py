@@ -46,6 +46,14 @@ class FakePipeline:
     def set_progress_bar_config(self, **settings):
         pass
 
+    def for_task(self, name, quiet=True):
+        return self
+
+    def answer(self, request, count=1, callback=None):
+        settings = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
+        settings |= {"num_images_per_prompt": count, "generator": request.generator(), "output_type": "picture"}
+        return self(request.picture, **request.inputs, **settings)
+
     def __call__(self, picture, **inputs):
         self.calls.append((picture, inputs))
         if self.fails_on and self.fails_on in str(picture.path):
@@ -71,7 +79,6 @@ class Retouch(Task):
         Input("aspect", "aspect", "W:H"),
         Input("size", "size", "WxH"),
     )
-    pipeline = FakePipeline
 
     def prepare(self, picture, prompt="", **inputs):
         raise NotImplementedError
@@ -86,6 +93,7 @@ def task(monkeypatch):
     fake, known, get = Retouch(), edit.task_names(), edit.get_task
     monkeypatch.setattr(edit, "task_names", lambda: [*known, "retouch"])
     monkeypatch.setattr(edit, "get_task", lambda name: fake if name == "retouch" else get(name))
+    monkeypatch.setattr("photofound.pipeline.EditPipeline", FakePipeline)
     monkeypatch.setattr(FakePipeline, "made", [])
     monkeypatch.setattr(FakePipeline, "calls", [])
     return fake
@@ -176,7 +184,7 @@ def test_the_inputs_arrive_as_declared(run, photo):
 def test_what_is_left_out_is_the_default_or_left_to_the_pipeline(run, photo):
     assert run("retouch", "--device=cpu", photo(), photo("mask.png"))[0] == 0
     (source, loaded), (_, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
-    assert source == () and loaded == {"torch_dtype": fast_dtype("cpu")}
+    assert source == () and loaded == {"teacher": False, "torch_dtype": fast_dtype("cpu")}
     assert inputs["prompt"] == "" and inputs["grow"] == 3 and inputs["left"] == 0
     assert not {"subject", "style_image", "aspect", "size"} & set(inputs)
     assert inputs["num_inference_steps"] is None and inputs["guidance_scale"] is None

@@ -296,15 +296,9 @@ def test_it_is_importable_from_custom_nodes(how, tmp_path):
 
 EXTRA_TASK = """
 from photofound.edits.task import Input, Job, Task
-from photofound.pipeline import EditPipeline
-
-class MirrorPipeline(EditPipeline):
-    task_name = "mirror_left"
-    def __call__(self, image, angle=90, weight=None, **settings):
-        return self.edit(image, settings, angle=angle, weight=weight)
 
 class Mirror(Task):
-    name, summary, pipeline = "mirror_left", "turn a picture around", MirrorPipeline
+    name, summary = "mirror_left", "turn a picture around"
     inputs = (INPUTS)
     def prepare(self, picture, prompt="", angle=90, weight=None): raise ValueError(f"angle {angle}, weight {weight}")
     def example(self, sample, generator): raise NotImplementedError
@@ -350,7 +344,7 @@ def test_choices_are_a_list(extra_task, pipe):
 @pytest.mark.parametrize(
     "inputs, reason",
     [
-        ('Input("seed", "int", "a clash"),', "clashes with an argument of every node"),
+        ('Input("seed", "int", "a clash"),', "clashes with what every edit takes"),
         ('Input("angle", "colour", "no such kind"),', "has kind 'colour'"),
         ("1 / 0", "division by zero"),
     ],

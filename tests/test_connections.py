@@ -120,7 +120,7 @@ def test_stalled_clients_do_not_hold_the_end(request_, monkeypatch):
 
 PROCESS = """
     import asyncio, sys, time, uvicorn
-    from photofound import connections
+    from photofound.serve import connections
 
     async def application(scope, receive, send):
         if scope["type"] == "http":

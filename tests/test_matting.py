@@ -133,7 +133,7 @@ def test_numba_is_not_imported_at_the_start():
 def test_torch_keeps_its_threads():
     code = """
 import numpy as np, torch
-from photofound import matting
+from photofound.edits import matting
 torch.set_num_threads(1)
 photo = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
 matte = np.zeros((40, 40), np.float32)

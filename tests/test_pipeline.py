@@ -115,7 +115,7 @@ def test_a_picture_has_the_same_pixels_alone_and_in_company(tiny, photo, model, 
     for i, prompt in enumerate(("a cup", "some trees", "", "")):
         mask = np.zeros((64, 64), np.uint8)
         mask[20 : 40 + i, 30:60] = 255
-        jobs.append(get_task("inpaint").prepare(Picture.from_any(np.roll(photo, i, 1)[:64, :64]), prompt, mask))
+        jobs.append(get_task("inpaint").prepare(Picture.from_any(np.roll(photo, i, 1)[:64, :64]), mask, prompt))
     calls = []
     pipe.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     together = pipe.run(jobs, [seeded(i) for i in range(4)], 1, 3.0)
@@ -205,7 +205,7 @@ def test_with_references_a_picture_has_the_same_pixels_alone_and_in_company(refe
     wanted = [("a cup", (200, 20, 20)), ("a cup", None), ("snow", (20, 200, 20)), ("", (20, 20, 200)), ("", None)]
     jobs = [
         get_task("inpaint").prepare(
-            Picture.from_any(np.roll(photo, i, 1)[:64, :64]), prompt, mask, colour and surface(colour)
+            Picture.from_any(np.roll(photo, i, 1)[:64, :64]), mask, prompt, colour and surface(colour)
         )
         for i, (prompt, colour) in enumerate(wanted)
     ]

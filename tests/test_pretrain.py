@@ -318,14 +318,7 @@ import dataclasses
 import numpy as np
 
 from photofound.edits.task import Input, Job, Task
-from photofound.pipeline import EditPipeline
 
-
-class MirrorPipeline(EditPipeline):
-    task_name = "mirror"
-
-    def __call__(self, image, share=50, **settings):
-        return self.edit(image, settings, share=share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +330,6 @@ class Mirror(Task):
     name = "mirror"
     summary = "repaint the right part"
     inputs = (Input("share", "int", "percent of the width", default=50),)
-    pipeline = MirrorPipeline
 
     def prepare(self, picture, prompt="", share=50):
         hole = np.zeros((picture.height, picture.width), np.float32)

@@ -35,11 +35,12 @@ from starlette.testclient import TestClient
 
 from photofound import InpaintPipeline, Picture
 from photofound.cli import commands as cli
+from photofound.edits.request import Request as EditRequest
 from photofound.edits.task import get_task
 from photofound.picture import image
 from photofound.picture.provenance import COMPOSITE, source_type
 from photofound.serve import app as serve
-from photofound.serve.app import Busy, Edit, Engine, ServeConfig, create_app
+from photofound.serve.app import Busy, Engine, ServeConfig, create_app
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), np.uint8)
@@ -140,7 +141,7 @@ def test_every_task_answers_with_the_pixels_that_the_pipeline_gives(client, pipe
     assert response.headers["content-disposition"] == f'inline; filename="{task}.png"'
     inputs = {"inpaint": {"mask_image": MASK}, "erase": {"mask_image": MASK}, "outpaint": {"subject": MASK}}
     inputs["expand"] = {"left": "25%"}
-    direct = get_task(task).pipeline.from_pipe(pipe)
+    direct = pipe.for_task(task)
     expected = direct(PHOTO, generator=torch.Generator().manual_seed(0), **inputs.get(task, {})).images[0]
     assert (decoded(response) == np.asarray(expected)).all()
 
@@ -280,34 +281,24 @@ def test_the_documentation_has_every_field_bound_and_example(client):
     assert client.get("/docs").status_code == 200
 
 
-EXTRA_TASK = '''
+EXTRA_TASK = """
 from photofound.edits.task import Input
-from photofound.pipeline import EditPipeline
 from photofound.tasks.inpaint import Inpaint
 
-
-class RetouchPipeline(EditPipeline):
-    """Retouches."""
-
-    task_name = "retouch"
-
-    def __call__(self, image, mask_image=None, **settings):
-        return self.edit(image, settings, mask_image=mask_image)
 
 
 class Retouch(Inpaint):
     name = "retouch"
     summary = "smooth what a mask covers"
     inputs = (Input("mask_image", "mask", "white = smooth", required=True), Input("size", "size", "unused"))
-    pipeline = RetouchPipeline
 
     def prepare(self, picture, prompt="", mask_image=None, size=None):
         assert size in (None, "8x8")
-        return super().prepare(picture, prompt, mask_image)
+        return super().prepare(picture, mask_image, prompt)
 
 
 TASK = Retouch()
-'''
+"""
 
 
 @pytest.fixture
@@ -765,10 +756,12 @@ def test_statuses_stand_in_the_documentation():
 # ---------------------------------------------------------------------------------------------- the engine
 
 
-def edits(count: int) -> list[Edit]:
+def edits(count: int) -> list[EditRequest]:
     prompts = ("a cup", "", "on a table", "")
     return [
-        Edit("inpaint", Picture.from_any(np.roll(PHOTO, i, 1)), {"mask_image": MASK, "prompt": prompts[i % 4]}, i)
+        EditRequest(
+            "inpaint", Picture.from_any(np.roll(PHOTO, i, 1)), {"mask_image": MASK, "prompt": prompts[i % 4]}, i
+        )
         for i in range(count)
     ]
 
@@ -782,7 +775,7 @@ class Held:
         work = self.engine._edit
 
         def held(prepared):
-            self.batches.append([ticket.edit.seed for ticket, _ in prepared])
+            self.batches.append([ticket.request.seed for ticket, _ in prepared])
             self.arrived.set()
             assert self.open.wait(30)
             work(prepared)
@@ -799,7 +792,7 @@ class Held:
 
     def occupy(self):
         """Give the worker something to wait with, so that what follows stays in the queue."""
-        ticket = self.engine.submit(Edit("upscale", Picture.from_any(PHOTO), seed=99))
+        ticket = self.engine.submit(EditRequest("upscale", Picture.from_any(PHOTO), seed=99))
         assert self.arrived.wait(30)
         return ticket
 
@@ -829,7 +822,7 @@ def test_only_what_is_alike_shares_a_batch_and_the_oldest_goes_first(pipe):
     with Held(pipe, batch=2) as held:
         held.occupy()
         a, b, c, d = edits(4)
-        other = Edit("inpaint", a.picture, a.inputs, 7, steps=1)
+        other = EditRequest("inpaint", a.picture, a.inputs, 7, steps=1)
         tickets = [held.engine.submit(edit) for edit in (a, other, b, c, d)]
         held.open.set()
         for ticket in tickets:
@@ -865,7 +858,7 @@ def test_sampling_stops_when_its_whole_batch_is_abandoned(pipe):
         try:
             alone = held.occupy()
             held.engine.abandon(alone)
-            pair = [held.engine.submit(Edit("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
+            pair = [held.engine.submit(EditRequest("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
             pair[1].abandoned = True  # one of two: the other's wish counts
             held.open.set()
             assert isinstance(alone.result.exception(60), serve.Abandoned)
@@ -888,7 +881,7 @@ def test_one_bad_request_does_not_spoil_its_batch(pipe, monkeypatch):
     with Held(pipe) as held:
         held.occupy()
         tickets = [held.engine.submit(edit) for edit in edits(3)]
-        bad = held.engine.submit(Edit("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
+        bad = held.engine.submit(EditRequest("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
         held.open.set()
         assert isinstance(bad.result.exception(60), ValueError)
         assert [type(ticket.result.exception(60)) for ticket in tickets] == [type(None), ValueError, type(None)]

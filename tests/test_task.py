@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from photofound.edits import task as edit
-from photofound.edits.task import Condition, Sample
+from photofound.edits.task import Condition, Sample, get_task
 
 TASK = """
     from __future__ import annotations
@@ -25,7 +27,6 @@ TASK = """
         name = "{name}"
         summary = "smooth the skin"
         inputs = (Input("mask_image", "mask", "white = retouch", required=True),)
-        pipeline = object
 
         def prepare(self, picture, prompt="", mask_image=None):
             return None
@@ -143,3 +144,93 @@ def test_samples_keep_what_was_computed_of_them_when_they_are_picked_and_joined(
     assert Sample.cat([without, without]).latents is None
     with pytest.raises(AssertionError, match="all of a batch have latents, or none"):
         Sample.cat([sample, without])
+
+
+# ------------------------------------------------------------------------------------ one declaration, one request
+
+
+DECLARED = """
+    from typing import Annotated, Any
+
+    from photofound.edits.task import Job, Task, asks
+
+    class Tint(Task):
+        \"\"\"Tints a picture.\"\"\"
+
+        name = "soft_tint"
+        summary = "tint a picture"
+
+        def prepare(
+            self,
+            picture,
+            mask_image: Annotated[Any, asks("mask", "white = tint")],
+            amount: Annotated[int, asks("int", "how much", choices=(1, 2))] = 1,
+            hidden: str = "",
+        ):
+            \"\"\"Make it ready.
+
+            Args:
+                mask_image: where.
+                amount: how much.
+
+            Raises:
+                ValueError: no mask.
+            \"\"\"
+            raise ValueError(f"mask {mask_image}, amount {amount}")
+
+        def example(self, sample, generator):
+            return None
+
+    TASK = Tint()
+"""
+
+
+def test_what_a_task_declares_is_its_inputs_and_its_pipelines_signature(tmp_path, monkeypatch, tiny_folder):
+    import photofound
+
+    (tmp_path / "soft_tint.py").write_text(textwrap.dedent(DECLARED))
+    monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
+    edit._finders.cache_clear()
+    try:
+        task = get_task("soft_tint")
+        assert [(each.name, each.kind, each.required, each.default) for each in task.inputs] == [
+            ("mask_image", "mask", True, None),
+            ("amount", "int", False, 1),
+        ]
+        assert task.inputs[1].choices == (1, 2)
+        pipeline = photofound.SoftTintPipeline
+        parameters = ["self", "image", "mask_image", "amount", "settings"]
+        assert list(inspect.signature(pipeline.__call__).parameters) == parameters
+        assert "mask_image: where." in pipeline.__call__.__doc__ and "ValueError: no mask." in pipeline.__call__.__doc__
+        assert getattr(photofound, pipeline.__qualname__) is pipeline, "pickle finds it so"
+        pipe = photofound.EditPipeline.from_pretrained(tiny_folder).for_task("soft_tint")
+        assert type(pipe) is pipeline
+        picture = np.zeros((8, 8, 3), np.uint8)
+        with pytest.raises(ValueError, match="mask x, amount 2"):
+            pipe(picture, "x", 2)
+        with pytest.raises(ValueError, match="mask None, amount 1"):
+            pipe(picture)
+        with pytest.raises(TypeError, match="unexpected|unknown"):
+            pipe(picture, "x", depth=3)
+    finally:
+        monkeypatch.undo()
+        edit._finders.cache_clear()
+        edit.get_task.cache_clear()
+
+
+def test_a_request_is_what_the_call_gives(tiny_folder):
+    """``answer`` and the pipeline's call make the same pixels, and prepare once however many pictures are wanted."""
+    from photofound import EditPipeline, InpaintPipeline, Request
+    from photofound.picture.image import Picture
+
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.float32)
+    mask[16:40, 20:44] = 1
+    pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    request = Request("inpaint", Picture.from_any(photo), {"mask_image": mask}, seed=5, steps=1)
+    answered = pipe.answer(request, count=2)
+    call = InpaintPipeline.from_pipe(pipe)
+    given = call(photo, mask, num_inference_steps=1, num_images_per_prompt=2, generator=request.generator())
+    for ours, theirs in zip(answered.images, given.images, strict=True):
+        assert (ours.pixels == np.asarray(theirs)).all()
+    assert (answered.keep == 1 - mask).all()

@@ -18,17 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from photofound.edits.request import Request
 from photofound.edits.task import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
+from photofound.picture.image import Picture
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-RESERVED = (
-    "pipe",
-    "image",
-    "seed",
-    "steps",
-    "guidance",
-)  # arguments of every node, which no task's input may be called
 WRITTEN = tuple(kind for kind in SPELLINGS if kind not in ("text", "int"))  # kinds that are lines of text, like 25%
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
 LAST_SEED = 2**53 - 1  # the browser's whole numbers end there
@@ -107,17 +102,13 @@ class TaskNode:
         Returns:
             ((B, H', W', C'),), float32 in [0, 1], on the CPU.
         """
-        pipeline: Any = self.task.pipeline
-        pipe = pipeline.from_pipe(pipe)
-        pipe.set_progress_bar_config(disable=True)
-        settings: dict[str, Any] = {"num_inference_steps": steps or None, "guidance_scale": guidance or None}
         results = []
         for i, picture in enumerate(image):
             given = {each.name: _value(each, inputs.get(each.name), i, len(image)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            settings["generator"] = torch.Generator().manual_seed(seed + i)
-            settings["callback_on_step_end"] = _progress(i, len(image))
-            results.append(pipe(_array(picture), **given, **settings, output_type="np").images[0])
+            one = Picture.from_any(_array(picture))
+            request = Request(self.task.name, one, given, seed + i, steps or None, guidance or None)
+            results.append(pipe.answer(request, callback=_progress(i, len(image))).images[0].to_float())
         return (torch.stack([torch.from_numpy(result) for result in results]),)
 
 
@@ -216,9 +207,6 @@ def _device() -> str:
 
 def _node(task: Task) -> type[TaskNode]:
     """The node class of a task. Raises ValueError for an input that no node can have."""
-    clash = {each.name for each in _inputs(task)} & set(RESERVED)
-    if clash:
-        raise ValueError(f"its input {min(clash)!r} clashes with an argument of every node; rename it")
     node: type[TaskNode] = type(
         f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), {"task": task, "DESCRIPTION": task.summary}
     )

@@ -45,21 +45,6 @@ if TYPE_CHECKING:
 
 # What bad input, a full disk, too little memory or a missing package raise. Anything else is a bug and shows as one.
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
-# Names that a task's inputs must not have.
-COMMON = {"image", "output", "model", "device", "dtype", "steps", "guidance", "seed", "num_images", "format"}
-COMMON |= {
-    "overwrite",
-    "skip_existing",
-    "recursive",
-    "report",
-    "strip",
-    "no_mark",
-    "quiet",
-    "max_pixels",
-    "save_subject",
-    "teacher",
-    "help",
-}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -237,7 +222,6 @@ def _serve(argv: list[str]) -> int:
         from photofound.serve import app as serve
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}; pip install 'photofound[serve]'") from None
-    from photofound.edits.task import get_task, task_names
 
     args = _serve_parser(serve.ServeConfig()).parse_args(argv)
     keys = serve.read_keys(args.api_key_file)
@@ -257,7 +241,7 @@ def _serve(argv: list[str]) -> int:
         origins=tuple(args.allow_origin),
     )
     with serve.listen(args.host, args.port) as listener:
-        pipe = _load_pipeline(get_task(task_names()[0]), args)
+        pipe = _load_pipeline(args)
         host, port = listener.getsockname()[:2]
         if not args.quiet:
             _print(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
@@ -373,8 +357,6 @@ def _parser(task: Task) -> _Parser:
     parser = _Parser(prog=f"photofound {task.name}", description=task.summary)
     parser.add_argument("image", metavar="IMAGE", type=_path, help="a photograph, or a folder of them")
     for each in _options(task):
-        if each.name in COMMON:
-            raise ValueError(f"task {task.name!r}: its input {each.name!r} clashes with a common option; rename it")
         flags = [each.name] if each.required else ["--" + each.name.replace("_", "-")]
         parser.add_argument(*flags, metavar=_metavar(each), type=_type(task, each), help=_help_text(each))
     _add_common(parser, saves_subject=any(each.name == "subject" for each in _options(task)))
@@ -431,8 +413,9 @@ def _add_model(add: Callable[..., Any]) -> None:
 
 def _options(task: Task) -> list[Input]:
     """The declared inputs but the photograph itself, required ones first."""
-    inputs = [each for each in task.inputs if each.name != "image"]
-    return sorted(inputs, key=lambda each: not each.required)
+    from photofound.edits.task import offered
+
+    return sorted(offered(task, folders=True), key=lambda each: not each.required)
 
 
 def _metavar(each: Input) -> str:
@@ -810,6 +793,7 @@ def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, e
 
 def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
     """Read, edit, write. The files are read before the model is loaded, so that a bad one is told at once."""
+    from photofound.edits.request import Request
     from photofound.picture import image, provenance
 
     picture = image.load(work.image)
@@ -818,7 +802,8 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     inputs = _inputs(task, args, work.image)
     format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # told before the work
-    edited = model()(picture, **inputs, **_settings(args))
+    request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance)
+    edited = model().answer(request, args.num_images)
     images = edited.images
     if (note := images[0].note) and not args.quiet:
         _say(note)
@@ -868,42 +853,28 @@ def _read(path: Path, top: Path, photograph: Path, name: str) -> Picture:
     return image.load(path)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    return {
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "num_images_per_prompt": args.num_images,
-        "generator": torch.Generator().manual_seed(args.seed),  # on the CPU: the same numbers on every device
-        "output_type": "picture",
-    }
-
-
 def _load_model(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device, with a bar for a person who waits for one picture."""
-    pipe = _load_pipeline(task, args)
+    pipe = _load_pipeline(args).for_task(task.name, quiet=False)
     one = not args.image.is_dir()
     pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
     return pipe
 
 
-def _load_pipeline(task: Task, args: argparse.Namespace) -> Any:
-    """The task's pipeline, on its device."""
+def _load_pipeline(args: argparse.Namespace) -> Any:
+    """The model, on its device."""
     import torch
 
-    from photofound.pipeline import fast_dtype
+    from photofound.pipeline import EditPipeline, fast_dtype
     from photofound.train.distributed import resolve_device
 
     device = str(resolve_device(args.device, "device"))
     _hush_libraries()
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
-    pipeline: Any = task.pipeline
-    which = {"teacher": True} if args.teacher else {}
     try:
         with _not_collecting():
-            pipe = pipeline.from_pretrained(*source, **which, torch_dtype=dtype)
+            pipe = EditPipeline.from_pretrained(*source, teacher=args.teacher, torch_dtype=dtype)
     except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
         if str(error).startswith("model:"):
             raise  # ours, and already clear

@@ -10,6 +10,7 @@ Each file imports only files above it:
     degradation  photographs made worse, to train upscaling on
     exemplar     holes filled from the photograph's own patches, at any size
     task         Condition, Job, the contract of a task, get_task
+    request      what somebody asks for, from whichever entry
     collage      objects on other grounds, to train cut-outs on
     reference    pictures of wanted surfaces: a user's, and crops to train on
     colours      what a ground's colour is called, and grounds of other colours

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import re
@@ -19,7 +20,7 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 
@@ -166,9 +167,22 @@ FILE_KINDS = ("image", "mask")  # kinds of input that are files
 FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a page or a server may be told to read
 
 
+# Names that belong to every edit, in one entry or another: an input of a task must not have them.
+RESERVED = frozenset(
+    """
+    image pipe seed steps guidance num_images num_inference_steps guidance_scale num_images_per_prompt generator
+    callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict
+    output format strip mark no_mark overwrite skip_existing recursive report quiet max_pixels save_subject help
+    model teacher device dtype
+    """.split()
+)
+
+
 @dataclass(frozen=True)
 class Input:
     """One thing that a task asks of its user; the CLI, the demo and the server are built from these.
+
+    A task declares it once, in the signature of ``prepare``: see ``asks``.
 
     Attributes:
         name: the pipeline's argument.
@@ -204,6 +218,24 @@ class Input:
         if self.choices and value not in self.choices:
             raise ValueError(f"{text!r} is not {wanted}")
         return value
+
+
+def asks(kind: str, help: str, choices: Sequence[Any] = ()) -> Any:
+    """What a parameter of ``Task.prepare`` is to its user: ``prompt: Annotated[str, asks("text", "what to paint")] =
+    ""``. Name and default are the parameter's; one without a default is required."""
+    return partial(Input, kind=kind, help=help, choices=tuple(choices))
+
+
+def declared(prepare: Callable[..., Job]) -> tuple[Input, ...]:
+    """The inputs that the signature of a ``prepare`` declares, in its order."""
+    hints = get_type_hints(prepare, include_extras=True)
+    found = []
+    for name, parameter in inspect.signature(prepare).parameters.items():
+        for make in getattr(hints.get(name), "__metadata__", ()):
+            if isinstance(make, partial) and make.func is Input:
+                required = parameter.default is parameter.empty
+                found.append(make(name, default=None if required else parameter.default, required=required))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -245,11 +277,13 @@ class Backdrop:
 class Task(ABC):
     """One edit. Subclasses are stateless; ``get_task`` gives the one instance.
 
-    A task file defines a subclass, its pipeline class, and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are
-    the two ends of inference, ``compose``, ``example`` and ``target`` are training, and ``canvas`` is what both show to
-    the model.
+    A task file defines a subclass and ``TASK = ThatSubclass()``. ``prepare`` and ``finish`` are the two ends of
+    inference, ``compose``, ``example`` and ``target`` are training, and ``canvas`` is what both show to the model.
 
     Attributes:
+        name: as people type it: ``photofound NAME``. A pipeline is made of it: ``photofound.NamePipeline``.
+        summary: one line for people.
+        inputs: what its user gives beside the photograph; from the annotated parameters of ``prepare``.
         fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
             model's size; ``tiles``: all of it at its own size, tile by tile.
         needs_object: whether ``example`` wants samples whose matte is a complete object.
@@ -266,8 +300,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    inputs: ClassVar[tuple[Input, ...]]
-    pipeline: ClassVar[type]
+    inputs: ClassVar[tuple[Input, ...]] = ()
     fit: ClassVar[str] = "hole"
     needs_object: ClassVar[bool] = False
     needs_others: ClassVar[bool] = False
@@ -277,19 +310,42 @@ class Task(ABC):
     regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "prepare" in cls.__dict__ and "inputs" not in cls.__dict__:
+            cls.inputs = declared(cls.prepare)
+
     @property
     def takes_reference(self) -> bool:
         """Whether its user may give a picture of the wanted surface."""
         return any(each.name == "reference" for each in self.inputs)
 
+    def with_defaults(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs, and the defaults of those that were left out; None for a required one, which ``prepare``
+        refuses."""
+        return {each.name: each.default for each in self.inputs} | dict(inputs)
+
     @abstractmethod
-    def prepare(self, picture: Picture, prompt: str = "", **inputs: Any) -> Job:
-        """Check what the user gave and make a Job of it. Raises ValueError for what cannot be edited."""
+    def prepare(self, picture: Picture, *args: Any, **inputs: Any) -> Job:
+        """Check what the user gave and make a Job of it. A subclass names its inputs here, each annotated with what it
+        asks (``asks``), in the order of the pipeline's arguments. Raises ValueError for what cannot be edited."""
 
     def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
-        """(width, height) of what comes out, before anything is computed; ``inputs`` as for ``prepare``. Whoever
-        changes the size says so here."""
+        """(width, height) of what comes out, before anything is computed; ``inputs`` as for ``prepare``. A task that
+        changes the size overrides this."""
         return picture.size
+
+    def run(
+        self,
+        pipe: Any,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callable[..., Any] | None = None,
+    ) -> list[Picture]:
+        """Work on jobs: one picture for each. ``pipe`` is an EditPipeline, whose ``paint`` does it by default."""
+        return list(pipe.paint(jobs, generators, steps, guidance, callback))
 
     @abstractmethod
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
@@ -345,9 +401,15 @@ class Task(ABC):
         )
 
 
-def offered(task: Task) -> list[Input]:
-    """The inputs that a page or a server offers: all but the photograph itself and folders of this machine."""
-    return [each for each in task.inputs if each.name != "image" and each.kind != FOLDER]
+def offered(task: Task, folders: bool = False) -> list[Input]:
+    """What to ask a task's user for, besides the photograph itself; ``folders`` of this machine are asked for on the
+    command line alone. Raises ValueError for a name that every edit has already."""
+    found = [each for each in task.inputs if each.name != "image" and (folders or each.kind != FOLDER)]
+    for each in found:
+        if {each.name, each.name.removesuffix("_image")} & RESERVED:  # forms call files without the ending
+            own = f"task {task.name!r}: its input {each.name!r}"
+            raise ValueError(f"{own} clashes with what every edit takes; rename it")
+    return found
 
 
 def is_regression(condition: Condition) -> Tensor:
@@ -409,6 +471,11 @@ def _finders() -> dict[str, Callable[[], ModuleType]]:
         for path in sorted(Path(folder).glob("[!_]*.py")):
             found[path.stem] = partial(from_file, path)
     return found
+
+
+def class_name(task: str) -> str:
+    """What a task's pipeline is called: ``InpaintPipeline`` for ``inpaint``."""
+    return "".join(part.capitalize() for part in task.split("_")) + "Pipeline"
 
 
 def task_names() -> list[str]:

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from photofound.edits.exemplar import patchmatch, patchmatch_missing
-from photofound.edits.task import get_task
+from photofound.edits.request import Request
 from photofound.eval.protocols import Problem
+from photofound.picture.image import Picture
 from photofound.pipeline import EditPipeline, fast_dtype
 from photofound.train.distributed import resolve_device
 
@@ -140,7 +141,7 @@ class Ours(Method):
         place = resolve_device(device, "device")
         loaded = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(place.type))
         self.pipe = loaded.to(place)
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
+        self.steps, self.guidance = steps, guidance
         stem = "photofound-nano" if folder is None else Path(source).name
         said = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
         said.append("" if guidance is None else f"guidance {guidance:g}")
@@ -150,20 +151,18 @@ class Ours(Method):
         return self.pipe.device
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
-        given, inputs = _request(problem)
+        given, inputs = _asked(problem)
         return np.asarray(self.run(problem.task, given, seed, **inputs))
 
     def run(self, task: str, given: np.ndarray, seed: int, **inputs: Any) -> Image.Image:
         """One edit, by the name of its task and with the inputs of its pipeline."""
-        pipeline: Any = get_task(task).pipeline
-        pipe = pipeline.from_pipe(self.pipe)
-        pipe.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(seed)
-        return pipe(given, generator=generator, output_type="pil", **self.options, **inputs).images[0]
+        request = Request(task, Picture.from_any(given), inputs, seed, self.steps, self.guidance)
+        made: Picture = self.pipe.answer(request).images[0]
+        return made.to_pil()
 
 
-def _request(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
-    """A picture and the inputs of its task's pipeline."""
+def _asked(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
+    """A picture and the inputs of its task."""
     if problem.task == "upscale":
         return problem.given, {"scale": problem.scale}
     if problem.task == "expand":

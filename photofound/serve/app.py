@@ -22,7 +22,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import fastapi_offline
-import torch
 import uvicorn
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -48,6 +47,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from photofound import __version__
+from photofound.edits.request import Request as EditRequest
 from photofound.edits.task import Input, Task, get_task, offered, task_names
 from photofound.notices import heard
 from photofound.picture import image
@@ -59,8 +59,6 @@ from photofound.serve.workers import Files
 
 log = logging.getLogger("photofound.serve.app")
 
-# Fields of every form: names that no task's input may have.
-FIELDS = ("image", "seed", "format", "strip", "mark", "num_inference_steps", "guidance_scale")
 GONE = 499  # what web servers log for a client that did not wait
 
 
@@ -191,36 +189,16 @@ class Abandoned(Exception):
     """Nobody waits for the result any more."""
 
 
-@dataclass(frozen=True)
-class Edit:
-    """What somebody asks for.
-
-    Attributes:
-        task: its name.
-        picture: the photograph.
-        inputs: those that the task declares, masks as pictures.
-        seed: same seed, same pixels, alone or in a batch.
-        steps, guidance: None = the model's.
-    """
-
-    task: str
-    picture: Picture
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-
-    @property
-    def kind(self) -> Any:
-        """What edits must have in common to be worth computing together."""
-        return self.task, self.picture.size, self.steps, self.guidance
+def kind(request: EditRequest) -> Any:
+    """What requests must have in common to be worth computing together."""
+    return request.task, request.picture.size, request.steps, request.guidance
 
 
 @dataclass(eq=False)
 class Ticket:
     """An edit's place in the queue, and its result to come."""
 
-    edit: Edit
+    request: EditRequest
     result: Future[Picture] = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
     waited: float = 0.0  # seconds, until work on it began
@@ -286,13 +264,13 @@ class Engine:
             with self._changed:
                 self._taken -= 1
 
-    def submit(self, edit: Edit) -> Ticket:
+    def submit(self, request: EditRequest) -> Ticket:
         """Queue an edit; ``ticket.result`` is its future. Raises Busy when the engine is closed. How many may wait is
         bounded by ``place``."""
         with self._changed:
             if self._closing:
                 raise Busy(5)
-            ticket = Ticket(edit)
+            ticket = Ticket(request)
             self._queue.append(ticket)
             self._changed.notify_all()
         return ticket
@@ -317,7 +295,7 @@ class Engine:
         for ticket in batch:
             ticket.waited = start - ticket.queued
             ticket.until = start + self.config.edit_seconds * len(batch)
-            self.metrics.wait.labels(ticket.edit.task).observe(ticket.waited)
+            self.metrics.wait.labels(ticket.request.task).observe(ticket.waited)
         for ticket in batch:
             job = self._prepare(ticket)
             if isinstance(job, Exception):
@@ -335,9 +313,9 @@ class Engine:
                 if self._closing:
                     return None
                 self._changed.wait()
-            kind, until = self._queue[0].edit.kind, self._queue[0].queued + self.config.window
+            wanted, until = kind(self._queue[0].request), self._queue[0].queued + self.config.window
             while True:
-                batch = [ticket for ticket in self._queue if ticket.edit.kind == kind][: self.config.batch]
+                batch = [ticket for ticket in self._queue if kind(ticket.request) == wanted][: self.config.batch]
                 left = until - time.monotonic()
                 if len(batch) == self.config.batch or left <= 0 or self._closing:
                     break
@@ -348,11 +326,11 @@ class Engine:
     def _prepare(self, ticket: Ticket) -> Any:
         """The ticket's Job, or what is wrong."""
         try:
-            pipe = self._pipeline(ticket.edit.task)
+            pipe = self._pipe.for_task(ticket.request.task)
             warned: list[str] = []
             with heard(warned.append):
-                job = pipe.prepare(ticket.edit.picture, **ticket.edit.inputs)
-            ticket.note = "; ".join(filter(None, [pipe.unread(ticket.edit.inputs.get("prompt")), *warned]))
+                job = pipe.prepare(ticket.request.picture, **ticket.request.inputs)
+            ticket.note = "; ".join(filter(None, [pipe.unread(ticket.request.inputs.get("prompt")), *warned]))
             return job
         except Exception as error:
             return error
@@ -362,7 +340,7 @@ class Engine:
         tickets, jobs = zip(*prepared, strict=True)
         results = self._sample(tickets, jobs)
         if not isinstance(results, Exception):
-            self.metrics.batch.labels(tickets[0].edit.task).observe(len(tickets))
+            self.metrics.batch.labels(tickets[0].request.task).observe(len(tickets))
             for ticket, result in zip(tickets, results, strict=True):
                 ticket.result.set_result(result)
         elif len(prepared) == 1 or isinstance(results, (Abandoned, TooLong)):
@@ -382,22 +360,13 @@ class Engine:
                 raise TooLong
             return tensors
 
-        first = tickets[0].edit
-        generators = [torch.Generator().manual_seed(ticket.edit.seed) for ticket in tickets]
+        first = tickets[0].request
         try:
-            pipe = self._pipeline(first.task)
-            given = {"num_inference_steps": first.steps, "guidance_scale": first.guidance}
-            steps, guidance, _ = pipe.check(given)
-            return pipe.run(jobs, generators, steps, guidance, watch)
+            pipe = self._pipe.for_task(first.task)
+            generators = [ticket.request.generator() for ticket in tickets]
+            return pipe.run(jobs, generators, *pipe.settings(first), watch)
         except Exception as error:
             return error
-
-    def _pipeline(self, task: str) -> Any:
-        """The task's pipeline on the shared weights; made anew each time, for it costs microseconds."""
-        pipe: Any = get_task(task).pipeline
-        pipe = pipe.from_pipe(self._pipe)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
 
 
 class Metrics:
@@ -452,11 +421,6 @@ def _parameter(each: Input) -> inspect.Parameter:
 def _parameters(task: Task, config: ServeConfig) -> list[inspect.Parameter]:
     """The whole form of a task."""
     inputs = offered(task)
-    for each in inputs:
-        if upload_name(each) in FIELDS:
-            raise ValueError(
-                f"task {task.name!r}: its input {each.name!r} clashes with a field of the server; rename it"
-            )
     only = inspect.Parameter.KEYWORD_ONLY
     formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
 
@@ -805,7 +769,7 @@ def _endpoint(task: Task, engine: Engine, config: ServeConfig, desk: Desk) -> Ca
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
             settings = (fields["seed"], fields["num_inference_steps"], fields["guidance_scale"])
             kind = _format(task, picture, fields["format"], given)
-            ticket = engine.submit(Edit(task.name, picture, given, *settings))
+            ticket = engine.submit(EditRequest(task.name, picture, given, *settings))
             result = await _result(engine, ticket)
             data = await desk.write(result, kind, fields["mark"] and task.generates)
         notes = [result.note, ticket.note, image.lost_depth(picture, kind)]

@@ -89,12 +89,10 @@ def replica(wanted: ClusterConfig) -> FastAPI:
     """The ASGI application of one replica, model loaded; runs where the replica does."""
     import torch
 
-    from photofound.edits.task import get_task, task_names
-    from photofound.pipeline import fast_dtype
+    from photofound.pipeline import EditPipeline, fast_dtype
     from photofound.serve.app import create_app, read_keys
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given
-    pipeline: Any = get_task(task_names()[0]).pipeline
-    pipe = pipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
+    pipe = EditPipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
     keys = read_keys(wanted.api_key_file) or wanted.server.keys
     return create_app(pipe, replace(wanted.server, keys=keys))

@@ -1,0 +1,45 @@
+"""What somebody asks for, whichever way it came: command line, server, demo, ComfyUI or evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from photofound.picture.image import Picture
+
+
+@dataclass(frozen=True)
+class Request:
+    """One edit of one photograph. It becomes a picture in three steps:
+
+        pipe = any_pipeline.for_task(request.task)
+        job = pipe.prepare(request.picture, **request.inputs)   # once, however many pictures are made of it
+        pictures = pipe.run([job], [request.generator()], *pipe.settings(request))
+
+    ``EditPipeline.answer`` takes the three together.
+
+    Attributes:
+        task: its name.
+        picture: the photograph.
+        inputs: what the task asks for, by name; masks and images as pictures or arrays. What is left out has its
+        default.
+        seed: the same seed gives the same pixels, alone or in a batch.
+        steps, guidance: None = the model's own.
+    """
+
+    task: str
+    picture: Picture
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+
+    def generator(self, variant: int = 0) -> torch.Generator:
+        """What the noise of a variant is drawn from: on the CPU, so that every device draws the same numbers."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed + variant)
