@@ -35,7 +35,8 @@ from photofound import config
 from photofound.data import photos
 from photofound.edits.task import get_task
 from photofound.model import autoencoder, flow, text
-from photofound.pipeline import EditPipeline, fold_condition
+from photofound.model.condition import fold_condition
+from photofound.pipeline import EditPipeline
 from photofound.train.mix import PRETEXT, hold_out
 from photofound.training.pretrain import Config
 

@@ -19,8 +19,9 @@ from statistics import median
 import torch
 
 from photofound import config
+from photofound.device import resolve_device
 from photofound.pipeline import EMBEDDED
-from photofound.train.distributed import World, resolve_device
+from photofound.train.distributed import World
 from photofound.training.prepare import PrepareConfig, prepare
 from photofound.training.pretrain import Config, PretrainStage
 

@@ -27,8 +27,8 @@ import torch
 from diffusers import PRXTransformer2DModel
 from torch import Tensor, nn
 
+from photofound.device import resolve_device
 from photofound.model.transformer import EditTransformer
-from photofound.train.distributed import resolve_device
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
 

@@ -47,8 +47,9 @@ def tiny_folder(tmp_path_factory):
     from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler
 
     from photofound.model import text
+    from photofound.model.condition import condition_channels
     from photofound.model.transformer import EditTransformer
-    from photofound.pipeline import EditPipeline, condition_channels
+    from photofound.pipeline import EditPipeline
 
     torch.manual_seed(0)
     vae = AutoencoderDC(

@@ -16,9 +16,10 @@ from photofound import InpaintPipeline, OutpaintPipeline, config
 from photofound.cli import commands as cli
 from photofound.edits.task import Condition
 from photofound.model import flow
+from photofound.model.condition import fold_condition
 from photofound.model.transformer import EditTransformer
 from photofound.model.vision import PerceptualNet
-from photofound.pipeline import EMBEDDED, EditPipeline, fold_condition
+from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train import consistency, optim
 from photofound.train.distributed import World
 from photofound.train.trainer import Trainer

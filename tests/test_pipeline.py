@@ -13,7 +13,9 @@ from PIL import Image
 
 from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, Picture, UpscalePipeline
 from photofound.edits.task import Condition, get_task
-from photofound.pipeline import EditPipeline, check_folder, condition_channels, fold_condition
+from photofound.model.condition import condition_channels, fold_condition
+from photofound.model.folder import check_folder
+from photofound.pipeline import EditPipeline
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 
@@ -99,7 +101,7 @@ def test_tiles_are_computed_together_as_one_by_one(tiny, monkeypatch):
     )
     made = []
     for tokens in (1, 1_000):
-        monkeypatch.setattr("photofound.pipeline._TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr("photofound.sampling._TOKENS_AT_ONCE", tokens)
         made.append(pipe.sample(condition, 1, 3.0, [seeded(), seeded(1)]))
     assert calls == [4, 4, 4, 12], "three tiles of two samples in two branches"
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
@@ -191,7 +193,7 @@ def test_a_reference_is_encoded_once_and_seen_by_every_tile(referring, monkeypat
     )  # fmt: skip
     made = []
     for tokens in (1, 1_000):
-        monkeypatch.setattr("photofound.pipeline._TOKENS_AT_ONCE", tokens)
+        monkeypatch.setattr("photofound.sampling._TOKENS_AT_ONCE", tokens)
         made.append(pipe.sample(condition, 2, 3.0, [seeded(), seeded(1)]))
     assert calls == [4, 4, 4] * 2 + [12] * 2 and len(encoded) == 2 * 2, "per run and sample, not per step"
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)

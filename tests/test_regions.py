@@ -149,7 +149,7 @@ def test_far_holes_are_painted_and_nothing_else(tiny, photo):
 def test_the_parts_of_one_edit_do_not_depend_on_company(tiny, photo):
     pipe, task = tiny(InpaintPipeline), get_task("inpaint")
     near = mask_of(holes(90, 400, (30, 20, 8, 8)))
-    jobs = [task.prepare(Picture.from_any(np.roll(photo, i, 1)), "", mask) for i, mask in enumerate((near, FAR, near))]
+    jobs = [task.prepare(Picture.from_any(np.roll(photo, i, 1)), mask) for i, mask in enumerate((near, FAR, near))]
 
     def run(jobs, seeds):
         return pipe.run(jobs, [torch.Generator().manual_seed(seed) for seed in seeds], 1, 1.0)

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from photofound.card import record
+from photofound.device import resolve_device
 from photofound.train import checkpoint, trainer
-from photofound.train.distributed import resolve_device, seed_of
+from photofound.train.distributed import seed_of
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
 

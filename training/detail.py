@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from photofound.card import record
 from photofound.data.exemplars import Exemplars
 from photofound.data.photos import random_int, to_bytes, to_unit
+from photofound.device import fast_dtype
 from photofound.edits.task import get_task
 from photofound.model.detail import DetailNetwork
 from photofound.model.flow import masked_mean
 from photofound.model.vision import PerceptualNet
-from photofound.pipeline import EMBEDDED, EditPipeline, fast_dtype
+from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train.distributed import World
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
 from photofound.train.settings import TrainConfig

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from photofound.edits.task import Condition, get_task, is_regression, task_names
 from photofound.model import autoencoder, flow, vision
+from photofound.model.condition import fold_condition
 from photofound.model.transformer import EditTransformer
 from photofound.picture.sheet import sheet
-from photofound.pipeline import EMBEDDED, fold_condition
+from photofound.pipeline import EMBEDDED
 from photofound.train import consistency, losses, settings
 from photofound.train.adapt import add_lora_everywhere, merge_lora, save_lora
 from photofound.train.distributed import World

@@ -123,9 +123,9 @@ def _model(text: str) -> dict[str, Any]:
 
 def judges(args: argparse.Namespace) -> Any:
     """The networks that were asked for."""
+    from photofound.device import resolve_device
     from photofound.eval.evaluation import Judges
     from photofound.model.vision import load_features, load_vision_model
-    from photofound.train.distributed import resolve_device
 
     chosen: dict[str, Any] = {}
     place = resolve_device(args.device, "device")
@@ -253,7 +253,7 @@ def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, A
 
 
 def _on_gpu(device: str) -> bool:
-    from photofound.train.distributed import resolve_device
+    from photofound.device import resolve_device
 
     return resolve_device(device).type == "cuda"
 

@@ -39,12 +39,12 @@ from photofound import config, files
 from photofound.card import record
 from photofound.data import exemplars, photos, precomputed
 from photofound.data.sources import Raw, Source, open_source, raw
+from photofound.device import resolve_device
 from photofound.edits import colours, geometry
 from photofound.edits.masks import grabcut
 from photofound.errors import first_line
 from photofound.model import autoencoder, text
 from photofound.picture import image
-from photofound.train.distributed import resolve_device
 
 LOOKS = (9, 8)  # width and height of the grey picture that neighbours are compared in
 

@@ -51,7 +51,8 @@ class PhotofoundLoader:
         }
 
     def load(self, model: str, lora: str, dtype: str) -> tuple[Any]:
-        from photofound.pipeline import EditPipeline, fast_dtype
+        from photofound.device import fast_dtype
+        from photofound.pipeline import EditPipeline
 
         device = _device()
         precision = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)

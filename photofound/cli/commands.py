@@ -199,7 +199,7 @@ def _demo(argv: list[str]) -> int:
             f"the demo needs packages that are missing ({error}); pip install 'photofound[demo]'"
         ) from error
     importlib.import_module("photofound.pipeline")  # brings in the libraries that are to be quiet
-    from photofound.train.distributed import resolve_device
+    from photofound.device import resolve_device
 
     _hush_libraries()
     local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share  # strangers must not fill the disk
@@ -865,8 +865,8 @@ def _load_pipeline(args: argparse.Namespace) -> Any:
     """The model, on its device."""
     import torch
 
-    from photofound.pipeline import EditPipeline, fast_dtype
-    from photofound.train.distributed import resolve_device
+    from photofound.device import fast_dtype, resolve_device
+    from photofound.pipeline import EditPipeline
 
     device = str(resolve_device(args.device, "device"))
     _hush_libraries()

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from photofound.device import fast_dtype, resolve_device
 from photofound.edits.exemplar import patchmatch, patchmatch_missing
 from photofound.edits.request import Request
 from photofound.eval.protocols import Problem
 from photofound.picture.image import Picture
-from photofound.pipeline import EditPipeline, fast_dtype
-from photofound.train.distributed import resolve_device
+from photofound.pipeline import EditPipeline
 
 HOLES = ("inpaint", "expand", "erase")
 

@@ -5,6 +5,7 @@ Each file imports only files above it:
     layers           RoPE, attention, norms, modulation, MLP
     transformer      EditTransformer: trunk, edit inputs, task heads
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none
+    condition        a Condition as the transformer's input
     detail           the network that paints at pixel resolution what was guessed in latents
     superresolution  a small network that enlarges pictures by itself
     text             prompts to embeddings through any transformers encoder

@@ -89,7 +89,8 @@ def replica(wanted: ClusterConfig) -> FastAPI:
     """The ASGI application of one replica, model loaded; runs where the replica does."""
     import torch
 
-    from photofound.pipeline import EditPipeline, fast_dtype
+    from photofound.device import fast_dtype
+    from photofound.pipeline import EditPipeline
     from photofound.serve.app import create_app, read_keys
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given

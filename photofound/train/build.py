@@ -9,8 +9,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from photofound.model import autoencoder, text
+from photofound.model.condition import condition_channels
 from photofound.model.transformer import EditTransformer
-from photofound.pipeline import EditPipeline, condition_channels
+from photofound.pipeline import EditPipeline
 from photofound.train.settings import ModelConfig
 
 

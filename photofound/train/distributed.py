@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from photofound.device import device_name as device_name
+from photofound.device import resolve_device as resolve_device
 
 PARALLEL = ("ddp", "fsdp", "hsdp")
 TRACKERS = {"tensorboard": "pip install 'photofound[train]'", "wandb": "pip install 'photofound[wandb]'"}
@@ -32,35 +34,6 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
-
-
-def resolve_device(name: str, setting: str = "train.device") -> torch.device:
-    """``auto`` is the GPU where there is one. Raises ValueError, which names the setting, for a device that is unknown
-    or not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"{setting}: {name!r} is unknown; use auto, cpu or cuda") from None
-    here = torch.accelerator.current_accelerator()
-    found = torch.accelerator.device_count() if here is not None and here.type == device.type else 0
-    if device.type != "cpu" and (device.index or 0) >= found:
-        raise ValueError(f"{setting}: {name!r} is not here, torch sees {found} of them; use auto or cpu")
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """What it is called by its maker; of a CPU also how many threads compute on it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    found: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = found[0] if found else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def seed_of(*parts: object) -> int:

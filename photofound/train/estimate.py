@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photofound.train.distributed import World, device_name
+from photofound.device import device_name
+from photofound.train.distributed import World
 from photofound.train.trainer import Stage, TrainConfig, Trainer, make_engine
 
 MUON_STEPS = 5  # of Newton-Schulz

@@ -29,8 +29,8 @@ from photofound.edits import reference as references
 from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample, is_regression
 from photofound.model import autoencoder, flow, text
+from photofound.model.condition import fold_condition
 from photofound.picture.sheet import sheet
-from photofound.pipeline import fold_condition
 from photofound.train.build import build_pipeline
 from photofound.train.distributed import World
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take

@@ -1,0 +1,229 @@
+"""Loading and saving: folders, the Hub, teachers of few-step students, LoRAs."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders.lora_base import LoraBaseMixin
+from torch import Tensor
+
+from photofound.card import card
+from photofound.device import fast_dtype
+from photofound.model import autoencoder
+from photofound.model.folder import (
+    check_folder,
+    check_lora,
+    check_part,
+    find_lora,
+    is_for_teacher,
+    loading_errors,
+    lora_errors,
+    read_json,
+)
+from photofound.transformer import EditTransformer
+
+EMBEDDED = autoencoder.EMBEDDED
+_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
+
+
+class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
+    """How a pipeline comes from a folder and goes into one."""
+
+    _lora_loadable_modules = ["transformer"]
+    transformer_name = "transformer"
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, *, teacher: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is
+        read.
+
+        Args:
+            pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
+            teacher: of a few-step student, load the model of many steps that it was distilled from.
+            **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes
+                in it, else float32.
+
+        Raises:
+            FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of
+                foreign modules, no teacher.
+        """
+        source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
+        if not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
+            _download_card(name, hub)
+        replaced = {"transformer", "scheduler"} if teacher else set(kwargs)
+        check_folder(Path(source), replaced)
+        if teacher:
+            kwargs |= _teacher(Path(source), kwargs["dtype"])
+        with loading_errors(source):
+            pipeline = super().from_pretrained(str(source), use_safetensors=True, **kwargs)
+        if {"transformer", "vae", "text_encoder", "upscaler"} & set(kwargs):  # not the folder's: its card is not theirs
+            pipeline.register_to_config(_name_or_path=None)
+        return pipeline
+
+    @classmethod
+    def with_lora(cls, pretrained_model_name_or_path: str | Path | None, lora: str | Path, **kwargs: Any) -> Any:
+        """Load a pipeline with a LoRA, on the model that the LoRA was trained from: of a few-step student its teacher,
+        where the LoRA says so. Arguments and errors are those of ``from_pretrained`` and ``load_lora_weights``."""
+        pipe = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        file = find_lora(lora)
+        if pipe.config.distilled and file is not None and is_for_teacher(file):
+            pipe = cls.from_pretrained(pretrained_model_name_or_path, teacher=True, **kwargs)
+        pipe.load_lora_weights(lora)
+        return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
+        """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
+        them."""
+        names = (
+            "tile",
+            "default_steps",
+            "default_guidance",
+            "noise_scale",
+            "distilled",
+            "task_steps",
+            "canvas",
+            "surfaces",
+        )
+        settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
+        made = cls(**{**pipeline.components, **settings, **components})
+        if not components:  # these are the same weights still, and the same card is true of them
+            made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
+        return made
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
+        what is known (``photofound.card.card``). LoRAs that are active are merged into the transformer that is written,
+        so that the folder gives the same pictures; keep their own files to take them out again."""
+        if push_to_hub:
+            hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+        self._save_card(Path(save_directory))
+        if push_to_hub:
+            self._upload(Path(save_directory), repo_id, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload as in diffusers, whose card of nothing but tags is ours here."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            return self._upload(Path(folder), repo_id, commit_message, private, token, create_pr, subfolder)
+
+    def _upload(
+        self,
+        folder: Path,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        subfolder: str | None = None,
+    ) -> str:
+        from huggingface_hub import create_repo
+
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        options = {"token": token, "commit_message": commit_message, "create_pr": create_pr, "subfolder": subfolder}
+        return self._upload_folder(str(folder), repo_id, **options)
+
+    def _save_card(self, folder: Path) -> None:
+        """Weights that were loaded from a folder and not adapted since have that folder's card."""
+        origin = self.config.get("_name_or_path")
+        adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)
+        if not origin or adapted or not card.carry(Path(origin), folder):
+            card.write(folder, ())
+
+    def load_lora_weights(
+        self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
+        """Add a LoRA to the transformer: a safetensors file, a folder or Hub id that holds one, or a state dict.
+
+        Warns when it was trained on a student's teacher, and this is the student; ``with_lora`` takes the right one.
+
+        Raises FileNotFoundError for a file that is not there; ValueError for one that holds no LoRA for this model.
+        """
+        kwargs["use_safetensors"] = True
+        file = None if isinstance(source, dict) else find_lora(source, kwargs.get("weight_name"))
+        if file is not None:
+            check_lora(file, self.transformer)
+            if self.config.distilled and is_for_teacher(file):
+                warnings.warn(
+                    f"LoRA: {file.name} was trained on the model of many steps that this one was distilled from; load "
+                    "that by from_pretrained(..., teacher=True), or expect it to do less here",
+                    stacklevel=2,
+                )
+            kwargs["weight_name"], source = file.name, file.parent
+        before = set(getattr(self.transformer, "peft_config", {}))
+        given = source if isinstance(source, dict) else str(source)
+        with lora_errors("the state dict" if isinstance(source, dict) else str(file or source)):
+            self.transformer.load_lora_adapter(given, adapter_name=adapter_name, prefix="transformer", **kwargs)
+            if set(getattr(self.transformer, "peft_config", {})) == before and not kwargs.get("hotswap"):
+                raise ValueError("it holds no LoRA layers for a transformer")
+
+    def fuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
+        """Add the active LoRAs to the weights, as in diffusers: ``lora_scale``, ``adapter_names``, ``safe_fusing``."""
+        super().fuse_lora(list(components), **kwargs)
+        self.register_to_config(_name_or_path=None)  # the weights are no longer that folder's, nor is its card true
+
+    def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
+        """Take them out again; the weights are the former ones but for rounding."""
+        super().unfuse_lora(list(components), **kwargs)
+
+    @classmethod
+    def save_lora_weights(
+        cls,
+        save_directory: str | Path,
+        transformer_lora_layers: dict[str, Tensor],
+        transformer_lora_adapter_metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write LoRA layers so that ``load_lora_weights`` takes the folder. The metadata, peft's configuration as a
+        dict, says the alpha; without it, alpha is taken to be the rank."""
+        layers, metadata = {"transformer": transformer_lora_layers}, {"transformer": transformer_lora_adapter_metadata}
+        cls._save_lora_weights(save_directory, layers, metadata, **kwargs)
+
+
+def _download_card(name: str, hub: dict[str, Any]) -> None:
+    """Fetch the model's card to where its weights were downloaded, so that saving carries it along; or do without."""
+    from huggingface_hub import snapshot_download
+
+    options = {key: hub[key] for key in ("cache_dir", "local_files_only", "token", "revision") if key in hub}
+    with suppress(OSError, ValueError):  # not there, or not reachable: nobody loads a model for its card
+        snapshot_download(name, allow_patterns=[*card.FILES, "*.jpg", "*.png"], **options)
+
+
+def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """What differs when a student's folder is loaded as its teacher. Raises ValueError where it holds none."""
+    distilled = read_json(folder / "model_index.json").get("distilled")
+    if not distilled or not (folder / "teacher").is_dir():
+        reason = "its folder holds no teacher/" if distilled else "it is no few-step student"
+        raise ValueError(f"model: {folder} has no teacher to load, {reason}; leave teacher out")
+    check_part(folder / "teacher", EditTransformer)
+    check_part(folder / "teacher", FlowMatchEulerDiscreteScheduler)
+    transformer = EditTransformer.from_pretrained(folder / "teacher", torch_dtype=dtype, use_safetensors=True)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "teacher")
+    settings = {"distilled": None, "default_steps": distilled["teacher_steps"]}
+    settings["task_steps"] = distilled.get("task_steps")
+    return {"transformer": transformer, "scheduler": scheduler, **settings}
