@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from photofound import config
-from photofound.data import photos
+from photofound.data.store import PhotoStore
 from photofound.edits.task import get_task
 from photofound.model import autoencoder, flow, text
 from photofound.model.condition import fold_condition
@@ -80,7 +80,7 @@ def train(folder: Path, args: argparse.Namespace, overrides: list[str]) -> None:
 def judge(settings: Config, count: int, device: str) -> Judge:
     """The judge of all runs: model folder -> (held-out loss, dB in the hole), on the same crops and noise."""
     files, tasks = settings.data, [name for name, share in settings.mix.tasks.items() if share > 0]
-    store = photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+    store = PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
     _, held = hold_out(store, files.hold_out)
     held = held.to(device)
 
@@ -98,7 +98,7 @@ def judge(settings: Config, count: int, device: str) -> Judge:
 
 
 def one_task(
-    pipe: EditPipeline, store: photos.PhotoStore, name: str, crop: int, count: int, length: int, seed: int
+    pipe: EditPipeline, store: PhotoStore, name: str, crop: int, count: int, length: int, seed: int
 ) -> tuple[float, float]:
     """(loss, dB) of ``count`` crops of one task; everything random comes from ``seed``."""
     model, cpu = pipe.transformer, torch.Generator().manual_seed(seed)
@@ -108,7 +108,7 @@ def one_task(
     rows = store.rows(crop, objects)
     if not len(rows):
         raise ValueError(f"no held-out photograph fits a crop of {crop} for {name}; lower --hold-out")
-    sample = store.sample(rows[torch.randint(len(rows), (count,), generator=cpu)], crop, objects, cpu)
+    sample = store.crops(rows[torch.randint(len(rows), (count,), generator=cpu)], crop, objects, cpu)
     condition = (task.example if task else PRETEXT[name])(sample, on_device)
 
     x0 = autoencoder.encode(pipe.vae, sample.pixels)

@@ -37,7 +37,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from photofound.data.photos import to_bytes, to_unit
+from photofound.data.photograph import to_bytes, to_unit
 from photofound.edits import exemplar
 from photofound.edits.composite import harmonic
 from photofound.edits.task import Condition, torch_from

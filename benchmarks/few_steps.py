@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photofound.data import drawn, photos
+from photofound.data import drawn
+from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition, get_task
 from photofound.model import flow
 from photofound.pipeline import EditPipeline
@@ -27,14 +28,14 @@ from photofound.pipeline import EditPipeline
 STEPS, TASKS = (1, 2, 4, 8), ("outpaint", "inpaint", "expand", "erase", "upscale")
 
 
-def conditions(store: photos.PhotoStore, task: str, crop: int, count: int) -> Condition:
+def conditions(store: PhotoStore, task: str, crop: int, count: int) -> Condition:
     """``count`` crops and what the task gives of them, always the same."""
     generator = torch.Generator().manual_seed(7)
     rows = store.rows(crop, get_task(task).needs_object)
     if not len(rows):
         raise SystemExit(f"no photograph fits a crop of {crop} for {task}: lower --crop, or give others")
     picks = rows[torch.randint(len(rows), (count,), generator=generator)]
-    sample = store.sample(picks, crop, get_task(task).needs_object, generator)
+    sample = store.crops(picks, crop, get_task(task).needs_object, generator)
     return get_task(task).example(sample, generator)
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     store = (
         drawn.store(args.drawn, (args.crop,))
         if args.drawn
-        else photos.PhotoStore.open(args.photos, (args.crop + 16,), None, 2000, mattes=True)
+        else PhotoStore.open(args.photos, (args.crop + 16,), None, 2000, mattes=True)
     )
     asked = {task: conditions(store, task, args.crop, args.count) for task in TASKS}
     teacher = load(args.teacher or args.students[0], args.device, **({} if args.teacher else {"teacher": True}))

@@ -26,7 +26,7 @@ def test_holes_are_filled_and_the_rest_is_the_photograph(store, tmp_path):
     assert exemplars.write(store, tmp_path, 8, PLAN, workers=1) == 2
     made = Exemplars(tmp_path)
     assert len(made) == 8 and made.crop == 64 and set(made.task) <= set(PLAN.tasks)
-    condition, sample = made.sample(torch.arange(8))
+    condition, sample = made.take(torch.arange(8))
     given = (condition.hole == 0).expand_as(sample.pixels)
     assert torch.equal(condition.canvas[given], sample.pixels[given])
     assert (condition.canvas[~given] != sample.pixels[~given]).any()

@@ -19,8 +19,13 @@ from safetensors.torch import save_file
 
 from photofound.card.record import Origin
 from photofound.data import photos
-from photofound.data.photos import Photograph, PhotoStore
+from photofound.data.captions import captions
+from photofound.data.objects import cut_clean, grabcut, matte_plain_grounds, object_box
+from photofound.data.photograph import Photograph, decode, random_int, to_unit
+from photofound.data.store import PhotoStore, _pick
+from photofound.data.tars import read_tar
 from photofound.edits.colours import COLOURS
+from photofound.picture.image import Picture
 
 
 def photograph(height=40, width=52, matte=None, caption="a cup", seed=0, source="here"):
@@ -142,9 +147,9 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(monkeypatch):
     file = io.BytesIO()
     smooth.transpose(Image.Transpose.ROTATE_270).save(file, "JPEG", quality=95, exif=exif)
     decoded = []
-    resize = photos.image.Picture.resize
-    monkeypatch.setattr(photos.image.Picture, "resize", lambda p, size: decoded.append(p.size) or resize(p, size))
-    pixels, matte = photos.decode(file.getvalue(), (150, 225))
+    resize = Picture.resize
+    monkeypatch.setattr(Picture, "resize", lambda p, size: decoded.append(p.size) or resize(p, size))
+    pixels, matte = decode(file.getvalue(), (150, 225))
     assert decoded == [(160, 240)] and pixels.shape == (225, 150, 3) and matte is None  # a quarter, not an eighth
     wanted = np.asarray(smooth.resize((150, 225), Image.Resampling.BOX), float)
     assert np.abs(pixels - wanted).mean() < 2
@@ -245,7 +250,7 @@ def test_whatever_bytes_a_tar_holds_it_is_read_to_an_end(tmp_path):
             header = 1024 * int(rng.integers(len(whole) // 1024))
             content[header + int(rng.integers(512))] = int(rng.integers(256))
         (tmp_path / "y.tar").write_bytes(bytes(content))
-        found = list(photos.samples(tmp_path / "y.tar"))
+        found = list(read_tar(tmp_path / "y.tar"))
         assert found and all(sample["name"] for sample in found)
         damaged += any("damaged" in sample for sample in found)
     assert damaged > 20
@@ -309,7 +314,7 @@ def test_a_header_that_is_lost_costs_its_sample(tmp_path, member, left):
         place = archive.getmembers()[member].offset
     content[place : place + 100] = b"#" * 100
     (tmp_path / "x.tar").write_bytes(content)
-    found = list(photos.samples(tmp_path / "x.tar"))
+    found = list(read_tar(tmp_path / "x.tar"))
     assert sum("damaged" in sample for sample in found) == 1
     whole = [sample for sample in found if "damaged" not in sample]
     assert all({".png", ".json"} <= set(sample) for sample in whole) and len(whole) == left
@@ -320,7 +325,7 @@ def test_headers_that_are_broken_by_the_thousand_take_no_long_time(tmp_path):
     block[:4] = b"####"  # not what its checksum says
     (tmp_path / "x.tar").write_bytes(bytes(block) * 100_000)
     started = time.monotonic()
-    assert len(list(photos.samples(tmp_path / "x.tar"))) == 1 and time.monotonic() - started < 5
+    assert len(list(read_tar(tmp_path / "x.tar"))) == 1 and time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no tar"])
@@ -342,13 +347,13 @@ def test_a_tar_that_was_cut_off_is_named(tmp_path):
 
 
 def test_bytes_to_unit_range():
-    unit = photos.to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    unit = to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
     assert unit.dtype == torch.float32 and torch.allclose(unit, torch.tensor([-1.0, -0.6, 1.0]))
 
 
 def test_random_integers_reach_both_ends():
     generator = torch.Generator().manual_seed(0)
-    assert {photos.random_int(3, generator) for _ in range(60)} == {0, 1, 2}
+    assert {random_int(3, generator) for _ in range(60)} == {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------------- the store
@@ -436,7 +441,7 @@ def test_boxes_are_those_of_complete_objects(store):
     ],
 )
 def test_which_object_is_complete(box, whole):
-    found = photos._object_box(boxed(40, 52, *box))
+    found = object_box(boxed(40, 52, *box))
     assert found == ((box[2], box[0], box[3], box[1]) if whole else (0, 0, 0, 0))
 
 
@@ -468,7 +473,7 @@ def bytes_of(pixels):
 def test_crops_are_slices_of_the_photographs_bit_for_bit(store):
     store, photographs = store
     rows = torch.tensor([1, 3, 5] * 40)
-    sample = store.sample(rows, 24, False, torch.Generator().manual_seed(0))
+    sample = store.crops(rows, 24, False, torch.Generator().manual_seed(0))
     assert sample.pixels.shape == (120, 3, 24, 24) and sample.matte.shape == (120, 1, 24, 24)
     places = {1: set(), 3: set(), 5: set()}
     for row, pixels, matte in zip(rows.tolist(), sample.pixels, sample.matte, strict=True):
@@ -492,14 +497,14 @@ def test_crops_are_slices_of_the_photographs_bit_for_bit(store):
 def test_a_crop_as_large_as_the_picture_is_the_picture():
     photo = photograph(16, 16)
     store = PhotoStore.build([photo], (16,))
-    sample = store.sample(torch.zeros(20, dtype=torch.long), 16, False, torch.Generator().manual_seed(0))
+    sample = store.crops(torch.zeros(20, dtype=torch.long), 16, False, torch.Generator().manual_seed(0))
     assert {find(bytes_of(p), photo.pixels) for p in sample.pixels} == {(0, 0, False), (0, 0, True)}
 
 
 def test_objects_lie_wholly_inside_the_crop(store):
     store, photographs = store
     rows = torch.full((200,), 1)
-    sample = store.sample(rows, 26, True, torch.Generator().manual_seed(0))
+    sample = store.crops(rows, 26, True, torch.Generator().manual_seed(0))
     assert (sample.matte.sum((1, 2, 3)) == 22 * 22).all()
     places = {find(bytes_of(p), photographs[0].pixels)[:2] for p in sample.pixels}
     assert {top for top, _ in places} == set(range(4, 9)) and {left for _, left in places} == set(range(6, 11))
@@ -509,7 +514,7 @@ def test_samples_follow_their_generator(store):
     store, _ = store
 
     def draw(seed):
-        return store.sample(torch.tensor([1, 3, 5, 1]), 24, False, torch.Generator().manual_seed(seed))
+        return store.crops(torch.tensor([1, 3, 5, 1]), 24, False, torch.Generator().manual_seed(seed))
 
     one, again, other = draw(1), draw(1), draw(2)
     assert torch.equal(one.pixels, again.pixels) and one.prompt == again.prompt
@@ -520,17 +525,17 @@ def test_a_draw_at_the_very_end_stays_inside(store, monkeypatch):
     store, photographs = store
     largest = 1 - 2**-24  # the largest float32 that torch.rand can give
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, largest))
-    sample = store.sample(torch.tensor([5]), 24, False, torch.Generator())
+    sample = store.crops(torch.tensor([5]), 24, False, torch.Generator())
     assert find(bytes_of(sample.pixels[0]), photographs[2].pixels)[:2] == (16, 28)
-    sample = store.sample(torch.tensor([1]), 26, True, torch.Generator())
+    sample = store.crops(torch.tensor([1]), 26, True, torch.Generator())
     assert find(bytes_of(sample.pixels[0]), photographs[0].pixels)[:2] == (8, 10)  # where the object begins
 
 
 def test_prompts_are_the_photographs_own(store):
     store, _ = store
-    sample = store.sample(torch.tensor([1, 3, 5]), 24, False, torch.Generator().manual_seed(0))
+    sample = store.crops(torch.tensor([1, 3, 5]), 24, False, torch.Generator().manual_seed(0))
     assert [prompt in store.captions[i] for i, prompt in enumerate(sample.prompt)] == [True] * 3
-    assert [photos._pick(["a", "b", "c"], u) for u in (0.0, 0.34, 0.99, 1.0)] == ["a", "b", "c", "c"]
+    assert [_pick(["a", "b", "c"], u) for u in (0.0, 0.34, 0.99, 1.0)] == ["a", "b", "c", "c"]
 
 
 def test_a_store_is_saved_whole_and_loaded_equal(store, tmp_path):
@@ -544,7 +549,7 @@ def test_a_store_is_saved_whole_and_loaded_equal(store, tmp_path):
     moved = loaded.to("cpu")
     assert moved.device == torch.device("cpu")
     rows = torch.tensor([0, 3])
-    one, two = (s.sample(rows, 20, False, torch.Generator().manual_seed(0)) for s in (store, moved))
+    one, two = (s.crops(rows, 20, False, torch.Generator().manual_seed(0)) for s in (store, moved))
     assert torch.equal(one.pixels, two.pixels) and one.prompt == two.prompt
 
 
@@ -564,14 +569,14 @@ def test_another_file_is_no_store(tmp_path):
 def test_captions_name_the_ground_where_it_has_one_colour():
     even = torch.tensor(COLOURS["teal"][0], dtype=torch.uint8)[:, None, None].expand(3, 40, 50)
     photo = Photograph(even, None, " A photo of a cup on a table. ", "")
-    assert photos.captions(photo) == [
+    assert captions(photo) == [
         "a cup on a table",
         "a cup on a teal background",
         "on a teal background",
         "teal background",
     ]
     mixed = photograph(caption="A product photo of apples in a grocery store")
-    assert photos.captions(mixed) == ["apples in a grocery store", "apples in a grocery store", "apples"]
+    assert captions(mixed) == ["apples in a grocery store", "apples in a grocery store", "apples"]
 
 
 def test_objects_on_plain_grounds_get_a_matte():
@@ -583,7 +588,7 @@ def test_objects_on_plain_grounds_get_a_matte():
     plain = Photograph(torch.from_numpy(array.clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy()), None, "", "")
     busy, has = photograph(90, 120), photograph(40, 52, boxed(40, 52, 8, 30, 10, 32))
     empty = Photograph(torch.full((3, 60, 60), 205, dtype=torch.uint8), None, "", "")
-    matted = photos.matte_plain_grounds([plain, busy, has, empty])
+    matted = matte_plain_grounds([plain, busy, has, empty])
     found = matted[0].matte[0].numpy() > 127
     assert matted[0].matte.shape == (1, 90, 120)
     assert (found & inside).sum() / (found | inside).sum() > 0.9
@@ -594,10 +599,10 @@ def test_mattes_of_cut_objects_and_of_shadows_are_not_clean():
     y, x = np.mgrid[:90, :120]
     noise = np.random.default_rng(0).normal(0, 3, (90, 120, 3))
 
-    def matted(inside, segmenter=photos.grabcut):
+    def matted(inside, segmenter=grabcut):
         array = np.where(inside[..., None], (200, 30, 35), (205, 205, 205)) + noise
         pixels = torch.from_numpy(array.clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())
-        return photos.cut_clean(pixels, segmenter)
+        return cut_clean(pixels, segmenter)
 
     whole, cut = np.hypot(y - 45, x - 60) < 25, np.hypot(y - 80, x - 60) < 30
     assert matted(whole) is not None

@@ -29,12 +29,12 @@ def test_what_is_packed_comes_out_by_its_caption():
 def test_a_fingerprint_is_of_the_weights_not_of_how_they_are_kept():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(100, 90), nn.Linear(90, 3)).bfloat16()
-    mark = precomputed.fingerprint(network)
-    assert mark == precomputed.fingerprint(nn.ModuleDict({"a": network}).float()) and len(mark) == 16
-    assert mark != precomputed.fingerprint(network, 0.13025)
+    mark = precomputed.network_fingerprint(network)
+    assert mark == precomputed.network_fingerprint(nn.ModuleDict({"a": network}).float()) and len(mark) == 16
+    assert mark != precomputed.network_fingerprint(network, 0.13025)
     with torch.no_grad():
         network[0].weight.mul_(1.01)
-    assert mark != precomputed.fingerprint(network)
+    assert mark != precomputed.network_fingerprint(network)
 
 
 @pytest.fixture

@@ -19,10 +19,13 @@ from PIL import Image, ImageFilter
 
 from photofound.card import record
 from photofound.cli import commands as cli
-from photofound.data import photos, precomputed
+from photofound.data import photos, precomputed, units
+from photofound.data.duplicates import duplicates, fingerprint
+from photofound.data.photograph import decode, to_unit
 from photofound.data.sources import Source
 from photofound.data.stream import Stream
 from photofound.edits.geometry import aspect_buckets
+from photofound.train import annotate
 from photofound.training import prepare as stage
 from photofound.training.prepare import PrepareConfig, prepare
 
@@ -175,11 +178,11 @@ def test_what_is_prepared_is_read_back_from_wherever_it_lies(tmp_path, tiny_fold
     bucket.put(str(tmp_path / "out"), "/shop/out", recursive=True)
     for path in (str(tmp_path / "out"), f"file://{tmp_path}/out", "memory://shop/out", "memory://shop/out/*.tar"):
         stream = Stream(
-            [Source(path)], 4, aspect_buckets(32, 16), workers=0, shuffle=6, made_before=("text", "latents")
+            [Source(path)], 4, aspect_buckets(32, 16), workers=0, shuffle=6, precomputed=("text", "latents")
         )
         sample = next(iter(stream))
         assert sample.latents.shape[:2] == (4, 4) and set(sample.prompt) == set(sample.embeddings)
-        precomputed.check(Source(path), "text", stage._makers(settings(**made))["text"])
+        precomputed.check(Source(path), "text", annotate.fingerprints(settings(**made))["text"])
         assert record.prepared(path)[1] == ("6 of 6 photographs kept; dropped: none",)
         if "*" not in path:
             assert sorted(photo.caption for photo in photos.read(path)) == list("012345")
@@ -232,21 +235,19 @@ def test_fingerprints_survive_scaling_and_compression():
         one = picture(seed, (320, 240))
         file = io.BytesIO()
         one.resize((200, 150), Image.Resampling.LANCZOS).save(file, "JPEG", quality=70)
-        bits, colours = zip(
-            *[stage.fingerprint(np.asarray(p.convert("RGB"))) for p in (one, Image.open(file))], strict=True
-        )
-        assert stage.duplicates(bits, colours, 3) == [None, 0]
+        bits, colours = zip(*[fingerprint(np.asarray(p.convert("RGB"))) for p in (one, Image.open(file))], strict=True)
+        assert duplicates(bits, colours, 3) == [None, 0]
 
 
 def test_different_pictures_are_no_duplicates():
-    prints = [stage.fingerprint(np.asarray(picture(seed))) for seed in range(200)]
-    assert stage.duplicates(*zip(*prints, strict=True), 3) == [None] * 200
+    prints = [fingerprint(np.asarray(picture(seed))) for seed in range(200)]
+    assert duplicates(*zip(*prints, strict=True), 3) == [None] * 200
     white = [Image.new("RGB", (80, 80), (250, 250, 250)) for _ in range(3)]
     white[0].paste((200, 0, 0), (30, 30, 50, 50))
     white[1].paste((0, 0, 200), (30, 30, 50, 50))  # the same thing in blue
     white[2].paste((200, 0, 0), (30, 5, 50, 25))  # elsewhere
-    prints = [stage.fingerprint(np.asarray(p)) for p in white]
-    assert stage.duplicates(*zip(*prints, strict=True), 3) == [None] * 3
+    prints = [fingerprint(np.asarray(p)) for p in white]
+    assert duplicates(*zip(*prints, strict=True), 3) == [None] * 3
 
 
 @pytest.mark.parametrize("near", [0, 1, 3, 7])
@@ -262,8 +263,8 @@ def test_near_bits_are_found_whichever_they_are(near):
     for i, value in enumerate(bits):
         earlier = (j for j in range(i) if wanted[j] is None and (value ^ bits[j]).bit_count() <= near)
         wanted.append(next(earlier, None))
-    assert stage.duplicates(bits, colours, near) == wanted and any(w is not None for w in wanted)
-    assert stage.duplicates(bits, colours, -1) == [None] * len(bits)
+    assert duplicates(bits, colours, near) == wanted and any(w is not None for w in wanted)
+    assert duplicates(bits, colours, -1) == [None] * len(bits)
 
 
 # ------------------------------------------------------------------------------------------------------ what is added
@@ -327,8 +328,8 @@ def test_embeddings_and_latents_are_those_of_the_model(tmp_path, tiny_folder):
     assert embeddings["a cup"].dtype == torch.bfloat16
     assert torch.allclose(embeddings["a cup"].float(), wanted[0], atol=0.02)
     assert found.dtype == torch.float16 and found.shape == (4, 80 // 8, 48 // 8)
-    pixels, _ = photos.decode((tmp_path / "in" / "a cup.png").read_bytes(), (51, 80))
-    middle = photos.to_unit(torch.from_numpy(pixels[:, 1:49].copy())).permute(2, 0, 1)[None]
+    pixels, _ = decode((tmp_path / "in" / "a cup.png").read_bytes(), (51, 80))
+    middle = to_unit(torch.from_numpy(pixels[:, 1:49].copy())).permute(2, 0, 1)[None]
     with torch.no_grad():
         latents = autoencoder.encode(pipe.vae, middle)[0]
     assert torch.allclose(found.float(), latents, atol=2e-3 * float(latents.abs().max()))
@@ -396,8 +397,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
 def test_done_work_is_not_done_again(tmp_path, monkeypatch):
     source = big(tmp_path)
     prepare(source, tmp_path / "out", settings())
-    monkeypatch.setattr(stage, "_make", lambda *_: pytest.fail("made again"))
-    monkeypatch.setattr(stage, "_look", lambda *_: pytest.fail("looked at again"))
+    monkeypatch.setattr(stage, "make_sample", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(stage, "inspect", lambda *_: pytest.fail("looked at again"))
     assert prepare(source, tmp_path / "out", settings(workers=5))["kept"] == 22
 
 
@@ -441,13 +442,13 @@ def test_a_ray_cluster_makes_what_one_makes(tmp_path, monkeypatch):
         prepare(source, tmp_path / "cluster", settings(cluster=True))
         assert contents(tmp_path / "one") == contents(tmp_path / "cluster") != {}
         with pytest.raises(ValueError, match="a unit failed on the cluster") as error:
-            stage._run(failing, stage.Job(Source(source), tmp_path, settings(cluster=True)), [0])
+            units.run(failing, [0], "failing", cluster=True)
         assert "\n" not in str(error.value)
     finally:
         ray.shutdown()
 
 
-def failing(job, unit):
+def failing(unit):
     raise ValueError("this unit is no good")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from photofound import config
 from photofound.card import record
 from photofound.cli import commands as cli
-from photofound.data.photos import PhotoStore
+from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition
 from photofound.train.distributed import World
 from photofound.train.mix import assign, blank, hold_out, take
@@ -721,7 +721,7 @@ def test_held_out_photographs_are_never_drawn(tiny_folder, shards):
     everything = new_stage(tiny_folder, shards).store
     kept, held = hold_out(everything, 4)
     assert set(held.photograph.tolist()) == {0, 4, 8} and len(kept.table) + len(held.table) == len(everything.table)
-    sample = held.sample(torch.tensor([0]), 64, False, torch.Generator().manual_seed(0))
+    sample = held.crops(torch.tensor([0]), 64, False, torch.Generator().manual_seed(0))
     assert sample.pixels.shape == (1, 3, 64, 64)
 
 

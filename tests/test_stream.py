@@ -13,7 +13,9 @@ import torch
 from helpers import write_tar
 from PIL import Image
 
-from photofound.data import photos, precomputed, stream
+from photofound.data import decoder, ledger, precomputed, reader
+from photofound.data.ledger import Ledger
+from photofound.data.reader import read_ahead
 from photofound.data.sources import Source
 from photofound.data.stream import Stream
 from photofound.edits.geometry import aspect_buckets
@@ -319,7 +321,7 @@ def test_batches_are_of_one_bucket_and_full(tmp_path):
 
 
 def test_a_rare_shape_is_repeated_rather_than_never_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "PATIENCE", 2)
+    monkeypatch.setattr(reader, "MAX_WAIT", 2)
     shards(tmp_path, 64, size=lambda i: (40, 60) if i == 5 else (40, 40))
     opened, whole, states = open_stream(tmp_path, seed=2), [], []
     for sample in itertools.islice(iter(opened), 60):
@@ -383,7 +385,7 @@ def with_damage(folder, good, bad):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_samples_are_skipped_and_named(tmp_path, workers, caplog, monkeypatch):
-    monkeypatch.setattr(photos, "DAMAGED", 0.1)
+    monkeypatch.setattr(ledger, "DAMAGED", 0.1)
     log = tmp_path / "logs" / "skipped.txt"
     opened = open_stream(with_damage(tmp_path, 60, 2), workers=workers, log=log)
     with caplog.at_level(logging.WARNING):
@@ -405,7 +407,7 @@ def test_too_many_damaged_samples_end_the_run(tmp_path):
 
 
 def test_one_per_cent_is_counted_of_a_thousand_at_least():
-    ledger = photos.Ledger()
+    ledger = Ledger()
     ledger.seen = 500
     for _ in range(10):
         ledger.skip("x", "x: broken")
@@ -418,7 +420,7 @@ def test_one_per_cent_is_counted_of_a_thousand_at_least():
 
 
 def test_a_tar_that_was_cut_off_is_one_damaged_sample(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(photos, "DAMAGED", 0.5)
+    monkeypatch.setattr(ledger, "DAMAGED", 0.5)
     shards(tmp_path, 16)
     cut = tmp_path / "0008.tar"
     cut.write_bytes(cut.read_bytes()[:1800])
@@ -434,7 +436,7 @@ def test_a_tar_that_was_cut_off_is_one_damaged_sample(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("where", ["raw", "upright_size", "decode"])
 def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplog, error, where):
     """Read, measured and decoded."""
-    owner = {"raw": stream, "upright_size": stream.image, "decode": photos}[where]
+    owner = {"raw": reader, "upright_size": reader.image, "decode": decoder}[where]
     whole = getattr(owner, where)
 
     def once(first, *rest, **settings):
@@ -444,7 +446,7 @@ def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplo
         return whole(first, *rest, **settings)
 
     bad = file(flat(3))
-    monkeypatch.setattr(photos, "DAMAGED", 0.1)
+    monkeypatch.setattr(ledger, "DAMAGED", 0.1)
     monkeypatch.setattr(owner, where, once)
     opened = open_stream(shards(tmp_path, 24))
     drawn = words(take(opened, 10))
@@ -453,7 +455,7 @@ def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplo
 
 
 def test_names_of_strangers_are_one_short_line_in_the_log(caplog):
-    photos.Ledger().skip("a\nb" + "x" * 10_000, ValueError("bad\r\n" * 1000))
+    Ledger().skip("a\nb" + "x" * 10_000, ValueError("bad\r\n" * 1000))
     (line,) = caplog.messages
     assert "\n" not in line and len(line) < 700
 
@@ -465,27 +467,27 @@ def test_a_sample_of_other_latents_than_its_neighbours_is_damaged(tmp_path, capl
         latents = latents + float("nan") if i == 1 else latents
         members |= {f"{i}.png": file(flat(i)), f"{i}.safetensors": precomputed.pack({}, latents)}
     write_tar(tmp_path / "x.tar", members)
-    opened = open_stream(tmp_path, batch_size=8, shuffle=8, made_before=("latents",))
+    opened = open_stream(tmp_path, batch_size=8, shuffle=8, precomputed=("latents",))
     (sample,) = take(opened, 1)
     assert sample.latents.shape == (8, 4, 4, 4) and sample.latents.isfinite().all()
     assert opened.ledger.damaged == 2 and "other shapes" in caplog.text
 
 
 def test_a_whole_batch_of_damage_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "DAMAGED", 1.0)
+    monkeypatch.setattr(ledger, "DAMAGED", 1.0)
     drawn = take(open_stream(with_damage(tmp_path, 1, 3), batch_size=1), 3)
     assert words(drawn) == ["3"] * 3
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path, monkeypatch):
     shards(tmp_path, 8)
-    monkeypatch.setattr(stream.photos, "decode", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(decoder, "decode", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(ValueError, match="damaged, more than 1%.*above the limit"):
         take(open_stream(tmp_path, max_pixels=1000), 1)
 
 
 def test_a_source_without_photographs_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "DAMAGED", 1.0)
+    monkeypatch.setattr(ledger, "DAMAGED", 1.0)
     write_tar(tmp_path / "x.tar", {"0.txt": b"words"})
     with pytest.raises(ValueError, match="gives no photograph; look at its format"):
         take(open_stream(tmp_path), 1)
@@ -496,10 +498,10 @@ def test_reading_ahead_passes_errors_on_and_stops_with_its_reader():
         yield 1
         raise ValueError("broken")
 
-    ahead = stream._ahead(broken(), 2)
+    ahead = read_ahead(broken(), 2)
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
-    endless = stream._ahead(itertools.count(), 2)
+    endless = read_ahead(itertools.count(), 2)
     assert [next(endless) for _ in range(5)] == [0, 1, 2, 3, 4]
     endless.close()

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from photofound.card import record
-from photofound.data import drawn, photos
+from photofound.data import drawn
+from photofound.data.photograph import random_int
+from photofound.data.store import PhotoStore
 from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
 from photofound.train.distributed import World
@@ -120,7 +122,7 @@ class AutoencoderStage:
         store = (
             drawn.store(files.drawn, files.sizes)
             if files.drawn
-            else photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
+            else PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
         )
         self.store = store.to(self.device)
         self.rows = self.store.rows(files.crop)
@@ -130,9 +132,9 @@ class AutoencoderStage:
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Tensor:
         self.progress = progress
-        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(random_int(2**31, generator))
         picks = self.rows[torch.randint(len(self.rows), (size,), generator=cpu)]
-        pixels = self.store.sample(picks, self.config.data.crop, False, cpu).pixels
+        pixels = self.store.crops(picks, self.config.data.crop, False, cpu).pixels
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

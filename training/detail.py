@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from photofound.card import record
 from photofound.data.exemplars import Exemplars
-from photofound.data.photos import random_int, to_bytes, to_unit
+from photofound.data.photograph import random_int, to_bytes, to_unit
 from photofound.device import fast_dtype
 from photofound.edits.task import get_task
 from photofound.model.detail import DetailNetwork
@@ -151,14 +151,14 @@ class DetailStage:
         for part in missing.split(_AT_ONCE) if len(missing) else ():
             self.guesses[which][part] = self._guess(store, part)
             self.guessed[which][part] = True
-        condition, sample = store.sample(rows, self.device)
+        condition, sample = store.take(rows, self.device)
         guess = to_unit(self.guesses[which][rows].to(self.device))
         return Batch(sample.pixels, condition.canvas, guess, condition.hole, progress)
 
     @torch.no_grad()
     def _guess(self, store: Exemplars, rows: Tensor) -> Tensor:
         """What the model paints, (N, 3, H, W) uint8, without a detail network; the seed is the row's number."""
-        condition, sample = store.sample(rows, self.device)
+        condition, sample = store.take(rows, self.device)
         if self.pipeline.config.canvas != "exemplar":
             known = [get_task(name) for name in condition.task]
             canvas = [task.canvas(sample.pixels[i : i + 1], condition.hole[i : i + 1]) for i, task in enumerate(known)]

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from photofound.data import chosen
-from photofound.data.photos import Photograph, PhotoStore, matte_plain_grounds
+from photofound.data.objects import matte_plain_grounds
+from photofound.data.photograph import Photograph
+from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition, Sample
 from photofound.train import settings
 from photofound.train.adapt import AdaptedStage, plan_adapted

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photofound.data import photos, sources
-from photofound.data.photos import PhotoStore
+from photofound.data import sources
+from photofound.data.ledger import without_damaged
+from photofound.data.photograph import Photograph, from_row, random_int
+from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition, Sample, get_task, task_names
 from photofound.model import flow
 from photofound.train import settings
@@ -69,9 +71,7 @@ class Config(settings.EditConfig):
     beta: float = 2000.0  # how far to stay from the start: larger = nearer (``flow.preference_loss``)
 
 
-def read(
-    folder: str, short_side: int, limit: int | None = None
-) -> tuple[list[photos.Photograph], list[photos.Photograph]]:
+def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[Photograph], list[Photograph]]:
     """Preferred and rejected results, pair by pair; the matte of either is what the edit repainted.
 
     A pair of which one is missing, damaged or of another size than the other is left out and named in the log.
@@ -79,7 +79,7 @@ def read(
     Raises ValueError when there is no pair, or when more than 1 % of them are damaged.
     """
     rows = itertools.islice(sources.open_source(sources.Source(folder)), limit)
-    pairs = photos.kept([_pair(row, folder, short_side) for row in rows])
+    pairs = without_damaged([_pair(row, folder, short_side) for row in rows])
     if not pairs:
         raise ValueError(f"data: {folder} has no pair; see photofound train preference --help for the format")
     return [pair.preferred for pair in pairs], [pair.rejected for pair in pairs]
@@ -89,15 +89,15 @@ def read(
 class Pair:
     """Two results of one edit."""
 
-    preferred: photos.Photograph
-    rejected: photos.Photograph
+    preferred: Photograph
+    rejected: Photograph
 
 
 def _pair(row: Mapping[str, Any], folder: str, short_side: int) -> Pair | tuple[str, Exception]:
     """The pair of a row, or its name and what is wrong with it."""
     both = sources.Source(folder), sources.Source(folder, image="rejected")
     try:
-        a, b = (_with_hole(sources.photograph(sources.raw(row, source), short_side)) for source in both)
+        a, b = (_with_hole(from_row(sources.raw(row, source), short_side)) for source in both)
         if a.pixels.shape != b.pixels.shape:
             one, other = (tuple(x.pixels.shape[:0:-1]) for x in (a, b))
             raise ValueError(f"its results differ in size, {one} and {other}")
@@ -106,7 +106,7 @@ def _pair(row: Mapping[str, Any], folder: str, short_side: int) -> Pair | tuple[
     return Pair(a, b)
 
 
-def _with_hole(photograph: photos.Photograph) -> photos.Photograph:
+def _with_hole(photograph: Photograph) -> Photograph:
     everything = torch.full_like(photograph.pixels[:1], 255)
     return replace(photograph, matte=everything if photograph.matte is None else photograph.matte)
 
@@ -149,7 +149,7 @@ class PreferenceStage(AdaptedStage):
         self, preferred: PhotoStore, rejected: PhotoStore, size: int, generator: torch.Generator, progress: float
     ) -> Batch:
         """Crops at the same places of both stores, which hold the results in the same order."""
-        seed = photos.random_int(2**31, generator)
+        seed = random_int(2**31, generator)
         (condition, better), (_, worse) = (
             self.draw(store, self.config.data.crop, size, torch.Generator(self.device).manual_seed(seed))
             for store in (preferred, rejected)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from photofound.card import record
-from photofound.data import drawn, photos
+from photofound.data import drawn
+from photofound.data.photograph import random_int
+from photofound.data.store import PhotoStore
 from photofound.edits import composite
 from photofound.edits.degradation import degrade
 from photofound.model.superresolution import Upscaler, enlarge
@@ -108,7 +110,7 @@ class SuperresolutionStage:
         store = (
             drawn.store(files.drawn, sizes)
             if files.drawn
-            else photos.PhotoStore.open(files.folder, sizes, files.cache, files.limit)
+            else PhotoStore.open(files.folder, sizes, files.cache, files.limit)
         )
         self.store = store.to(self.device)
         self.rows = self.store.rows(files.crop * max(self.scales))
@@ -119,7 +121,7 @@ class SuperresolutionStage:
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Pairs:
         """One scale and one reduction per batch, so that it is one tensor."""
         files = self.config.data
-        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(random_int(2**31, generator))
         pick = int(torch.multinomial(torch.tensor(files.shares), 1, generator=cpu))
         return self._pairs(self.scales[pick], size, cpu)
 
@@ -141,7 +143,7 @@ class SuperresolutionStage:
         """Of ``candidates`` crops each the one with the largest mean gradient: flat grounds teach nothing."""
         count = self.config.data.candidates
         picks = self.rows[torch.randint(len(self.rows), (size * count,), generator=cpu)]
-        pixels = self.store.sample(picks, side, False, cpu).pixels
+        pixels = self.store.crops(picks, side, False, cpu).pixels
         if count == 1:
             return pixels
         thin = pixels[:, 1, ::2]
@@ -212,7 +214,7 @@ def _turned(pixels: Tensor, cpu: torch.Generator) -> Tensor:
 
 def _like(cpu: torch.Generator, pixels: Tensor) -> torch.Generator:
     """A generator on the device of ``pixels``, seeded by one on the CPU."""
-    return torch.Generator(pixels.device).manual_seed(photos.random_int(2**31, cpu))
+    return torch.Generator(pixels.device).manual_seed(random_int(2**31, cpu))
 
 
 def main(argv: list[str] | None = None) -> int:

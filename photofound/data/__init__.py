@@ -2,11 +2,22 @@
 
 Each file imports only files above it:
 
-    photos       photographs from folders and tars, in memory, crops, captions
+    ledger       damaged samples: named, counted, left out
+    tars         samples of WebDataset tars, still encoded
+    sources      image folders, parquet, tars, Hub ids, behind any URL: rows, still encoded
+    photograph   one photograph, decoded
+    objects      the object in a photograph: its box, its matte
+    captions     ways to caption a photograph
+    photos       the photographs of a folder of tars
+    store        photographs in memory, cropped in batches
     exemplars    training samples with exemplar canvases, made ahead
-    sources      image folders, parquet, tars, Hub ids, behind any URL
     chosen       photographs of any source, chosen by their metadata
-    precomputed  text embeddings and latents that were made before training
+    precomputed  text embeddings and latents that were computed before training
+    reader       the order of a stream
+    decoder      batches of files to batches of pixels
     stream       sources read as a stream in aspect buckets
     drawn        drawn photographs, to try training without data
+    duplicates   near-duplicates among pictures
+    units        work in units: one after another, over processes, on a Ray cluster
+    report       the report on a prepared collection
 """

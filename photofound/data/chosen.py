@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from photofound.data import photos, sources
-from photofound.data.photos import Photograph
+from photofound.data import sources
+from photofound.data.ledger import Ledger, without_damaged
+from photofound.data.photograph import Photograph, from_row
 
 
 def read(
@@ -32,17 +33,17 @@ def read(
         wanted = all(str(row.get(key)) in values for key, values in only.items())
         return wanted and not any(str(row.get(key)) in values for key, values in without.items())
 
-    ledger = photos.Ledger()
+    ledger = Ledger()
     found = (raw for raw in _raws(source, ledger) if chosen(raw.row))
     picked = list(found) if limit is None else heapq.nsmallest(limit, found, key=lambda raw: _hash(Path(raw.name).name))
     ledger.check(least=1)
     if not picked:
         raise ValueError(f"data: {folder} has no photograph with {dict(only)} and without {dict(without)}; change them")
     with ThreadPoolExecutor(4) as pool:
-        return photos.kept(list(pool.map(lambda raw: _photograph(raw, short_side), picked)))
+        return without_damaged(list(pool.map(lambda raw: _photograph(raw, short_side), picked)))
 
 
-def _raws(source: sources.Source, ledger: photos.Ledger) -> Iterator[sources.Raw]:
+def _raws(source: sources.Source, ledger: Ledger) -> Iterator[sources.Raw]:
     """What the rows of a source hold, without the damaged ones."""
     for row in sources.open_source(source):
         ledger.seen += 1
@@ -55,7 +56,7 @@ def _raws(source: sources.Source, ledger: photos.Ledger) -> Iterator[sources.Raw
 def _photograph(raw: sources.Raw, short_side: int) -> Photograph | tuple[str, Exception]:
     """The photograph, or its name and what is wrong with it."""
     try:
-        return sources.photograph(raw, short_side)
+        return from_row(raw, short_side)
     except Exception as error:
         return raw.name, error
 

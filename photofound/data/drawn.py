@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from photofound.data.photos import Photograph, PhotoStore
+from photofound.data.photograph import Photograph
+from photofound.data.store import PhotoStore
 from photofound.edits.colours import colour_name
 
 
@@ -21,7 +22,7 @@ def photographs(count: int, size: int = 96, seed: int = 0) -> list[Photograph]:
 
 
 def store(count: int, sizes: Sequence[int], seed: int = 0) -> PhotoStore:
-    """They as a ``PhotoStore`` with short sides ``sizes``."""
+    """``count`` drawn photographs as a ``PhotoStore`` with short sides ``sizes``."""
     return PhotoStore.build(photographs(count, max(sizes), seed), sizes)
 
 

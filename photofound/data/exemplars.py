@@ -20,7 +20,8 @@ from torch import Tensor
 
 from photofound import files
 from photofound.card.record import Origin
-from photofound.data.photos import PhotoStore, to_bytes, to_unit
+from photofound.data.photograph import to_bytes, to_unit
+from photofound.data.store import PhotoStore
 from photofound.edits import exemplar
 from photofound.edits.task import Condition, Sample, get_task
 
@@ -123,7 +124,7 @@ def draw(store: PhotoStore, count: int, plan: Plan, generator: torch.Generator) 
         # A batch of one task at a time, since examples of a batch lend each other their objects.
         task = get_task(names[int(torch.multinomial(shares, 1, generator=generator))])
         picks = rows[torch.multinomial(weights, 16, replacement=True, generator=generator)]
-        sample = store.sample(picks, plan.crop, False, generator)
+        sample = store.crops(picks, plan.crop, False, generator)
         condition = task.example(sample, generator)
         flat = _deviation(sample.pixels, condition.hole) < _FLAT / 127.5
         chance = torch.rand(len(sample), generator=generator)
@@ -207,7 +208,7 @@ class Exemplars:
         """The rows whose holes are those of a task."""
         return torch.tensor([i for i, name in enumerate(self.task) if name == task], dtype=torch.long)
 
-    def sample(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Condition, Sample]:
+    def take(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Condition, Sample]:
         """Conditions whose canvas is the exemplar fill, and samples whose pixels are the truth."""
         pixels, canvas = (to_unit(x[rows].to(device)) for x in (self.pixels, self.canvas))
         hole = self.hole[rows].to(device).float()

@@ -50,18 +50,18 @@ def unpack(file: bytes | None) -> tuple[dict[str, Tensor], Tensor | None]:
     return captions, tensors.get("latents")
 
 
-def text_maker(tokenizer: Any, encoder: nn.Module, length: int) -> dict[str, Any]:
-    """What decides embeddings of captions of at most ``length`` tokens."""
-    return {"model": fingerprint(encoder, len(tokenizer)), "length": length}
+def text_fingerprint(tokenizer: Any, encoder: nn.Module, length: int) -> dict[str, Any]:
+    """What embeddings of captions of at most ``length`` tokens depend on: the network, and the length."""
+    return {"model": network_fingerprint(encoder, len(tokenizer)), "length": length}
 
 
-def latents_maker(vae: Any, side: int, multiple: int, widest: float) -> dict[str, Any]:
-    """What decides latents of pictures in ``aspect_buckets(side, multiple, widest)``."""
+def latents_fingerprint(vae: Any, side: int, multiple: int, widest: float) -> dict[str, Any]:
+    """What latents of pictures in ``aspect_buckets(side, multiple, widest)`` depend on: the network, and the sizes."""
     facts = [getattr(vae.config, name, None) for name in ("scaling_factor", "shift_factor")]
-    return {"model": fingerprint(vae, *facts), "side": side, "multiple": multiple, "widest": float(widest)}
+    return {"model": network_fingerprint(vae, *facts), "side": side, "multiple": multiple, "widest": float(widest)}
 
 
-def fingerprint(network: nn.Module, *facts: object) -> str:
+def network_fingerprint(network: nn.Module, *facts: object) -> str:
     """16 hex digits that tell networks apart by their weights, in whatever precision and under whatever names they are
     kept, and by what else is given. Of large tensors 4,096 values count, spread evenly."""
     digests = set()

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from photofound import files
-from photofound.card.record import licence_of
-from photofound.data import photos
+from photofound.data.ledger import error_text, files_below, warn_passed_over
+from photofound.data.tars import IMAGES, MASKS, read_tar, warn_unread
 from photofound.errors import first_line
 
-IMAGE_COLUMNS = ("image", "img", "photo", *(suffix[1:] for suffix in photos.IMAGES))
+IMAGE_COLUMNS = ("image", "img", "photo", *(suffix[1:] for suffix in IMAGES))
 CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
-MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in photos.MASKS))
-FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in photos.IMAGES))
+MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in MASKS))
+FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in IMAGES))
 DAMAGED = "__damaged__"  # the column of a row that cannot be read, which says why
 MAX_JSON = 2**24  # bytes
 
@@ -81,7 +81,7 @@ def open_source(source: Source, part: int = 64) -> Any:
         here = files.local(source.path)
         found = _files(source.path)
         if found:
-            photos.tell_rest(source.path, found)
+            warn_unread(source.path, found)
         if all(file.endswith(".tar") for file in found) and found:
             return datasets.IterableDataset.from_generator(_read_tars, gen_kwargs={"tars": found})
         if found:
@@ -115,7 +115,7 @@ def _files(path: str) -> list[str]:
 def _read_tars(tars: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of tars, one column per extension; a damaged tar ends with a row that says so."""
     for tar in tars:
-        for sample in photos.samples(tar):
+        for sample in read_tar(tar):
             name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
             content = {extension[1:]: content for extension, content in sample.items()}
             yield {"name": name} | ({DAMAGED: damaged} if damaged else content)
@@ -132,7 +132,7 @@ def _row_groups(paths: list[str]) -> list[tuple[str, int | None]]:
             groups = range(0 if files.local(path) is None else pq.ParquetFile(path).num_row_groups)
         except Exception as error:
             if len(paths) == 1:
-                raise ValueError(photos.why(error)) from None
+                raise ValueError(error_text(error)) from None
             groups = range(0)
         parts += [(path, group) for group in groups] or [(path, None)]
     return parts
@@ -152,7 +152,7 @@ def _read_parquet(parts: list[tuple[str, int | None]]) -> Iterator[dict[str, Any
                     else:
                         yield from row.to_pylist()
         except Exception as error:  # pyarrow raises nearly anything
-            yield {"name": path, DAMAGED: f"cannot be read ({photos.why(error)})"}
+            yield {"name": path, DAMAGED: f"cannot be read ({error_text(error)})"}
 
 
 def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,7 @@ def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
                 content["text"] = content.pop("text_file").decode()
             yield listed.row | content
         except Exception as error:
-            yield {"name": listed.row["name"], DAMAGED: photos.why(error)}
+            yield {"name": listed.row["name"], DAMAGED: error_text(error)}
 
 
 class _Listed(NamedTuple):
@@ -192,8 +192,8 @@ def _folder(folder: Path, part: int) -> list[list[_Listed]]:
     if not tables:
         rows = _pictures(folder)
     read = {os.path.normpath(file) for row in rows for file in (*row.files.values(), *tables)}
-    others = [path.name for path in photos.files_below(folder) if os.path.normpath(path) not in read]
-    photos.tell_passed_over(folder, others, "not in metadata.jsonl" if tables else "no picture, nor named like one")
+    others = [path.name for path in files_below(folder) if os.path.normpath(path) not in read]
+    warn_passed_over(folder, others, "not in metadata.jsonl" if tables else "no picture, nor named like one")
     if not rows:
         raise ValueError(f"data: {folder} holds no .tar, .parquet or image; name another folder")
     return [rows[i : i + part] for i in range(0, len(rows), part)]
@@ -201,8 +201,8 @@ def _folder(folder: Path, part: int) -> list[list[_Listed]]:
 
 def _pictures(folder: Path) -> list[_Listed]:
     """A row for each picture of a folder, with its caption and its mask."""
-    there = photos.files_below(folder)
-    pictures = [path for path in there if path.suffix.lower() in photos.IMAGES]
+    there = files_below(folder)
+    pictures = [path for path in there if path.suffix.lower() in IMAGES]
     masks = {str(path.with_suffix(""))[: -len(".mask")]: path for path in pictures if path.stem.endswith(".mask")}
     rows = []
     for path in (path for path in pictures if not path.stem.endswith(".mask")):
@@ -269,17 +269,6 @@ def raw(row: Mapping[str, Any], source: Source) -> Raw:
         None if foreground is None or foreground == "" else _file(foreground, source, "foreground"),
         _captions(table, source),
         table,
-    )
-
-
-def photograph(sample: Raw, short_side: int) -> photos.Photograph:
-    """The sample decoded, scaled down to a short side of ``short_side``, with its first caption.
-
-    Raises whatever its decoder raises when it is damaged.
-    """
-    about = {"caption": sample.captions[0][0] if sample.captions else "", "source": str(sample.row.get("source", ""))}
-    return photos.photograph(
-        sample.image, short_side, sample.mask, sample.name, sample.foreground, **about, licence=licence_of(sample.row)
     )
 
 

@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 from photofound import files
-from photofound.data import photos, sources
+from photofound.data import sources
+from photofound.data.ledger import files_below, warn_passed_over
+from photofound.data.tars import IMAGES
 from photofound.edits.colours import COLOURS
 from photofound.picture import image
 
@@ -175,9 +177,9 @@ def _rord(folder: Path) -> list[Entry]:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     """The pictures of a folder by their paths in it, without suffix; what is none is said."""
-    there = photos.files_below(folder)
-    pictures = [path for path in there if path.suffix.lower() in photos.IMAGES]
-    photos.tell_passed_over(folder, [path.name for path in sorted(set(there) - set(pictures))], "no picture")
+    there = files_below(folder)
+    pictures = [path for path in there if path.suffix.lower() in IMAGES]
+    warn_passed_over(folder, [path.name for path in sorted(set(there) - set(pictures))], "no picture")
     return {str(path.relative_to(folder).with_suffix("")): path for path in pictures}
 
 
@@ -193,7 +195,7 @@ def _pairs(folder: Path) -> list[Path]:
     """The originals ``*_HR.png``, or of another suffix, of pairs. Of several ``image_SRF_N``, which hold the same
     pictures, cropped to what N divides, one: that for x2, of which the crop for x4 is a part; else that for x4."""
     chosen: dict[Path, Path] = {}
-    originals = [path for path in photos.files_below(folder) if _is_original(path)]
+    originals = [path for path in files_below(folder) if _is_original(path)]
     for parent in sorted({path.parent for path in originals}):
         numbered = re.fullmatch(r"image_SRF_\d+", parent.name)
         group = parent.parent if numbered else parent
@@ -203,7 +205,7 @@ def _pairs(folder: Path) -> list[Path]:
 
 
 def _is_original(path: Path) -> bool:
-    return path.stem.endswith("_HR") and path.suffix.lower() in photos.IMAGES
+    return path.stem.endswith("_HR") and path.suffix.lower() in IMAGES
 
 
 def _any(source: Path | list[Path]) -> list[Entry]:

@@ -11,6 +11,7 @@ Each file imports only files above it:
     checkpoint   checkpoints of one process or many
     trainer      the loop
     estimate     what a run will take: the dry run
+    annotate     captions, mattes, embeddings and latents for a collection
     build        the pipeline that a training starts from
     mix          batches in which tasks are mixed: crops, conditions, targets
     recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO

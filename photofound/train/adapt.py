@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn, no_grad
 
-from photofound.data.photos import PhotoStore
+from photofound.data.store import PhotoStore
 from photofound.model.folder import FOR_TEACHER
 from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EMBEDDED, EditPipeline

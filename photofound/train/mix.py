@@ -14,8 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from photofound.data import photos
 from photofound.data.exemplars import Exemplars
+from photofound.data.objects import holds_object
+from photofound.data.photograph import random_int
+from photofound.data.store import PhotoStore
 from photofound.data.stream import Stream
 from photofound.edits import masks
 from photofound.edits import reference as references
@@ -108,12 +110,12 @@ class TaskMixer:
             name: not hole_is_matte and name in self.tasks and self.tasks[name].needs_object for name in self.shares
         }
         # Keyed by the store itself: a later store may get the id() of an earlier one.
-        self._choices: WeakKeyDictionary[photos.PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
+        self._choices: WeakKeyDictionary[PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
         self._choices = WeakKeyDictionary()
 
     def draw(
         self,
-        store: photos.PhotoStore,
+        store: PhotoStore,
         crop: int,
         size: int,
         generator: torch.Generator,
@@ -126,7 +128,7 @@ class TaskMixer:
             shares: task -> share, in place of the mix's own.
             exemplars: samples with exemplar canvases, which replace a part of the crops.
         """
-        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
+        cpu = torch.Generator().manual_seed(random_int(2**31, generator))
         conditions, samples = [], []
         for name, count in share_out(self.shares if shares is None else shares, size, cpu).items():
             if exemplars is not None and (made := self._with_exemplars(exemplars, name, count, generator, cpu)):
@@ -141,7 +143,7 @@ class TaskMixer:
 
     def draw_task(
         self,
-        store: photos.PhotoStore,
+        store: PhotoStore,
         name: str,
         crop: int,
         count: int,
@@ -158,8 +160,8 @@ class TaskMixer:
 
         Tasks that need a whole object get their share as far as the batch has such photographs.
         """
-        cpu = torch.Generator().manual_seed(photos.random_int(2**31, generator))
-        whole = torch.tensor([photos.holds_object(matte) for matte in sample.matte])
+        cpu = torch.Generator().manual_seed(random_int(2**31, generator))
+        whole = torch.tensor([holds_object(matte) for matte in sample.matte])
         conditions, samples = [], []
         for name, index in assign(self.shares, self.needs_object, whole, cpu).items():
             others = None
@@ -170,11 +172,11 @@ class TaskMixer:
             samples.append(part)
         return Condition.cat(conditions), Sample.cat(samples)
 
-    def possible(self, store: photos.PhotoStore, crop: int) -> dict[str, float]:
+    def possible(self, store: PhotoStore, crop: int) -> dict[str, float]:
         """The shares without the tasks that need a whole object, where the store has none."""
         return {n: share for n, share in self.shares.items() if not self.needs_object[n] or len(store.rows(crop, True))}
 
-    def choices(self, store: photos.PhotoStore, crop: int, whole_object: bool) -> tuple[Tensor, Tensor]:
+    def choices(self, store: PhotoStore, crop: int, whole_object: bool) -> tuple[Tensor, Tensor]:
         """The store's rows that a crop fits into, and their weights.
 
         Raises ValueError where there are none.
@@ -191,12 +193,10 @@ class TaskMixer:
             known[crop, whole_object] = rows, torch.tensor([self.data.weights.get(s, 1.0) for s in sources])
         return known[crop, whole_object]
 
-    def _crops(
-        self, store: photos.PhotoStore, crop: int, count: int, whole_object: bool, cpu: torch.Generator
-    ) -> Sample:
+    def _crops(self, store: PhotoStore, crop: int, count: int, whole_object: bool, cpu: torch.Generator) -> Sample:
         rows, weights = self.choices(store, crop, whole_object)
         picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
-        return store.sample(picks, crop, whole_object, cpu, self.data.mirror)
+        return store.crops(picks, crop, whole_object, cpu, self.data.mirror)
 
     def _needs_others(self, name: str) -> bool:
         """Whether a task takes objects from other photographs."""
@@ -233,7 +233,7 @@ class TaskMixer:
         if not (wanted := int((torch.rand(count, generator=cpu) < self.mix.exemplars).sum())):
             return None
         picks = rows[torch.randint(len(rows), (wanted,), generator=cpu)]
-        condition, sample = exemplars.sample(picks, generator.device)
+        condition, sample = exemplars.take(picks, generator.device)
         return self._with_references(name, condition, sample, generator), sample
 
     def _with_references(
@@ -274,7 +274,7 @@ class StreamReader:
             world=self.world.size,
             workers=self.data.workers,
             flip=self.data.mirror,
-            made_before=self.data.precomputed,
+            precomputed=self.data.precomputed,
             device=self.world.device,
             log=Path(self.data.log) if self.data.log else None,
         )
@@ -336,7 +336,7 @@ def assign(
 # ----------------------------------------------------------------------------------------------- parts of a batch
 
 
-def hold_out(store: photos.PhotoStore, every: int) -> tuple[photos.PhotoStore, photos.PhotoStore]:
+def hold_out(store: PhotoStore, every: int) -> tuple[PhotoStore, PhotoStore]:
     """A store without every n-th photograph, and a store of those; both share the pixels."""
     held = store.photograph % every == 0
     return store.part(~held), store.part(held)

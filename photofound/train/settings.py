@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from photofound.data import precomputed
 from photofound.data.sources import Source
 
 
@@ -116,8 +115,8 @@ class DataConfig:
         return () if (self.late_crop, self.late_batch) == (self.crop, 1) else (self.late_from,)
 
     def __post_init__(self) -> None:
-        if unknown := set(self.precomputed) - set(precomputed.KINDS):
-            raise ValueError(f"data.precomputed: {min(unknown)!r} is unknown; use {' and '.join(precomputed.KINDS)}")
+        if unknown := set(self.precomputed) - {"text", "latents"}:
+            raise ValueError(f"data.precomputed: {min(unknown)!r} is unknown; use text and latents")
         if self.hold_out and (self.sources or self.held_out):
             raise ValueError("data.hold_out: divides what lies in memory; name held-out photographs with data.held_out")
         if self.precomputed and not self.sources:

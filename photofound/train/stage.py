@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from photofound.card import record
 from photofound.card.record import Origin
-from photofound.data import drawn, photos, precomputed
+from photofound.data import drawn, precomputed
 from photofound.data.exemplars import Exemplars
 from photofound.data.sources import Source
+from photofound.data.store import PhotoStore
 from photofound.data.stream import check_sizes, photographs
 from photofound.edits import reference as references
 from photofound.edits.geometry import aspect_buckets
@@ -65,7 +66,7 @@ class EditStage:
         self,
         config: EditConfig,
         world: World,
-        photographs: photos.PhotoStore | None = None,
+        photographs: PhotoStore | None = None,
         hole_is_matte: bool = False,
     ) -> None:
         self.config, self.world, self.device = config, world, world.device
@@ -76,7 +77,7 @@ class EditStage:
         self.mixer = TaskMixer(config.mix, config.data, self.encode, share, shape.reference_size, hole_is_matte)
         self._check_precomputed()
         self.store = (photographs or self._read_photographs()).to(self.device)
-        self.held_out: photos.PhotoStore | None = None
+        self.held_out: PhotoStore | None = None
         if config.data.hold_out:
             self.store, self.held_out = hold_out(self.store, config.data.hold_out)
         elif config.data.held_out:
@@ -119,19 +120,19 @@ class EditStage:
         if end != scheduler.config.shift:
             self.pipeline.register_modules(scheduler=type(scheduler).from_config(scheduler.config, shift=end))
 
-    def _read_photographs(self) -> photos.PhotoStore:
+    def _read_photographs(self) -> PhotoStore:
         """The photographs that ``config.data`` names, those to hold out among them."""
         files = self.config.data
         if files.drawn:
             return drawn.store(files.drawn, files.sizes)
         if files.sources:
             return self._first_of(files.sources)
-        return photos.PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+        return PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
 
-    def _first_of(self, sources: Sequence[Source]) -> photos.PhotoStore:
+    def _first_of(self, sources: Sequence[Source]) -> PhotoStore:
         """The first photographs of sources, in memory."""
         sizes = self.config.data.sizes
-        return photos.PhotoStore.build(photographs(sources, STREAM_SHEET, max(sizes)), sizes)
+        return PhotoStore.build(photographs(sources, STREAM_SHEET, max(sizes)), sizes)
 
     def _cut_captions(self) -> str:
         """A line on captions that are longer than what the model reads; empty where there are none."""
@@ -153,13 +154,13 @@ class EditStage:
                     "model.train_text: embeddings are of the encoder before it is trained; set it to false"
                 )
             parts = self.pipeline.tokenizer, self.pipeline.text_encoder
-            mine["text"] = precomputed.text_maker(*parts, model.text_length)
+            mine["text"] = precomputed.text_fingerprint(*parts, model.text_length)
         if "latents" in files.precomputed:
             if self.vae is None:
                 raise ValueError("data.precomputed: there are no latents without an autoencoder; leave them out")
-            mine["latents"] = precomputed.latents_maker(self.vae, files.crop, files.multiple, files.widest)
-        for source, (kind, maker) in itertools.product(files.sources, mine.items()):
-            precomputed.check(source, kind, maker)
+            mine["latents"] = precomputed.latents_fingerprint(self.vae, files.crop, files.multiple, files.widest)
+        for source, (kind, fingerprint) in itertools.product(files.sources, mine.items()):
+            precomputed.check(source, kind, fingerprint)
 
     def _check_sizes(self) -> None:
         """Raise ValueError for what would stop the run when pictures grow, or at its end when its sheet is drawn."""
@@ -208,14 +209,12 @@ class EditStage:
             condition, sample = self.draw(self.store, crop, size, generator)
         return Batch(condition, sample, progress)
 
-    def draw(
-        self, store: photos.PhotoStore, crop: int, size: int, generator: torch.Generator
-    ) -> tuple[Condition, Sample]:
+    def draw(self, store: PhotoStore, crop: int, size: int, generator: torch.Generator) -> tuple[Condition, Sample]:
         """``size`` crops of a store, as conditions and targets; exemplar canvases in those to train on alone."""
         exemplars = self.exemplars.get(crop) if store is self.store else None
         return self.mixer.draw(store, crop, size, generator, self.shares_for(store, crop), exemplars)
 
-    def shares_for(self, store: photos.PhotoStore, crop: int) -> dict[str, float]:
+    def shares_for(self, store: PhotoStore, crop: int) -> dict[str, float]:
         """The tasks to draw from a store, and their shares.
 
         All of them from the photographs to train on, so that a mix that cannot be drawn is an error. Held-out
@@ -349,7 +348,7 @@ class EditStage:
         assert self.held_out is not None
         return self.fixed_batch(self.held_out, self.config.data.held_out_crops)
 
-    def fixed_batch(self, store: photos.PhotoStore, size: int) -> Batch:
+    def fixed_batch(self, store: PhotoStore, size: int) -> Batch:
         """Crops of photographs and their holes, the same at each call."""
         generator = torch.Generator(self.device).manual_seed(0)
         return Batch(*self.draw(store, self.config.data.crop, size, generator), progress=0.0)

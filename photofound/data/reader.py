@@ -1,0 +1,243 @@
+"""The order of a stream: sources read in epochs, their samples shuffled and sorted into batches of one shape.
+
+Nothing is decoded here. The position after a batch is a small dict, which a resumed run reads on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from photofound.data.ledger import Ledger, error_text
+from photofound.data.sources import Raw, Source, open_source, raw
+from photofound.edits.geometry import cover, nearest_bucket
+from photofound.picture import image
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT = 16  # rounds after which a bucket that does not fill is given, its samples repeated
+
+
+@dataclass(frozen=True)
+class Order:
+    """What decides the order of a stream; the arguments are those of ``Stream``."""
+
+    sources: tuple[Source, ...]
+    batch_size: int
+    buckets: tuple[tuple[int, int], ...]
+    seed: int
+    rank: int
+    world: int
+    shuffle: int
+    enlarge: float
+    max_pixels: int | None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What must not change for a resumed run to give the same batches."""
+        buckets = [list(bucket) for bucket in self.buckets]
+        shares = [[source.path, source.weight] for source in self.sources]
+        return {"batch": self.batch_size, "buckets": buckets, "shuffle": self.shuffle, "seed": self.seed} | {
+            "sources": shares,
+            "world": self.world,
+        }
+
+
+class EndlessSource:
+    """One process's share of a source, epoch after epoch, its shards in another order each time."""
+
+    def __init__(self, source: Source, rank: int, world: int, seed: int, ledger: Ledger) -> None:
+        from datasets.distributed import split_dataset_by_node
+
+        self.source, self.ledger = source, ledger
+        opened = open_source(source)
+        self.dataset = split_dataset_by_node(opened, rank, world) if world > 1 else opened
+        self.dry = 0  # epochs in a row without a sample
+        self._begin(1 + seed * 1_000_003)  # datasets shuffles shards by the epoch's number, and not in epoch 0
+
+    def _begin(self, epoch: int, position: dict[str, Any] | None = None) -> None:
+        self.dataset.set_epoch(epoch)
+        self._begun = position is not None  # before the first row, the position of datasets is of another epoch
+        if position is not None:
+            self.dataset.load_state_dict(position)
+        self._rows = iter(self.dataset)
+
+    def next(self) -> Raw:
+        while True:
+            try:
+                row = next(self._rows, None)
+            except ValueError:
+                raise
+            except Exception as error:  # the Hub's client: what it raises ends its iterator
+                raise ValueError(f"data: {self.source.path!r} cannot be read on ({error_text(error)})") from error
+            if row is None:
+                self._end_epoch()
+                continue
+            self._begun = True
+            self.ledger.seen += 1
+            try:
+                sample = raw(row, self.source)
+            except Exception as error:  # whatever a row makes its readers raise, the others are good
+                self.ledger.skip(str(row.get("name") or row.get("__key__") or self.source.path), error)
+                self.ledger.check()
+                continue
+            self.dry = 0
+            return sample
+
+    def _end_epoch(self) -> None:
+        self.ledger.check(least=1)
+        self.dry += 1
+        if self.dry == 2:
+            raise ValueError(f"data: {self.source.path!r} gives no photograph; look at its format and columns")
+        self._begin(self.dataset.epoch + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.dataset.epoch, "position": self.dataset.state_dict() if self._begun else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._begin(state["epoch"], state["position"])
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch of files, all for one bucket; a worker decodes it."""
+
+    bucket: tuple[int, int]
+    samples: list[Raw]
+    seed: list[int]
+
+
+class BatchReader:
+    """Batches of one bucket each, without end, and where to go on after each of them.
+
+    Photographs are read in rounds. Those of a round are shuffled together and wait in their buckets until one is full,
+    over as many rounds as it takes, so that every batch is full and every photograph comes once per epoch. (What is so
+    rare that it waits for ``MAX_WAIT`` rounds is repeated to fill a batch.)
+
+    The position after a batch is a small dict although photographs are waiting: where reading stood before the oldest
+    one's round, how many were waiting then, and how many batches have been given since. Resuming reads from there,
+    forgets what had been given, and decodes nothing.
+    """
+
+    def __init__(self, order: Order, ledger: Ledger) -> None:
+        self.order, self.ledger, self.round, self.given, self._target = order, ledger, 0, 0, 0
+        shares = np.array([source.weight for source in order.sources])
+        self._shares = shares / shares.sum()
+        self.sources = [EndlessSource(source, order.rank, order.world, order.seed, ledger) for source in order.sources]
+        self._waiting: dict[int, list[tuple[int, Raw | None]]] = defaultdict(list)  # (round, sample); None: given
+        self._anchors: dict[int, dict[str, Any]] = {}
+        self._small = 0
+
+    def __iter__(self) -> Iterator[tuple[EncodedBatch, dict[str, Any]]]:
+        while True:
+            self._anchors[self.round] = self._anchor()
+            for sample in self._read_round():
+                index = self._bucket(sample)
+                if index is not None:
+                    self._waiting[index].append((self.round, sample))
+                    if len(self._waiting[index]) == self.order.batch_size:
+                        yield from self._give(index)
+            for index in [i for i, waiting in self._waiting.items() if waiting[0][0] <= self.round - MAX_WAIT]:
+                yield from self._give(index)
+            self.round += 1
+
+    def _read_round(self) -> list[Raw]:
+        order = self.order
+        rng = np.random.default_rng([order.seed, order.rank, self.round])
+        picks = rng.choice(len(self.sources), order.shuffle, p=self._shares)
+        samples = [self.sources[i].next() for i in picks]
+        return [samples[i] for i in rng.permutation(len(samples))]
+
+    def _bucket(self, sample: Raw) -> int | None:
+        """The index of the sample's bucket; None for one that is damaged, or too small to be enlarged that much."""
+        order = self.order
+        try:
+            width, height = image.upright_size(sample.image, sample.name, order.max_pixels)
+        except Exception as error:
+            self.ledger.skip(sample.name, error)
+            self.ledger.check()
+            return None
+        bucket = nearest_bucket(width, height, order.buckets)
+        if cover(width, height, bucket)[0] > order.enlarge * width + 1:
+            self._small += 1
+            if self._small == 10 * order.shuffle and not self.given:
+                raise ValueError(
+                    f"data: the first {self._small} photographs are all too small (the last, {sample.name}, is "
+                    f"{width}x{height} for a batch of {bucket[0]}x{bucket[1]}); choose a smaller size, or raise enlarge"
+                )
+            return None
+        return order.buckets.index(bucket)
+
+    def _give(self, index: int) -> Iterator[tuple[EncodedBatch, dict[str, Any]]]:
+        members = self._waiting.pop(index)
+        self.given += 1
+        if self.given <= self._target:
+            return
+        samples = [sample for _, sample in members if sample is not None]
+        assert len(samples) == len(members), "a sample of before the checkpoint would be given again"
+        full = [samples[i % len(samples)] for i in range(self.order.batch_size)]
+        seed = [self.order.seed, self.order.rank, self.given]
+        yield EncodedBatch(self.order.buckets[index], full, seed), self._state()
+
+    def _anchor(self) -> dict[str, Any]:
+        waiting = {str(index): [number for number, _ in members] for index, members in self._waiting.items()}
+        sources = [source.state_dict() for source in self.sources]
+        return {"round": self.round, "given": self.given, "waiting": waiting, "sources": sources}
+
+    def _state(self) -> dict[str, Any]:
+        oldest = min([self.round, *(number for members in self._waiting.values() for number, _ in members)])
+        self._anchors = {number: anchor for number, anchor in self._anchors.items() if number >= oldest}
+        return {"layout": self.order.layout, "target": self.given} | self._anchors[oldest]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["sources"]) != len(self.sources):
+            logger.warning("data: the number of sources has changed; they are read from the beginning")
+            return
+        for source, position in zip(self.sources, state["sources"], strict=True):
+            source.load_state_dict(position)
+        self.round, self.given = state["round"], state["given"]
+        if state["layout"] != self.order.layout:
+            logger.warning("data: batch size, buckets or shuffling have changed; reading goes on, in other batches")
+            return
+        self._target = state["target"]
+        for index, rounds in state["waiting"].items():
+            self._waiting[int(index)] = [(number, None) for number in rounds]
+
+
+def read_ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
+    """The same items, read by a thread up to ``depth`` of them ahead: waiting for a disk or a network costs nothing."""
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    return
+        except BaseException as error:  # raised again where the items are wanted
+            put(None, error)
+
+    threading.Thread(target=read, daemon=True, name="photofound-reader").start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
