@@ -88,7 +88,7 @@ class Desk:
         """All that is kept in files."""
         return {self.photo, *self.results}.union(*(each.photos for each in (*self.undo, *self.redo)))
 
-    def as_past(self) -> Desk:
+    def without_history(self) -> Desk:
         """What is remembered of it: no past of its own, and no mattes, which are large and can be found again."""
         return dataclasses.replace(self, undo=(), redo=(), mattes={})
 
@@ -215,35 +215,35 @@ class Studio:
         else:
             folder = desk.folder
         name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "photograph"
-        return _tidied(Desk(folder, _spooled(folder, picture, name)))
+        return _pruned(Desk(folder, _stored(folder, picture, name)))
 
     def use_result(self, desk: Desk) -> Desk:
         """The chosen result becomes the photograph, so that edits chain."""
         if desk.result is None:
             raise ValueError("there is no result yet; run an edit first")
-        return _tidied(Desk(desk.folder, desk.result, (*desk.undo, desk.as_past())[-UNDO:]))
+        return _pruned(Desk(desk.folder, desk.result, (*desk.undo, desk.without_history())[-UNDO:]))
 
     def undo(self, desk: Desk) -> Desk:
         """The photograph, and the results made of it, as they were before a result was taken over."""
         if not desk.undo:
             raise ValueError("there is nothing to undo; this is the photograph that you opened")
-        past = dataclasses.replace(desk.undo[-1], undo=desk.undo[:-1], redo=(desk.as_past(), *desk.redo)[:UNDO])
-        return _tidied(past)
+        past = dataclasses.replace(desk.undo[-1], undo=desk.undo[:-1], redo=(desk.without_history(), *desk.redo)[:UNDO])
+        return _pruned(past)
 
     def redo(self, desk: Desk) -> Desk:
         """The photograph and its results as they were before ``undo``."""
         if not desk.redo:
             raise ValueError("there is nothing to redo; this is the newest photograph")
-        return _tidied(dataclasses.replace(desk.redo[0], undo=(*desk.undo, desk.as_past()), redo=desk.redo[1:]))
+        return _pruned(dataclasses.replace(desk.redo[0], undo=(*desk.undo, desk.without_history()), redo=desk.redo[1:]))
 
     def adopt(self, desk: Desk, made: Desk) -> Desk:
         """The desk with the results of ``made``, which ``run`` gave. Raises ValueError where another photograph was
         opened meanwhile."""
         if made.photo.id != desk.photo.id:
-            _tidied(desk)
+            _pruned(desk)
             raise ValueError("the photograph was changed during the run, so its result was dropped; run it again")
         names = ("results", "chosen", "seed", "report", "before")
-        return _tidied(dataclasses.replace(desk, **{name: getattr(made, name) for name in names}))
+        return _pruned(dataclasses.replace(desk, **{name: getattr(made, name) for name in names}))
 
     def close(self, desk: Desk | None) -> None:
         """Remove what a visitor leaves behind."""
@@ -297,7 +297,7 @@ class Studio:
         """A brushed mask at the photograph's own size. A subject that was not touched is left to the task; of one that
         was, only what was brushed differs from the automatic one, whose edge stays as fine as it was."""
         size = desk.photo.picture.size
-        automatic = desk.mattes.get(task.name) if keeps(each) else None
+        automatic = desk.mattes.get(task.name) if is_subject(each) else None
         if automatic is None:
             return (resized(painted, size) > 0.5).astype(np.float32)
         changed = np.abs(painted - resized(automatic, painted.shape[::-1])) > SHORT_OF_ALIKE
@@ -349,53 +349,55 @@ class Studio:
         warned: list[str] = []
         stop = self._running[visitor] = threading.Event()
 
-        made = told = 0
+        made = steps_done = 0
 
-        def tell(what: str) -> None:
+        def report(what: str) -> None:
             """A share for each step, one for the decoding behind them, and one for saving all."""
             which = f"variant {made + 1} of {form.variants}, " if form.variants > 1 else ""
-            done = made * (steps + 1) + min(told, steps)
+            done = made * (steps + 1) + min(steps_done, steps)
             progress(done / (form.variants * (steps + 1) + 1), which + what)
 
-        def hear(line: str) -> None:
+        def on_warning(line: str) -> None:
             if line not in warned:
                 warned.append(line)
                 if warn is not None:
                     warn(line)
 
         def on_step(_: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
-            nonlocal told
+            nonlocal steps_done
             if stop.is_set():
                 raise Cancelled
-            told += 1
-            step = f"step {told} of {steps}" if told <= steps else f"part {told}"  # large pictures go part by part
-            tell(step if told < steps else f"{step}, decoding")
+            steps_done += 1
+            step = (
+                f"step {steps_done} of {steps}" if steps_done <= steps else f"part {steps_done}"
+            )  # large pictures go part by part
+            report(step if steps_done < steps else f"{step}, decoding")
             return values
 
         results: list[Picture] = []
         seconds = 0.0
         progress(0, "waiting for the model")
         try:
-            with self._model, heard(hear):
+            with self._model, heard(on_warning):
                 job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
                 image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
                 pipe = self.models.pipeline(task, form.model, form.lora)
                 settings = pipe.settings(request)
                 steps = max(1, settings[0])
                 if unread := pipe.unread(request.inputs.get("prompt")):
-                    hear(unread)
+                    on_warning(unread)
                 start = time.perf_counter()
                 for made in range(form.variants):
                     if stop.is_set():
                         raise Cancelled
-                    told = 0
+                    steps_done = 0
                     results += pipe.run([job], [request.generator(made)], *settings, on_step)
                 seconds = time.perf_counter() - start
         finally:
             self._running.pop(visitor, None)
         progress(1 - 1 / (form.variants * (steps + 1) + 1), "saving")
-        photos = [_spooled(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
-        before = shown(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept(job)
+        photos = [_stored(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
+        before = preview(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept_preview(job)
         desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=form.seed, before=before)
         desk = dataclasses.replace(desk, report=self._report(desk, seconds, form.variants))
         return desk, desk.report, warned
@@ -427,27 +429,27 @@ def declared(task: Task) -> list[Input]:
     return sorted(offered(task), key=lambda each: (not each.required, each.kind != "mask"))
 
 
-def keeps(each: Input) -> bool:
+def is_subject(each: Input) -> bool:
     """Whether a mask marks what is kept, and can be found without the visitor; every other one marks what goes."""
     return each.kind == "mask" and each.name == "subject" and not each.required
 
 
-def shown(picture: Picture, side: int = PREVIEW) -> np.ndarray:
+def preview(picture: Picture, side: int = PREVIEW) -> np.ndarray:
     """A picture as the browser shows it: (h, w, 3) uint8 sRGB of at most ``side``, what is transparent chequered."""
     small = picture.resize(preview_size(picture.size, side))
     rgb, alpha = small.rgb(), small.alpha()
     return _bytes(rgb if alpha is None else _over_chequers(rgb, alpha))
 
 
-def kept(job: Job, side: int = PREVIEW) -> np.ndarray:
+def kept_preview(job: Job, side: int = PREVIEW) -> np.ndarray:
     """What comes back exactly, on chequers: (h, w, 3) uint8. For a job that keeps nothing as it is, all of it."""
     if not job.keep.any():
-        return shown(job.picture, side)
+        return preview(job.picture, side)
     size = preview_size(job.picture.size, side)
     return _bytes(_over_chequers(job.picture.resize(size).rgb(), resized(job.keep, size)))
 
 
-def told(desk: Desk, job: Job | None) -> str:
+def size_line(desk: Desk, job: Job | None) -> str:
     """One line about a job: the size before and after, and how much is kept."""
     width, height = desk.photo.picture.size
     if job is None:
@@ -457,7 +459,7 @@ def told(desk: Desk, job: Job | None) -> str:
     return f"{width} × {height}{after}" + (f" · {share:.0%} kept bit for bit" if share > 0 else "")
 
 
-def described(photo: Photo) -> str:
+def file_line(photo: Photo) -> str:
     """One line about a photograph's file."""
     picture = photo.picture
     kind = {1: "grey", 2: "grey, alpha", 3: "RGB", 4: "RGB, alpha"}[picture.pixels.shape[2]]
@@ -500,7 +502,7 @@ def _format(picture: Picture, asked: str | None) -> str:
     return image.output_format(picture, None, asked, alpha=picture.has_alpha and asked is None)
 
 
-def _spooled(folder: Path, picture: Picture, name: str) -> Photo:
+def _stored(folder: Path, picture: Picture, name: str) -> Photo:
     """The picture with its pixels in a file, from where they are read when they are needed."""
     file = folder / f"{secrets.token_hex(8)}.npy"
     np.save(file, picture.pixels)
@@ -508,7 +510,7 @@ def _spooled(folder: Path, picture: Picture, name: str) -> Photo:
     return Photo(dataclasses.replace(picture, pixels=pixels), name, file)
 
 
-def _tidied(desk: Desk) -> Desk:
+def _pruned(desk: Desk) -> Desk:
     """The desk, with no longer a past than ``HISTORY`` allows, after removing the files that it no longer needs."""
     while len(desk.undo) + len(desk.redo) > 0 and sum(each.picture.pixels.nbytes for each in desk.photos) > HISTORY:
         if len(desk.redo) > len(desk.undo):

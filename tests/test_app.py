@@ -19,7 +19,9 @@ from PIL import Image
 
 from photofound.cli import commands as cli
 from photofound.demos import app, brush, studio
+from photofound.demos import page as pages
 from photofound.demos.studio import Cancelled, Form, Models, Studio
+from photofound.demos.words import in_words
 from photofound.edits.task import get_task
 from photofound.picture import image, provenance
 
@@ -74,7 +76,7 @@ def work(tiny_folder, tmp_path):
 @pytest.fixture(scope="module")
 def page(tiny_folder, tmp_path_factory):
     """Shared, since a page knows nothing of its visitors."""
-    return app.Page(Studio(tmp_path_factory.mktemp("page"), Models(str(tiny_folder))))
+    return pages.Page(Studio(tmp_path_factory.mktemp("page"), Models(str(tiny_folder))))
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def labels(page):
 
 
 def test_there_is_a_tab_for_each_task_with_a_widget_for_each_input(page):
-    assert labels(page) == list(app.FIRST)
+    assert labels(page) == list(pages.FIRST)
     for tab in page.tabs:
         assert list(tab.inputs) == [each.name for each in studio.declared(tab.task)]
     expand = next(tab for tab in page.tabs if tab.task.name == "expand")
@@ -127,8 +129,8 @@ def test_there_is_a_tab_for_each_task_with_a_widget_for_each_input(page):
 
 
 def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, work, capsys):
-    page = app.Page(work)
-    assert labels(page) == [*app.FIRST, "retouch"]
+    page = pages.Page(work)
+    assert labels(page) == [*pages.FIRST, "retouch"]
     tab = page.tabs[-1]
     kinds = {name: type(widget) for name, widget in tab.inputs.items()}
     assert kinds == {
@@ -155,7 +157,7 @@ def test_every_event_is_private_and_the_queue_is_bounded(work):
 # ------------------------------------------------------------------------------------------------- editing, by handlers
 
 
-@pytest.mark.parametrize("task", app.FIRST)
+@pytest.mark.parametrize("task", pages.FIRST)
 def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, task):
     desk, report, warned = work.run(opened(work, photograph, task), request(task))
     assert len(desk.results) == 1 and " s**" in report and not warned
@@ -194,7 +196,7 @@ def test_a_jpeg_comes_back_as_jpeg_and_on_request_exactly(page, work, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.fromarray(pixels()).save(path, quality=90)
     desk, _, _ = work.run(work.open(path), request("inpaint"))
-    update, line = page.on_format(desk, app.SAME_FORMAT)
+    update, line = page.on_format(desk, pages.SAME_FORMAT)
     assert Path(update["value"]).suffix == ".jpg" and "choose PNG" in line
     update, line = page.on_format(desk, "PNG")
     result, given = np.asarray(Image.open(update["value"])), np.asarray(Image.open(path))
@@ -248,7 +250,7 @@ def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixel
         work.run(desk, request("inpaint", variants=99))
 
 
-@pytest.mark.parametrize("task", app.FIRST)
+@pytest.mark.parametrize("task", pages.FIRST)
 def test_variants_are_made_of_one_preparation(work, photograph, monkeypatch, task):
     desk, prepared = opened(work, photograph, task), []
     prepare = get_task(task).prepare
@@ -274,7 +276,7 @@ def test_bits_that_a_download_loses_are_told(page, work, tmp_path):
     image.save(pixels(np.uint16) - np.uint16(1), path)
     desk, _, _ = work.run(work.open(path), request("inpaint"))
     assert "JPEG holds 8 bits per channel: 16 are rounded; choose PNG beside" in page.on_format(desk, "JPEG")[1]
-    assert "8 bits" not in page.on_format(desk, "PNG")[1] + page.on_format(desk, app.SAME_FORMAT)[1]
+    assert "8 bits" not in page.on_format(desk, "PNG")[1] + page.on_format(desk, pages.SAME_FORMAT)[1]
 
 
 def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
@@ -481,7 +483,7 @@ def test_a_whole_visit(page, photograph):
     assert info.startswith("**my-cup** · 72 × 48 · PNG, 8 bit RGB")
     assert undo["interactive"] is redo["interactive"] is False
     tab = page.tabs[1]
-    shared = [None, "", None, 3, 2, 1, 1.0, app.SAME_FORMAT]
+    shared = [None, "", None, 3, 2, 1, 1.0, pages.SAME_FORMAT]
     desk, slider, gallery, report, use, download, line = page.on_run(
         tab,
         desk,
@@ -491,16 +493,16 @@ def test_a_whole_visit(page, photograph):
     )
     assert [caption for _, caption in gallery["value"]] == ["seed 3", "seed 4"] and gallery["visible"]
     assert (slider[0] == pixels()).all() and use["interactive"] and download["value"].endswith("my-cup-inpaint.png")
-    chosen, slider, *_ = page.on_choose(desk, app.SAME_FORMAT, types.SimpleNamespace(index=1))
+    chosen, slider, *_ = page.on_choose(desk, pages.SAME_FORMAT, types.SimpleNamespace(index=1))
     assert (slider[1] == chosen.results[1].picture.pixels).all()
     used, _, undo, redo, slider, *_ = page.on_use(chosen)
     assert (used.photo.picture.pixels == chosen.results[1].picture.pixels).all()
     assert undo["interactive"] and not redo["interactive"] and slider is None
-    back, _, undo, redo, slider, gallery, report, *_ = page.on_undo(used, app.SAME_FORMAT)
+    back, _, undo, redo, slider, gallery, report, *_ = page.on_undo(used, pages.SAME_FORMAT)
     assert (back.photo.picture.pixels == pixels()).all() and redo["interactive"] and not undo["interactive"]
     assert back.results == chosen.results and back.chosen == 1 and report == chosen.report
     assert (slider[1] == chosen.results[1].picture.pixels).all() and gallery["selected_index"] == 1
-    again, _, undo, *_ = page.on_redo(back, app.SAME_FORMAT)
+    again, _, undo, *_ = page.on_redo(back, pages.SAME_FORMAT)
     assert again.photo is used.photo and undo["interactive"]
 
 
@@ -514,7 +516,7 @@ def test_every_example_can_be_run(page):
         assert page.work.prepare(desk, tab.task, tab.raw(values)) is not None, tab.task.name
 
 
-SHARED = [None, "", None, 0, 1, 1, 1.0, app.SAME_FORMAT]
+SHARED = [None, "", None, 0, 1, 1, 1.0, pages.SAME_FORMAT]
 
 
 def test_a_mask_of_another_photograph_is_never_used(page, photograph):
@@ -606,7 +608,7 @@ TOO_LARGE = "a: is 9x9, above the limit of 0.0; if you trust it, set max_pixels 
     ],
 )
 def test_messages_are_in_the_pages_words_and_tell_no_place(error, words):
-    said = app.in_words(error)
+    said = in_words(error)
     assert said.startswith(words)
     assert not any(each in said for each in ("/tmp", "/srv", "Users", "max_pixels", "PHOTOFOUND", "white", "=MASK"))
 
@@ -625,10 +627,10 @@ def test_uploads_are_told_by_their_names_alone(page, work, photograph, tmp_path)
 @pytest.mark.parametrize(("seed", "good"), [(-5, True), (None, True), (2.0**53, True), (1e30, False)])
 def test_a_seed_is_any_of_64_bits(seed, good):
     if good:
-        assert app._seed(seed) == int(seed or 0)
+        assert pages._seed(seed) == int(seed or 0)
         return
     with pytest.raises(ValueError, match="more than 64 bits"):
-        app._seed(seed)
+        pages._seed(seed)
 
 
 @pytest.fixture
@@ -639,14 +641,14 @@ def said(monkeypatch):
     return lines
 
 
-def polite(handler, *args):
+def guarded(handler, *args):
     """As the page calls it, with two widgets to fill."""
-    return app._polite(handler, [None, None])(*args)
+    return pages._guarded(handler, [None, None])(*args)
 
 
 def test_a_visitor_without_a_photograph_is_told_so(page, said):
-    assert polite(page.on_use, None) == [gr.skip(), gr.skip()]
-    assert polite(page.work.use_result, page.on_start()[0]) == [gr.skip(), gr.skip()]
+    assert guarded(page.on_use, None) == [gr.skip(), gr.skip()]
+    assert guarded(page.work.use_result, page.on_start()[0]) == [gr.skip(), gr.skip()]
     assert said == [
         "there is no photograph yet; open one first",
         "there is no result yet; run an edit first",
@@ -654,7 +656,7 @@ def test_a_visitor_without_a_photograph_is_told_so(page, said):
 
 
 def test_a_bug_leaves_the_page_usable_and_is_told_on_the_server(said, capfd):
-    assert polite(lambda: {}["nothing"]) == [gr.skip(), gr.skip()]
+    assert guarded(lambda: {}["nothing"]) == [gr.skip(), gr.skip()]
     assert said == ["the page has made a mistake; what you have is still there"]
     assert "KeyError: 'nothing'" in capfd.readouterr().err
 
@@ -664,9 +666,9 @@ def test_a_bug_leaves_the_page_usable_and_is_told_on_the_server(said, capfd):
 
 def test_what_is_too_large_or_no_picture_is_one_line(page, tmp_path, photograph, monkeypatch, said):
     monkeypatch.setattr(page.work, "max_pixels", 1000)
-    polite(page.on_upload, None, str(photograph))
+    guarded(page.on_upload, None, str(photograph))
     (tmp_path / "song.png").write_bytes(b"ID3" * 100)
-    polite(page.on_upload, None, str(tmp_path / "song.png"))
+    guarded(page.on_upload, None, str(tmp_path / "song.png"))
     assert "above the limit" in said[0] and said[1].startswith("song.png: is not an image that can be read")
 
 
@@ -794,7 +796,8 @@ def test_a_wrong_option_is_one_line(capsys, arguments, line):
 
 
 def test_without_gradio_the_way_to_it_is_told(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "photofound.demos.app")
+    for name in ("app", "page"):
+        monkeypatch.delitem(sys.modules, f"photofound.demos.{name}")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo"]) == 2
     assert "pip install 'photofound[demo]'" in capsys.readouterr().err

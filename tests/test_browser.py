@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from photofound.demos import app
+from photofound.demos import page as pages
 from photofound.demos.studio import Models, Studio
 from photofound.edits.task import get_task
 from photofound.picture import image
@@ -141,7 +142,7 @@ def test_all_five_tasks_from_upload_to_download(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "cup.png")
     results = {}
-    for task in app.FIRST:
+    for task in pages.FIRST:
         choose(page, task)
         if task in ("inpaint", "erase"):
             paint(page, task)
@@ -294,7 +295,7 @@ def test_a_run_takes_no_mask_of_the_photograph_before(visit, tmp_path):
 
 def test_a_telephone_is_wide_enough(visit):
     page = visit(width=390, is_mobile=True, has_touch=True)
-    for task in app.FIRST:
+    for task in pages.FIRST:
         choose(page, task)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.locator(f"#run-{task}").is_visible()
