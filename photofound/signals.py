@@ -1,4 +1,4 @@
-"""Signals of the system, for as long as a block lasts."""
+"""Handle signals of the operating system while a block runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 @contextmanager
 def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Within the block these signals call ``handler``, behind it what they called before. For the main thread alone:
-    Python gives signals to no other."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Within the block these signals call ``handler``; afterwards their former handlers are back.
+
+    Only for the main thread: Python delivers signals to no other.
+    """
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        for number, before in former.items():
+            signal.signal(number, before)

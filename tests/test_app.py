@@ -17,7 +17,7 @@ import pytest
 from helpers import extra_tasks
 from PIL import Image
 
-from photofound.cli import commands as cli
+from photofound import cli
 from photofound.demos import app, brush, studio
 from photofound.demos import page as pages
 from photofound.demos.studio import Cancelled, Form, Models, Studio

@@ -16,7 +16,7 @@ import pytest
 from helpers import noise
 from PIL import Image
 
-from photofound.cli import commands as cli
+from photofound import cli
 from photofound.eval import blind
 from photofound.eval.blind import KEY, PAGE, make_pairs, score, write
 from photofound.eval.methods import CLASSICS, Method

@@ -15,10 +15,9 @@ from helpers import load_pipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from photofound import InpaintPipeline
+from photofound import InpaintPipeline, cli
 from photofound.card import card, record
 from photofound.card.record import Origin, Session, Training
-from photofound.cli import commands as cli
 from photofound.picture.sheet import save_sheet
 from photofound.pipeline import EMBEDDED, EditPipeline
 

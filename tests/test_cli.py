@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import files
-from photofound.cli import commands as cli
-from photofound.device import fast_dtype
+from photofound import cli, files
+from photofound.cli.options import task_parser
 from photofound.edits import task as edit
 from photofound.edits.task import Input, Task
 from photofound.picture import image
+from photofound.device import fast_dtype
 
 SIZE = (12, 9)
 
@@ -847,7 +847,7 @@ def test_convert_is_handed_the_source_and_the_folder(run, monkeypatch):
 def test_nothing_heavy_is_imported_before_it_is_needed(argv):
     code = """
         import sys
-        from photofound.cli.commands import main
+        from photofound.cli import main
         main(sys.argv[1:])
         heavy = {"torch", "diffusers", "transformers", "cv2"} & set(sys.modules)
         assert not heavy, heavy
@@ -879,4 +879,4 @@ def test_nothing_heavy_is_imported_before_it_is_needed(argv):
 )
 def test_every_promised_line_is_understood(line):
     name, *argv = line.split()
-    cli._parser(edit.get_task(name)).parse_args(argv)
+    task_parser(edit.get_task(name)).parse_args(argv)

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from photofound import CutoutPipeline, OutpaintPipeline, Picture, config
-from photofound.cli import commands as cli
+from photofound import CutoutPipeline, OutpaintPipeline, Picture, cli, config
 from photofound.edits import matting
 from photofound.edits.task import Condition, Sample, get_task, is_regression
 from photofound.picture import image

@@ -11,8 +11,7 @@ from helpers import load_pipeline
 from safetensors.torch import save_file
 from skimage import data as pictures
 
-from photofound import ExpandPipeline, InpaintPipeline
-from photofound.cli import commands as cli
+from photofound import ExpandPipeline, InpaintPipeline, cli
 from photofound.data import drawn, exemplars
 from photofound.model.detail import DetailNetwork
 from photofound.model.vision import PerceptualNet

@@ -12,8 +12,7 @@ from helpers import load_pipeline, seeded
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound import InpaintPipeline, OutpaintPipeline, config
-from photofound.cli import commands as cli
+from photofound import InpaintPipeline, OutpaintPipeline, cli, config
 from photofound.edits.task import Condition
 from photofound.model import flow
 from photofound.model.condition import fold_condition

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import gloo
 import pytest
 
-from photofound.cli import commands as cli
+from photofound import cli
 from photofound.train import estimate
 from photofound.train.estimate import Measured, Offer, Phase
 from photofound.train.settings import TrainConfig

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from photofound.cli import commands as cli
+from photofound import cli
 from photofound.eval import methods
 from photofound.model.vision import PerceptualNet
 from photofound.training import evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from photofound.cli import commands as cli
+from photofound import cli
 from photofound.data import drawn, exemplars
 from photofound.data.exemplars import Exemplars, Plan
 

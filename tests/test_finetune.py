@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from photofound import InpaintPipeline, config
-from photofound.cli import commands as cli
+from photofound import InpaintPipeline, cli, config
 from photofound.data import chosen, drawn
 from photofound.pipeline import EditPipeline
 from photofound.train.distributed import World

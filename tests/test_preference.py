@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import EditPipeline, config
-from photofound.cli import commands as cli
+from photofound import EditPipeline, cli, config
 from photofound.data import drawn
 from photofound.model import flow
 from photofound.train.distributed import World

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from photofound import cli
 from photofound.card import record
-from photofound.cli import commands as cli
 from photofound.data import photos, precomputed, units
 from photofound.data.duplicates import duplicates, fingerprint
 from photofound.data.photograph import decode, to_unit

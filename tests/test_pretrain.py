@@ -14,9 +14,8 @@ from diffusers import AutoencoderDC
 from helpers import encoded, extra_tasks
 from PIL import Image
 
-from photofound import config
+from photofound import cli, config
 from photofound.card import record
-from photofound.cli import commands as cli
 from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition
 from photofound.train.distributed import World

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from photofound import __version__
-from photofound.cli import commands as cli
+from photofound import __version__, cli
 from photofound.picture import image, provenance
 from photofound.picture.image import Picture
 from photofound.picture.provenance import COMPOSITE, GENERATED, mark, source_type

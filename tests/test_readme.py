@@ -10,7 +10,9 @@ import yaml
 from PIL import Image
 from skimage import data
 
-from photofound.cli import commands as cli
+from photofound import cli
+from photofound.cli.commands import COMMANDS
+from photofound.cli.options import task_parser
 from photofound.edits.task import get_task, task_names
 
 ROOT = Path(__file__).parent.parent
@@ -67,13 +69,13 @@ def commands() -> list[str]:
 def test_command_lines_are_understood(line):
     name, *arguments = shlex.split(line)[1:]
     if name in task_names():
-        cli._parser(get_task(name)).parse_args(arguments)
+        task_parser(get_task(name)).parse_args(arguments)
     elif name == "train":
         assert arguments[0] == "STAGE" or (ROOT / "training" / f"{arguments[0]}.py").is_file()
         configs = [value for value in arguments if value.endswith(".yaml")]
         assert all((ROOT / value).is_file() for value in configs)
     else:
-        assert name in cli.COMMANDS
+        assert name in COMMANDS
 
 
 def test_every_page_has_its_place_in_the_documentation():

@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from photofound.cli import commands as cli
+from photofound import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "training" / "configs" / "smoke.yaml")

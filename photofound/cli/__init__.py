@@ -1,15 +1,35 @@
-"""The command line, built from what tasks declare.
+"""The command line: one command per task, built from the inputs that the task declares.
+
+    photofound outpaint cup.png --prompt "on a marble table"
+    photofound erase photos/ masks/ -o clean/
+
+Results go beside the photograph as ``cup-outpaint.png``, those of a folder into ``photos-erase/`` beside it, unless
+``-o`` says otherwise. ``--skip-existing`` continues a run over a folder, however it stopped: a result gets its name
+only when it is whole, and a damaged one is made again. ``--report`` appends a line of JSON for each photograph.
+
+torch is imported only when a model is loaded: ``--help``, a mistyped command and a missing file answer at once. Bad
+input is one line on stderr and status 2, without a traceback. In a folder, a bad file is reported, the others are done,
+and the status is 1.
 
 Each file imports only files above it:
 
-    commands  the parser and the commands
+    console    lines, progress bars, warnings, streams that may fail
+    arguments  a parser that raises, types, the options of a model
+    options    the options of a task
+    formats    which files are pictures, and which suffix a result gets
+    plan       which photographs are read, and where each result goes
+    model      load a model quietly
+    edits      photofound TASK
+    serve      photofound serve
+    commands   the other commands
+    dispatch   which command it is; errors as one line and a status
 """
 
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``photofound`` with ``argv``, None = the arguments of this process; returns the exit status."""
-    from photofound.cli import commands
+    """Run ``photofound`` with ``argv``; None = the arguments of this process. Returns the exit status."""
+    from photofound.cli import dispatch
 
-    return commands.main(argv)
+    return dispatch.main(argv)

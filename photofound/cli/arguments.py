@@ -1,0 +1,81 @@
+"""What all commands need to read their arguments: a parser that raises, types, the options of a model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is a ValueError of one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see '{self.prog} --help'")
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number in this range."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+count = whole_number(1, 10**12)
+port = whole_number(0, 65535)
+
+
+def file_name(text: str) -> str:
+    """The name of a file or folder. ``-`` is refused, because people who write it mean a pipe."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no name of a file or folder")
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "'-' is not supported, pictures go from file to file; for a file of that name, write ./-"
+        )
+    return text
+
+
+def path(text: str) -> Path:
+    """A file or folder."""
+    return Path(file_name(text))
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def rate(text: str) -> tuple[str, float]:
+    """``NAME=X`` or ``X``: a name, which may be empty, and a number of at least 0."""
+    name, _, value = text.rpartition("=")
+    if (parsed := number(value)) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return name, parsed
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model, and where and how it computes. ``model.load_pipeline`` reads them."""
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="ID_OR_DIR", type=file_name, help="a folder, or an id of the Hub; default: the embedded one")
+    add("--teacher", action="store_true", help="use the many-step model that a few-step model was distilled from")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")

@@ -1,0 +1,175 @@
+"""``photofound TASK``: edit a photograph, or a folder of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from photofound.cli.console import print_line, progress_bar, say, warnings_about
+from photofound.cli.formats import is_picture
+from photofound.cli.model import load_pipeline, without_gc
+from photofound.cli.options import inputs_of, task_parser
+from photofound.cli.plan import Work, plan_work
+from photofound.errors import one_line
+
+if TYPE_CHECKING:
+    from photofound.edits.task import Task
+    from photofound.picture.image import Picture
+
+# Raised for bad input, a full disk, too little memory or a missing package. Anything else is a bug: a traceback shows.
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+
+
+def run_edit(name: str, argv: list[str]) -> int:
+    """Run ``photofound NAME ARGV...``; returns the exit status."""
+    from photofound.edits.task import get_task
+
+    with without_gc():
+        task = get_task(name)
+    args = task_parser(task).parse_args(argv)
+    if args.max_pixels is not None:
+        os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
+    work = plan_work(task, args)
+    model = cache(lambda: _load_model(task, args))
+    if args.image.is_dir():
+        return _edit_folder(task, args, work, model)
+    status, error = _try_one(task, args, work[0], model)
+    if error:
+        raise error
+    if status == "skipped" and not args.quiet:
+        say("the photograph was edited before and is skipped")
+    return 0
+
+
+def _edit_folder(task: Task, args: argparse.Namespace, work: list[Work], model: Callable[[], Any]) -> int:
+    failed = skipped = 0
+    for each in progress_bar(work, args.quiet):
+        with warnings_about(each.image):
+            status, error = _try_one(task, args, each, model)
+        if error:
+            line = one_line(error)
+            say(line if str(each.image) in line else f"{each.image}: {line}")
+        failed += error is not None
+        skipped += status == "skipped"
+    if skipped and not args.quiet:
+        say(f"{skipped} of {len(work)} photographs were edited before and are skipped")
+    if failed:
+        say(f"{failed} of {len(work)} files failed")
+    return 1 if failed else 0
+
+
+def _try_one(
+    task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]
+) -> tuple[str, Exception | None]:
+    """Edit one photograph and report on it. Returns ``done``, ``skipped`` or ``failed``, and the error."""
+    started, status = time.monotonic(), "done"
+    error = work.error
+    if error is None and args.skip_existing and work.is_done():
+        status = "skipped"
+    elif error is None:
+        if args.image.is_dir():
+            model()  # a bad model is one error, not one for every file
+        try:
+            _edit_one(task, args, work, model)
+        except EXPECTED as caught:
+            error = caught
+    status = "failed" if error else status
+    if args.report is not None:
+        try:
+            _report(args, work, status, time.monotonic() - started, error)
+        except OSError as caught:
+            error = error or caught
+    return status, error
+
+
+def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, error: Exception | None) -> None:
+    """Append one line of JSON. One system call writes it, so that a killed run leaves no half of a line."""
+    outputs = [str(path) for path in work.outputs]
+    line = {
+        "input": str(work.image),
+        "output": outputs[0] if len(outputs) == 1 else outputs,
+        "seconds": round(seconds, 3),
+        "seed": args.seed,
+        "status": status,
+        "error": one_line(error) if error else None,
+    }
+    with open(args.report, "ab", buffering=0) as file:
+        # A byte that is not UTF-8 becomes \udcXX, which JSON allows and Python reads back as the same file name.
+        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
+    """Read, edit, write. The files are read before the model is loaded, so that a bad file is reported at once."""
+    from photofound.edits.request import Request
+    from photofound.picture import image, provenance
+
+    picture = image.load(work.image)
+    if args.strip:
+        picture = picture.without_location()
+    inputs = _inputs_for(task, args, work.image)
+    format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
+    image.check_fit(picture, format, task.result_size(picture, **inputs))  # before the work
+    request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance)
+    edited = model().answer(request, args.num_images)
+    images = edited.images
+    if (note := images[0].note) and not args.quiet:
+        say(note)
+    overwrite = args.overwrite or args.skip_existing  # some of several variants may exist
+    for path, result in zip(work.outputs, images, strict=True):
+        result = result if args.no_mark or not task.generates else provenance.mark(result)
+        image.save(result, path, format, overwrite=overwrite)
+    if work.subject is not None:
+        image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
+    if not args.quiet:
+        for path in work.files:
+            print_line(str(path))
+
+
+def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str, Any]:
+    """The inputs of one photograph. What is left out and has no default is left to the pipeline."""
+    inputs = {}
+    for each in inputs_of(task):
+        value = getattr(args, each.name)
+        value = each.default if value is None else value
+        if isinstance(value, Path) and each.kind != "folder":
+            value = _read_input(value, args.image, photograph, each.name)
+        if value is None and each.name == "prompt":
+            value = ""
+        if value is not None:
+            inputs[each.name] = value
+    return inputs
+
+
+def _read_input(path: Path, top: Path, photograph: Path, name: str) -> Picture:
+    """The picture at ``path``. If that is a folder, the picture in it that is named like the photograph; if the
+    photograph lies in a folder below ``top``, it lies in the same folder below ``path``."""
+    from photofound.picture import image
+
+    if path.is_dir():
+        folder = path / photograph.parent.relative_to(top) if top.is_dir() else path
+        names = os.listdir(folder) if folder.is_dir() else []  # pathlib takes seconds for a large folder
+        named = (folder / each for each in names if os.path.splitext(each)[0] == photograph.stem)
+        matches = sorted(each for each in named if is_picture(each))
+        if len(matches) != 1:
+            found = " and ".join(p.name for p in matches[:2]) or "nothing"
+            what = name.removesuffix("_image")
+            raise ValueError(
+                f"{photograph}: {folder} must hold one {what} called {photograph.stem}.*, it holds {found}"
+            )
+        path = matches[0]
+    return image.load(path)
+
+
+def _load_model(task: Task, args: argparse.Namespace) -> Any:
+    """The task's pipeline, on its device. It shows a bar if a person waits for one picture."""
+    pipe = load_pipeline(args).for_task(task.name, quiet=False)
+    one = not args.image.is_dir()
+    pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
+    return pipe

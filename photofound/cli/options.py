@@ -1,0 +1,138 @@
+"""The options of ``photofound TASK``, from the inputs that the task declares."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from photofound.cli.arguments import Parser, add_model_options, count, file_name, number, path, whole_number
+
+if TYPE_CHECKING:
+    from photofound.edits.task import Input, Task
+
+PLACEHOLDERS = {
+    "folder": "DIR",
+    "image": "IMAGE",
+    "mask": "MASK",
+    "text": "TEXT",
+    "int": "N",
+    "length": "PX|N%",
+    "aspect": "W:H",
+    "size": "WxH",
+}
+
+
+def task_parser(task: Task) -> Parser:
+    """``photofound TASK IMAGE [required inputs] [options]``. Raises ValueError for an input of an unknown kind."""
+    inputs = inputs_of(task)
+    usage = " ".join([f"photofound {task.name} IMAGE", *(spelling(each) for each in inputs if each.required)])
+    parser = Parser(prog=f"photofound {task.name}", usage=f"{usage} [options]", description=task.summary)
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    pixels = "largest image to open, in pixels; default: 200 million"
+    parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
+    group = parser.add_argument_group("inputs")
+    group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
+    for each in inputs:
+        flag = each.name if each.required else option(each)
+        group.add_argument(flag, metavar=placeholder(each), type=_type(task, each), help=_help_text(each))
+    _add_sampling(parser)
+    _add_result(parser, saves_subject=any(each.name == "subject" for each in inputs))
+    add_model_options(parser)
+    _add_folder(parser)
+    return parser
+
+
+def _add_sampling(parser: Parser) -> None:
+    from photofound.edits.task import LARGEST_SEED, LEAST_SEED
+
+    add = parser.add_argument_group("sampling").add_argument
+    add("--steps", type=count, metavar="N", help="sampling steps; default: the model's")
+    add("--guidance", type=number, metavar="X", help="how strongly to follow the prompt; default: the model's")
+    seed = whole_number(LEAST_SEED, LARGEST_SEED)
+    add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
+    add(
+        "--images",
+        dest="num_images",
+        type=count,
+        default=1,
+        metavar="N",
+        help="variants, numbered -1, -2, ...; default: 1",
+    )
+    add(
+        "--num-images", dest="num_images", type=count, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # its old name
+
+
+def _add_result(parser: Parser, saves_subject: bool) -> None:
+    group = parser.add_argument_group("result")
+    add = group.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=file_name,
+        help="a file, or a folder (end it with /); default: beside IMAGE",
+    )
+    add("--format", metavar="NAME", help="png, jpg, webp, avif, tif or bmp; default: as IMAGE")
+    existing = group.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    existing.add_argument("--skip-existing", action="store_true", help="keep outputs that exist: continue after a stop")
+    add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
+    add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
+    if saves_subject:
+        add("--save-subject", action="store_true", help="also write what was kept, as a mask, to NAME-subject.png")
+
+
+def _add_folder(parser: Parser) -> None:
+    add = parser.add_argument_group("many photographs").add_argument
+    add("--recursive", action="store_true", help="also edit the photographs in the folders below IMAGE")
+    add("--report", metavar="FILE", type=path, help="append a line of JSON per photograph: status, seconds, error, ...")
+
+
+def inputs_of(task: Task) -> list[Input]:
+    """The declared inputs except the photograph itself, required ones first."""
+    from photofound.edits.task import offered
+
+    return sorted(offered(task, folders=True), key=lambda each: not each.required)
+
+
+def option(each: Input) -> str:
+    """``--style-image`` for ``style_image``."""
+    return "--" + each.name.replace("_", "-")
+
+
+def placeholder(each: Input) -> str:
+    """What stands for the value in a help text."""
+    if each.required:
+        return each.name.removesuffix("_image").upper()
+    return PLACEHOLDERS.get(each.kind, each.name.upper())
+
+
+def spelling(each: Input) -> str:
+    """How an input is typed: ``MASK``, or ``--prompt TEXT``."""
+    return placeholder(each) if each.required else f"{option(each)} {placeholder(each)}"
+
+
+def _help_text(each: Input) -> str:
+    """The help with per cent signs doubled, as argparse wants them; some tasks have doubled them already."""
+    return each.help.replace("%%", "%").replace("%", "%%")
+
+
+def _type(task: Task, each: Input) -> Callable[[str], Any]:
+    """The function that reads an input from the command line."""
+    from photofound.edits.task import FILE_KINDS, FOLDER, SPELLINGS
+
+    if each.kind in (*FILE_KINDS, FOLDER):
+        return path
+    if each.kind not in SPELLINGS:
+        kinds = ", ".join((*SPELLINGS, *FILE_KINDS, FOLDER))
+        raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
+
+    def read(text: str) -> Any:
+        try:
+            return each.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read

@@ -1,0 +1,194 @@
+"""What a command has to do: which photographs it reads, and where each result goes.
+
+Problems with files are found here, before a model is loaded. ``args`` come from ``options.task_parser``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from photofound.cli.console import say
+from photofound.cli.formats import is_picture, output_suffix
+from photofound.cli.options import inputs_of
+
+if TYPE_CHECKING:
+    from photofound.edits.task import Task
+
+
+@dataclass(frozen=True)
+class Work:
+    """One photograph and where its results go.
+
+    Attributes:
+        image: the photograph.
+        outputs: one file per variant.
+        subject: where the subject's mask is written, or None.
+        error: why this photograph cannot be edited, or None.
+    """
+
+    image: Path
+    outputs: list[Path]
+    subject: Path | None = None
+    error: Exception | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are written."""
+        return [*self.outputs, *([self.subject] if self.subject else [])]
+
+    def is_done(self) -> bool:
+        """Whether all results exist and are whole. Prints a warning for one that is damaged."""
+        from photofound.picture import image
+
+        there = [path for path in self.files if path.is_file()]
+        broken = [path for path in there if not image.is_whole(path)]
+        for path in broken:
+            say(f"warning: {path}: is not a whole picture and is made again")
+        return len(there) == len(self.files) and not broken
+
+
+def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
+    """One ``Work`` per photograph, in order. A problem with one photograph of a folder becomes that ``Work.error``; it
+    does not stop the others.
+
+    Raises ValueError, FileNotFoundError or FileExistsError if nothing can be done at all.
+    """
+    from photofound.picture import image
+
+    if args.format is not None:
+        image.output_format(None, None, args.format, task.alpha)
+    _require_file(args.image)
+    for name in _given_files(task, args):
+        _require_file(getattr(args, name))
+    folder = args.image.is_dir()
+    if args.recursive and not folder:
+        raise ValueError(f"--recursive: {args.image} is not a folder; leave the option out")
+    work: list[Work] = []
+    taken: dict[Path, Path] = {}
+    for photograph in _photographs(task, args) if folder else [args.image]:
+        try:
+            each = _work_on(task, args, photograph, folder)
+            for path in each.files:
+                if (other := taken.setdefault(path, photograph)) != photograph:
+                    raise ValueError(f"{path}: both {other.name} and {photograph.name} go there; rename one")
+                _check_output(path, args, folder)
+            image.output_format(None, each.outputs[0], args.format, task.alpha)
+        except FileExistsError:  # the remedy is an option, which holds for all photographs
+            raise
+        except (OSError, ValueError) as error:
+            each = Work(photograph, [], error=error)
+        work.append(each)
+    if all(each.error for each in work):
+        raise next(each.error for each in work if each.error)
+    if args.report is not None:
+        image.check_output(args.report, overwrite=True)
+        if args.report in taken or is_picture(args.report):
+            raise ValueError(f"--report: {args.report} is a picture, or named like one; name another file")
+    return work
+
+
+def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:
+    from photofound.picture import image
+
+    try:
+        image.check_output(path, args.overwrite or args.skip_existing)
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}" + (", or --skip-existing to go on" if folder else "")) from None
+
+
+def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
+    """The photographs of a folder, sorted. Prints which other files it skips and why, except files that the command
+    line names."""
+    found: list[Path] = []
+    skipped: dict[str, list[str]] = {}
+    named = [getattr(args, name) for name in _given_files(task, args)]
+    named += [Path(each) for each in (args.output, args.report, getattr(args, "gallery", None)) if each]
+    own = {path.resolve() for path in named} - {args.image.resolve()}
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == args.image:
+            raise error
+        skipped.setdefault("cannot be read", []).append(error.filename)
+
+    for top, folders, names in os.walk(args.image, onerror=unreadable):
+        here = [path for path in map(Path(top).joinpath, sorted(names)) if path.resolve() not in own]
+        below = [path for path in map(Path(top).joinpath, sorted(folders)) if path.resolve() not in own]
+        results = _earlier_results(task, args, Path(top), [path.stem for path in here])
+        for path in here:
+            if path.name.startswith("."):
+                skipped.setdefault("hidden", []).append(path.name)
+            elif not is_picture(path):
+                skipped.setdefault("no picture", []).append(path.name)
+            elif path.stem in results:
+                skipped.setdefault("a result of this edit", []).append(path.name)
+            else:
+                found.append(path)
+        entered = [p for p in below if args.recursive and not p.name.startswith(".") and not p.is_symlink()]
+        why = "a folder that is hidden or a link" if args.recursive else "a folder, see --recursive"
+        skipped.setdefault(why, []).extend(path.name for path in below if path not in entered)
+        folders[:] = [path.name for path in entered]
+    summary = "; ".join(f"{_first_names(names)} ({why})" for why, names in skipped.items() if names)
+    if not found:
+        advice = f"; passed over: {summary}" if summary else ""
+        raise ValueError(f"{args.image}: the folder holds no image to edit, name another{advice}")
+    if summary and not args.quiet:
+        say(f"{args.image}: passed over {summary}")
+    return sorted(found)
+
+
+def _earlier_results(task: Task, args: argparse.Namespace, folder: Path, stems: Sequence[str]) -> set[str]:
+    """Which stems of a folder are results of an earlier run, if this run writes into the folder that it reads."""
+    if args.output is None or Path(args.output).resolve() != args.image.resolve():
+        return set()
+    known = set(stems)
+    made = {stem: re.fullmatch(rf"(.+)-{re.escape(task.name)}(-\d+)?(-subject)?", stem, re.DOTALL) for stem in stems}
+    return {stem for stem, match in made.items() if match and match[1] in known}
+
+
+def _first_names(names: Sequence[str], most: int = 3) -> str:
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: is not a regular file; name one image file or a folder")
+
+
+def _given_files(task: Task, args: argparse.Namespace) -> list[str]:
+    """Names of the inputs that are files and were given."""
+    from photofound.edits.task import FILE_KINDS
+
+    return [each.name for each in inputs_of(task) if each.kind in FILE_KINDS and getattr(args, each.name) is not None]
+
+
+def _work_on(task: Task, args: argparse.Namespace, photograph: Path, folder: bool) -> Work:
+    """Name the outputs of one photograph: --output, or NAME-TASK.SUFFIX in a folder, numbered if there are several.
+    Creates the folder."""
+    target = Path(args.output) if args.output else None
+    if target is None or folder or target.is_dir() or args.output.endswith(("/", os.sep)):
+        target = target or _default_folder(task, args.image, folder)
+        target = target / photograph.parent.relative_to(args.image) if folder else target
+        target.mkdir(parents=True, exist_ok=True)
+        target = target / f"{photograph.stem}-{task.name}{output_suffix(photograph, args.format, task.alpha)}"
+    numbers = [""] if args.num_images == 1 else [f"-{n + 1}" for n in range(args.num_images)]
+    outputs = [target.with_name(f"{target.stem}{number}{target.suffix}") for number in numbers]
+    saves_subject = getattr(args, "save_subject", False)
+    return Work(photograph, outputs, target.with_name(f"{target.stem}-subject.png") if saves_subject else None)
+
+
+def _default_folder(task: Task, path: Path, folder: bool) -> Path:
+    """Where results go without --output: beside the photograph, or into NAME-TASK beside the folder. Inside the folder,
+    a second run would edit the results of the first."""
+    if not folder:
+        return path.parent
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path.parent / f"{path.name}-{task.name}"

@@ -1,0 +1,131 @@
+"""``photofound serve``: the HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+
+from photofound.cli.arguments import Parser, add_model_options, count, file_name, number, port
+from photofound.cli.console import print_line, say
+from photofound.cli.model import load_pipeline
+from photofound.serve.config import ServeConfig
+from photofound.serve.keys import read_keys
+
+SUMMARY = "serve the edits over HTTP: photofound serve --port N"
+
+
+def run(argv: list[str]) -> int:
+    """Serve until SIGTERM or Ctrl-C. The port is bound before the model is loaded, so that a port in use is reported at
+    once."""
+    args = serve_parser().parse_args(argv)
+    try:
+        from photofound.serve import app
+        from photofound.serve.connections import listen
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}; pip install 'photofound[serve]'") from None
+
+    config = _config(args, read_keys(args.api_key_file))
+    with listen(args.host, args.port) as listener:
+        pipe = load_pipeline(args)
+        host, port = listener.getsockname()[:2]
+        if not args.quiet:
+            print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
+        if not config.keys and host not in ("127.0.0.1", "::1"):
+            say(f"warning: {host} is open to others and there is no API key; see --api-key-file")
+        app.run(pipe, config, listener)
+    return 0
+
+
+def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
+    return ServeConfig(
+        queue=args.queue,
+        batch=args.batch,
+        window=args.window / 1000,
+        max_bytes=args.max_megabytes * 2**20,
+        max_pixels=args.max_pixels,
+        max_steps=args.max_steps,
+        max_uploads=args.max_upload_megabytes * 2**20,
+        read_seconds=args.read_seconds,
+        edit_seconds=args.edit_seconds,
+        formats=tuple(name.strip().upper() for name in args.formats.split(",")),
+        keys=keys,
+        hosts=_hosts(args.host, args.allow_host),
+        origins=tuple(args.allow_origin),
+    )
+
+
+def _hosts(host: str, allowed: list[str]) -> tuple[str, ...]:
+    """The names in the header Host that the server answers to; empty = all. A server for this machine only must not
+    answer to other names: a page elsewhere could let its own name point here (DNS rebinding)."""
+    if "*" in allowed:
+        return ()
+    return ("localhost", *allowed) if allowed or host in ("127.0.0.1", "::1", "localhost") else ()
+
+
+def serve_parser() -> Parser:
+    """The options of ``photofound serve``; their defaults are those of ``ServeConfig``."""
+    parser = Parser(prog="photofound serve", usage="photofound serve [options]", description=SUMMARY)
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    default = ServeConfig()
+    _add_address(parser)
+    add_model_options(parser)
+    _add_work(parser, default)
+    _add_limits(parser, default)
+    return parser
+
+
+def _add_address(parser: Parser) -> None:
+    add = parser.add_argument_group("address and access").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; default: this machine only; 0.0.0.0: all networks")
+    add("--port", type=port, default=8000, metavar="N", help="default: 8000; 0: any free one")
+    add(
+        "--api-key-file",
+        type=file_name,
+        metavar="FILE",
+        help="API keys, one per line; default: the key in $PHOTOFOUND_API_KEY, or no keys",
+    )
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name of this server (header Host), beside addresses and localhost; may be repeated; *: any name. "
+        "Default: any name, but with the default --host only localhost",
+    )
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="pages that may call the server from a browser, like https://example.com; may be repeated; *: all pages",
+    )
+
+
+def _add_work(parser: Parser, default: ServeConfig) -> None:
+    add = parser.add_argument_group("queue and batches").add_argument
+    add("--queue", type=count, default=default.queue, metavar="N", help="requests that may wait; default: %(default)s")
+    add("--batch", type=count, default=default.batch, metavar="N", help="largest batch; default: %(default)s")
+    wait = "how long the first request of a batch waits for others, in milliseconds; default: %(default)s"
+    add("--window", type=number, default=default.window * 1000, metavar="MS", help=wait)
+
+
+def _add_limits(parser: Parser, default: ServeConfig) -> None:
+    add = parser.add_argument_group("limits").add_argument
+    request, all_requests = default.max_bytes // 2**20, default.max_uploads // 2**20
+    add("--max-megabytes", type=count, default=request, metavar="N", help="size of a request; default: %(default)s")
+    add(
+        "--max-upload-megabytes",
+        type=count,
+        default=all_requests,
+        metavar="N",
+        help="size of all requests together, in memory and on disk; default: %(default)s",
+    )
+    pixels = "pixels of a picture and of a result; default: 24 million"
+    add("--max-pixels", type=count, default=default.max_pixels, metavar="N", help=pixels)
+    add(
+        "--max-steps", type=count, default=default.max_steps, metavar="N", help="steps of an edit; default: %(default)s"
+    )
+    reading, editing = default.read_seconds, default.edit_seconds
+    add("--read-seconds", type=number, default=reading, metavar="S", help="to read a picture; default: %(default)s")
+    add("--edit-seconds", type=number, default=editing, metavar="S", help="to compute an edit; default: %(default)s")
+    formats = ",".join(default.formats).lower()
+    add("--formats", default=formats, metavar="A,B", help="file formats that are read; default: %(default)s")
