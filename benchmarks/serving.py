@@ -1,5 +1,5 @@
-"""The server under load: throughput and waiting times at rising concurrency, batching on and off; what becomes of the
-requests that are too many; memory over a thousand requests. Prints Markdown.
+"""The server under load: throughput and latency at rising concurrency, with and without batches; how it answers more
+requests than its queue holds; memory over a thousand requests. Prints Markdown.
 
     python benchmarks/serving.py --size 192 --requests 48
     python benchmarks/serving.py --size 64 --steps 1 --only memory
@@ -33,7 +33,7 @@ PARTS = ("load", "overload", "memory")
 
 @contextmanager
 def serving(*options: str) -> Iterator[str]:
-    """The address of a server in a process of its own."""
+    """Run a server in a separate process; gives its address."""
     command = [sys.executable, "-m", "photofound", "serve", "--port", "0", *options]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -48,7 +48,7 @@ def serving(*options: str) -> Iterator[str]:
 
 
 def request_of(args: argparse.Namespace) -> dict:
-    """What every request sends, but for the seed."""
+    """What every request sends, except the seed."""
     y, x = np.mgrid[: args.size, : args.size] / args.size
     photo = np.stack([x, y, (x + y) / 2], axis=2) * 255
     mask = (np.hypot(x - 0.5, y - 0.5) < 0.25) * 255.0
@@ -56,7 +56,7 @@ def request_of(args: argparse.Namespace) -> dict:
     if args.task in TASK_FILES:
         files[TASK_FILES[args.task]] = ("mask.png", png(mask))
     data = {"left": "25%"} if args.task == "expand" else {}
-    return {"files": files, "data": data | ({"num_inference_steps": args.steps} if args.steps else {})}
+    return {"files": files, "data": data | ({"steps": args.steps} if args.steps else {})}
 
 
 def png(array: np.ndarray) -> bytes:
@@ -67,7 +67,7 @@ def png(array: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: its status, or the name of the error that came instead, after how many seconds."""
+    """The status of an answer, or the name of the error, and how many seconds it took."""
 
     status: str
     seconds: float
@@ -95,7 +95,7 @@ async def ask(url: str, request: dict, count: int, concurrency: int) -> list[Ans
 
 
 def row(*cells: object) -> None:
-    """A line of a Markdown table, printed at once."""
+    """Print a line of a Markdown table at once."""
     texts = (f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells)
     print(f"| {' | '.join(texts)} |", flush=True)
 
@@ -117,7 +117,7 @@ def load(args: argparse.Namespace, request: dict) -> None:
     for batch in (1, args.batch):
         with serving("--batch", str(batch), "--queue", "1000", *model(args)) as address:
             url = f"{address}/v1/{args.task}"
-            asyncio.run(ask(url, request, 2, 1))  # the first one allocates
+            asyncio.run(ask(url, request, 2, 1))  # warm up
             for concurrency in args.concurrency:
                 before = [metric(address, f"photofound_batch_size_{part}") for part in ("sum", "count")]
                 start = time.perf_counter()
@@ -129,34 +129,34 @@ def load(args: argparse.Namespace, request: dict) -> None:
                 )
                 spread = np.percentile([answer.seconds for answer in answers], [50, 95, 99]).tolist()
                 errors = sum(answer.status != "200" for answer in answers)
-                told = f"up to {batch}" if batch > 1 else "off"
-                row(told, concurrency, rate, *spread, edits / max(1.0, batches), errors)
+                batching = f"up to {batch}" if batch > 1 else "off"
+                row(batching, concurrency, rate, *spread, edits / max(1.0, batches), errors)
 
 
 def overload(args: argparse.Namespace, request: dict) -> None:
-    """Far more clients than the queue holds: each is answered, with a picture or with 503 and when to come again."""
+    """Far more clients than the queue holds: each gets a picture, or 503 and the time to try again."""
     queue = 4
     with serving("--queue", str(queue), "--batch", "2", *model(args)) as address:
         url = f"{address}/v1/{args.task}"
         answers = asyncio.run(ask(url, request, args.requests, 8 * queue))
         (after,) = asyncio.run(ask(url, request, 1, 1))
     refused = [answer for answer in answers if answer.status == "503"]
-    told = ", ".join(f"{count} x {status}" for status, count in sorted(Counter(a.status for a in answers).items()))
+    answered = ", ".join(f"{count} x {status}" for status, count in sorted(Counter(a.status for a in answers).items()))
     hints = f"{sum(answer.retry_after is not None for answer in refused)} of {len(refused)}"
     slowest = max((answer.seconds for answer in refused), default=0.0)
     header("clients", "queue", "answers", "503 with Retry-After", "slowest 503 s", "the next request")
-    row(8 * queue, queue, told, hints, slowest, after.status)
+    row(8 * queue, queue, answered, hints, slowest, after.status)
 
 
 def memory(args: argparse.Namespace, request: dict) -> None:
     """Resident memory after every tenth of many requests."""
     header("requests", "resident MiB", "answered 200")
-    some = args.many // 10
+    step = args.many // 10
     with serving(*model(args)) as address:
-        for done in range(some, args.many + 1, some):
-            answers = asyncio.run(ask(f"{address}/v1/{args.task}", request, some, 4))
+        for done in range(step, args.many + 1, step):
+            answers = asyncio.run(ask(f"{address}/v1/{args.task}", request, step, 4))
             mib = round(metric(address, "process_resident_memory_bytes") / 2**20)
-            row(done, mib, f"{sum(answer.status == '200' for answer in answers)} of {some}")
+            row(done, mib, f"{sum(answer.status == '200' for answer in answers)} of {step}")
 
 
 def model(args: argparse.Namespace) -> list[str]:
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--requests", type=int, default=64, help="for each row")
-    parser.add_argument("--many", type=int, default=1000, help="requests of the memory's part")
+    parser.add_argument("--many", type=int, default=1000, help="requests for the measurement of memory")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     args = parser.parse_args()
     request = request_of(args)

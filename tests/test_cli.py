@@ -18,10 +18,10 @@ from PIL import Image
 
 from photofound import cli, files
 from photofound.cli.options import task_parser
+from photofound.device import fast_dtype
 from photofound.edits import task as edit
 from photofound.edits.task import Input, Task
 from photofound.picture import image
-from photofound.device import fast_dtype
 
 SIZE = (12, 9)
 

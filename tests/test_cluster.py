@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from photofound.serve import app as serve
 from photofound.serve import cluster
 from photofound.serve.cluster import ClusterConfig
+from photofound.serve.config import ServeConfig
+from photofound.serve.connections import listen
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +34,12 @@ def files():
 
 def test_a_replica_is_the_whole_server(tiny_folder, monkeypatch):
     monkeypatch.setenv("PHOTOFOUND_API_KEY", "secret")
-    wanted = ClusterConfig(model=str(tiny_folder), server=serve.ServeConfig(queue=3))
+    wanted = ClusterConfig(model=str(tiny_folder), server=ServeConfig(queue=3))
     with TestClient(cluster.replica(wanted)) as client:
         assert client.post("/v1/upscale", files=files()).status_code == 401
         answer = client.post("/v1/upscale", files=files(), headers={"X-API-Key": "secret"})
         assert Image.open(io.BytesIO(answer.content)).size == (96, 96)
-        assert client.app.state.engine.config.queue == 3
+        assert client.app.state.queue.config.queue == 3
 
 
 def test_bounds_that_contradict_each_other():
@@ -72,7 +73,7 @@ def local_ray(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        with serve.listen("127.0.0.1", 0) as free:
+        with listen("127.0.0.1", 0) as free:
             port = free.getsockname()[1]
         with contextlib.suppress(TimeoutError):  # Ray waits for a minute; on a busy machine its proxy comes later
             ray_serving.start(http_options={"host": "127.0.0.1", "port": port})

@@ -109,7 +109,7 @@ def test_a_slow_but_steady_reader_gets_its_answer(monkeypatch):
     "request_", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n"]
 )
 def test_stalled_clients_do_not_hold_the_end(request_, monkeypatch):
-    with serving(monkeypatch, PATIENCE_AT_THE_END=0.5) as (server, address, thread):
+    with serving(monkeypatch, PATIENCE_WHEN_STOPPING=0.5) as (server, address, thread):
         request_ = request_ if request_.endswith(b"\r\n\r\n") else request_ + b"Host: x\r\n\r\nabc"
         with connected(address, request_, buffer=4096):
             time.sleep(0.5)

@@ -33,14 +33,18 @@ from PIL import Image, ImageCms
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture
-from photofound.cli import commands as cli
+from photofound import InpaintPipeline, Picture, cli
+from photofound.cli import serve as cli_serve
 from photofound.edits.request import Request as EditRequest
 from photofound.edits.task import get_task
 from photofound.picture import image
 from photofound.picture.provenance import COMPOSITE, source_type
-from photofound.serve import app as serve
-from photofound.serve.app import Busy, Engine, ServeConfig, create_app
+from photofound.serve import codec, connections, gate, keys, queue
+from photofound.serve.app import create_app
+from photofound.serve.config import ServeConfig
+from photofound.serve.endpoint import CLIENT_CLOSED
+from photofound.serve.openapi import ERRORS
+from photofound.serve.queue import Busy, EditQueue
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), np.uint8)
@@ -95,7 +99,7 @@ def refused(response, status: int, *words: str) -> None:
 
 
 def test_keys_may_come_through_a_pipe_in_time_and_in_bounds(tmp_path, monkeypatch):
-    monkeypatch.setattr(serve, "KEY_SECONDS", 0.3)
+    monkeypatch.setattr(keys, "KEY_SECONDS", 0.3)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -109,13 +113,13 @@ def test_keys_may_come_through_a_pipe_in_time_and_in_bounds(tmp_path, monkeypatc
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         try:
-            return serve.read_keys(pipe)
+            return keys.read_keys(pipe)
         finally:
             writer.join(10)
 
     assert written(b"one\nt", b"wo\n") == ("one", "two")
     with pytest.raises(ValueError, match="pipe: nobody wrote it to its end within 0.3 s; name a file"):
-        serve.read_keys(pipe)
+        keys.read_keys(pipe)
     with pytest.raises(ValueError, match="pipe: nobody wrote it to its end"):
         written(b"one", b"two", pause=0.5)
     with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
@@ -125,10 +129,10 @@ def test_keys_may_come_through_a_pipe_in_time_and_in_bounds(tmp_path, monkeypatc
 @pytest.mark.parametrize("path, why", [("/dev/zero", "is not a regular file"), ("{}", "is a folder"), ("", "is empty")])
 def test_what_is_no_key_file_is_told_at_once(tmp_path, path, why):
     with pytest.raises(ValueError, match=f"{why}; name a file with one API key per line"):
-        serve.read_keys(path.format(tmp_path))
+        keys.read_keys(path.format(tmp_path))
     with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
         (tmp_path / "large").write_bytes(b"k" * 2**21)
-        serve.read_keys(tmp_path / "large")
+        keys.read_keys(tmp_path / "large")
 
 
 # ---------------------------------------------------------------------------------------------- what it answers
@@ -224,7 +228,7 @@ def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
 
 def test_a_side_that_the_format_cannot_hold_is_told_before_the_work(client):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve.Engine, "submit", lambda *_: pytest.fail("worked on"))
+        patch.setattr(EditQueue, "submit", lambda *_: pytest.fail("worked on"))
         wide = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 16_384, "format": "webp"})
     refused(wide, 422, "WEBP holds at most 16383 pixels a side", "choose png")
 
@@ -379,8 +383,8 @@ def test_too_many_bytes_are_refused_before_they_are_read_or_while_they_arrive(pi
 def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
     huge = encoded(np.zeros((3000, 3000), np.uint8))
     reads = []
-    read = serve.Files.read
-    monkeypatch.setattr(serve.Files, "read", lambda *args, **kwargs: reads.append(args[2]) or read(*args, **kwargs))
+    read = codec.Files.read
+    monkeypatch.setattr(codec.Files, "read", lambda *args, **kwargs: reads.append(args[2]) or read(*args, **kwargs))
     with served(pipe, max_pixels=5000) as client:
         refused(client.post("/v1/upscale", files={"image": ("x.png", huge)}), 413, "image", "megapixels")
         refused(client.post("/v1/inpaint", files=FILES | {"mask": ("m.png", huge)}), 413, "mask")
@@ -454,30 +458,30 @@ def test_keys_that_would_let_everybody_in_are_refused(keys):
 def test_comments_in_key_files(tmp_path, monkeypatch):
     path = tmp_path / "keys"
     path.write_bytes("\ufeff# all of them\r\nfirst  # Ann\r\n  # Bob's was\n\t#\nwith#sign\n#\n  clé \n".encode())
-    assert serve.read_keys(path) == ("first", "with#sign", "clé")
+    assert keys.read_keys(path) == ("first", "with#sign", "clé")
     for nothing in ("# only\n  # comments\n", "", "\n \n"):
         path.write_text(nothing)
         with pytest.raises(ValueError, match="holds no API key"):
-            serve.read_keys(path)
+            keys.read_keys(path)
     path.write_bytes(b"cl\xe9")
     with pytest.raises(ValueError, match="is no UTF-8 text"):
-        serve.read_keys(path)
+        keys.read_keys(path)
     monkeypatch.setenv("PHOTOFOUND_API_KEY", "#no comment # here")
-    assert serve.read_keys() == ("#no comment # here",)
+    assert keys.read_keys() == ("#no comment # here",)
     monkeypatch.setenv("PHOTOFOUND_API_KEY", " \n")
     with pytest.raises(ValueError, match="is blank"):
-        serve.read_keys()
+        keys.read_keys()
 
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path, monkeypatch):
-    assert serve.read_keys() == ()
+    assert keys.read_keys() == ()
     monkeypatch.setenv("PHOTOFOUND_API_KEY", " one \n")
-    assert serve.read_keys() == ("one",)
+    assert keys.read_keys() == ("one",)
     (tmp_path / "keys").write_text("# people\n two\n\nthree\n")
-    assert serve.read_keys(tmp_path / "keys") == ("two", "three")
+    assert keys.read_keys(tmp_path / "keys") == ("two", "three")
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(ValueError, match="holds no API key"):
-        serve.read_keys(tmp_path / "keys")
+        keys.read_keys(tmp_path / "keys")
 
 
 @pytest.mark.parametrize("name", ["queue", "batch", "max_bytes", "max_pixels", "max_steps"])
@@ -495,7 +499,7 @@ def test_a_fault_is_a_500_that_tells_nothing(pipe, monkeypatch):
         response = client.post("/v1/inpaint", files=FILES)
         assert response.status_code == 500 and "secret" not in response.text and "log" in response.json()["detail"]
         monkeypatch.undo()
-        decoded(client.post("/v1/inpaint", files=FILES))  # and the engine works on
+        decoded(client.post("/v1/inpaint", files=FILES))  # and the server goes on
 
 
 def test_too_little_memory_is_told(client, monkeypatch):
@@ -526,7 +530,7 @@ def test_reading_that_takes_too_long_is_ended(pipe, monkeypatch):
     def late(*args):
         raise ValueError("image: takes more than 1 s of work on its file; send it smaller")
 
-    monkeypatch.setattr(serve.Files, "size", late)
+    monkeypatch.setattr(codec.Files, "size", late)
     with served(pipe, read_seconds=1) as client:
         refused(client.post("/v1/upscale", files={"image": FILES["image"]}), 422, "takes more than 1 s")
 
@@ -554,7 +558,7 @@ def test_an_edit_that_is_late_stops_at_its_next_step(pipe):
             ticket = held.occupy()
             time.sleep(0.05)
             held.open.set()
-            assert isinstance(ticket.result.exception(60), serve.TooLong)
+            assert isinstance(ticket.result.exception(60), queue.TooLong)
             assert len(steps) < 2
     finally:
         count.remove()
@@ -582,7 +586,7 @@ def test_all_uploads_together_are_bounded(pipe):
 def test_a_place_is_taken_before_the_body_is_read_and_kept_until_the_answer_is_sent(pipe):
     """Straight through ASGI: places while the body arrives, and while the client takes its time to read."""
     app = create_app(pipe, ServeConfig(queue=1, batch=1))
-    engine, request = app.state.engine, httpx.Request("POST", "http://x/v1/inpaint", files=FILES)
+    waiting, request = app.state.queue, httpx.Request("POST", "http://x/v1/inpaint", files=FILES)
     body, seen = request.read(), []
     pieces = [body[:100], body[100:]]
 
@@ -590,22 +594,22 @@ def test_a_place_is_taken_before_the_body_is_read_and_kept_until_the_answer_is_s
         async def receive():
             if not pieces:
                 await asyncio.sleep(60)
-            seen.append(engine._taken)
+            seen.append(waiting._places)
             return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
         async def send(message):
-            seen.append((message["type"], engine._taken))
+            seen.append((message["type"], waiting._places))
 
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         scope = {"type": "http", "method": "POST", "path": "/v1/inpaint", "headers": headers, "query_string": b""}
         await app(scope | {"root_path": "", "client": None, "server": ("x", 80)}, receive, send)
 
-    engine.start()
+    waiting.start()
     try:
         asyncio.run(ask())
     finally:
-        engine.close(), app.state.close_at_once()
-    assert seen == [1, 1, ("http.response.start", 1), ("http.response.body", 1)] and engine._taken == 0
+        waiting.close(), app.state.close_at_once()
+    assert seen == [1, 1, ("http.response.start", 1), ("http.response.body", 1)] and waiting._places == 0
 
 
 def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch):
@@ -627,7 +631,7 @@ def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch
 
 
 def test_pictures_are_held_so_many_pixels_at_a_time():
-    desk = serve.Desk(ServeConfig(max_pixels=100, max_bytes=30))
+    desk = codec.PictureCodec(ServeConfig(max_pixels=100, max_bytes=30))
     order = []
 
     async def hold(name, pixels, until):
@@ -653,7 +657,7 @@ def test_pictures_are_held_so_many_pixels_at_a_time():
 
 
 def test_a_body_that_arrives_too_slowly_gives_its_place_up(pipe, monkeypatch):
-    monkeypatch.setattr(serve, "PATIENCE", 0.3)
+    monkeypatch.setattr(gate, "PATIENCE", 0.3)
     app = create_app(pipe)
     with listening(app) as address:
         url = httpx.URL(address)
@@ -663,9 +667,9 @@ def test_a_body_that_arrives_too_slowly_gives_its_place_up(pipe, monkeypatch):
             slow.settimeout(20)
             assert b" 408 " in slow.recv(1000).partition(b"\r\n")[0]
         until = time.monotonic() + 20
-        while app.state.engine._taken and time.monotonic() < until:
+        while app.state.queue._places and time.monotonic() < until:
             time.sleep(0.01)
-        assert not app.state.engine._taken
+        assert not app.state.queue._places
 
 
 def test_a_form_that_is_no_form_is_not_read(client):
@@ -682,8 +686,8 @@ def test_a_name_that_is_not_the_servers_is_not_answered(pipe):
             refused(client.post("/v1/inpaint", files=FILES, headers={"host": host}), 403)
     with served(pipe) as client:
         assert client.get("/healthz", headers={"host": "anything.example"}).status_code == 200
-    assert cli._hosts("127.0.0.1", []) == ("localhost",) and cli._hosts("0.0.0.0", []) == ()
-    assert cli._hosts("0.0.0.0", ["a"]) == ("localhost", "a") and cli._hosts("127.0.0.1", ["*"]) == ()
+    assert cli_serve._hosts("127.0.0.1", []) == ("localhost",) and cli_serve._hosts("0.0.0.0", []) == ()
+    assert cli_serve._hosts("0.0.0.0", ["a"]) == ("localhost", "a") and cli_serve._hosts("127.0.0.1", ["*"]) == ()
 
 
 def test_a_page_elsewhere_may_not_edit_unless_it_is_allowed(pipe):
@@ -735,7 +739,7 @@ def test_the_description_is_one_that_generators_of_clients_understand(pipe):
         answers = operations[f"/v1/{task}"]["responses"]
         for kind in ("image/png", "image/jpeg", "application/octet-stream"):
             assert answers["200"]["content"][kind]["schema"] == {"type": "string", "format": "binary"}
-        assert set(answers) == {"200", *map(str, serve._PROBLEMS)}
+        assert set(answers) == {"200", *map(str, ERRORS)}
 
 
 def test_the_page_for_people_fetches_nothing_from_elsewhere(client):
@@ -750,10 +754,10 @@ def test_the_page_for_people_fetches_nothing_from_elsewhere(client):
 def test_statuses_stand_in_the_documentation():
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
     listed = {int(status) for status in re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE)}
-    assert listed == {200, 404, *serve._PROBLEMS}
+    assert listed == {200, 404, *ERRORS}
 
 
-# ---------------------------------------------------------------------------------------------- the engine
+# ----------------------------------------------------------------------------------------------- the queue
 
 
 def edits(count: int) -> list[EditRequest]:
@@ -767,12 +771,12 @@ def edits(count: int) -> list[EditRequest]:
 
 
 class Held:
-    """An engine whose worker waits at a gate before every batch, and notes what each batch held."""
+    """A queue whose worker waits at a gate before every batch, and notes what each batch held."""
 
     def __init__(self, pipe, **config):
-        self.engine = Engine(pipe, ServeConfig(**{"window": 0.0, **config}))
+        self.queue = EditQueue(pipe, ServeConfig(**{"window": 0.0, **config}))
         self.open, self.arrived, self.batches = threading.Event(), threading.Event(), []
-        work = self.engine._edit
+        work = self.queue._compute
 
         def held(prepared):
             self.batches.append([ticket.request.seed for ticket, _ in prepared])
@@ -780,19 +784,19 @@ class Held:
             assert self.open.wait(30)
             work(prepared)
 
-        self.engine._edit = held
+        self.queue._compute = held
 
     def __enter__(self):
-        self.engine.start()
+        self.queue.start()
         return self
 
     def __exit__(self, *_):
         self.open.set()
-        self.engine.close()
+        self.queue.close()
 
     def occupy(self):
         """Give the worker something to wait with, so that what follows stays in the queue."""
-        ticket = self.engine.submit(EditRequest("upscale", Picture.from_any(PHOTO), seed=99))
+        ticket = self.queue.submit(EditRequest("upscale", Picture.from_any(PHOTO), seed=99))
         assert self.arrived.wait(30)
         return ticket
 
@@ -800,19 +804,19 @@ class Held:
 def test_pixels_are_the_same_alone_and_in_a_batch(pipe):
     with Held(pipe) as held:
         held.occupy()
-        together = [held.engine.submit(edit) for edit in edits(4)]
+        together = [held.queue.submit(edit) for edit in edits(4)]
         held.open.set()
         results = [ticket.result.result(60) for ticket in together]
         assert held.batches == [[99], [0, 1, 2, 3]]
         for edit, result in zip(edits(4), results, strict=True):
-            assert (held.engine.submit(edit).result.result(60).pixels == result.pixels).all()
+            assert (held.queue.submit(edit).result.result(60).pixels == result.pixels).all()
 
 
 def test_others_of_its_kind_are_waited_for(pipe):
     """Two requests one after the other share a batch, because the window is long and ends when the batch is full."""
     with Held(pipe, window=10.0, batch=2) as held:
         held.open.set()
-        tickets = [held.engine.submit(edit) for edit in edits(2)]
+        tickets = [held.queue.submit(edit) for edit in edits(2)]
         for ticket in tickets:
             ticket.result.result(60)
         assert held.batches == [[0, 1]]
@@ -823,7 +827,7 @@ def test_only_what_is_alike_shares_a_batch_and_the_oldest_goes_first(pipe):
         held.occupy()
         a, b, c, d = edits(4)
         other = EditRequest("inpaint", a.picture, a.inputs, 7, steps=1)
-        tickets = [held.engine.submit(edit) for edit in (a, other, b, c, d)]
+        tickets = [held.queue.submit(edit) for edit in (a, other, b, c, d)]
         held.open.set()
         for ticket in tickets:
             ticket.result.result(60)
@@ -831,21 +835,21 @@ def test_only_what_is_alike_shares_a_batch_and_the_oldest_goes_first(pipe):
 
 
 def test_a_full_queue_says_when_to_come_again(pipe):
-    engine = Engine(pipe, ServeConfig(queue=2, batch=1))
-    with engine.place(), engine.place(), engine.place():
-        with pytest.raises(Busy, match="queue is full") as caught, engine.place():
+    line = EditQueue(pipe, ServeConfig(queue=2, batch=1))
+    with line.place(), line.place(), line.place():
+        with pytest.raises(Busy, match="queue is full") as caught, line.place():
             pass
         assert caught.value.seconds >= 1
-    with engine.place():
+    with line.place():
         pass
 
 
 def test_what_is_abandoned_in_the_queue_is_never_computed(pipe):
     with Held(pipe, queue=2) as held:
         held.occupy()
-        first, second = (held.engine.submit(edit) for edit in edits(2))
-        held.engine.abandon(first)
-        third = held.engine.submit(edits(3)[2])  # there is room again
+        first, second = (held.queue.submit(edit) for edit in edits(2))
+        held.queue.abandon(first)
+        third = held.queue.submit(edits(3)[2])  # there is room again
         held.open.set()
         second.result.result(60), third.result.result(60)
         assert first.result.cancelled() and held.batches == [[99], [1, 2]]
@@ -857,11 +861,11 @@ def test_sampling_stops_when_its_whole_batch_is_abandoned(pipe):
         count = pipe.transformer.register_forward_hook(lambda *_: steps.append(1))
         try:
             alone = held.occupy()
-            held.engine.abandon(alone)
-            pair = [held.engine.submit(EditRequest("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
+            held.queue.abandon(alone)
+            pair = [held.queue.submit(EditRequest("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
             pair[1].abandoned = True  # one of two: the other's wish counts
             held.open.set()
-            assert isinstance(alone.result.exception(60), serve.Abandoned)
+            assert isinstance(alone.result.exception(60), queue.Abandoned)
             done = len(steps)
             assert done < 2, "of an upscale's two steps only one was taken"
             assert pair[0].result.result(60).size == (64, 64)
@@ -880,8 +884,8 @@ def test_one_bad_request_does_not_spoil_its_batch(pipe, monkeypatch):
     monkeypatch.setattr(get_task("inpaint"), "finish", fail_on_seed_one)
     with Held(pipe) as held:
         held.occupy()
-        tickets = [held.engine.submit(edit) for edit in edits(3)]
-        bad = held.engine.submit(EditRequest("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
+        tickets = [held.queue.submit(edit) for edit in edits(3)]
+        bad = held.queue.submit(EditRequest("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
         held.open.set()
         assert isinstance(bad.result.exception(60), ValueError)
         assert [type(ticket.result.exception(60)) for ticket in tickets] == [type(None), ValueError, type(None)]
@@ -901,16 +905,16 @@ def test_health_and_readiness_follow_the_worker(pipe):
 def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
     with Held(pipe) as held:
         held.occupy()
-        tickets = [held.engine.submit(edit) for edit in edits(3)]
-        closing = threading.Thread(target=held.engine.close)
+        tickets = [held.queue.submit(edit) for edit in edits(3)]
+        closing = threading.Thread(target=held.queue.close)
         closing.start()
-        while held.engine.ready:
+        while held.queue.ready:
             time.sleep(0.001)
         with pytest.raises(Busy):
-            held.engine.submit(edits(1)[0])
+            held.queue.submit(edits(1)[0])
         held.open.set()
         closing.join(60)
-        assert all(ticket.result.done() for ticket in tickets) and not held.engine.ready
+        assert all(ticket.result.done() for ticket in tickets) and not held.queue.ready
 
 
 # ---------------------------------------------------------------------------------------------- over a real connection
@@ -919,7 +923,7 @@ def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
 @contextmanager
 def listening(app):
     """A server on a free port of this machine, in a thread: its address."""
-    listener = serve.listen("127.0.0.1", 0)
+    listener = connections.listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -980,7 +984,7 @@ def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pip
             computing = in_thread(edit)
             assert blocked.entered.acquire(timeout=30)
             waiting = in_thread(edit)
-            while not app.state.engine._queue:
+            while not app.state.queue._waiting:
                 time.sleep(0.001)
             assert httpx.get(f"{address}/healthz").json() == {"status": "alive"}
             metrics = httpx.get(f"{address}/metrics").text
@@ -1000,7 +1004,7 @@ def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pip
 def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
     blocked = Blocked("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(batch=1))
-    engine = app.state.engine
+    line = app.state.queue
     with listening(app) as address:
         try:
             first = in_thread(httpx.post, f"{address}/v1/inpaint", files=FILES, timeout=60)
@@ -1008,14 +1012,14 @@ def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{address}/v1/inpaint", files=FILES, timeout=httpx.Timeout(60, read=0.5))
             until = time.monotonic() + 30
-            while engine._queue and time.monotonic() < until:
+            while line._waiting and time.monotonic() < until:
                 time.sleep(0.001)
-            assert not engine._queue, "it left the queue without being computed"
+            assert not line._waiting, "it left the queue without being computed"
         finally:
             blocked.go.set()
         assert first.result(60).status_code == 200
         assert not blocked.entered.acquire(blocking=False), "only the first was prepared"
-        assert f'status="{serve.GONE}",task="inpaint"}} 1.0' in httpx.get(f"{address}/metrics").text
+        assert f'status="{CLIENT_CLOSED}",task="inpaint"}} 1.0' in httpx.get(f"{address}/metrics").text
 
 
 def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
@@ -1024,7 +1028,7 @@ def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
     with listening(app) as address:
         asked = [in_thread(httpx.post, f"{address}/v1/inpaint", files=FILES, timeout=60) for _ in range(3)]
         assert blocked.entered.acquire(timeout=30)
-        while len(app.state.engine._queue) < 2:
+        while len(app.state.queue._waiting) < 2:
             time.sleep(0.001)
         threading.Timer(0.2, blocked.go.set).start()  # once the server is stopping
     assert [future.result(60).status_code for future in asked] == [200, 200, 200]
@@ -1159,7 +1163,7 @@ def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
 
 
 def test_a_taken_port_is_one_line(tiny_folder, capsys):
-    with serve.listen("127.0.0.1", 0) as taken:
+    with connections.listen("127.0.0.1", 0) as taken:
         assert cli.main(["serve", "--port", str(taken.getsockname()[1])]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "cannot listen" in error and "--port" in error

@@ -2,8 +2,18 @@
 
 Each file imports only files above it:
 
-    workers      strangers' pictures in processes of their own
-    connections  slow clients, signals
-    app          an engine that batches, an application built from what tasks declare
+    config       ServeConfig: limits, keys, hosts, origins
+    keys         API keys, from a file or the environment
+    metrics      the figures for Prometheus
+    workers      files of strangers, read and written in separate processes
+    connections  an address to listen at, clients that stall, signals
+    queue        a queue of edits, and the thread that computes them in batches
+    codec        uploads to pictures, results to bytes, within a bound of memory
+    form         the form of a request, from what the task declares
+    errors       errors as answers
+    gate         which requests are let in
+    endpoint     the handler of POST /v1/TASK
+    openapi      /openapi.json and /docs
+    app          the application
     cluster      the server on a Ray cluster
 """

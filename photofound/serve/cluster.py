@@ -1,8 +1,8 @@
-"""The server scaled out: as many copies as there is work, on a Ray cluster of any size (extra ``[cluster]``).
+"""The server on a Ray cluster: as many replicas as there is work (extra ``[cluster]``).
 
     serve run photofound.cluster:build model=editor gpus=1 max_replicas=8 server.queue=64
 
-Each replica is the whole of ``photofound.serve.app``: its own engine, which batches, and its own bounded queue. Ray
+Each replica is the whole of ``photofound.serve.app``: its own model and its own queue, which batches. Ray
 spreads requests over the replicas and adds one when more than ``target`` of them are under way per replica. It lies in
 the library, beside the server, because ``serve deploy`` imports it by name from an installed package on every machine.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from photofound import config
-from photofound.serve.app import ServeConfig
+from photofound.serve.config import ServeConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -91,7 +91,8 @@ def replica(wanted: ClusterConfig) -> FastAPI:
 
     from photofound.device import fast_dtype
     from photofound.pipeline import EditPipeline
-    from photofound.serve.app import create_app, read_keys
+    from photofound.serve.app import create_app
+    from photofound.serve.keys import read_keys
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given
     pipe = EditPipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)

@@ -1,7 +1,8 @@
-"""The server's connections and its end: an address to listen at, clients that stall, signals.
+"""Connections: an address to listen at, clients that stall, and how the server stops.
 
-uvicorn speaks HTTP. What it leaves open is closed here: a client that never finishes the head of its request, or does
-not read its answer, is cut off, so that nobody holds a place or the server's end for ever.
+uvicorn speaks HTTP. This file closes connections that uvicorn would leave open: those of clients that never finish the
+head of their request, or do not read their answer. Otherwise such a client would keep its place in the queue, and the
+server could not stop.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ import uvicorn
 from photofound.signals import handled
 
 PATIENCE = 15.0
-"""Seconds that a client may stall; RATE, in bytes per second, is what it must send or read at least beyond that."""
+"""Seconds that a client may stall. After them it must send or read at least RATE bytes per second."""
 RATE = 16 * 1024
-PATIENCE_FOR_HEADS = 10.0  # of requests
-PATIENCE_AT_THE_END = 4.0  # once the server stops
+PATIENCE_FOR_HEADS = 10.0  # until the head of a request is complete
+PATIENCE_WHEN_STOPPING = 4.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError in one line where the address cannot be had."""
+    """A bound socket. Raises OSError, in one line, if the address is in use or not ours."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
-    # asyncio sends small answers at once only where the socket says what it is, which create_server leaves out.
+    # asyncio sets TCP_NODELAY only if the socket's protocol is TCP by name; create_server leaves it at 0.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
 
 
 @dataclass(frozen=True)
 class _Wait:
-    """What a connection is waited for, since when, and how many bytes of its answer were unsent then."""
+    """What the server waits for on a connection, since when, and how many bytes of the answer were unsent then."""
 
     what: str
     since: float
@@ -49,15 +50,16 @@ class _Wait:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with two more rules: a client that stalls is cut off, and a second signal ends the process at once.
+    """uvicorn's server with two more rules: a client that stalls is cut off, and a second signal ends the process at
+    once.
 
     Args:
-        at_once: called before the process ends at a second signal.
+        before_exit: called before a second signal ends the process.
     """
 
-    def __init__(self, config: uvicorn.Config, at_once: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, config: uvicorn.Config, before_exit: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
-        self._at_once = at_once
+        self._before_exit = before_exit
         self._waits: dict[Any, _Wait] = {}
 
     async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,14 +71,14 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first signal lets what has been taken finish; it is not raised again, so that the process ends with 0."""
+        """The first signal lets running requests finish. It is not raised again, so the exit status is 0."""
         with handled((signal.SIGINT, signal.SIGTERM), self.handle_exit):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            self._at_once()
-            # Without an interpreter's orderly end, which a thread in the midst of its work would spoil.
+            self._before_exit()
+            # Without the interpreter's shutdown: it would wait for the thread that computes.
             os._exit(128 + sig)
         self.should_exit = True
 
@@ -89,19 +91,19 @@ class Server(uvicorn.Server):
             self._waits = {each: self._waits[each] for each in self._waits.keys() & self.server_state.connections}
 
     def _stalls(self, connection: Any) -> bool:
-        """Whether a client keeps the server waiting for too long."""
+        """Whether a client has kept the server waiting for too long."""
         cycle, unsent = connection.cycle, connection.transport.get_write_buffer_size()
         if unsent:
-            what = "to read"
+            what = "read"
         elif cycle is None or cycle.response_complete:
-            what = "to ask"
-        elif cycle.more_body and self.should_exit:  # before that the application looks how fast a body arrives
-            what = "to send"
+            what = "request"
+        elif cycle.more_body and self.should_exit:  # until then, Gate checks how fast a body arrives
+            what = "body"
         else:
             self._waits.pop(connection, None)
             return False
-        patience = PATIENCE_FOR_HEADS if what == "to ask" else PATIENCE
-        patience = PATIENCE_AT_THE_END if self.should_exit else patience
+        patience = PATIENCE_FOR_HEADS if what == "request" else PATIENCE
+        patience = PATIENCE_WHEN_STOPPING if self.should_exit else patience
         now, wait = asyncio.get_running_loop().time(), self._waits.get(connection)
         if wait is None or wait.what != what or unsent > wait.unsent:
             self._waits[connection] = _Wait(what, now, unsent)

@@ -1,12 +1,12 @@
-"""Strangers' pictures, read and written in processes of their own, each under a limit of time and memory.
+"""Files of strangers, read and written in separate processes with a limit of time and memory.
 
     files = Files(count=4)
     picture = files.read(data, "image", max_pixels=24_000_000, seconds=15)
     data = files.write(picture, "JPEG", seconds=60)
 
-Decoders are written in C: a file that somebody made for the purpose may crash them, fill the memory or keep them busy,
-and no thread can be stopped. A process can: it is killed, and the next picture gets a new one. What the processes say
-to each other is JSON and plain bytes, so that nothing of it is ever executed.
+Decoders are written in C. A hostile file may crash them, fill the memory or keep them busy, and Python cannot stop a
+thread. A process can be killed, and the next picture gets a new one. The processes exchange JSON and plain bytes, never
+pickles, so that nothing they send can run code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from photofound.picture import image, provenance
 from photofound.picture.image import Picture
 
 MEMORY = 2 * 2**30
-"""Bytes that a process may take beyond ``PER_PIXEL`` for each pixel of the largest picture."""
+"""Bytes of memory of a process, beside ``PER_PIXEL`` bytes for each pixel of the largest picture."""
 
 PER_PIXEL = 64
 
@@ -37,9 +37,9 @@ class Files:
     """A few processes that read and write pictures. All methods may be called from any thread; they block.
 
     Args:
-        count: processes at most; they start when they are needed.
-        max_pixels: of the largest picture, for the limit on memory.
-        formats: Pillow's names of those that are read; None = all that can be.
+        count: largest number of processes; they start when they are needed.
+        max_pixels: pixels of the largest picture, for the limit of memory.
+        formats: Pillow's names of the formats that are read; None = all.
     """
 
     def __init__(self, count: int, max_pixels: int, formats: Sequence[str] | None = None) -> None:
@@ -56,11 +56,11 @@ class Files:
         return self._ask(seconds, name, "size", data, name)
 
     def read(self, data: bytes, name: str, max_pixels: int, seconds: float, strip: bool = False) -> Picture:
-        """As ``image.decode``; with ``strip``, without where it was taken."""
+        """As ``image.decode``; ``strip``: without the place where it was taken."""
         return self._ask(seconds, name, "read", data, name, max_pixels, strip)
 
     def write(self, picture: Picture, format: str, seconds: float, mark: bool = False) -> bytes:
-        """As ``image.encode``; with ``mark``, the metadata say that a part was generated."""
+        """As ``image.encode``; ``mark``: the metadata say that a part was generated."""
         return self._ask(seconds, "the result", "write", picture, format, mark)
 
     def close(self) -> None:
@@ -79,14 +79,14 @@ class Files:
                 self._all.discard(process)
                 raise
             self._idle.append(process)
-        kind, said = answer
+        kind, value = answer
         if kind == "answer":
-            return said
-        raise {"ValueError": ValueError, "MemoryError": MemoryError}.get(kind, RuntimeError)(said)
+            return value
+        raise {"ValueError": ValueError, "MemoryError": MemoryError}.get(kind, RuntimeError)(value)
 
 
 class _Process:
-    """One of them, from outside. It knows one question at a time."""
+    """One worker, seen from the server. It answers one question at a time."""
 
     def __init__(self, environment: dict[str, str], memory: int) -> None:
         command = [sys.executable, "-c", f"from photofound.serve import workers; workers.work({memory})"]
@@ -94,12 +94,12 @@ class _Process:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
 
     def ask(self, question: Any, seconds: float, name: str) -> Any:
-        """The answer; ValueError where there is none in time, or none because the process died of the picture."""
+        """The answer. Raises ValueError if the time is over, or if the picture crashed the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        late = threading.Event()
+        timed_out = threading.Event()
 
         def give_up() -> None:
-            late.set()
+            timed_out.set()
             self._process.kill()
 
         timer = threading.Timer(seconds, give_up)
@@ -108,7 +108,7 @@ class _Process:
             _send(self._process.stdin, question)
             return _receive(self._process.stdout)
         except (OSError, EOFError):
-            if late.is_set():
+            if timed_out.is_set():
                 raise ValueError(
                     f"{name}: takes more than {seconds:g} s of work on its file; send it smaller"
                 ) from None
@@ -123,7 +123,7 @@ class _Process:
             assert stream is not None
             try:
                 stream.close()
-            except OSError:  # what was still to be written cannot be
+            except OSError:  # unwritten bytes are lost with the process
                 pass
 
 
@@ -131,11 +131,11 @@ class _Process:
 
 
 def work(memory: int) -> None:
-    """Answer questions from standard input on standard output, until there are no more."""
+    """The worker's main loop: answer questions from standard input on standard output until it is closed."""
     import signal
 
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not mix with answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     _limit_memory(memory)
     warnings.simplefilter("ignore")
@@ -179,7 +179,7 @@ def _limit_memory(size: int) -> None:
 
 
 def _send(stream: IO[bytes], value: Any) -> None:
-    """A line of JSON, and behind it the bytes that it speaks of."""
+    """Send a line of JSON, then the bytes of its arrays."""
     parts: list[Any] = []
     stream.write(json.dumps(_plain(value, parts)).encode() + b"\n")
     for part in parts:
@@ -188,15 +188,15 @@ def _send(stream: IO[bytes], value: Any) -> None:
 
 
 def _receive(stream: IO[bytes]) -> Any:
-    """What ``_send`` sent. Raises EOFError where there is no more."""
+    """Receive what ``_send`` sent. Raises EOFError if the stream is closed."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         raise EOFError
-    return _rebuilt(json.loads(line), stream)
+    return _from_plain(json.loads(line), stream)
 
 
 def _plain(value: Any, parts: list[Any]) -> Any:
-    """``value`` in terms of JSON; bytes and arrays go into ``parts``, in the order in which they are named."""
+    """``value`` as JSON allows it; bytes and arrays go into ``parts``, in the order in which they appear."""
     if isinstance(value, bytes):
         parts.append(value)
         return {"bytes": len(value)}
@@ -215,10 +215,10 @@ def _plain(value: Any, parts: list[Any]) -> Any:
     return value
 
 
-def _rebuilt(value: Any, stream: IO[bytes]) -> Any:
-    """``_plain`` undone, but for lists, which become tuples."""
+def _from_plain(value: Any, stream: IO[bytes]) -> Any:
+    """The inverse of ``_plain``; lists become tuples."""
     if isinstance(value, list):
-        return tuple(_rebuilt(each, stream) for each in value)
+        return tuple(_from_plain(each, stream) for each in value)
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -229,9 +229,9 @@ def _rebuilt(value: Any, stream: IO[bytes]) -> Any:
         whole = np.dtype(dtype)
         return np.frombuffer(_exactly(stream, int(np.prod(shape)) * whole.itemsize), whole).reshape(shape)
     if kind == "dict":
-        return {_rebuilt(key, stream): _rebuilt(each, stream) for key, each in content}
+        return {_from_plain(key, stream): _from_plain(each, stream) for key, each in content}
     made = {"Picture": Picture, "JpegSource": image.JpegSource}[kind]
-    return made(**_rebuilt(content, stream))
+    return made(**_from_plain(content, stream))
 
 
 def _exactly(stream: IO[bytes], length: int) -> bytes:

@@ -1,0 +1,57 @@
+"""The settings of a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from photofound.picture import image
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How much work a server accepts, and from whom.
+
+    Attributes:
+        queue: requests that may wait; the next one is answered with 503.
+        batch: largest number of requests that are computed together; 1 switches batching off.
+        window: seconds that the first request of a batch waits for others like it.
+        max_bytes: largest body of a request, checked while it arrives.
+        max_pixels: largest picture, checked before it is decoded, and largest result.
+        max_steps: largest number of sampling steps.
+        max_uploads: bytes of all requests' bodies together, in memory and on disk; the next one is answered with 503.
+        read_seconds: time to read one picture; after it, the process that reads it is killed.
+        edit_seconds: time to compute an edit after it has begun, and again to write its result.
+        formats: Pillow's names of the file formats that are read.
+        keys: API keys; empty = no key is needed.
+        hosts: names in the header Host that are answered, beside addresses and localhost; empty = all.
+        origins: pages elsewhere that may call the server from a browser, such as https://example.com; * = all.
+    """
+
+    queue: int = 32
+    batch: int = 8
+    window: float = 0.005
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 24_000_000
+    max_steps: int = 100
+    max_uploads: int = 512 * 2**20
+    read_seconds: float = 15.0
+    edit_seconds: float = 300.0
+    formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"serve: {name} is {getattr(self, name)}; give 1 or more")
+        if isinstance(self.keys, str) or not all(isinstance(key, str) and key.strip() for key in self.keys):
+            raise ValueError("serve: keys must be a list of keys, none of them blank; give none to let everybody in")
+        if not 0 <= self.window <= 10:
+            raise ValueError(f"serve: window is {self.window}; give seconds from 0 to 10")
+        for name in ("read_seconds", "edit_seconds"):
+            if not 0 < getattr(self, name) <= 86400:
+                raise ValueError(f"serve: {name} is {getattr(self, name)}; give seconds, more than 0")
+        if unknown := [name for name in self.formats if name not in image.READABLE] or not self.formats:
+            known = ", ".join(image.READABLE).lower()
+            raise ValueError(f"serve: formats has {unknown if self.formats else 'nothing'}; give some of {known}")

@@ -1,0 +1,70 @@
+"""The form of ``POST /v1/TASK``: a pydantic model of the inputs that the task declares.
+
+FastAPI reads requests by it, refuses what does not fit, and describes it at /docs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, Field, create_model
+
+from photofound.edits.task import FILE_KINDS, Input, Task, offered
+from photofound.picture import image
+from photofound.serve.config import ServeConfig
+
+PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
+_EXAMPLES = {"length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table"}
+
+
+def field_name(each: Input) -> str:
+    """The form's field for an input: ``mask`` for ``mask_image``; anything but a file is called as in the pipeline."""
+    return each.name.removesuffix("_image") if each.kind in FILE_KINDS else each.name
+
+
+def form_model(task: Task, config: ServeConfig) -> type[BaseModel]:
+    """The whole form of a task."""
+    fields = {field_name(each): _field(each) for each in (PHOTOGRAPH, *offered(task))}
+    return create_model(f"Body_{task.name}", **fields, **_common_fields(config))
+
+
+def _field(each: Input) -> tuple[Any, Any]:
+    """An input's type and its pydantic field: default, bounds, help and example."""
+    kind: Any = str
+    settings: dict[str, Any] = {"description": each.help.replace("%%", "%")}
+    if each.kind in FILE_KINDS:
+        kind = UploadFile
+    elif each.kind == "int":
+        kind, settings = int, settings | {"ge": -(10**9), "le": 10**9}
+    elif each.kind == "text":
+        settings |= {"max_length": 2000, "examples": [_EXAMPLES["text"]]}
+    else:
+        settings |= {"max_length": 40, "pattern": f"^({each.spelling})$", "examples": [_EXAMPLES[each.kind]]}
+    if each.required:
+        return kind, Field(**settings)
+    if each.default is None:
+        return kind | None, Field(default=None, **settings)
+    return kind, Field(default=str(each.default) if kind is str else each.default, **settings)
+
+
+def _common_fields(config: ServeConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields of every form. ``steps`` and ``guidance`` also have the names that they have in diffusers."""
+    formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
+    steps: dict[str, Any] = {"default": None, "ge": 1, "le": config.max_steps}
+    guidance: dict[str, Any] = {"default": None, "ge": 0, "le": 100, "allow_inf_nan": False}
+    seed = Field(default=0, description="same seed, same pixels", ge=0, le=2**63 - 1, examples=[7])
+    help = "how strongly to follow the prompt; default: the model's"
+    return {
+        "seed": (int, seed),
+        "format": (formats | None, Field(default=None, description="of the answer; default: the photograph's")),
+        "strip": (bool, Field(default=False, description="leave out where the photograph was taken")),
+        "mark": (bool, Field(default=True, description="say in the metadata that a part of it was generated")),
+        "steps": (int | None, Field(description="sampling steps; default: the model's", **steps)),
+        "guidance": (
+            float | None,
+            Field(description=help, **guidance),
+        ),
+        "num_inference_steps": (int | None, Field(description="another name of steps", deprecated=True, **steps)),
+        "guidance_scale": (float | None, Field(description="another name of guidance", deprecated=True, **guidance)),
+    }
