@@ -33,14 +33,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from photofound import OutpaintPipeline
+from photofound import OutpaintPipeline, image
 from photofound.edits import grounds, surfaces
 from photofound.edits.colours import lab
 from photofound.edits.surfaces import Surface
+from photofound.image import Picture
 from photofound.model import text
 from photofound.model.vision import PerceptualNet
-from photofound.picture import image
-from photofound.picture.image import Picture
 
 SIDE = 512
 COLOURS = {

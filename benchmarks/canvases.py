@@ -45,9 +45,9 @@ from photofound.eval import protocols
 from photofound.eval.evaluation import Judges, Summary, evaluate, summarise
 from photofound.eval.methods import HOLES, Method, classics
 from photofound.eval.report import contact_sheet
+from photofound.image import to_tensor
 from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
-from photofound.picture.image import to_tensor
 from photofound.pipeline import EditPipeline
 
 ROOT = Path(__file__).parent.parent

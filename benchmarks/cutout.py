@@ -21,10 +21,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from photofound import CutoutPipeline
+from photofound import CutoutPipeline, image
 from photofound.edits import masks, matting
 from photofound.eval import protocols
-from photofound.picture import image
 
 Subject = tuple[str, np.ndarray, np.ndarray]  # name, rgb (H, W, 3) float32 in [0, 1], truth (H, W) in [0, 1]
 

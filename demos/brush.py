@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from photofound.picture import image
+from photofound import image
 
 TEMPLATE = """
 <div class="tools" role="toolbar" aria-label="Brush">

@@ -14,14 +14,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from photofound import image
 from photofound.demos import samples, studio
 from photofound.demos.brush import brush, painted, painting
 from photofound.demos.studio import Desk, Form, Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task, get_task, task_names
 from photofound.errors import one_line
-from photofound.picture import image
-from photofound.picture.image import READABLE_SUFFIXES, Picture
+from photofound.image import READABLE_SUFFIXES, Picture
 
 FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")

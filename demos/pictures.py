@@ -91,7 +91,7 @@ def given(sample: Sample, photograph: Image.Image, mask: Image.Image | None, siz
 
 def cut_out(pipe: Any, photograph: Image.Image) -> Image.Image:
     """What outpainting replaces, white, where nobody says what is to be kept."""
-    from photofound.picture.image import Picture
+    from photofound.image import Picture
     from photofound.tasks.outpaint import subject_matte
 
     matte = subject_matte(Picture.from_any(photograph), None, pipe.segmenter)

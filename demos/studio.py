@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from photofound import image
 from photofound.edits.request import Request
 from photofound.edits.task import Input, Job, Task, get_task, offered
+from photofound.image import Picture
 from photofound.notices import heard
-from photofound.picture import image, provenance
-from photofound.picture.image import Picture
+from photofound.picture import provenance
 from photofound.serve.workers import Files
 
 PREVIEW = 1024  # longest side of what is shown, in pixels

@@ -21,7 +21,7 @@ _LAZY = {
     "EditPipeline": "photofound.pipeline",
     "EditTransformer": "photofound.transformer",
     "Condition": "photofound.edits.task",
-    "Picture": "photofound.picture.image",
+    "Picture": "photofound.image",
     "Request": "photofound.edits.request",
 }
 # Every task has a pipeline, which is made of what the task declares; these are the built-in ones.
@@ -38,7 +38,7 @@ __all__ = ["__version__", *_PIPELINES, *_LAZY]
 if TYPE_CHECKING:
     from photofound.edits.request import Request as Request
     from photofound.edits.task import Condition as Condition
-    from photofound.picture.image import Picture as Picture
+    from photofound.image import Picture as Picture
     from photofound.pipeline import EditPipeline as EditPipeline
     from photofound.transformer import EditTransformer as EditTransformer
 

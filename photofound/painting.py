@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photofound import image
 from photofound.edits import composite, exemplar, grounds, masks, reference, regions, surfaces
 from photofound.edits.geometry import Box
 from photofound.edits.regions import MOST_TILES, Part
@@ -24,9 +25,8 @@ from photofound.edits.task import (
     get_task,
     torch_from,
 )
+from photofound.image import Picture
 from photofound.model import autoencoder, superresolution
-from photofound.picture import image
-from photofound.picture.image import Picture
 from photofound.sampling import Callback, SamplingPipeline
 
 _TOGETHER = 8  # edits of this many parts are sampled at once: more are no faster, and want more memory

@@ -21,6 +21,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from photofound import image
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits import composite, geometry, masks, matting
@@ -35,14 +36,13 @@ from photofound.edits.task import (
     class_name,
     get_task,
 )
+from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.condition import fold_condition
 from photofound.model.folder import (
     check_settings,
 )
 from photofound.painting import PaintingPipeline, scaled_size
-from photofound.picture import image
-from photofound.picture.image import Picture
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
 from photofound.superresolution import Upscaler

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from photofound.edits.task import Condition, Job, Sample, Task
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch

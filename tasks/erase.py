@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from photofound import image as images
 from photofound.edits.task import Condition, Job, Sample, Task, asks
-from photofound.picture import image as images
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class Erase(Task):
 
         Args:
             mask_image: white = the object to take away; as large as the image, or of its aspect ratio. Coloured and
-                transparent masks: ``photofound.picture.image.load_mask``.
+                transparent masks: ``photofound.image.load_mask``.
             grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
 
         Raises:

@@ -8,7 +8,7 @@ import numpy as np
 
 from photofound.edits.geometry import Margins, aspect_margins, parse_length, size_margins
 from photofound.edits.task import Condition, Job, Sample, Task, asks
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from photofound import image as images
 from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed
-from photofound.picture import image as images
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Inpaint(Task):
 
         Args:
             mask_image: white = repaint, black = keep, grey = soft edge; as large as the image, or of its aspect ratio.
-                Coloured and transparent masks: ``photofound.picture.image.load_mask``.
+                Coloured and transparent masks: ``photofound.image.load_mask``.
             prompt: what to paint; empty lets the model continue what is around. If it names only a material, a colour
                 or both, and the checkpoint wants it (``surfaces`` in its config), the model starts from a drawn
                 surface.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from photofound import image as images
 from photofound.edits.geometry import Box
 from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed
-from photofound.picture import image as images
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class Outpaint(Task):
             prompt: the new background, like ``"on a dark red cloth"``. If it names a material, a colour or a studio,
                 and the checkpoint wants it (``surfaces`` in its config), the model starts from a drawn surface.
             subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, whose opaque part is
-                kept (``photofound.picture.image.load_mask``). None = the image's alpha channel; with no alpha, the
+                kept (``photofound.image.load_mask``). None = the image's alpha channel; with no alpha, the
                 subject is cut out (``photofound.edits.masks.cut_out``).
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
                 looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from photofound import image as images
 from photofound.edits.geometry import Box
 from photofound.edits.task import Condition, Job, Sample, Task, asks, enlargement_strength
-from photofound.picture import image as images
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch

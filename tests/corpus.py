@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from photofound.picture.image import Picture, decode, encode, output_format
+from photofound.image import Picture, decode, encode, output_format
 
 WIDTH, HEIGHT = 80, 64
 HOLE = 16  # side of the square in the corner that is painted; JPEG's blocks end where it does

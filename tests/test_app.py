@@ -17,13 +17,13 @@ import pytest
 from helpers import extra_tasks
 from PIL import Image
 
-from photofound import cli
+from photofound import cli, image
 from photofound.demos import app, brush, studio
 from photofound.demos import page as pages
 from photofound.demos.studio import Cancelled, Form, Models, Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import get_task
-from photofound.picture import image, provenance
+from photofound.picture import formats, provenance
 
 SIZE = (72, 48)
 RETOUCH = """
@@ -567,7 +567,7 @@ def test_after_an_error_the_good_result_is_still_there(page, photograph, said):
 
 
 def test_a_result_that_a_format_cannot_hold_is_told_before_and_lost_never(page, work, photograph, monkeypatch):
-    monkeypatch.setitem(image._LONGEST_SIDE, "WEBP", 50)
+    monkeypatch.setitem(formats.LONGEST_SIDE, "WEBP", 50)
     desk = work.open(photograph)
     with pytest.raises(ValueError, match="WEBP holds at most 50 pixels a side, not 72x48"):
         work.run(desk, request("inpaint", format="WEBP"))

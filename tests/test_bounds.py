@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound.picture import bounds, image
+from photofound import image
+from photofound.picture import bounds
 
 
 def written(kind: str, mode: str = "RGB", size: tuple[int, int] = (8, 8), **options) -> bytes:
@@ -174,7 +175,7 @@ def test_large_attacks_take_seconds_and_little_memory(tmp_path):
     """Each of 30 MiB, in a process of its own, which may not take 2 GB."""
     measure = """
         import resource, sys, time, warnings
-        from photofound.picture.image import decode, upright_size
+        from photofound.image import decode, upright_size
         import cv2
         warnings.simplefilter("ignore")
         resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, 2_000_000_000))
@@ -261,7 +262,7 @@ def test_netpbm_files_have_the_values_that_pillow_gives(data):
     expected = Image.open(io.BytesIO(data))
     expected.load()
     opened = Image.open(io.BytesIO(data))
-    netpbm.hasten(opened, data)
+    netpbm.decode_with_numpy(opened, data)
     opened.load()
     assert opened.mode == expected.mode and (np.asarray(opened) == np.asarray(expected)).all()
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from photofound import image
 from photofound.demos import app
 from photofound.demos import page as pages
 from photofound.demos.studio import Models, Studio
 from photofound.edits.task import get_task
-from photofound.picture import image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = (161, 121)

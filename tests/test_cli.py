@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import cli, files
+from photofound import cli, files, image
 from photofound.cli.options import task_parser
 from photofound.device import fast_dtype
 from photofound.edits import task as edit
 from photofound.edits.task import Input, Task
-from photofound.picture import image
 
 SIZE = (12, 9)
 

@@ -7,7 +7,7 @@ import corpus
 import numpy as np
 import pytest
 
-from photofound.picture.image import decode
+from photofound.image import decode
 
 FILES = corpus.corpus()
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM", "JPEG 2000", "HEIC")  # by what they are written as

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from photofound import CutoutPipeline, OutpaintPipeline, Picture, cli, config
+from photofound import CutoutPipeline, OutpaintPipeline, Picture, cli, config, image
 from photofound.edits import matting
 from photofound.edits.task import Condition, Sample, get_task, is_regression
-from photofound.picture import image
 from photofound.picture.provenance import COMPOSITE, source_type
 from photofound.pipeline import EditPipeline
 from photofound.serve import app as serve

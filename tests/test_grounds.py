@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from photofound import InpaintPipeline, OutpaintPipeline
+from photofound import InpaintPipeline, OutpaintPipeline, image
 from photofound.edits import grounds
 from photofound.edits.colours import lab
 from photofound.edits.surfaces import surface_of
 from photofound.edits.task import get_task
-from photofound.picture import image, provenance
+from photofound.picture import provenance
 
 
 def box(height=120, width=160, top=30, bottom=90, left=50, right=110):

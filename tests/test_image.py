@@ -17,9 +17,11 @@ import torch
 from corpus import profile
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from photofound.picture import image as module
-from photofound.picture import profiles
-from photofound.picture.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
+from photofound import image as module
+from photofound.image import Picture, decode, encode, load, load_mask, output_format, require_hole, save
+from photofound.picture import colour, profiles, reading
+from photofound.picture import encode as writing
+from photofound.picture.formats import LONGEST_SIDE
 
 DEPTHS = [np.uint8, np.uint16]
 CHANNELS = [1, 2, 3, 4]
@@ -41,7 +43,7 @@ def write(path, pixels, **options):
 def no_surprises(monkeypatch):
     """Every warning is expected by name or is a failure; the caller's own limit does not matter."""
     monkeypatch.delenv("PHOTOFOUND_MAX_PIXELS", raising=False)
-    module._built_transform.cache_clear()
+    colour._built_transform.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".* holds 8 bits per channel")  # a test of its own says when
@@ -451,14 +453,14 @@ def test_a_colour_profile_is_told_by_its_hash_and_bounded(tmp_path):
     plain = Picture(noise(4, 4, 3)).rgb()
     pictures = [Picture(noise(4, 4, 3), icc_profile=adobe_like(n)) for n in (0, 0, 2**20)]
     assert all((picture.rgb() != plain).any() for picture in pictures)
-    assert module._built_transform.cache_info().misses == 2
-    held = [o for o in gc.get_objects() if type(o) is module._Profile]
+    assert colour._built_transform.cache_info().misses == 2
+    held = [o for o in gc.get_objects() if type(o) is colour._ProfileKey]
     assert len(held) == 2 and all(profile.data is None for profile in held)
 
     large = adobe_like(30 * 2**20)
     with pytest.warns(UserWarning, match="profile is ignored: it has 30 MiB, more than 8"):
         assert (Picture(noise(4, 4, 3), icc_profile=large).rgb() == plain).all()
-    assert module._built_transform.cache_info().misses == 2
+    assert colour._built_transform.cache_info().misses == 2
     Image.fromarray(noise(4, 4, 3)).save(tmp_path / "a.tif", icc_profile=large)
     with pytest.warns(UserWarning, match="a.tif: its colour profile was left out: it has 30 MiB"):
         assert load(tmp_path / "a.tif").icc_profile is None
@@ -847,7 +849,7 @@ def test_a_jpeg_of_very_many_scans_is_refused(progressive):
 def coloured_png(*chunks, pixels=None):
     """A PNG with these chunks, each a name and data."""
     png = encode(Picture(noise(8, 8, 3) if pixels is None else pixels), "PNG")
-    return png[:33] + module._png_chunks(chunks) + png[33:]
+    return png[:33] + writing._png_chunks(chunks) + png[33:]
 
 
 def chromaticities(primaries):
@@ -895,7 +897,7 @@ def test_a_grey_png_of_another_gamma():
     picture = decode(coloured_png((b"gAMA", struct.pack(">I", 100_000)), pixels=grey))
     np.testing.assert_allclose(picture.rgb()[..., :1], profiles._encoded(grey / 255), atol=0.04)  # steps of dark values
     with pytest.warns(UserWarning, match="grey colour profile"):
-        promoted = picture._promoted()
+        promoted = picture.in_colour()
     assert b"gAMA" not in encode(promoted, "PNG")
 
 
@@ -948,7 +950,9 @@ def test_the_depth_of_an_avif_is_told(flags, bits):
     """By the box that configures its codec; Pillow reads AVIF of any depth as 8 bits, and writes no other."""
     image = Image.new("RGB", (1, 1))
     image.format = "AVIF"
-    assert module._bits(image, io.BytesIO(b"\0\0\0\x1cftypavif\0\0\0\x0cav1C\x81\0" + bytes([flags]))) == bits
+    assert (
+        reading.bits_per_channel(image, io.BytesIO(b"\0\0\0\x1cftypavif\0\0\0\x0cav1C\x81\0" + bytes([flags]))) == bits
+    )
 
 
 def test_the_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
@@ -997,9 +1001,9 @@ def test_the_suffixes_of_all_that_can_be_read_are_known():
     assert known | set(module.SUFFIXES) <= set(module.READABLE_SUFFIXES)
 
 
-@pytest.mark.parametrize("format", module._LONGEST_SIDE)
+@pytest.mark.parametrize("format", LONGEST_SIDE)
 def test_the_longest_side_of_a_format_is_what_it_holds_and_gives_back(format):
-    longest = module._LONGEST_SIDE[format]
+    longest = LONGEST_SIDE[format]
     strip = Picture(np.zeros((1, longest, 3), np.uint8))
     assert decode(module.encode(strip, format)).size == (longest, 1)
     module.check_fit(strip, format)
@@ -1313,7 +1317,7 @@ def test_require_hole():
 
 def test_the_import_is_cheap():
     """Neither torch nor OpenCV is loaded before it is needed."""
-    code = "import sys, photofound.picture.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
-    root = Path(module.__file__).parents[2]
+    code = "import sys, photofound.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
+    root = Path(module.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from photofound.picture.image import Picture, decode, encode, save
+from photofound.image import Picture, decode, encode, save
 
 LIMIT = 250_000  # pixels
 WHOLE = [odd.data for odd in corpus.corpus() if odd.truth is not None]
@@ -181,7 +181,7 @@ def bombs() -> dict[str, bytes]:
 
 MEASURE = """
     import json, resource, sys, time, warnings
-    from photofound.picture.image import decode
+    from photofound.image import decode
     import numpy, cv2
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, 2_000_000_000))

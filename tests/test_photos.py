@@ -25,7 +25,7 @@ from photofound.data.photograph import Photograph, decode, random_int, to_unit
 from photofound.data.store import PhotoStore, _pick
 from photofound.data.tars import read_tar
 from photofound.edits.colours import COLOURS
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 
 def photograph(height=40, width=52, matte=None, caption="a cup", seed=0, source="here"):

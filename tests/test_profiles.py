@@ -7,8 +7,8 @@ import pytest
 from corpus import profile
 from PIL import Image, ImageCms
 
+from photofound.image import Picture, decode, encode
 from photofound.picture import profiles
-from photofound.picture.image import Picture, decode, encode
 
 MADE = {
     "Adobe RGB": profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from photofound import __version__, cli
-from photofound.picture import image, provenance
-from photofound.picture.image import Picture
+from photofound import __version__, cli, image
+from photofound.image import Picture
+from photofound.picture import provenance
 from photofound.picture.provenance import COMPOSITE, GENERATED, mark, source_type
 
 NAMES = {

@@ -9,7 +9,7 @@ import torch
 from photofound import ErasePipeline, InpaintPipeline
 from photofound.edits.regions import split, whole
 from photofound.edits.task import get_task
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 TILE = 256
 

@@ -33,11 +33,10 @@ from PIL import Image, ImageCms
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture, cli
+from photofound import InpaintPipeline, Picture, cli, image
 from photofound.cli import serve as cli_serve
 from photofound.edits.request import Request as EditRequest
 from photofound.edits.task import get_task
-from photofound.picture import image
 from photofound.picture.provenance import COMPOSITE, source_type
 from photofound.serve import codec, connections, gate, keys, queue
 from photofound.serve.app import create_app

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from photofound.data.sources import Source, open_source, raw
-from photofound.picture.image import READABLE_SUFFIXES
+from photofound.image import READABLE_SUFFIXES
 
 
 @pytest.mark.parametrize(

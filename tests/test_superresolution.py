@@ -149,7 +149,7 @@ def test_without_steps_the_upscaler_does_it_and_with_steps_the_transformer(folde
 
 def superresolution_result(made):
     from photofound.edits import composite
-    from photofound.picture.image import from_tensor
+    from photofound.image import from_tensor
 
     return np.rint(from_tensor(composite.back_project(made, pixels())) * 255).astype(np.uint8)
 

@@ -221,7 +221,7 @@ def test_what_a_task_declares_is_its_inputs_and_its_pipelines_signature(tmp_path
 def test_a_request_is_what_the_call_gives(tiny_folder):
     """``answer`` and the pipeline's call make the same pixels, and prepare once however many pictures are wanted."""
     from photofound import EditPipeline, InpaintPipeline, Request
-    from photofound.picture.image import Picture
+    from photofound.image import Picture
 
     photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), np.float32)

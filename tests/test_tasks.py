@@ -3,16 +3,26 @@
 Weights are untrained here: what is promised must hold whatever the model paints.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from helpers import noise
 from PIL import Image
 
-from photofound import CutoutPipeline, ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
+from photofound import (
+    CutoutPipeline,
+    ErasePipeline,
+    ExpandPipeline,
+    InpaintPipeline,
+    OutpaintPipeline,
+    UpscalePipeline,
+    image,
+)
 from photofound.edits.task import Sample, enlargement_strength, get_task, task_names
-from photofound.picture import image
-from photofound.picture.image import Picture
+from photofound.image import Picture
+from photofound.picture import colour, profiles
 
 TASKS = ("erase", "expand", "inpaint", "outpaint", "upscale")
 
@@ -108,6 +118,30 @@ def test_icc_profile_is_kept_and_so_are_the_pixels(tiny, tmp_path):
     result = run(tiny(InpaintPipeline), tmp_path / "in.png", mask_image=mask)
     again = image.load(image.save(result, tmp_path / "out.png"))
     assert again.icc_profile == profile and (again.pixels[mask == 0] == photo[mask == 0]).all()
+
+
+SOFT = hole_in(96, 80, np.s_[20:70, 20:70])
+SOFT[20] = 128
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "inputs", "times"),
+    [
+        (InpaintPipeline, {"mask_image": hole_in(96, 80, np.s_[30:50, 30:50])}, 1),
+        (ErasePipeline, {"mask_image": hole_in(96, 80, np.s_[30:50, 30:50])}, 1),
+        (ExpandPipeline, {"left": 10}, 1),
+        (UpscalePipeline, {"scale": 2}, 2),  # and so is its enlargement
+        (OutpaintPipeline, {"subject": hole_in(96, 80, np.s_[20:70, 20:70])}, 1),
+        (OutpaintPipeline, {"subject": SOFT}, 2),  # given its own colours first
+    ],
+)
+def test_a_photograph_is_converted_to_srgb_once_in_an_edit(tiny, monkeypatch, pipeline, inputs, times):
+    profile = profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
+    picture = dataclasses.replace(Picture(noise(96, 80)), icc_profile=profile)
+    convert, calls = colour.to_srgb, []
+    monkeypatch.setattr(colour, "to_srgb", lambda *args: calls.append(args) or convert(*args))
+    run(tiny(pipeline), picture, **inputs)
+    assert len(calls) == times
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from photofound import config, files
+from photofound import config, files, image
 from photofound.card import record
 from photofound.data import exemplars, report, units
 from photofound.data.duplicates import duplicates, fingerprint
@@ -39,7 +39,6 @@ from photofound.data.photograph import decode, scaled
 from photofound.data.sources import Raw, Source, open_source, raw
 from photofound.data.store import PhotoStore
 from photofound.data.tars import IMAGES, write_tar
-from photofound.picture import image
 from photofound.train import annotate
 from photofound.train.annotate import AnnotateConfig
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from photofound.edits.request import Request
 from photofound.edits.task import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")

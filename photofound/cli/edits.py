@@ -21,7 +21,7 @@ from photofound.errors import one_line
 
 if TYPE_CHECKING:
     from photofound.edits.task import Task
-    from photofound.picture.image import Picture
+    from photofound.image import Picture
 
 # Raised for bad input, a full disk, too little memory or a missing package. Anything else is a bug: a traceback shows.
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -107,8 +107,9 @@ def _report(args: argparse.Namespace, work: Work, status: str, seconds: float, e
 
 def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[[], Any]) -> None:
     """Read, edit, write. The files are read before the model is loaded, so that a bad file is reported at once."""
+    from photofound import image
     from photofound.edits.request import Request
-    from photofound.picture import image, provenance
+    from photofound.picture import provenance
 
     picture = image.load(work.image)
     if args.strip:
@@ -150,7 +151,7 @@ def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[
 def _read_input(path: Path, top: Path, photograph: Path, name: str) -> Picture:
     """The picture at ``path``. If that is a folder, the picture in it that is named like the photograph; if the
     photograph lies in a folder below ``top``, it lies in the same folder below ``path``."""
-    from photofound.picture import image
+    from photofound import image
 
     if path.is_dir():
         folder = path / photograph.parent.relative_to(top) if top.is_dir() else path

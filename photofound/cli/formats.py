@@ -22,7 +22,7 @@ _MAGIC = {
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a picture: by its suffix, or by its first bytes if it has none."""
-    from photofound.picture.image import READABLE_SUFFIXES
+    from photofound.image import READABLE_SUFFIXES
 
     return path.suffix.lower() in READABLE_SUFFIXES if path.suffix else _format_of(path) is not None
 
@@ -44,7 +44,7 @@ def output_suffix(photograph: Path, format: str | None, alpha: bool = False) -> 
 
     It is .png if we cannot write that format, or if the result has an alpha channel and the format has none.
     """
-    from photofound.picture.image import HOLDS_ALPHA, SUFFIXES, output_format, suffix_of
+    from photofound.image import HOLDS_ALPHA, SUFFIXES, output_format, suffix_of
 
     if format is not None:
         return suffix_of(output_format(None, None, format))

@@ -44,7 +44,7 @@ class Work:
 
     def is_done(self) -> bool:
         """Whether all results exist and are whole. Prints a warning for one that is damaged."""
-        from photofound.picture import image
+        from photofound import image
 
         there = [path for path in self.files if path.is_file()]
         broken = [path for path in there if not image.is_whole(path)]
@@ -59,7 +59,7 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
 
     Raises ValueError, FileNotFoundError or FileExistsError if nothing can be done at all.
     """
-    from photofound.picture import image
+    from photofound import image
 
     if args.format is not None:
         image.output_format(None, None, args.format, task.alpha)
@@ -94,7 +94,7 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
 
 
 def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:
-    from photofound.picture import image
+    from photofound import image
 
     try:
         image.check_output(path, args.overwrite or args.skip_existing)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from photofound import image
 from photofound.data.ledger import error_text
 from photofound.data.photograph import decode, planes
 from photofound.data.precomputed import unpack
@@ -17,7 +18,6 @@ from photofound.data.reader import EncodedBatch
 from photofound.data.sources import Raw
 from photofound.edits import geometry
 from photofound.edits.geometry import Box, bounding_box, cover
-from photofound.picture import image
 
 
 class Crop(NamedTuple):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from photofound import image
 from photofound.card.record import licence_of
 from photofound.data.sources import Raw
-from photofound.picture import image
 
 
 @dataclass(frozen=True)

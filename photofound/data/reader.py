@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from photofound import image
 from photofound.data.ledger import Ledger, error_text
 from photofound.data.sources import Raw, Source, open_source, raw
 from photofound.edits.geometry import cover, nearest_bucket
-from photofound.picture import image
 
 logger = logging.getLogger(__name__)
 

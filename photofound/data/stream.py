@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from photofound import files
+from photofound import files, image
 from photofound.data.decoder import BatchDecoder
 from photofound.data.ledger import Ledger
 from photofound.data.photograph import Photograph, from_row, to_unit
@@ -26,7 +26,6 @@ from photofound.data.reader import BatchReader, EncodedBatch, Order, read_ahead
 from photofound.data.sources import Source, open_source, raw
 from photofound.edits.geometry import cover, nearest_bucket
 from photofound.edits.task import Sample
-from photofound.picture import image
 
 
 class Stream:

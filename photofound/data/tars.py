@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from photofound import files
+from photofound import files, image
 from photofound.data.ledger import error_text, files_below, warn_passed_over
-from photofound.picture import image
 
 MAX_FILES = 100  # of one sample
 MAX_BREAKS = 1000  # damaged places in a tar; reading goes on after each of them

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from photofound.edits.geometry import bounding_box, grow_box
-from photofound.picture.image import nearest
+from photofound.image import nearest
 
 GRABCUT_FRAME = 0.03  # of the short side: what GrabCut is told is background, all around
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photofound import image
 from photofound.edits import composite
 from photofound.edits.masks import grow, uniform
 from photofound.edits.task import Condition, Sample
-from photofound.picture import image
-from photofound.picture.image import Picture
+from photofound.image import Picture
 
 SIDES = (0.6, 0.45, 0.33, 0.25, 0.18, 0.125)  # of squares free of the object, over the short side, tried from large on
 TURN = math.radians(15)  # the most that a crop is turned: more, and the grain of wood would have no direction

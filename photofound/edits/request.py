@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from photofound.picture.image import Picture
+    from photofound.image import Picture
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from photofound.edits.colours import colour_name, lab
-from photofound.picture.image import READABLE_SUFFIXES
+from photofound.image import READABLE_SUFFIXES
 
 RGB = tuple[int, int, int]
 VIEWS = ("ground", "wall", "flat")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from photofound.edits.geometry import Box
-    from photofound.picture.image import Picture
+    from photofound.image import Picture
 
 
 @dataclass(frozen=True)
@@ -379,8 +379,8 @@ class Task(ABC):
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """Put ``generated`` (1, 3, h, w) in [-1, 1], which covers ``box`` of the picture, into it. Kept pixels stay
         exact; by default the seam is closed on the generated side, but for that of another surface: there is one."""
+        from photofound import image
         from photofound.edits.composite import close_seam
-        from photofound.picture import image
 
         hole = job.hole[box.slices]
         given = image.to_tensor(job.picture.crop(box).rgb(hole > 0)).to(generated)

@@ -25,8 +25,8 @@ from photofound.edits.masks import extent
 from photofound.eval import metrics
 from photofound.eval.methods import CLASSICS, Method
 from photofound.eval.protocols import Problem
+from photofound.image import to_tensor
 from photofound.model.vision import FeatureNet, VisionModel
-from photofound.picture.image import to_tensor
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 

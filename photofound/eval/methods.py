@@ -21,7 +21,7 @@ from photofound.device import fast_dtype, resolve_device
 from photofound.edits.exemplar import patchmatch, patchmatch_missing
 from photofound.edits.request import Request
 from photofound.eval.protocols import Problem
-from photofound.picture.image import Picture
+from photofound.image import Picture
 from photofound.pipeline import EditPipeline
 
 HOLES = ("inpaint", "expand", "erase")

@@ -55,7 +55,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def perceptual(net: VisionModel, a: np.ndarray, b: np.ndarray) -> float:
     """Distance over a frozen network; 0 = equal. Over a ``PerceptualNet`` as LPIPS has it (``perceptual_distance``),
     over any other vision model the cosine distance of its patches (``patch_distance``)."""
-    from photofound.picture.image import to_tensor
+    from photofound.image import to_tensor
 
     distance: Callable[..., torch.Tensor] = perceptual_distance if isinstance(net, PerceptualNet) else patch_distance
     return float(distance(net, to_tensor(a), to_tensor(b)))
@@ -65,7 +65,7 @@ def consistency(result: np.ndarray, given: np.ndarray) -> float:
     """PSNR in dB between an enlarged picture, scaled back down with an antialiased bicubic filter, and the smaller one
     that it was made of: above some 45 dB nothing was invented that contradicts the input."""
     from photofound.edits.composite import shrink
-    from photofound.picture.image import from_tensor, to_tensor
+    from photofound.image import from_tensor, to_tensor
 
     return psnr(from_tensor(shrink(to_tensor(result), given.shape[:2])), given)
 
@@ -97,7 +97,7 @@ def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
     """(N, D) of patches (N, h, w, 3): what tells textures apart. The mean over places of features that were brought to
     unit length, as the perceptual distance has them: of a ``PerceptualNet`` fire5's 256, which see some 50 pixels each,
     of any other vision model those of its own patches."""
-    from photofound.picture.image import to_tensor
+    from photofound.image import to_tensor
 
     if not len(patches):
         return np.empty((0, 0))

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from photofound import files
+from photofound import files, image
 from photofound.data import sources
 from photofound.data.ledger import files_below, warn_passed_over
 from photofound.data.tars import IMAGES
 from photofound.edits.colours import COLOURS
-from photofound.picture import image
 
 # ------------------------------------------------------------------------------------------------------- photographs
 

@@ -1,12 +1,21 @@
 """Pictures: files to pixels and back, with their colours, depth and metadata.
 
+Other folders import ``photofound.image``, which has the public names of all files.
+
 Each file imports only files above it:
 
-    stale       metadata that is no longer true
-    profiles    colour profiles in floats
-    bounds      what reading a file may cost beyond its pixels
+    bounds      what reading a file may cost, and the errors of files that are refused
+    formats     which formats are read and written, and what each can hold
+    arrays      arrays, tensors and PIL images <-> pixels
     netpbm      PBM, PGM and PPM by numpy
-    image       Picture: loading, saving, masks, colour, 16 bit, EXIF, XMP
+    profiles    ICC profiles in floats: parsed, built, applied to 16 bits
+    metadata    EXIF, XMP, resolution, and which of them stay true
+    colour      native colours <-> sRGB
+    jpeg        how a JPEG was compressed
+    reading     opening a file, and what Pillow leaves out
+    picture     Picture: loading, compositing, resizing
+    encode      writing: formats, 16 bits, checks of the output
+    mask        what is marked in a mask
     provenance  saying in a file that a part of it was generated
     sheet       pictures side by side in rows
 """

@@ -1,4 +1,4 @@
-"""What reading an image file may cost, beyond its pixels.
+"""What reading an image file may cost, in pixels and beyond, and the errors of files that are refused.
 
 Pillow walks files piece by piece, in Python: chunks, segments, blocks, tags. A picture of 8 x 8 pixels can have
 millions of pieces, or pieces that repeat the same bytes, and then takes minutes. So a file is read through a stream
@@ -9,9 +9,17 @@ limit here.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, cast
+
+from photofound.errors import first_line
+
+MAX_PIXELS = 200_000_000
+"""Largest image that is decoded by default; ``max_pixels=`` or the variable PHOTOFOUND_MAX_PIXELS raise it."""
 
 READS = 200_000  # of a file of any length, and READS_PER_KIB more
 READS_PER_KIB = 12  # a GIF needs 8, for its blocks have 255 bytes
@@ -29,8 +37,66 @@ SCANS = 100  # of a JPEG: a progressive photograph has ten, and each keeps the d
 MARKERS = 2**17  # of a JPEG
 
 
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+class ImageError(ValueError):
+    """A ValueError whose message is already one clear line that names the image."""
+
+
+class TooLarge(ImageError):
+    """A picture, or one that was to be made, of more pixels than the limit."""
+
+
 class TooMuch(ValueError):
-    """A file that asks for far more time or memory than its length and its pixels say; the message names what."""
+    """A file that asks for far more time or memory than its length and its pixels say. The message says of what it has
+    too much, and does not name the file."""
+
+
+@contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow or OpenCV raise on damaged data becomes one ValueError that names the file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except TooMuch as error:
+        raise too_much(name, error) from error
+    except Exception as error:  # Pillow's parsers raise nearly anything on bad bytes
+        raise damaged(name, error) from error
+
+
+def damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name}: is truncated or damaged ({first_line(error)}); copy or download it again")
+
+
+def too_much(name: str, error: TooMuch) -> ImageError:
+    return ImageError(f"{name}: {error}; it would take too long to read, save it anew with another program")
+
+
+# ------------------------------------------------------------------------------------------------------------- pixels
+
+
+def check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+    """Raise ValueError for a side below 1 pixel, TooLarge for more pixels than the limit."""
+    limit = _pixel_limit() if max_pixels is None else max_pixels
+    if min(size) < 1:
+        raise ValueError(f"{name}: is {size[0]}x{size[1]}; both sides must be at least 1 pixel")
+    if size[0] * size[1] > limit:
+        raise TooLarge(
+            f"{name}: is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.1f} megapixels, above the limit of "
+            f"{limit / 1e6:.1f}; if you trust it, set max_pixels or PHOTOFOUND_MAX_PIXELS to {size[0] * size[1]}"
+        )
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get("PHOTOFOUND_MAX_PIXELS", str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"PHOTOFOUND_MAX_PIXELS is {text!r}; set it to a number of pixels such as {MAX_PIXELS}")
+    return int(text)
+
+
+# -------------------------------------------------------------------------------------------------------------- pieces
 
 
 class _Counting:

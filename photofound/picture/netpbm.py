@@ -15,9 +15,15 @@ _COMMENTS = 2**16  # among the numbers
 _SPACES = np.frombuffer(b" \t\n\v\f\r", np.uint8)
 
 
-def hasten(image: Image.Image, data: bytes) -> None:
-    """Make an image that Pillow has opened, but not loaded, load the same values as before, only sooner. ``data`` are
-    the bytes of its file. Raises ValueError where numbers are missing or impossible; other images stay as they are."""
+def decode_with_numpy(image: Image.Image, data: bytes) -> None:
+    """Decode a PBM, PGM or PPM that Pillow has opened, but not loaded: its ``load`` then gives the values that it would
+    have given, much sooner. Other images stay as they are.
+
+    Args:
+        data: the bytes of the image's file.
+
+    Raises ValueError where numbers are missing or out of range.
+    """
     if image.format != "PPM" or image.tile[0].codec_name not in ("ppm", "ppm_plain"):  # type: ignore[attr-defined]
         return
     assert isinstance(image, ImageFile.ImageFile)

@@ -17,7 +17,8 @@ from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
 from photofound import __version__
-from photofound.picture.image import Picture, check_xmp
+from photofound.picture.metadata import check_xmp
+from photofound.picture.picture import Picture
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"  # a photograph of which a part was generated

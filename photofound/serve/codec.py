@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import HTTPException
 from starlette.datastructures import UploadFile
 
-from photofound.picture.image import Picture
+from photofound.image import Picture
 from photofound.serve.config import ServeConfig
 from photofound.serve.workers import Files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from photofound.picture import image
+from photofound import image
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from fastapi import Form, Request, Response
 from PIL import Image
 from starlette.datastructures import UploadFile
 
+from photofound import image
 from photofound.edits import request as edits
 from photofound.edits.task import Task, offered
-from photofound.picture import image
-from photofound.picture.image import Picture
+from photofound.image import Picture
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig
 from photofound.serve.errors import errors_as_answers

@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from photofound.picture import image
+from photofound import image
 from photofound.serve.config import ServeConfig
 from photofound.serve.queue import Busy, TooLong
 

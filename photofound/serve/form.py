@@ -10,8 +10,8 @@ from typing import Any, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
 
+from photofound import image
 from photofound.edits.task import FILE_KINDS, Input, Task, offered
-from photofound.picture import image
 from photofound.serve.config import ServeConfig
 
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from photofound import image
 from photofound.edits.task import Task, offered
-from photofound.picture import image
 from photofound.serve.endpoint import mime_type
 from photofound.serve.form import PHOTOGRAPH, field_name
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from photofound.edits.request import Request
 from photofound.edits.task import Job
+from photofound.image import Picture
 from photofound.notices import heard
-from photofound.picture.image import Picture
 from photofound.pipeline import EditPipeline
 from photofound.serve.config import ServeConfig
 from photofound.serve.metrics import Metrics

@@ -24,8 +24,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from photofound.picture import image, provenance
-from photofound.picture.image import Picture
+from photofound import image
+from photofound.image import Picture
+from photofound.picture import provenance
 
 MEMORY = 2 * 2**30
 """Bytes of memory of a process, beside ``PER_PIXEL`` bytes for each pixel of the largest picture."""

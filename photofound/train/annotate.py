@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import config
+from photofound import config, image
 from photofound.data import precomputed
 from photofound.data.captions import captions as ways_to_caption
 from photofound.data.objects import cut_clean
@@ -22,7 +22,6 @@ from photofound.data.sources import Raw
 from photofound.device import resolve_device
 from photofound.edits import colours, geometry
 from photofound.edits.masks import grabcut
-from photofound.picture import image
 
 
 @dataclass(frozen=True)

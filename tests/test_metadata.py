@@ -1,10 +1,10 @@
-"""stale.py: XMP says nothing of bytes that are gone, and keeps all else."""
+"""metadata.py: XMP says nothing of bytes that are gone, and keeps all else."""
 
 import numpy as np
 import pytest
 
-from photofound.picture import stale
-from photofound.picture.image import Picture, decode, encode
+from photofound.image import Picture, decode, encode
+from photofound.picture import metadata
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 GOOGLE = "http://ns.google.com/photos/1.0"
@@ -46,7 +46,7 @@ WORDS = b"GainMap hdrgm Motion MicroVideo AAAA 0123 Thumbnails Digest 4000 Item 
 
 @pytest.mark.parametrize("name", GONE)
 def test_what_is_no_longer_true_goes(name):
-    kept = stale.pruned(GONE[name])
+    kept = metadata.without_stale(GONE[name])
     assert not any(word in kept for word in WORDS) and b"<dc:format>image/jpeg</dc:format>" in kept
     assert any(word in GONE[name] for word in WORDS)
 
@@ -59,14 +59,14 @@ def test_what_stays_true_is_not_touched():
         b"no XML",
         None,
     ):
-        assert stale.pruned(true) is true
+        assert metadata.without_stale(true) is true
 
 
 def test_what_cannot_be_read_is_left_out_where_it_names_such_data():
     bomb = b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + GONE["a gain map"]
     for bad in (bomb, GONE["a motion photo"][:-20], b"<a>" * 100_000 + b"ImageWidth" + b"</a>" * 100_000):
         with pytest.warns(UserWarning, match="left out"):
-            assert stale.pruned(bad) is None
+            assert metadata.without_stale(bad) is None
 
 
 def test_places_in_the_picture_go_when_its_size_changes():
