@@ -49,7 +49,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
 
 def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
     """Build the dataclass ``cls`` from a nested dict; ``where`` is the dotted path used in error messages."""
-    tree = _with_new_names(cls, tree, where)
+    tree = _up_to_date(cls, tree, where)
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in tree:
@@ -63,14 +63,22 @@ def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:
     return cls(**{key: _coerce(hints[key], value, where + key) for key, value in tree.items()})
 
 
-def _with_new_names(cls: type, tree: dict[str, Any], where: str) -> dict[str, Any]:
-    """The tree with today's names of renamed keys, by ``cls.RENAMED`` (old -> new), and a warning for each."""
+def _up_to_date(cls: type, tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tree without keys of earlier versions, which old files have.
+
+    A key in ``cls.RENAMED`` (old -> new) gets its new name, with a warning. A key in ``cls.RETIRED`` (key -> the value
+    that is built in now) is left out where it has that value.
+    """
     renamed = {old: new for old, new in getattr(cls, "RENAMED", {}).items() if old in tree}
     for old, new in renamed.items():
         if new in tree:
             raise ValueError(f"config: {where + old!r} is the old name of {where + new!r}; give one of them")
         warnings.warn(f"config: {where + old} is now called {where + new}", stacklevel=2)
-    return {renamed.get(key, key): value for key, value in tree.items()}
+    retired = {key: value for key, value in getattr(cls, "RETIRED", {}).items() if key in tree}
+    for key, value in retired.items():
+        if tree[key] != value:
+            raise ValueError(f"config: {where + key!r} is no longer an option, its value is {value}; leave it out")
+    return {renamed.get(key, key): value for key, value in tree.items() if key not in retired}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

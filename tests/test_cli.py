@@ -825,8 +825,10 @@ def test_a_task_that_cannot_be_imported_does_not_hide_the_others(run, task, monk
     )
 
 
-def test_train_hands_everything_on(run, monkeypatch):
+def test_train_hands_everything_on(run, monkeypatch, tmp_path):
     seen = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").touch()
     module = types.SimpleNamespace(main=lambda argv: seen.append(argv))
     monkeypatch.setitem(sys.modules, "photofound.training.autoencoder", module)
     assert run("train", "autoencoder", "--config", "c.yaml", "--train.minutes=1")[0] == 0

@@ -225,3 +225,13 @@ def test_an_old_name_of_a_key_is_read_with_a_line_that_says_the_new_one():
             assert config.load(stage.Config, None, ["--mix.given_weight=0.3"]).mix.known_weight == 0.3
         with pytest.raises(ValueError, match="the old name of 'mix.known_weight'; give one of them"):
             config.load(stage.Config, None, ["--mix.given_weight=0.3", "--mix.known_weight=0.2"])
+
+
+def test_a_key_that_is_no_longer_an_option_is_read_where_its_value_is_the_built_in_one():
+    from photofound.training import autoencoder, pretrain
+
+    assert config.load(pretrain.Config, None, ["--mix.drop_condition=0.02"]) == pretrain.Config()
+    old = ["--model.encoder_layers=[1, 1, 2]", "--loss.latent_noise=0.03"]
+    assert config.load(autoencoder.Config, None, old) == autoencoder.Config()
+    with pytest.raises(ValueError, match="'mix.drop_condition' is no longer an option, its value is 0.02; leave"):
+        config.load(pretrain.Config, None, ["--mix.drop_condition=0.1"])

@@ -4,21 +4,37 @@ if __name__ == "training":
     raise ImportError("import photofound.training, not training: the folder is a part of the photofound package")
 
 import argparse
+import ast
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from photofound import config
+from photofound.cli.arguments import Parser
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+class _StageParser(Parser):
+    """The parser of a stage; ``--help`` also lists the settings of its configuration."""
+
+    def __init__(self, stage: str, doc: str | None) -> None:
+        self.stage = stage
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=f"photofound train {stage}", description=doc, formatter_class=form)
+
+    def format_help(self) -> str:
+        from photofound import options
+
+        name = "PrepareConfig" if self.stage == "prepare" else "Config"
+        return super().format_help() + "\n" + options.describe(f"photofound.training.{self.stage}", name) + "\n"
 
     def split(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-        """What this parser knows, and ``--name=value`` of everything else, which may be given as ``--name value``."""
+        """The words that this parser knows, and ``--name=value`` for each setting, which may be given as ``--name
+        value``."""
         joined: list[str] = []
         for word in sys.argv[1:] if argv is None else argv:
             last = joined[-1] if joined else ""
@@ -28,6 +44,39 @@ class _Parser(argparse.ArgumentParser):
             else:
                 joined.append(word)
         return self.parse_known_args(joined)
+
+
+def parser(stage: str, doc: str | None) -> _StageParser:
+    """The parser of a stage: ``prepare`` takes two places, the trainings a run."""
+    made = _StageParser(stage, doc)
+    if stage == "prepare":
+        made.add_argument("source", metavar="SRC", help="folder, file, pattern, URL, or a dataset's id on the Hub")
+        made.add_argument("folder", metavar="DST", help="new folder, or one that an earlier call was stopped in")
+        made.add_argument("--config", help="YAML or JSON file of the settings")
+        return made
+    made.add_argument("--config", help="YAML or JSON file; what it leaves out has its default")
+    where = "where checkpoints, metrics, samples and the model go"
+    made.add_argument("--run-dir", "--run_dir", default="runs/latest", help=where)
+    made.add_argument("--resume", help="'latest' or a checkpoint folder")
+    made.add_argument("--dry-run", action="store_true", help="take one step and print what the run needs")
+    made.add_argument("--gpus", type=int, help="dry run: estimate for so many GPUs")
+    made.add_argument("--price", type=float, help="dry run: price of a GPU per hour")
+    made.add_argument("--tflops", type=float, help="dry run: what a GPU sustains; else as fast as the one here")
+    return made
+
+
+def run(stage: str, argv: Sequence[str]) -> int:
+    """Run a stage by its name, as ``photofound train`` does; returns the exit status.
+
+    The stage, and torch with it, is imported when its words make sense: ``--help``, a misspelt option and a missing
+    configuration file answer before. Raises ValueError and OSError for those, SystemExit after the help.
+    """
+    if stage != "evaluate":  # which imports nothing heavy by itself
+        text = Path(__file__).with_name(f"{stage}.py").read_text(encoding="utf-8")
+        args, _ = parser(stage, ast.get_docstring(ast.parse(text))).split(argv)
+        if args.config:
+            config.read(Path(args.config))
+    return import_module(f"photofound.training.{stage}").main(list(argv)) or 0
 
 
 STOPPED = 75  # exit status of a run that a signal stopped: saved, to be resumed (EX_TEMPFAIL)
@@ -47,17 +96,8 @@ def launch(
     Returns the exit status: 0; 2 for a user's mistake, which is one line on stderr; 75 for a run that SIGTERM or
     SIGUSR1 stopped and that ``--resume latest`` goes on with.
     """
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="YAML or JSON file; what it leaves out has its default")
-    where = "where checkpoints, metrics, samples and the model go"
-    parser.add_argument("--run-dir", "--run_dir", default="runs/latest", help=where)
-    parser.add_argument("--resume", help="'latest' or a checkpoint folder")
-    parser.add_argument("--dry-run", action="store_true", help="take one step and print what the run needs")
-    parser.add_argument("--gpus", type=int, help="dry run: estimate for so many GPUs")
-    parser.add_argument("--price", type=float, help="dry run: price of a GPU per hour")
-    parser.add_argument("--tflops", type=float, help="dry run: what a GPU sustains; else as fast as the one here")
     try:
-        args, overrides = parser.split(argv)
+        args, overrides = parser(_name_of(config_class), doc).split(argv)
         if args.dry_run:
             return _dry_run(config_class, stage_class, plan, args, overrides)
         finished = _run(config_class, stage_class, args.config, overrides, args.run_dir, args.resume)
@@ -67,6 +107,11 @@ def launch(
         _tell_launcher(line)
         return 2
     return 0 if finished else STOPPED
+
+
+def _name_of(config_class: type) -> str:
+    """The stage that a configuration is of; ``python -m`` calls its module ``__main__``."""
+    return Path(sys.modules[config_class.__module__].__file__ or "").stem
 
 
 def _tell_launcher(line: str) -> None:
@@ -84,7 +129,7 @@ def _run(
     run_dir: str,
     resume: str | None,
 ) -> bool:
-    from photofound import config, files
+    from photofound import files
     from photofound.train import checkpoint
     from photofound.train.trainer import Trainer, make_engine
 
@@ -123,7 +168,6 @@ def _dry_run(
     args: argparse.Namespace,
     overrides: Sequence[str],
 ) -> int:
-    from photofound import config
     from photofound.train import estimate
 
     offer = estimate.Offer(args.gpus, args.price, args.tflops)

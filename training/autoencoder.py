@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,42 +27,48 @@ from photofound.train.distributed import World
 from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
 from photofound.train.settings import TrainConfig
 
+# Residual blocks at full, 1/2, 1/4 and 1/8 resolution. None at full: the first step is a pixel-unshuffle, the last a
+# pixel-shuffle.
+ENCODER_LAYERS, DECODER_LAYERS = (0, 1, 1, 2), (0, 1, 2, 2)
+LATENT_NOISE = 0.03  # standard deviation of the noise on latents in training, in units of the latents' own
+LATENT_NORM = 0.01  # weight of the term that pulls each channel of the latents towards mean 0 and variance 1
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of the ``AutoencoderDC`` (arXiv:2410.10733): channels and residual blocks at 1/2, 1/4 and 1/8 of the
     resolution."""
 
-    start: str | None = None  # an AutoencoderDC folder to go on from; its shape replaces the one below
-    train_encoder: bool = True  # False keeps the latents as they are and improves the decoder alone
-    latent_channels: int = 16
-    encoder_channels: tuple[int, ...] = (32, 64, 128)
-    encoder_layers: tuple[int, ...] = (1, 1, 2)
-    decoder_channels: tuple[int, ...] = (48, 96, 192)
-    decoder_layers: tuple[int, ...] = (1, 2, 2)
+    RETIRED: ClassVar = {"encoder_layers": [1, 1, 2], "decoder_layers": [1, 2, 2]}
+
+    start: str | None = None  # folder of an AutoencoderDC to go on from; its shape replaces the one below
+    train_encoder: bool = True  # false keeps the latents as they are and trains the decoder alone
+    latent_channels: int = 16  # channels of a latent
+    encoder_channels: tuple[int, ...] = (32, 64, 128)  # channels at 1/2, 1/4 and 1/8 of the resolution
+    decoder_channels: tuple[int, ...] = (48, 96, 192)  # the same of the decoder
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from and how they are cut."""
 
-    folder: str = "data/train"
-    drawn: int = 0  # this many drawn pictures instead, to try a run without data
-    perceptual: str | None = None  # safetensors of a SqueezeNet v1.0; None trains on L1 alone
-    cache: str | None = None  # a file that keeps the decoded store between runs
-    sizes: tuple[int, ...] = (136, 208, 272)  # short sides
-    crop: int = 128
-    limit: int | None = None
+    folder: str = "data/train"  # folder or URL of WebDataset tars
+    drawn: int = 0  # train on this many drawn pictures instead, to try a run without data
+    perceptual: str | None = None  # a .safetensors file of SqueezeNet; null = L1 alone
+    cache: str | None = None  # file that keeps the decoded photographs between runs
+    sizes: tuple[int, ...] = (136, 208, 272)  # short sides in pixels at which every photograph is kept
+    crop: int = 128  # side of a crop in pixels
+    limit: int | None = None  # read only this many photographs
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the terms."""
 
-    perceptual: float = 0.2
-    latent_noise: float = 0.03  # standard deviation, in units of the latents' own
-    latent_norm: float = 0.01  # pulls each latent towards unit variance
-    adversarial: float = 0.0  # 0 = no critic
+    RETIRED: ClassVar = {"latent_noise": LATENT_NOISE, "latent_norm": LATENT_NORM}
+
+    perceptual: float = 0.2  # weight of the perceptual distance
+    adversarial: float = 0.0  # weight of a patch critic; 0 = no critic
     adversarial_from: float = 0.6  # share of the run after which the critic joins
 
 
@@ -90,13 +96,12 @@ def build_model(config: ModelConfig) -> Any:
         vae.encoder.requires_grad_(config.train_encoder)
         return vae
     stages = len(config.encoder_channels) + 1
-    # Zero layers at full resolution: the first step is a pixel-unshuffle, the last a pixel-shuffle.
     return AutoencoderDC(
         latent_channels=config.latent_channels,
         encoder_block_out_channels=(config.encoder_channels[0], *config.encoder_channels),
         decoder_block_out_channels=(config.decoder_channels[0], *config.decoder_channels),
-        encoder_layers_per_block=(0, *config.encoder_layers),
-        decoder_layers_per_block=(0, *config.decoder_layers),
+        encoder_layers_per_block=ENCODER_LAYERS,
+        decoder_layers_per_block=DECODER_LAYERS,
         encoder_qkv_multiscales=((),) * stages,
         decoder_qkv_multiscales=((),) * stages,
     )
@@ -140,12 +145,12 @@ class AutoencoderStage:
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.config.loss
         latents = self.vae.encode(batch, return_dict=False)[0].float()
-        noise = torch.randn_like(latents) * latents.detach().std() * weights.latent_noise
+        noise = torch.randn_like(latents) * latents.detach().std() * LATENT_NOISE
         decoded = self.vae.decode(latents + noise, return_dict=False)[0].float()
         l1 = (decoded - batch).abs().mean()
         norm = (latents.std((0, 2, 3)) - 1).square().mean() + latents.mean((0, 2, 3)).square().mean()
         logs = {"l1": l1, "psnr": -10 * ((decoded.clamp(-1, 1) - batch) / 2).square().mean().log10(), "latent": norm}
-        total = l1 + weights.latent_norm * norm
+        total = l1 + LATENT_NORM * norm
         if self.perceptual is not None and weights.perceptual:
             logs["perceptual"] = perceptual_distance(self.perceptual, decoded, batch).mean()
             total = total + weights.perceptual * logs["perceptual"]

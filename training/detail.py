@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from photofound.train.distributed import World
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
 from photofound.train.settings import TrainConfig
 
+L1 = 0.5  # weight of the mean absolute error in the hole
 _AT_ONCE = 32  # guesses that are sampled together
 _LOOK_EVERY = 200  # batches after which the folders are looked at again, since they may still be filled
 
@@ -40,10 +41,10 @@ _LOOK_EVERY = 200  # batches after which the folders are looked at again, since 
 class ModelConfig:
     """Whose guesses the network is trained on, and its shape."""
 
-    start: str = "embedded"  # a pipeline's folder; embedded = the embedded model
-    keep: bool = True  # go on from the folder's own detail network, where it has one
-    widths: tuple[int, ...] = (64, 96, 128, 160)
-    blocks: tuple[int, ...] = (2, 2, 2, 1)
+    start: str = "embedded"  # pipeline folder whose guesses it is trained on; embedded = the embedded model
+    keep: bool = True  # go on from that folder's own detail network, where it has one
+    widths: tuple[int, ...] = (64, 96, 128, 160)  # channels at each resolution
+    blocks: tuple[int, ...] = (2, 2, 2, 1)  # residual blocks at each resolution
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,18 @@ class DataConfig:
     """Where the samples come from."""
 
     exemplars: tuple[str, ...] = ()  # folders that 'prepare --exemplars' wrote; one batch is of one folder
-    perceptual: str | None = None  # safetensors of a SqueezeNet v1.0; None trains without
-    hold_out: int = 128  # samples of the first folder that are measured and never trained on
+    perceptual: str | None = None  # a .safetensors file of SqueezeNet; null = no perceptual loss and no critic
+    hold_out: int = 128  # samples of the first folder that are measured and not trained on
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms."""
+    """Weights of the terms, beside L1 in the hole."""
 
-    l1: float = 0.5  # mean absolute error in the hole
-    perceptual: float = 0.35  # of the whole picture
-    adversarial: float = 0.05  # of a critic on the perceptual network's features; 0 = no critic
+    RETIRED: ClassVar = {"l1": L1}
+
+    perceptual: float = 0.35  # weight of the perceptual distance of the whole picture
+    adversarial: float = 0.05  # weight of a critic on the perceptual network's features; 0 = no critic
     adversarial_from: float = 0.15  # share of the run after which the critic joins
 
 
@@ -175,7 +177,7 @@ class DetailStage:
         painted, gate = self.network(canvas, guess, hole)
         l1 = _mean_in((painted - pixels).abs(), hole)
         logs = {"l1": l1, "psnr": _psnr(painted, pixels, hole), "gate": _mean_in(gate.detach(), hole)}
-        total = weights.l1 * l1
+        total = L1 * l1
         if self.perceptual is not None:
             with torch.no_grad():
                 real = self.perceptual(pixels)

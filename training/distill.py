@@ -42,11 +42,11 @@ class MixConfig:
 
     tasks: dict[str, float] = field(
         default_factory=lambda: {"inpaint": 0.25, "expand": 0.2, "outpaint": 0.25, "erase": 0.15, "upscale": 0.15}
-    )
-    drop_text: float = 0.1  # edits without a prompt, for which guidance means nothing
-    reference: float | None = None  # as in pretraining: share that has a reference; None = 0.7 if the teacher takes one
-    exemplars: float = 0.7  # as in pretraining
-    known_weight: float = 0.1
+    )  # task -> its share of a batch, relative to the others
+    drop_text: float = 0.1  # share of the samples without a prompt, for which guidance means nothing
+    reference: float | None = None  # share with a reference, of tasks that take one; null = 0.7 if it takes one
+    exemplars: float = 0.7  # share of the holes in known pixels whose canvas is an exemplar one (data.exemplars)
+    known_weight: float = 0.1  # weight of the loss outside the hole
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class DistillConfig:
     """What kind of student; see ``photofound.train.consistency``."""
 
     phases: int = 4  # 1: plain LCM, for one step or a few noisy ones; P: phased, for P deterministic steps
-    task_phases: dict[str, int] = field(default_factory=dict)  # of tasks with another number, like {upscale: 1}
-    teacher_steps: int = 50  # of the teacher from noise to picture, of which the student copies one at a time
-    guidance: tuple[float, float] = (1.5, 6.0)  # range of the scales that the student can be told
+    task_phases: dict[str, int] = field(default_factory=dict)  # tasks with another number, like {upscale: 1}
+    teacher_steps: int = 50  # steps of the teacher from noise to picture; the student copies one at a time
+    guidance: tuple[float, float] = (1.5, 6.0)  # range of the guidance scales that the student can be asked for
     ema: float = 0.95  # decay of the network that makes the targets; 0 = the student itself
-    huber: float = 1e-3  # where the loss turns from square to absolute
-    lpips: float = 0.0  # weight of the perceptual distance of what a last jump makes to the photograph
+    huber: float = 1e-3  # error at which the loss turns from square to absolute
+    lpips: float = 0.0  # weight of the perceptual distance between the last jump and the photograph
     lpips_net: str | None = None  # a .safetensors file of SqueezeNet
-    adversarial: float = 0.0  # pull of a critic on what a last jump makes, as a share of the loss's own; try 0.5
+    adversarial: float = 0.0  # pull of a critic on the last jump, as a share of the loss's own gradient; try 0.5
     adversarial_from: float = 0.3  # share of the run after which the critic pulls; before, it only learns
     r1: float = 0.01  # weight of the critic's gradient penalty
-    lora_rank: int = 0  # 0 = all weights; else a LoRA of this rank on every linear layer
+    lora_rank: int = 0  # rank of a LoRA on every linear layer; 0 = all weights
     keep_teacher: bool = True  # save the teacher beside the student
-    student: str | None = None  # a student of the same teacher to go on from; None = the teacher's own weights
+    student: str | None = None  # a student of the same teacher to go on from; null = the teacher's own weights
 
     def __post_init__(self) -> None:
         for name, phases in {"phases": self.phases, **self.task_phases}.items():
@@ -92,7 +92,7 @@ class DistillConfig:
 class Config:
     """The options of ``photofound train distill``."""
 
-    start: str | None = None  # the teacher: a pipeline folder or Hub id; None = the embedded model
+    start: str | None = None  # the teacher: a pipeline folder or Hub id; null = the embedded model
     text_length: int = 64  # tokens of a prompt that are read
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
@@ -111,7 +111,7 @@ class Config:
 
     def as_edits(self) -> settings.EditConfig:
         """The options of ``EditStage``, which draws photographs and conditions."""
-        dropped = {"drop_text": self.mix.drop_text, "drop_condition": 0.0, "drop_both": 0.0}
+        dropped = {"drop_text": self.mix.drop_text, "drop_both": 0.0}
         same = {name: getattr(self.mix, name) for name in ("reference", "exemplars", "known_weight")}
         mix = settings.MixConfig(self.mix.tasks, **dropped, **same)
         model = settings.ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)

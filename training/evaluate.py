@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from photofound import __version__, config
-from photofound.training import _Parser
+from photofound.cli.arguments import Parser
 
 KEY = "blind-key.json"
 MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(?:@(?P<steps>\d+))?")
@@ -30,7 +30,7 @@ MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(
 
 def parser() -> argparse.ArgumentParser:
     """Every option, without importing anything heavy."""
-    made = _Parser(prog="photofound eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(prog="photofound eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("data", metavar="PHOTOS", nargs="?", help="folder of photographs; or parquet, tars, a dataset's id on the Hub")
     add("-o", "--output", type=Path, default=Path("evaluation"), help="folder of the report; default: evaluation")

@@ -32,9 +32,9 @@ from photofound.training.pretrain import flow_matching_loss
 class Photos:
     """Some of a folder's photographs."""
 
-    folder: str | None = None  # None = data.folder
-    only: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {label: [Shoes]}: those whose metadata say so
-    without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # and not those whose metadata say so
+    folder: str | None = None  # null = data.folder
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {label: [Shoes]}: only what its metadata call so
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # not what its metadata call so
     limit: int | None = None  # so many of them, chosen by a hash of their names
 
 
@@ -42,10 +42,10 @@ class Photos:
 class DataConfig(settings.DataConfig):
     """The photographs to train on, at which sizes and how they are described."""
 
-    folder: str = "photos"
-    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    without: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    caption: str | None = None  # the caption of every photograph in place of its own: "a photo of sks mug"
+    folder: str = "photos"  # folder of photographs, tars or parquet files, or a dataset on the Hub
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {label: [Shoes]}: only what its metadata call so
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # not what its metadata call so
+    caption: str | None = None  # caption of every photograph in place of its own, like "a photo of sks mug"
     mirror: bool = False
     late_from: float = 1.0
 
@@ -56,18 +56,18 @@ class PriorConfig(Photos):
     arXiv:2208.12242, section 3.3). Where the folder has fewer than ``count``, or there is none, the model makes the
     rest itself before it is trained, the same ones each time; the folder is read and never written into."""
 
-    weight: float = 0.0  # the paper's lambda, 1 there; carried out by shares of a batch: 1 = half of it; 0 = off
+    weight: float = 0.0  # the paper's lambda, 1 there; it decides their share of a batch: 1 = half of it; 0 = off
     prompt: str = ""  # "a photo of a mug": what to make, and the caption of photographs without one
-    count: int = 100
-    steps: int = 20  # of sampling
+    count: int = 100  # photographs that there are to be, read and made
+    steps: int = 20  # sampling steps of those that are made
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Masked loss: how much the object and its ground count, by the matte. Photographs without one count evenly."""
 
-    object_weight: float = 1.0
-    background_weight: float = 1.0
+    object_weight: float = 1.0  # weight of the object
+    background_weight: float = 1.0  # weight of its ground
 
     def __post_init__(self) -> None:
         if min(self.object_weight, self.background_weight) < 0 or not self.object_weight + self.background_weight:
@@ -81,7 +81,7 @@ class LossConfig:
 class ValidationConfig(settings.MeasureConfig):
     """And on further photographs."""
 
-    sets: dict[str, Photos] = field(default_factory=dict)  # name -> which, such as other categories
+    sets: dict[str, Photos] = field(default_factory=dict)  # name -> further photographs, such as other categories
 
 
 @dataclass(frozen=True)

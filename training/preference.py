@@ -37,7 +37,7 @@ from photofound.train.mix import Batch, hold_out
 class DataConfig(settings.DataConfig):
     """The pairs. A crop is taken at the same place of both."""
 
-    folder: str = "pairs"
+    folder: str = "pairs"  # folder of pairs, see above
     sizes: tuple[int, ...] = (136,)
     hold_out: int = 10
     mirror: bool = False
@@ -48,8 +48,8 @@ class DataConfig(settings.DataConfig):
 class MixConfig(settings.MixConfig):
     """The task that the pairs are results of."""
 
-    tasks: dict[str, float] = field(default_factory=lambda: {"outpaint": 1.0})
-    known_weight: float = 0.0  # both results have the same given pixels
+    tasks: dict[str, float] = field(default_factory=lambda: {"outpaint": 1.0})  # the one task
+    known_weight: float = 0.0  # weight of the loss outside the hole, where both results are the same
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Config(settings.EditConfig):
     mix: MixConfig = field(default_factory=MixConfig)
     validation: settings.MeasureConfig = field(default_factory=settings.MeasureConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    beta: float = 2000.0  # how far to stay from the start: larger = nearer (``flow.preference_loss``)
+    beta: float = 2000.0  # how near to stay to the start model; larger = nearer (flow.preference_loss)
 
 
 def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[Photograph], list[Photograph]]:

@@ -15,7 +15,6 @@ detail network and of the transformer; the same command goes on after any stop.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import itertools
@@ -50,20 +49,20 @@ class PrepareConfig(AnnotateConfig):
     source: dict[str, Any] = field(default_factory=dict)  # columns of SRC: image, captions, mask, foreground, ...
     min_side: int = 256  # drop what has a shorter side
     max_aspect: float = 4.0  # drop what is longer than this many times its width, or wider
-    max_pixels: int | None = None  # drop what is larger; None: image.py's limit
+    max_pixels: int | None = None  # drop what is larger; null = the limit of every reader
     scorer: str | None = None  # module:function, (H, W, 3) float RGB in [0, 1] -> number
     min_score: float = 0.5  # drop what scores less
     near: int = 3  # drop what differs in at most so many of 64 bits from an earlier one of the same colours; -1: keep
-    short_side: int | None = None  # scale down to it; None: files are kept as they are
-    quality: int = 90  # WebP, of what is scaled down
+    short_side: int | None = None  # scale photographs down to it; null = files are kept as they are
+    quality: int = 90  # of the WebP files of photographs that are scaled down
     exemplars: int = 0  # write so many samples with exemplar canvases instead; SRC is a folder of shards
     crop: int = 128  # exemplars: the samples' side
     sizes: tuple[int, ...] = (136, 208, 272)  # exemplars: short sides, as data.sizes of the training
     weights: dict[str, float] = field(default_factory=dict)  # exemplars: as data.weights of the training
     cache: str | None = None  # exemplars: as data.cache of the training
     shard_size: int = 1000  # samples per tar
-    workers: int = 2
-    cluster: bool = False  # on Ray, in place of processes
+    workers: int = 2  # processes
+    cluster: bool = False  # work on a Ray cluster in place of processes
 
     def __post_init__(self) -> None:
         for name, least in (("min_side", 1), ("max_aspect", 1), ("quality", 1), ("shard_size", 1), ("workers", 0)):
@@ -331,16 +330,10 @@ def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake, which is one line on stderr."""
-    from photofound.training import _Parser
+    from photofound.training import parser
 
-    parser = _Parser(
-        prog="photofound train prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="SRC", help="folder, file, pattern, URL, or a dataset's id on the Hub")
-    parser.add_argument("folder", metavar="DST", help="new folder, or one that an earlier call was stopped in")
-    parser.add_argument("--config", help="YAML or JSON file of the settings; each is also an option --name=value")
     try:
-        args, overrides = parser.split(argv)
+        args, overrides = parser("prepare", __doc__).split(argv)
         settings = config.load(PrepareConfig, args.config, overrides)
         if settings.exemplars:
             written = write_exemplars(args.source, args.folder, settings)

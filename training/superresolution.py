@@ -35,27 +35,27 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class ModelConfig:
     """Shape of the ``Upscaler``."""
 
-    start: str | None = None  # an Upscaler's folder to go on from; its shape replaces the one below
-    channels: int = 64
-    depth: int = 5
-    scales: tuple[int, ...] = (2, 3, 4)
+    start: str | None = None  # folder of an Upscaler to go on from; its shape replaces the one below
+    channels: int = 64  # width of its layers
+    depth: int = 5  # residual blocks
+    scales: tuple[int, ...] = (2, 3, 4)  # factors that it enlarges by
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from and how they are cut."""
 
-    folder: str = "data/train"
-    drawn: int = 0  # this many drawn pictures instead, to try a run without data
-    perceptual: str | None = None  # safetensors of a SqueezeNet v1.0, for loss.perceptual
-    cache: str | None = None  # a file that keeps the decoded store between runs
-    short_side: int = 288  # of the photographs in the store
-    limit: int | None = None
-    crop: int = 40  # side of the small crop
-    shares: tuple[float, ...] = (0.4, 0.2, 0.4)  # of model.scales in the batches
-    shrunk: float = 0.7  # share of the batches whose photographs are scaled down first: less of their codec is left
-    least: float = 0.6  # by how much at most
-    candidates: int = 2  # crops drawn for each one used, which is the one with most detail
+    folder: str = "data/train"  # folder or URL of WebDataset tars
+    drawn: int = 0  # train on this many drawn pictures instead, to try a run without data
+    perceptual: str | None = None  # a .safetensors file of SqueezeNet, for loss.perceptual
+    cache: str | None = None  # file that keeps the decoded photographs between runs
+    short_side: int = 288  # short side in pixels at which photographs are kept
+    limit: int | None = None  # read only this many photographs
+    crop: int = 40  # side of the small crop in pixels
+    shares: tuple[float, ...] = (0.4, 0.2, 0.4)  # share of the batches for each of model.scales
+    shrunk: float = 0.7  # share of the batches whose photographs are scaled down first, which hides their compression
+    least: float = 0.6  # smallest factor of that
+    candidates: int = 2  # crops drawn for each one used, the one with most detail
     degraded: float = 0.0  # share of the small crops that are also blurred, noised and JPEG-coded
 
 
@@ -63,8 +63,8 @@ class DataConfig:
 class LossConfig:
     """Weights of the terms."""
 
-    luma: float = 1.0  # L1 on luma, beside that on RGB
-    perceptual: float = 0.0  # distance over data.perceptual's network
+    luma: float = 1.0  # weight of L1 on luma, beside L1 on RGB
+    perceptual: float = 0.0  # weight of the distance by data.perceptual's network
 
 
 @dataclass(frozen=True)

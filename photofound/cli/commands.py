@@ -71,7 +71,7 @@ def _train(argv: list[str]) -> int:
         return 0
     if stage not in stages:
         raise unknown("training stage", stage, stages)
-    return importlib.import_module(f"photofound.training.{stage}").main(rest) or 0
+    return photofound.training.run(stage, rest)
 
 
 def _eval(argv: list[str]) -> int:

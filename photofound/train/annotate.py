@@ -28,17 +28,17 @@ from photofound.edits.masks import grabcut
 class AnnotateConfig:
     """What is added to a photograph."""
 
-    captioner: str | None = None  # colour, module:function (RGB -> text), or an image-to-text model of transformers
-    matte: str | None = None  # grabcut (plain grounds only), or module:function (RGB -> (H, W) in [0, 1])
+    captioner: str | None = None  # colour | module:function (RGB -> text) | an image-to-text model of transformers
+    matte: str | None = None  # grabcut (plain grounds only) | module:function (RGB -> (H, W) in [0, 1])
     text: bool = False  # add the embedding of every caption
     latents: bool = False  # add the latents of the middle of the picture, in the shape of its bucket
     model: str | None = None  # a pipeline's folder or id, whose text encoder and autoencoder make the two
-    text_encoder: str | None = None  # or by themselves, as model.text_encoder and model.vae of the training name them
-    vae: str | None = None
-    text_length: int = 64  # as model.text_length: tokens of a caption that are read
-    side: int = 512  # as data.crop: the latents' buckets have about side x side pixels
-    multiple: int = 32  # as data.multiple
-    widest: float = 2.0  # as data.widest
+    text_encoder: str | None = None  # the text encoder by itself, named like model.text_encoder of the training
+    vae: str | None = None  # the autoencoder by itself, named like model.vae of the training
+    text_length: int = 64  # tokens of a caption that are read, like model.text_length
+    side: int = 512  # the latents' buckets have about side x side pixels, like data.crop
+    multiple: int = 32  # like data.multiple
+    widest: float = 2.0  # like data.widest
 
     def __post_init__(self) -> None:
         for kind, network in (("text", "text_encoder"), ("latents", "vae")):

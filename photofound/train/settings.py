@@ -1,4 +1,4 @@
-"""What a training can be told: the options that several stages share. Nothing here imports torch.
+"""The options that several stages share. Nothing here imports torch.
 
 The text behind a field is its help: ``photofound train STAGE --help`` prints it (``photofound.options``).
 """
@@ -13,40 +13,40 @@ from photofound.data.sources import Source
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every stage can be told about its run. docs/training.md explains each."""
+    """The run: how long, how fast, on what, and what is kept of it."""
 
-    steps: int = 100_000  # stop after this many updates
-    minutes: float | None = None  # or after this much wall-clock time; the schedule is fitted to whichever ends first
+    steps: int = 100_000  # updates after which the run ends
+    minutes: float | None = None  # wall-clock time after which it ends; the schedule is fitted to whichever comes first
     batch_size: int = 64  # samples per update, over all processes
     micro_batches: int | None = None  # parts that a batch is computed in, over all processes; null = one per process
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    schedule: str = "trapezoid"  # constant | cosine | trapezoid
+    lr: float = 1e-3  # largest learning rate
+    weight_decay: float = 0.01  # decoupled, of matrices and filters alone
+    warmup_steps: int = 100  # steps in which the learning rate rises from 0
+    schedule: str = "trapezoid"  # of the learning rate: constant | cosine | trapezoid
     optimizer: str = "adamw"  # adamw | muon
-    clip: float = 1.0  # largest gradient norm
-    ema: float = 0.999
-    precision: str = "bf16"  # bf16: autocast with fp32 weights; fp32
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999  # decay of the moving average of the weights, which is what is exported
+    precision: str = "bf16"  # bf16 (autocast, weights stay float32) | fp32
     device: str = "auto"  # auto | cpu | cuda
-    parallel: str = "ddp"  # ddp | fsdp | hsdp: how several processes share the model
+    parallel: str = "ddp"  # how several processes share the model: ddp | fsdp | hsdp
     shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
     compile: bool = False  # torch.compile, block by block
-    checkpoint_activations: bool = False  # compute activations twice instead of keeping them, block by block
-    seed: int = 0
+    checkpoint_activations: bool = False  # compute activations twice instead of keeping them: less memory, more work
+    seed: int = 0  # of all random numbers of the run
     max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
-    log_every: int = 20
-    trackers: tuple[str, ...] | None = None  # tensorboard, wandb; None = tensorboard where it is installed
-    validate_every: int = 0  # measure what is held out every so many steps; 0 = never
-    sample_every: int = 0  # 0 = only at the end
-    save_every: int = 500
-    keep: int = 2
+    log_every: int = 20  # steps between two lines on the terminal; metrics.jsonl has every step
+    trackers: tuple[str, ...] | None = None  # tensorboard, wandb; null = tensorboard where it is installed
+    validate_every: int = 0  # steps between two measurements of what is held out; 0 = never
+    sample_every: int = 0  # steps between two sheets of samples; 0 = only at the end
+    save_every: int = 500  # steps between two checkpoints
+    keep: int = 2  # checkpoints that are kept, the newest ones
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
         if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"train.minutes: {self.minutes} is no time; give a positive number, or null")
+            raise ValueError(f"train.minutes: {self.minutes} must be above 0; give more, or null for no limit")
         for name, known in (
             ("precision", ("bf16", "fp32")),
             ("optimizer", ("adamw", "muon")),
@@ -61,53 +61,53 @@ class TrainConfig:
 class ModelConfig:
     """The transformer's shape, the text encoder's, and which autoencoder."""
 
-    vae: str | None = "embedded"  # a diffusers folder or Hub id; embedded = the embedded model's; none = pixel space
-    latent: tuple[int, ...] | None = None  # the autoencoder's [channels, pixels per latent], to plan a run without it
+    vae: str | None = "embedded"  # a diffusers folder or Hub id; embedded = that of the embedded model; none = pixels
+    latent: tuple[int, ...] | None = None  # for a plan without the autoencoder: its [channels, pixels per latent]
     start: str | None = None  # a pipeline folder to start from; its parts and shapes replace those below
-    hidden_size: int = 256
-    depth: int = 12
-    num_heads: int = 4
-    mlp_ratio: float = 3.0
-    patch_size: int = 2
-    bottleneck_size: int | None = None  # patches enter through this width (pixel space)
-    prediction_type: str = "velocity"  # velocity | sample (JiT, arXiv:2511.13720)
+    hidden_size: int = 256  # width of the transformer
+    depth: int = 12  # blocks of the transformer
+    num_heads: int = 4  # attention heads; they divide hidden_size
+    mlp_ratio: float = 3.0  # width of the MLPs over hidden_size
+    patch_size: int = 2  # side of a patch, in latents (in pixels without an autoencoder)
+    bottleneck_size: int | None = None  # width through which patches enter (for pixels)
+    prediction_type: str = "velocity"  # velocity | sample (the clean picture: JiT, arXiv:2511.13720)
     noise_scale: float = 1.0  # standard deviation of the noise
-    condition_space: str = "pixels"  # pixels | latents
-    text_encoder: str | None = None  # a folder or Hub id of transformers; None = a small byte-level one
-    text_width: int = 192  # the text encoder's width
-    text_layers: int = 3
-    text_length: int = 64  # tokens of a prompt that are read; bytes for the byte-level one
-    train_text: bool = True  # whether the text encoder is trained along
-    reference: bool = False  # an input for a picture of the wanted surface; a model from ``start`` without it gets it
+    condition_space: str = "pixels"  # what the canvas is given in: pixels | latents
+    text_encoder: str | None = None  # a folder or Hub id of transformers; null = a small one that reads bytes
+    text_width: int = 192  # width of the text encoder
+    text_layers: int = 3  # layers of the small text encoder
+    text_length: int = 64  # tokens of a prompt that are read; of the small text encoder bytes
+    train_text: bool = True  # train the text encoder, too
+    reference: bool = False  # add an input for a picture of the wanted surface; a start model without it gets it
     reference_size: int = 128  # side of that picture in pixels
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Photographs: where they are, at which sizes they are kept, how often each source is drawn."""
+    """Photographs: where they are, how they are cropped, what is held out."""
 
-    folder: str = "data/train"
-    drawn: int = 0  # this many drawn pictures instead, to try a run without data
-    cache: str | None = None  # a file that keeps the decoded store between runs
-    sizes: tuple[int, ...] = (136, 208, 272)  # short sides
-    crop: int = 128
-    late_crop: int = 128  # the crop after ``late_from``
-    late_from: float = 0.7  # share of the run
-    late_batch: float = 1.0  # batch size after ``late_from``, as a share of the one before
-    weights: dict[str, float] = field(default_factory=dict)  # source -> weight; 1 where it is not named
-    limit: int | None = None
-    hold_out: int = 0  # every n-th photograph is kept out of training, for measuring; 0 = none
-    held_out: tuple[Source, ...] = ()  # or these are measured, which are not among the folder or the sources
+    folder: str = "data/train"  # folder or URL of WebDataset tars
+    drawn: int = 0  # train on this many drawn pictures instead, to try a run without data
+    cache: str | None = None  # file that keeps the decoded photographs between runs
+    sizes: tuple[int, ...] = (136, 208, 272)  # short sides in pixels at which every photograph is kept
+    crop: int = 128  # side of a crop in pixels
+    late_crop: int = 128  # the same after late_from
+    late_from: float = 0.7  # share of the run after which late_crop, late_batch and mix.late_shift hold
+    late_batch: float = 1.0  # batch size after late_from, as a share of the one before
+    weights: dict[str, float] = field(default_factory=dict)  # source -> how often it is drawn; 1 where not named
+    limit: int | None = None  # read only this many photographs
+    hold_out: int = 0  # keep every n-th photograph out of training, to measure on it; 0 = none
+    held_out: tuple[Source, ...] = ()  # measure on these sources instead, which are not trained on
     held_out_crops: int = 64  # crops of them that are measured
     recolour: float = 0.0  # share of the objects that get a ground of another colour, named in the prompt
     mirror: bool = True  # mirror every other crop; not for products with words on them
-    sources: tuple[Source, ...] = ()  # streamed in aspect buckets, in place of the folder: what memory does not hold
-    multiple: int = 32  # sources: the sides of a batch are multiples of it, its area about crop x crop
-    widest: float = 2.0  # sources: the most extreme shape of a batch
+    sources: tuple[Source, ...] = ()  # stream these sources in place of the folder, when they do not fit into memory
+    multiple: int = 32  # sources: the sides of a batch are multiples of it, its area is about crop x crop
+    widest: float = 2.0  # sources: the most extreme aspect of a batch, long side over short side
     workers: int = 2  # sources: processes that decode
-    precomputed: tuple[str, ...] = ()  # sources: text, latents: what `prepare` has computed and is not computed again
+    precomputed: tuple[str, ...] = ()  # sources: take [text, latents] from the shards; 'prepare' has computed them
     log: str | None = None  # sources: a file that names every damaged sample
-    exemplars: tuple[str, ...] = ()  # folders of 'prepare --exemplars', one for a crop
+    exemplars: tuple[str, ...] = ()  # folders that 'prepare --exemplars' wrote, one for each crop size
 
     @property
     def turns(self) -> tuple[float, ...]:
@@ -134,6 +134,7 @@ class MixConfig:
     """Shares of a batch, and what is dropped from its conditions."""
 
     RENAMED: ClassVar = {"given_weight": "known_weight"}
+    RETIRED: ClassVar = {"drop_condition": 0.02}  # drop_both says it, too
 
     tasks: dict[str, float] = field(
         default_factory=lambda: {
@@ -145,16 +146,15 @@ class MixConfig:
             "erase": 0.1,
             "upscale": 0.12,
         }
-    )
-    drop_text: float = 0.1
-    drop_condition: float = 0.02
-    drop_both: float = 0.02
-    reference: float | None = None  # share that has a reference, of tasks that take one; None = 0.7 if the model does
-    known_weight: float = 0.1
-    shift: float | None = None  # of the times, towards noise; None = the start model's own, 1 for a new model
-    late_shift: float | None = None  # the shift after ``data.late_from``: larger pictures take more; None = the same
+    )  # task -> its share of a batch, relative to the others
+    drop_text: float = 0.1  # share of the samples without a prompt
+    drop_both: float = 0.02  # share without prompt and picture; as many lose the picture alone
+    reference: float | None = None  # share with a reference, of tasks that take one; null = 0.7 if the model takes one
+    known_weight: float = 0.1  # weight of the loss outside the hole
+    shift: float | None = None  # shift of the times towards noise; null = that of the start model, 1 for a new one
+    late_shift: float | None = None  # the same after data.late_from: larger pictures need more; null = no change
     uniform_time: float = 0.1  # share of the times that are uniform over (0, 1), not shifted
-    exemplars: float = 0.7  # data.exemplars: share of the holes in given pixels whose canvas is one; the rest: harmonic
+    exemplars: float = 0.7  # share of the holes in known pixels whose canvas is an exemplar one (data.exemplars)
 
     def __post_init__(self) -> None:
         for name in ("shift", "late_shift"):
@@ -166,20 +166,19 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Published additions to the objective, all off: each is on at a weight above 0. Figures: ``losses``,
-    ``flow``."""
+    """Published additions to the objective, all off; a weight above 0 turns one on. Formulas: ``losses``, ``flow``."""
 
-    tread: float = 0.0  # share of the tokens that skip the inner blocks; published 0.5
-    tread_tokens: int = 0  # only for pictures of at least so many tokens
-    repa: float = 0.0  # weight of the alignment with a vision model; published 0.5
-    repa_teacher: str | None = None  # a .safetensors file of SqueezeNet, or a transformers folder or Hub id
-    repa_block: int | None = None  # whose output is aligned; None = the middle one
-    repa_until: float = 0.5  # share of the run after which alignment stops
-    lpips: float = 0.0  # weight of the perceptual distance, of decoded latents too; published 0.1 in pixel space
-    lpips_net: str | None = None  # a .safetensors file of SqueezeNet
-    dino: float = 0.0  # weight of the distance of a vision model's patches; published 0.01 in pixel space
-    dino_net: str | None = None  # like repa_teacher
-    perceptual_below: float = 0.7  # the two are computed at times below this, where the picture can be seen
+    tread: float = 0.0  # TREAD: share of the tokens that skip the inner blocks; published 0.5
+    tread_tokens: int = 0  # TREAD: only for pictures of at least so many tokens
+    repa: float = 0.0  # REPA: weight of the alignment with a vision model; published 0.5
+    repa_teacher: str | None = None  # REPA: a .safetensors file of SqueezeNet, a transformers folder or Hub id
+    repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
+    repa_until: float = 0.5  # REPA: share of the run after which it stops
+    lpips: float = 0.0  # LPIPS: weight of the perceptual distance, of decoded latents, too; published 0.1 for pixels
+    lpips_net: str | None = None  # LPIPS: a .safetensors file of SqueezeNet
+    dino: float = 0.0  # P-DINO: weight of the distance of a vision model's patches; published 0.01 for pixels
+    dino_net: str | None = None  # P-DINO: that model, named like repa_teacher
+    perceptual_below: float = 0.7  # LPIPS, P-DINO: only at times below this, where the picture can be seen
     contrastive: float = 0.0  # weight of the distance from other samples' velocities; published 0.05
 
     def __post_init__(self) -> None:
@@ -192,7 +191,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class EditConfig:
-    """What the stages that train the transformer can be told."""
+    """The options of the stages that train the transformer."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -209,44 +208,51 @@ class EditConfig:
 # --------------------------------------------------------------------------- stages that adapt a trained model
 
 
-LINEAR = (  # of every block; the reference's where there is one
-    *("img_qkv_proj", "txt_kv_proj", "to_out.0", "gate_proj", "up_proj", "down_proj"),
-    *("reference.kv_proj", "reference.out_proj"),
+LINEAR = (
+    "img_qkv_proj",
+    "txt_kv_proj",
+    "to_out.0",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "reference.kv_proj",
+    "reference.out_proj",
 )
+"""The linear layers of every block; the last two where it has a reference."""
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """A low-rank addition to linear layers (arXiv:2106.09685): W + alpha / rank * B A."""
 
-    rank: int = 16
-    alpha: int = 16
-    targets: tuple[str, ...] = LINEAR  # ends of the layers' names
+    rank: int = 16  # rank of the addition
+    alpha: int = 16  # its scale is alpha / rank
+    targets: tuple[str, ...] = LINEAR  # layers that get one, by the ends of their names
 
 
 @dataclass(frozen=True)
 class AdaptedModelConfig(ModelConfig):
     """What to start from, and what of it to train."""
 
-    start: str | None = None  # a pipeline folder or Hub id; None = the embedded model
-    train: str = "lora"  # lora | full | head: the heads and embeddings of the mix's tasks
-    train_text: bool = False  # full: whether the text encoder is trained along
+    start: str | None = None  # a pipeline folder or Hub id; null = the embedded model
+    train: str = "lora"  # lora | full | head (the heads and embeddings of the mix's tasks)
+    train_text: bool = False  # full: train the text encoder, too
     lora: LoraConfig = field(default_factory=LoraConfig)
     merged: bool = True  # lora: also write the whole pipeline with the LoRA merged into it
 
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """Losses on what is not trained on: the same crops, holes, noise and times whenever they are measured. What
-    ``data.hold_out`` keeps back is always among it."""
+    """Losses on photographs that are not trained on, such as those of ``data.hold_out``. Crops, holes, noise and times
+    are the same at each measurement."""
 
-    times: int = 5  # during the run, the first before its first step; 0 = only at the end
+    times: int = 5  # measurements during the run, the first before its first step; 0 = only at the end
     size: int = 64  # crops of each set
 
 
 @dataclass(frozen=True)
 class AdaptedTrainConfig(TrainConfig):
-    """As in every stage, with what suits a small change."""
+    """The run, with defaults for a small change."""
 
     steps: int = 1000
     batch_size: int = 16

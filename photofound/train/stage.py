@@ -264,7 +264,7 @@ class EditStage:
         if condition.referenced is not None:
             lost = torch.rand(len(condition), generator=generator, device=self.device) < 0.5
             condition = replace(condition, referenced=condition.referenced & ~(no_text & lost))
-        gone = (drop > 1 - mix.drop_both - mix.drop_condition) & ~is_regression(condition)
+        gone = (drop > 1 - 2 * mix.drop_both) & ~is_regression(condition)
         return replace(blank(condition, gone), prompt=prompts)
 
     def predict(
