@@ -208,15 +208,13 @@ class Page:
                 self.seed = gr.Number(0, precision=0, label="Seed", elem_id="seed", min_width=120)
                 self.dice = gr.Button("⚄", elem_classes="dice", elem_id="dice")
                 self.variants = gr.Slider(
-                    1, studio.VARIANTS, value=1, step=1, label="Variants", buttons=[], elem_id="variants", min_width=160
+                    1, studio.VARIANTS, value=1, step=1, label="Images", buttons=[], elem_id="variants", min_width=160
                 )
             with gr.Row(elem_classes="tight"):
                 self.steps = gr.Slider(
                     0, 50, value=0, step=1, label="Steps (0: default)", buttons=[], elem_id="steps", min_width=160
                 )
-                self.guidance = gr.Slider(
-                    1, 10, value=guidance, step=0.5, label="Prompt weight", buttons=[], min_width=160
-                )
+                self.guidance = gr.Slider(1, 10, value=guidance, step=0.5, label="Guidance", buttons=[], min_width=160)
 
     def _model(self) -> None:
         models = self.work.models

@@ -25,7 +25,7 @@ from photofound import image
 from photofound.edits.request import Request
 from photofound.edits.task import Input, Job, Task, get_task, offered
 from photofound.image import Picture
-from photofound.notices import heard
+from photofound.notices import warnings_to
 from photofound.picture import provenance
 from photofound.serve.workers import Files
 
@@ -379,7 +379,7 @@ class Studio:
         seconds = 0.0
         progress(0, "waiting for the model")
         try:
-            with self._model, heard(on_warning):
+            with self._model, warnings_to(on_warning):
                 job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
                 image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
                 pipe = self.models.pipeline(task, form.model, form.lora)

@@ -17,8 +17,8 @@ _WORDS = (
     (r"; choose (another output|png or tif)\b.*", "; choose PNG beside Download"),
     (r"save as PNG to keep them", "choose PNG beside Download to keep them"),
     (r"num_inference_steps", "Steps"),
-    (r"guidance_scale", "Prompt weight"),
-    (r"num_images_per_prompt", "Variants"),
+    (r"guidance_scale", "Guidance"),
+    (r"num_images_per_prompt", "Images"),
     (r"\b(\w+)_image\b", r"\1"),
 )
 _PLACE = re.compile(

@@ -1,4 +1,4 @@
-"""Warnings for whoever asked for the work, where that is nobody at a terminal: a client, a visitor of a page."""
+"""Warnings for people without a terminal: the client of a server, the visitor of a page."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 
 @contextmanager
-def heard(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within the block ``tell`` gets what this thread warns users of, line by line, however often it was said before.
-    What other threads warn of goes its own way. Blocks of two threads must not overlap."""
-    here = threading.get_ident()
+def warnings_to(notify: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, ``notify`` gets every UserWarning of this thread as one line, also a warning that was shown
+    before. Warnings of other threads are shown as usual. Blocks of two threads must not overlap."""
+    thread = threading.get_ident()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def hear(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if category is UserWarning and threading.get_ident() == here:
-                tell(" ".join(str(message).split()))
+        def show_or_notify(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if category is UserWarning and threading.get_ident() == thread:
+                notify(" ".join(str(message).split()))
             else:
                 show(message, category, *rest, **more)
 
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = hear
+        warnings.showwarning = show_or_notify
         yield

@@ -25,8 +25,8 @@ def field_name(each: Input) -> str:
 
 def form_model(task: Task, config: ServeConfig) -> type[BaseModel]:
     """The whole form of a task."""
-    fields = {field_name(each): _field(each) for each in (PHOTOGRAPH, *offered(task))}
-    return create_model(f"Body_{task.name}", **fields, **_common_fields(config))
+    fields: dict[str, Any] = {field_name(each): _field(each) for each in (PHOTOGRAPH, *offered(task))}
+    return create_model(f"Body_{task.name}", **(fields | _common_fields(config)))
 
 
 def _field(each: Input) -> tuple[Any, Any]:

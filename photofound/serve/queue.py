@@ -14,7 +14,7 @@ from typing import Any
 from photofound.edits.request import Request
 from photofound.edits.task import Job
 from photofound.image import Picture
-from photofound.notices import heard
+from photofound.notices import warnings_to
 from photofound.pipeline import EditPipeline
 from photofound.serve.config import ServeConfig
 from photofound.serve.metrics import Metrics
@@ -193,7 +193,7 @@ class EditQueue:
         try:
             pipe = self._pipe.for_task(request.task)
             warned: list[str] = []
-            with heard(warned.append):
+            with warnings_to(warned.append):
                 job = pipe.prepare(request.picture, **request.inputs)
             ticket.note = "; ".join(filter(None, [pipe.unread(request.inputs.get("prompt")), *warned]))
             return job
