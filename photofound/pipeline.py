@@ -151,7 +151,7 @@ class EditPipeline(PaintingPipeline):
     ) -> None:
         super().__init__()
         self._calls = {}
-        autoencoder.hasten(vae)
+        autoencoder.use_fast_norms(vae)
         if canvas not in CANVASES:
             raise ValueError(f"canvas: {canvas!r} is unknown; use {' or '.join(CANVASES)}")
         settings = {

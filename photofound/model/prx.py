@@ -18,6 +18,7 @@ from torch import nn
 
 from photofound import files
 from photofound.errors import first_line
+from photofound.model.condition import condition_channels
 from photofound.model.transformer import EditTransformer
 
 TASKS = ("generate", "outpaint", "inpaint", "expand", "erase", "upscale")  # the first is PRX's own
@@ -222,14 +223,13 @@ def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -
             raise ValueError(
                 f"the transformer has {channels} channels but the pipeline has no vae: give it with its vae"
             )
-        return 3 + 1, {"condition_space": "pixels", "prediction_type": prediction}
+        return condition_channels(None, "pixels"), {"condition_space": "pixels", "prediction_type": prediction}
     if vae.config.latent_channels != channels:
         raise ValueError(
             f"the vae has {vae.config.latent_channels} latent channels and the transformer {channels}: "
             "give a pipeline whose parts belong together"
         )
-    factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    return channels + factor * factor, {"condition_space": "latents", "prediction_type": prediction}
+    return condition_channels(vae, "latents"), {"condition_space": "latents", "prediction_type": prediction}
 
 
 def _new_index(index: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
