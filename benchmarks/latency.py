@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from photofound.edits.task import get_task, task_names
 from photofound.model import autoencoder, superresolution
-from photofound.model.transformer import PRX_FIELDS
+from photofound.model.prx import PRX_FIELDS
 from photofound.pipeline import EditPipeline, pipeline_class
 
 PARTS = ("prepare", "text", "encode", "network", "decode", "enlarge", "finish")

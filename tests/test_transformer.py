@@ -10,6 +10,8 @@ from peft import LoraConfig
 from torch import nn
 
 from photofound.model import layers
+from photofound.model.cost import forward_cost
+from photofound.model.prx import transformer_from_prx
 from photofound.model.transformer import EditTransformer
 
 TRUNK = {"context_in_dim": 24, "hidden_size": 32, "num_heads": 2, "depth": 3, "axes_dim": [8, 8]}
@@ -48,7 +50,7 @@ def editor(**changes) -> EditTransformer:
 
 def from_prx(config: dict) -> tuple[PRXTransformer2DModel, EditTransformer]:
     prx = scramble(PRXTransformer2DModel(**config))
-    return prx, EditTransformer.from_prx(prx, condition_channels=5, tasks=TASKS, guidance_embeds=True).eval()
+    return prx, transformer_from_prx(prx, condition_channels=5, tasks=TASKS, guidance_embeds=True).eval()
 
 
 # ------------------------------------------------------------------------------------------- agreement with diffusers
@@ -95,7 +97,7 @@ def test_edit_inputs_change_nothing_at_first():
 
 def test_from_prx_keeps_dtype_and_does_not_share_memory():
     prx = scramble(PRXTransformer2DModel(**LATENT)).bfloat16()
-    ours = EditTransformer.from_prx(prx, tasks=TASKS)
+    ours = transformer_from_prx(prx, tasks=TASKS)
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.bfloat16}
     x, time, text = latents(LATENT)
     x, text = x.bfloat16(), text.bfloat16()
@@ -109,7 +111,7 @@ def test_from_prx_refuses_another_model():
     prx = PRXTransformer2DModel(**LATENT)
     prx.extra = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="extra"):
-        EditTransformer.from_prx(prx)
+        transformer_from_prx(prx)
 
 
 def test_gradients_are_prx_gradients():
@@ -249,7 +251,7 @@ def test_an_added_reference_changes_nothing_at_first_bit_for_bit(tmp_path):
 @torch.no_grad()
 def test_a_converted_prx_with_a_reference_is_prx_at_first():
     prx = scramble(PRXTransformer2DModel(**LATENT))
-    ours = EditTransformer.from_prx(prx, tasks=TASKS, reference_embeds=True).eval()
+    ours = transformer_from_prx(prx, tasks=TASKS, reference_embeds=True).eval()
     call = latents(LATENT)
     expected = prx(*call).sample
     torch.testing.assert_close(ours(*call).sample, expected, atol=1e-5, rtol=0)
@@ -369,9 +371,9 @@ def test_a_reference_costs_its_keys_values_and_output():
     wide = c.hidden_size
     added = c.depth * (4 * seen * wide**2 + 2 * tokens * wide**2 + 4 * tokens * seen * wide)
     added += 2 * seen * c.in_channels * c.patch_size**2 * wide
-    cost = model.cost(64, 32, 100, reference=(16, 16))
-    assert cost.flops - plain.cost(64, 32, 100).flops == added
-    assert cost.flops - model.cost(64, 32, 100).flops == added
+    cost = forward_cost(model, 64, 32, 100, reference=(16, 16))
+    assert cost.flops - forward_cost(plain, 64, 32, 100).flops == added
+    assert cost.flops - forward_cost(model, 64, 32, 100).flops == added
 
 
 @pytest.mark.parametrize(
@@ -541,12 +543,12 @@ def flops_by_hand(model: EditTransformer, tokens: int, text: int, inner: int) ->
 def test_the_cost_is_counted_not_computed(skip):
     with torch.device("meta"):
         model = EditTransformer(condition_channels=80, depth=8, tasks=TASKS)
-    cost = model.cost(64, 32, text_tokens=100, skip=skip)
+    cost = forward_cost(model, 64, 32, text_tokens=100, skip=skip)
     assert cost.tokens == 512 and cost.parameters == sum(p.numel() for p in model.parameters())
     inner = 256 if skip else 512
     assert cost.flops == flops_by_hand(model, 512, 100, inner)
     real = editor(depth=6)
-    assert real.cost(8, 12, 7).flops > 0 and {p.device.type for p in real.parameters()} == {"cpu"}
+    assert forward_cost(real, 8, 12, 7).flops > 0 and {p.device.type for p in real.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 Each file imports only files above it:
 
     layers           RoPE, attention, norms, modulation, MLP
+    checks           what the transformer refuses
     transformer      EditTransformer: trunk, edit inputs, task heads
+    cost             what a forward pass costs
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none
     condition        a Condition as the transformer's input
     detail           the network that paints at pixel resolution what was guessed in latents

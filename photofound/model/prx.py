@@ -24,6 +24,10 @@ from photofound.model.transformer import EditTransformer
 TASKS = ("generate", "outpaint", "inpaint", "expand", "erase", "upscale")  # the first is PRX's own
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 INDEX = "model_index.json"
+PRX_FIELDS = (
+    *("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "axes_dim"),
+    *("theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds"),
+)
 
 
 def convert_prx(
@@ -64,7 +68,7 @@ def convert_prx(
     vae = _load_model(folder, "vae", _named(diffusers, index, "vae")) if _has(index, "vae") else None
     channels, settings = _condition_of(index, prx, vae)
     parts = {
-        "transformer": EditTransformer.from_prx(
+        "transformer": transformer_from_prx(
             prx,
             tasks=tasks,
             condition_channels=channels if condition_channels is None else condition_channels,
@@ -87,6 +91,54 @@ def convert_prx(
 
 
 # ------------------------------------------------------------------------------------------------- finding and reading
+
+
+def transformer_from_prx(
+    prx: PRXTransformer2DModel,
+    *,
+    condition_channels: int = 0,
+    condition_space: str = "pixels",
+    tasks: Sequence[str] = ("generate",),
+    guidance_embeds: bool = False,
+    prediction_type: str = "velocity",
+    reference_embeds: bool = False,
+    reference_size: int = 128,
+) -> EditTransformer:
+    """Build an editor from a `diffusers.PRXTransformer2DModel`, weights copied, in its dtype and on its device.
+
+    Every task's head starts as PRX's final layer and the edit inputs start at zero, so the editor's output is at first
+    PRX's. The pixel-space PRX models predict the clean image: pass `prediction_type="sample"` for them.
+
+    Raises ValueError for a model that is not PRX.
+    """
+    trunk = {name: prx.config[name] for name in PRX_FIELDS if name in prx.config}
+    model = EditTransformer(
+        **trunk,
+        condition_channels=condition_channels,
+        condition_space=condition_space,
+        tasks=list(tasks),
+        guidance_embeds=guidance_embeds,
+        prediction_type=prediction_type,
+    )
+    nn.Module.to(model, device=prx.device, dtype=prx.dtype)  # diffusers' own `to` warns at any cast
+
+    weights = dict(prx.state_dict())
+    for ours, theirs in (
+        ("modulation_weight", "adaLN_modulation.1.weight"),
+        ("modulation_bias", "adaLN_modulation.1.bias"),
+        ("weight", "linear.weight"),
+        ("bias", "linear.bias"),
+    ):
+        head = weights.pop(f"final_layer.{theirs}")
+        weights[f"heads.{ours}"] = head.expand(len(tasks), *head.shape)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    edit_inputs = ("condition_in.", "task_in", "strength_in.", "guidance_in.")
+    if unexpected or any(not name.startswith(edit_inputs) for name in missing):
+        strays = [*unexpected, *(name for name in missing if not name.startswith(edit_inputs))]
+        raise ValueError(f"{type(prx).__name__} is not a PRX transformer: {strays[0]} does not match")
+    if reference_embeds:
+        model.add_reference(reference_size)
+    return model
 
 
 def _find(source: str | Path) -> Path:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import PRXTransformer2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -23,8 +22,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from photofound.model import checks
 from photofound.model.layers import (
     NORM_EPS,
     Block,
@@ -40,36 +39,12 @@ from photofound.model.layers import (
     unpatchify,
 )
 
-_DEEPEST, _WIDEST = 1000, 2**20  # more is a slip of the pen, and building it takes for ever
-CONDITION_SPACES = ("pixels", "latents")
-PREDICTION_TYPES = ("velocity", "sample")
-PRX_FIELDS = (
-    *("in_channels", "patch_size", "context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "axes_dim"),
-    *("theta", "time_factor", "time_max_period", "bottleneck_size", "resolution_embeds"),
-)
-
 
 @dataclass
 class EditTransformerOutput(Transformer2DModelOutput):
     """`sample` (B, C, H, W); `features`, the tokens after the block that was tapped, or None."""
 
     features: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one forward pass of one sample takes.
-
-    Attributes:
-        parameters: of the whole transformer, every task's head included.
-        tokens: image tokens T.
-        flops: floating-point operations of its matrix products and attention, a multiply-add being two. A training
-            step takes three times as many, four times with activation checkpointing.
-    """
-
-    parameters: int
-    tokens: int
-    flops: int
 
 
 class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -138,10 +113,12 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     ):
         super().__init__()
         sizes = {"in_channels": in_channels, "patch_size": patch_size, "context_in_dim": context_in_dim}
-        _check_sizes(sizes | {"hidden_size": hidden_size, "num_heads": num_heads, "depth": depth})
+        checks.check_sizes(sizes | {"hidden_size": hidden_size, "num_heads": num_heads, "depth": depth})
         head_dim = hidden_size // num_heads
         axes_dim = tuple(axes_dim) if axes_dim is not None else (head_dim // 2, head_dim // 2)
-        _check_config(hidden_size, num_heads, axes_dim, condition_channels, condition_space, tasks, prediction_type)
+        checks.check_config(
+            hidden_size, num_heads, axes_dim, condition_channels, condition_space, tasks, prediction_type
+        )
 
         self.axes_dim = axes_dim
         patch_dim = in_channels * patch_size**2
@@ -247,9 +224,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             ValueError: when shapes do not fit each other or the configuration.
         """
-        self._check_inputs(hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
-        self._check_reference(hidden_states, reference, reference_kv, referenced)
-        self._check_extras(hidden_states, route, tap)
+        checks.check_inputs(self, hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
+        checks.check_reference(self, hidden_states, reference, reference_kv, referenced)
+        checks.check_routing(self, hidden_states, route, tap)
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -304,7 +281,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             `repeat_interleave` and indexing work as on any other batch. Use it for sampling; in training pass the text
             to `forward`, which needs less memory and lets sharded blocks gather their own weights.
         """
-        _check_text(encoder_hidden_states, self.config.context_in_dim)
+        checks.check_text(encoder_hidden_states, self.config.context_in_dim)
         text = self.txt_in(encoder_hidden_states)  # (B, L, D)
         per_block = [torch.stack(block.attention.encode_text(text), dim=1) for block in self._typed_blocks()]
         return torch.stack(per_block, dim=1)  # (B, depth, 2, L, N, d)
@@ -319,7 +296,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Returns:
             (B, depth, 2, S, N, d), for `forward(reference_kv=...)`.
         """
-        self._check_reference_latents(reference)
+        checks.check_reference_latents(self, reference)
         tokens = self._reference_tokens(reference)  # (B, S, D)
         per_block = [
             torch.stack(cast(ReferenceAttention, block.attention.reference).encode(tokens), dim=1)
@@ -355,41 +332,6 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             assert self.guidance_in is not None
             vector = vector + self.guidance_in(guidance.reshape(-1), dtype)
         return vector
-
-    def cost(
-        self,
-        height: int,
-        width: int,
-        text_tokens: int = 256,
-        skip: float = 0.0,
-        reference: tuple[int, int] | None = None,
-    ) -> Cost:
-        """Count a forward pass on a latent of height x width, without computing it (on the meta device).
-
-        Args:
-            height, width: of the latent; of the picture in pixel space.
-            text_tokens: length L of the text.
-            skip: share of the tokens that a route leaves out (TREAD).
-            reference: height and width of the reference's latent; None = there is none.
-
-        Works on a model that is itself on the meta device, so that a billion parameters can be planned on a laptop:
-        `with torch.device("meta"): EditTransformer(...).cost(128, 128)`. Adapters are not counted.
-        """
-        tokens = (height // self.config.patch_size) * (width // self.config.patch_size)
-        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin = type(self).from_config(self.config)
-            twin(
-                torch.empty(1, self.config.in_channels, height, width),
-                torch.empty(1),
-                torch.empty(1, text_tokens, self.config.context_in_dim),
-                condition=torch.empty(1, self.config.condition_channels, height, width)
-                if self.condition_in is not None
-                else None,
-                strength=torch.empty(1),
-                reference=torch.empty(1, self.config.in_channels, *reference) if reference else None,
-                route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
-            )
-        return Cost(sum(p.numel() for p in twin.parameters()), tokens, counter.get_total_flops())
 
     def merged(self) -> "EditTransformer":
         """This transformer with its active LoRAs added to its weights, and without any LoRA; itself if there is none.
@@ -443,7 +385,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Parameters are replaced by longer ones: build the optimizer, and wrap the model, afterwards.
         """
         tasks = list(self.config.tasks)
-        _check_tasks([*tasks, name])
+        checks.check_tasks([*tasks, name])
         self.heads.append_copy(0)
         grown = torch.cat((self.task_in, self.task_in[:1]))
         self.task_in = nn.Parameter(grown, requires_grad=self.task_in.requires_grad)
@@ -494,146 +436,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             own.norm_k.weight.copy_(block.attention.norm_k.weight)
             nn.init.zeros_(own.out_proj.weight)
 
-    @classmethod
-    def from_prx(
-        cls,
-        prx: PRXTransformer2DModel,
-        *,
-        condition_channels: int = 0,
-        condition_space: str = "pixels",
-        tasks: Sequence[str] = ("generate",),
-        guidance_embeds: bool = False,
-        prediction_type: str = "velocity",
-        reference_embeds: bool = False,
-        reference_size: int = 128,
-    ) -> "EditTransformer":
-        """Build an editor from a `diffusers.PRXTransformer2DModel`, weights copied, in its dtype and on its device.
-
-        Every task's head starts as PRX's final layer and the edit inputs start at zero, so the editor's output is at
-        first PRX's. The pixel-space PRX models predict the clean image: pass `prediction_type="sample"` for them.
-        """
-        trunk = {name: prx.config[name] for name in PRX_FIELDS if name in prx.config}
-        model = cls(
-            **trunk,
-            condition_channels=condition_channels,
-            condition_space=condition_space,
-            tasks=list(tasks),
-            guidance_embeds=guidance_embeds,
-            prediction_type=prediction_type,
-        )
-        nn.Module.to(model, device=prx.device, dtype=prx.dtype)  # diffusers' own `to` warns at any cast
-
-        weights = dict(prx.state_dict())
-        for ours, theirs in (
-            ("modulation_weight", "adaLN_modulation.1.weight"),
-            ("modulation_bias", "adaLN_modulation.1.bias"),
-            ("weight", "linear.weight"),
-            ("bias", "linear.bias"),
-        ):
-            head = weights.pop(f"final_layer.{theirs}")
-            weights[f"heads.{ours}"] = head.expand(len(tasks), *head.shape)
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        edit_inputs = ("condition_in.", "task_in", "strength_in.", "guidance_in.")
-        if unexpected or any(not name.startswith(edit_inputs) for name in missing):
-            strays = [*unexpected, *(name for name in missing if not name.startswith(edit_inputs))]
-            raise ValueError(f"{type(prx).__name__} is not a PRX transformer: {strays[0]} does not match")
-        if reference_embeds:
-            model.add_reference(reference_size)
-        return model
-
     def _typed_blocks(self) -> Sequence[Block]:
         return cast("Sequence[Block]", self.blocks)  # a ModuleList does not tell type checkers what it holds
-
-    def _check_inputs(
-        self,
-        hidden_states: Tensor,
-        text: Tensor | None,
-        mask: Tensor | None,
-        condition: Tensor | None,
-        guidance: Tensor | None,
-        text_kv: Tensor | None,
-    ) -> None:
-        """Refuse what does not fit, by shapes only, so that nothing waits for the device."""
-        config, shape = self.config, tuple(hidden_states.shape)
-        if len(shape) != 4 or shape[1] != config.in_channels:
-            raise ValueError(f"hidden_states has shape {shape}: give (batch, {config.in_channels}, height, width)")
-        if shape[2] % config.patch_size or shape[3] % config.patch_size:
-            raise ValueError(
-                f"latent of {shape[2]} x {shape[3]} does not divide into patches of {config.patch_size}: "
-                f"pad or crop to multiples of {config.patch_size}"
-            )
-        if condition is not None:
-            wanted = (shape[0], config.condition_channels, *shape[2:])
-            if self.condition_in is None:
-                raise ValueError("this model has no condition input: build it with condition_channels > 0")
-            if tuple(condition.shape) != wanted:
-                raise ValueError(f"condition has shape {tuple(condition.shape)}: give {wanted}")
-        if guidance is not None and self.guidance_in is None:
-            raise ValueError("this model has no guidance input: build it with guidance_embeds=True")
-
-        if text is not None and text_kv is None:
-            _check_text(text, config.context_in_dim)
-            batch, length = text.shape[:2]
-        elif text_kv is not None and text is None:
-            kv, form = tuple(text_kv.shape), (config.depth, 2, config.num_heads, config.hidden_size // config.num_heads)
-            if len(kv) != 6 or (*kv[1:3], *kv[4:]) != form:
-                hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_text".format(*form)
-                raise ValueError(f"text_kv has shape {kv}: {hint}")
-            batch, length = kv[0], kv[3]
-        else:
-            raise ValueError("give either encoder_hidden_states or text_kv (from encode_text), one of the two")
-        if batch not in (1, shape[0]):
-            raise ValueError(f"{batch} texts for {shape[0]} latents: give one text for all, or one for each")
-        if mask is not None and (mask.ndim != 2 or mask.shape[1] != length or mask.shape[0] not in (1, shape[0])):
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}: give ({shape[0]}, {length})")
-
-    def _check_reference(
-        self, hidden_states: Tensor, latents: Tensor | None, kv: Tensor | None, referenced: Tensor | None
-    ) -> None:
-        """Refuse a reference that does not fit, by shapes only."""
-        config, batch = self.config, hidden_states.shape[0]
-        if latents is None and kv is None:
-            return
-        if latents is not None and kv is not None:
-            raise ValueError("give either reference or reference_kv (from encode_reference), not both")
-        if latents is not None:
-            self._check_reference_latents(latents)
-        if kv is not None:
-            shape = tuple(kv.shape)
-            form = (config.depth, 2, config.num_heads, config.hidden_size // config.num_heads)
-            if self.reference_in is None or len(shape) != 6 or (*shape[1:3], *shape[4:]) != form:
-                hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_reference".format(*form)
-                raise ValueError(f"reference_kv has shape {shape}: {hint}")
-        count = next(len(given) for given in (latents, kv) if given is not None)
-        if referenced is not None and referenced.dtype == torch.long:
-            if tuple(referenced.shape) != (count,):
-                raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({count},), one per reference")
-            return
-        if count not in (1, batch):
-            raise ValueError(f"{count} references for {batch} latents: give one for all, or one for each")
-        if referenced is not None and (referenced.ndim != 1 or len(referenced) not in (1, batch)):
-            raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({batch},)")
-
-    def _check_reference_latents(self, latents: Tensor) -> None:
-        if self.reference_in is None:
-            raise ValueError("this model takes no reference image: build it with reference_embeds=True")
-        shape, patch = tuple(latents.shape), self.config.patch_size
-        if len(shape) != 4 or shape[1] != self.config.in_channels or shape[2] % patch or shape[3] % patch:
-            wanted = f"(batch, {self.config.in_channels}, height, width), multiples of {patch}"
-            raise ValueError(f"reference has shape {shape}: give {wanted}")
-
-    def _check_extras(self, hidden_states: Tensor, route: Tensor | None, tap: int | None) -> None:
-        """Refuse a route or a tap that does not fit, by shapes only."""
-        batch, _, height, width = hidden_states.shape
-        tokens = (height // self.config.patch_size) * (width // self.config.patch_size)
-        if tap is not None and not 0 <= tap < len(self.blocks):
-            raise ValueError(f"tap={tap}: there are blocks 0 to {len(self.blocks) - 1}")
-        if route is None:
-            return
-        if not self.route_span:
-            raise ValueError(f"a route needs a depth of at least 6, and this model's is {len(self.blocks)}")
-        if route.ndim != 2 or route.shape[0] != batch or not 0 < route.shape[1] <= tokens:
-            raise ValueError(f"route has shape {tuple(route.shape)}: give ({batch}, 1 to {tokens}) token indices")
 
 
 def _patch_projection(patch_dim: int, bottleneck_size: int | None, hidden_size: int) -> nn.Module:
@@ -653,45 +457,3 @@ def _routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tupl
 def _key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
     """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
     return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]
-
-
-def _check_text(text: Tensor, width: int) -> None:
-    if text.ndim != 3 or text.shape[-1] != width:
-        raise ValueError(f"encoder_hidden_states has shape {tuple(text.shape)}: give (batch, tokens, {width})")
-
-
-def _check_tasks(tasks: Sequence[str]) -> None:
-    if isinstance(tasks, str) or not tasks or not all(isinstance(name, str) and name for name in tasks):
-        raise ValueError(f"tasks={tasks!r}: give a list of at least one name")
-    if len(set(tasks)) != len(tasks):
-        raise ValueError(f"tasks={list(tasks)!r} names a task twice: each name has one head")
-
-
-def _check_sizes(sizes: dict[str, Any]) -> None:
-    for name, value in sizes.items():
-        most = _DEEPEST if name == "depth" else _WIDEST
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"{name}={value!r}: give a whole number from 1 to {most}")
-
-
-def _check_config(
-    hidden_size: int,
-    num_heads: int,
-    axes_dim: tuple[int, ...],
-    condition_channels: int,
-    condition_space: str,
-    tasks: Sequence[str],
-    prediction_type: str,
-) -> None:
-    if hidden_size % num_heads:
-        raise ValueError(f"hidden_size={hidden_size} is not a multiple of num_heads={num_heads}: change either")
-    if len(axes_dim) != 2 or sum(axes_dim) != hidden_size // num_heads or any(n < 2 or n % 2 for n in axes_dim):
-        head_dim = hidden_size // num_heads
-        raise ValueError(f"axes_dim={list(axes_dim)}: give two even numbers that add up to the head size {head_dim}")
-    if condition_channels < 0:
-        raise ValueError(f"condition_channels={condition_channels}: give 0 (no edit input) or more")
-    if condition_space not in CONDITION_SPACES:
-        raise ValueError(f"condition_space={condition_space!r}: give one of {', '.join(CONDITION_SPACES)}")
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type={prediction_type!r}: give one of {', '.join(PREDICTION_TYPES)}")
-    _check_tasks(tasks)

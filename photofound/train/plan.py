@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from photofound.model import autoencoder, text, vision
+from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
 from photofound.train import losses, optim
 from photofound.train.build import add_inputs, transformer_options
@@ -83,7 +84,8 @@ class _Outline:
         factor = autoencoder.factor(self.vae)
         skip = recipe.tread if (crop // factor // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
         seen = (shape.reference_size // factor,) * 2 if shape.reference_embeds else None
-        cost = self.transformer.cost(crop // factor, crop // factor, self.config.model.text_length, skip, seen)
+        side, length = crop // factor, self.config.model.text_length
+        cost = forward_cost(self.transformer, side, side, length, skip, seen)
         aligned = max(0.0, min(until, recipe.repa_until) - since) / (until - since)
 
         weights = dict(self.trained["transformer"].named_parameters())
