@@ -170,7 +170,7 @@ def pictures(pipe: Any, product: Product, photographs: Sequence[Path], folder: P
     for first, second in zip(photographs[::2], photographs[1::2], strict=True):
         about, means, energies = [], [], []
         for path in (first, second):
-            small = grounds.covering(image.load(path).rgb(), product.picture.size)
+            small = grounds.crop_to_fill(image.load(path).rgb(), product.picture.size)
             about.append((mean_lab(small, product.background), texture_energy(small, product.background)))
             if by_reference:
                 result = edit(pipe, product, "", reference=path)

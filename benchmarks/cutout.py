@@ -54,7 +54,7 @@ def _others(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
 
 def stages(pipe: CutoutPipeline) -> dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]]:
     """What is compared: from a photograph and the matte of the stage before it to a matte."""
-    size = matting.WORKING
+    size = matting.WORKING_SIDE
     made: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
         "GrabCut at 224": lambda rgb, _: masks.grabcut(rgb)
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 from photofound import image
 from photofound.edits import composite, exemplar, grounds, masks, reference, regions, surfaces
 from photofound.edits.geometry import Box
-from photofound.edits.regions import MOST_TILES, Part
+from photofound.edits.regions import MAX_TILES, Part
 from photofound.edits.task import (
     Backdrop,
     Condition,
@@ -117,7 +117,7 @@ class PaintingPipeline(SamplingPipeline):
         start = draft.start.to(self._execution_device)
         again = autoencoder.decode(self.vae, autoencoder.encode(self.vae, start)).cpu()
         scene = image.to_tensor(draft.backdrop.pixels[draft.part.box.slices])
-        return grounds.joined(scene, made, again, draft.condition.hole)
+        return grounds.add_light(scene, made, again, draft.condition.hole)
 
     def _parts(self, task: Task, job: Job) -> list[Part]:
         if task.fit != "hole":
@@ -227,7 +227,7 @@ class PaintingPipeline(SamplingPipeline):
             return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
-        if scale < 1.25 or tiles > MOST_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
+        if scale < 1.25 or tiles > MAX_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
             return pixels
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])

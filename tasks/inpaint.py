@@ -60,7 +60,7 @@ class Inpaint(Task):
             return None
         drawn, seed = isinstance(job.ground, Surface), drawn_seed(generator)
         ground, rgb = job.ground if drawn else job.ground.rgb(), job.picture.rgb(job.hole > 0)
-        pixels = grounds.filled(ground, rgb, job.hole, seed)
+        pixels = grounds.fill(ground, rgb, job.hole, seed)
         return Backdrop(pixels, f"painted: {job.ground.description if drawn else 'as in the reference'}")
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:

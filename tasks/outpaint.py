@@ -95,7 +95,7 @@ class Outpaint(Task):
         if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
             return None
         subject = job.picture.rgb(), job.keep
-        pixels = grounds.placed(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
+        pixels = grounds.background(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
         what = ground.description if drawn else ground.path.name if own else "as in the reference"
         return Backdrop(pixels, f"background: {what}")
 

@@ -66,7 +66,7 @@ def batch(count: int) -> Sample:
 def test_recoloured_grounds_have_the_colour_that_the_prompt_names():
     given = batch(64)
     given.pixels[:] = given.pixels * 0.05  # a ground that is almost even
-    made = colours.recoloured(given, 0.5, torch.Generator().manual_seed(1))
+    made = colours.recolour_backgrounds(given, 0.5, torch.Generator().manual_seed(1))
     changed = [i for i in range(64) if not torch.equal(made.pixels[i], given.pixels[i])]
     assert 20 < len(changed) < 44
     right = 0
@@ -85,7 +85,7 @@ def test_recoloured_grounds_have_the_colour_that_the_prompt_names():
 
 def test_a_ground_keeps_its_light():
     pixels = torch.linspace(-0.8, 0.4, 32).expand(3, 32, 32)
-    made = colours.tinted(pixels, torch.zeros(1, 32, 32), torch.tensor([0.4, 0.1, 0.1])) / 2 + 0.5
+    made = colours.recolour_background(pixels, torch.zeros(1, 32, 32), torch.tensor([0.4, 0.1, 0.1])) / 2 + 0.5
     luma = pixels[0] / 2 + 0.5
     torch.testing.assert_close(made[0], 0.4 * luma / luma.mean())
     torch.testing.assert_close(made[1] * 4, made[0])
@@ -93,4 +93,4 @@ def test_a_ground_keeps_its_light():
 
 def test_nothing_is_recoloured_unless_asked_for():
     given = batch(4)
-    assert colours.recoloured(given, 0.0, torch.Generator()) is given
+    assert colours.recolour_backgrounds(given, 0.0, torch.Generator()) is given

@@ -121,5 +121,5 @@ def test_the_lookup_finds_where_a_block_was_copied_from():
     hole = torch.zeros(128, 128, dtype=torch.bool)
     hole[64:80, 64:80] = True
     small[:, 52:92, 52:92] = small[:, 5:45, 14:54]  # from an odd row and an even column
-    wanted, found = exemplar._lookup(small, hole)
+    wanted, found = exemplar._match_blocks(small, hole)
     assert len(wanted) and ((wanted - found) == torch.tensor([47, 38])).all()

@@ -21,7 +21,7 @@ from photofound.edits.geometry import (
     parse_pair,
     round_up,
     size_margins,
-    starts,
+    tile_starts,
     tiles,
 )
 
@@ -140,7 +140,7 @@ def test_growing_far_from_the_frame_is_symmetric():
     "length, tile, overlap", list(itertools.product((1, 9, 10, 11, 25, 100, 101), (10,), (0, 3, 9)))
 )
 def test_tiles_of_one_length_cover_it_with_overlap(length, tile, overlap):
-    begins = starts(length, tile, overlap)
+    begins = tile_starts(length, tile, overlap)
     assert begins[0] == 0 and begins[-1] == max(0, length - tile)
     steps = np.diff(begins)
     assert (steps > 0).all() and (steps <= tile - overlap).all()

@@ -11,13 +11,13 @@ from photofound.image import Picture, decode, encode
 from photofound.picture import profiles
 
 MADE = {
-    "Adobe RGB": profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB"),
-    "Display P3": profiles.made(profiles.PRIMARIES[12], profiles.CURVES[13], "Display P3"),
-    "BT.2020": profiles.made(profiles.PRIMARIES[9], profiles.CURVES[1], "BT.2020"),
-    "linear sRGB": profiles.made(profiles.SRGB, (1.0,), "linear"),
+    "Adobe RGB": profiles.build(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB"),
+    "Display P3": profiles.build(profiles.PRIMARIES[12], profiles.CURVES[13], "Display P3"),
+    "BT.2020": profiles.build(profiles.PRIMARIES[9], profiles.CURVES[1], "BT.2020"),
+    "linear sRGB": profiles.build(profiles.SRGB, (1.0,), "linear"),
     "of the corpus": profile(),
 }
-GREY = profiles.made(profiles.SRGB, (1.8,), "grey", grey=True)
+GREY = profiles.build(profiles.SRGB, (1.8,), "grey", grey=True)
 
 
 def lcms(file, pixels, mode="RGB"):
@@ -31,20 +31,20 @@ def lcms(file, pixels, mode="RGB"):
 @pytest.mark.parametrize("name", MADE)
 def test_the_same_colours_as_little_cms(name):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    ours = profiles.parsed(MADE[name]).to_srgb(pixels.astype(np.uint16) * 257)
+    ours = profiles.parse(MADE[name]).to_srgb(pixels.astype(np.uint16) * 257)
     assert np.abs(ours - lcms(MADE[name], pixels)).max() < 1.5 / 255
 
 
 def test_grey_as_little_cms():
     pixels = np.arange(256, dtype=np.uint8)[None]
-    ours = profiles.parsed(GREY).to_srgb(pixels[..., None].astype(np.uint16) * 257)
+    ours = profiles.parse(GREY).to_srgb(pixels[..., None].astype(np.uint16) * 257)
     assert np.abs(ours - lcms(GREY, pixels, "L")[..., :1]).max() < 1.5 / 255
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_there_and_back(name):
     rgb = np.random.default_rng(0).uniform(0.1, 0.9, (32, 32, 3)).astype(np.float32)
-    exact = profiles.parsed(MADE[name])
+    exact = profiles.parse(MADE[name])
     native = np.rint(exact.from_srgb(rgb) * 65535).astype(np.uint16)
     assert np.abs(exact.to_srgb(native) - rgb).max() < 16 / 65535
 
@@ -77,11 +77,11 @@ def test_what_is_no_such_profile_is_none():
         whole.replace(b"rTRC", b"xTRC"),
         whole + bytes(600_000),
     ):
-        assert profiles.parsed(damaged) is None
+        assert profiles.parse(damaged) is None
     for x in range(0, len(whole), 7):  # any byte may be wrong
-        profiles.parsed(whole[:x] + b"\xff" + whole[x + 1 :])
-    assert profiles.made((0.3, 0.3) * 4, (2.2,), "a point") is None
-    assert profiles.made((0.3, 0, 0.6, 0.3, 0.3, 0.6, 0.1, 0.1), (2.2,), "nowhere") is None
+        profiles.parse(whole[:x] + b"\xff" + whole[x + 1 :])
+    assert profiles.build((0.3, 0.3) * 4, (2.2,), "a point") is None
+    assert profiles.build((0.3, 0, 0.6, 0.3, 0.3, 0.6, 0.1, 0.1), (2.2,), "nowhere") is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -136,7 +136,7 @@ SOFT[20] = 128
     ],
 )
 def test_a_photograph_is_converted_to_srgb_once_in_an_edit(tiny, monkeypatch, pipeline, inputs, times):
-    profile = profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
+    profile = profiles.build(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
     picture = dataclasses.replace(Picture(noise(96, 80)), icc_profile=profile)
     convert, calls = colour.to_srgb, []
     monkeypatch.setattr(colour, "to_srgb", lambda *args: calls.append(args) or convert(*args))

@@ -10,7 +10,8 @@ import torch
 from photofound import InpaintPipeline
 from photofound.edits.task import get_task, task_names
 from photofound.eval import metrics
-from photofound.pipeline import EMBEDDED, check_folder
+from photofound.model.folder import check_folder
+from photofound.pipeline import EMBEDDED
 
 MB = 1_000_000
 

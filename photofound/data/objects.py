@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from photofound.data.photograph import Photograph, to_8_bit
-from photofound.edits.colours import alike, ground_colour
+from photofound.edits.colours import ground_colour, is_near
 from photofound.edits.geometry import bounding_box
 from photofound.edits.masks import GRABCUT_FRAME, Segmenter, grabcut
 
@@ -53,7 +53,7 @@ def cut_clean(
     frame = math.ceil((GRABCUT_FRAME + 0.01) * min(solid.shape)) if segmenter is grabcut else 1
     if object_box(matte, frame) == (0, 0, 0, 0) or not 0.05 < float(solid.mean()) < 0.7:
         return None
-    if ground is not None and alike(rgb[solid], ground).mean() > 0.3:
+    if ground is not None and is_near(rgb[solid], ground).mean() > 0.3:
         return None
     return resized(matte, tuple(pixels.shape[-2:]))
 

@@ -1,6 +1,6 @@
-"""Colours and the words for them: what the ground of a photograph is called, and grounds of other colours.
+"""Colours and the words for them: the colour of a photograph's background, and backgrounds in other colours.
 
-Few photographs of products have coloured grounds, and captions seldom name them; without both, colour words in a
+Few photographs of products have coloured backgrounds, and captions seldom name them. Without both, colour words in a
 prompt would mean nothing to a model.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from photofound.edits.task import Sample
 
-# Names that people use for grounds, with typical sRGB values.
+# Names that people use for backgrounds, with typical sRGB values.
 COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "white": ((245, 245, 245),), "light grey": ((205, 205, 205),), "grey": ((140, 140, 140),),
     "dark grey": ((75, 75, 75),), "black": ((20, 20, 20),), "red": ((200, 30, 35),),
@@ -29,7 +29,7 @@ _SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    """(N, 3) sRGB 0..255 to CIE L*a*b*, in which distance is roughly what the eye sees."""
+    """(N, 3) sRGB 0..255 to CIE L*a*b*, where a distance is roughly the difference that the eye sees."""
     import cv2
 
     return cv2.cvtColor((rgb.reshape(-1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB).reshape(-1, 3)
@@ -43,35 +43,37 @@ def colour_name(rgb: np.ndarray) -> str:
 
 
 def border_colour(pixels: Tensor) -> str | None:
-    """The name of the colour that dominates a picture's border (3, H, W uint8), or None when none does."""
+    """The name of the colour that dominates a picture's border (3, H, W uint8), or None if no colour does."""
     colour = ground_colour(pixels)
     return None if colour is None else colour_name(colour)
 
 
 def ground_colour(pixels: Tensor) -> np.ndarray | None:
-    """The colour (3,), sRGB 0..255, that dominates a picture's border (3, H, W uint8), or None when none does: the
-    border's median, when at least 55 % of the border are ``alike``."""
+    """The colour (3,), sRGB 0..255, that dominates a picture's border (3, H, W uint8): the border's median, if at least
+    55 % of the border are near it (``is_near``). Else None."""
     array = pixels.numpy()
     edge = max(2, min(array.shape[1:]) // 16)
     sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
     ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
     median: np.ndarray = np.median(ring, 0)
-    return median if alike(ring, median).mean() >= 0.55 else None
+    return median if is_near(ring, median).mean() >= 0.55 else None
 
 
-def alike(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of (N, 3) colours lie within a CIE distance of 18 of a colour; all sRGB 0..255."""
+def is_near(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether each of (N, 3) colours lies within a CIE distance of 18 of a colour; all sRGB 0..255."""
     return np.linalg.norm(lab(rgb) - lab(colour), axis=1) < 18
 
 
-GROUNDS = ("background", "background", "cloth", "table", "surface", "wall", "backdrop", "floor")
+_BACKGROUND_WORDS = ("background", "background", "cloth", "table", "surface", "wall", "backdrop", "floor")
 
 
-def recoloured(sample: Sample, share: float, generator: torch.Generator) -> Sample:
-    """Give about ``share`` of a batch of objects a ground of another colour, and prompts that name it.
+def recolour_backgrounds(sample: Sample, share: float, generator: torch.Generator) -> Sample:
+    """Give about ``share`` of a batch of objects a background of another colour, and a prompt that names it.
 
-    ``generator`` is on the CPU. Which colour a ground had before has no influence; what a prompt says of the object
-    stays in half of the cases.
+    The colour before has no influence. In half of the cases the words for the object stay in the prompt.
+
+    Args:
+        generator: on the CPU.
     """
     if not share:
         return sample
@@ -80,8 +82,8 @@ def recoloured(sample: Sample, share: float, generator: torch.Generator) -> Samp
         name, shade = _SHADES[int(torch.randint(len(_SHADES), (), generator=generator))]
         jitter = 0.12 * torch.rand(3, generator=generator) - 0.06
         colour = (torch.tensor(shade) / 255 + jitter).clamp(0, 1).to(pixels.device)
-        pixels[i] = tinted(pixels[i], sample.matte[i], colour)
-        ground = f"on a {name} {GROUNDS[int(torch.randint(len(GROUNDS), (), generator=generator))]}"
+        pixels[i] = recolour_background(pixels[i], sample.matte[i], colour)
+        ground = f"on a {name} {_BACKGROUND_WORDS[int(torch.randint(len(_BACKGROUND_WORDS), (), generator=generator))]}"
         subject = _subject(prompts[i])
         short = float(torch.rand((), generator=generator)) < 0.5
         prompts[i] = ground if short or not subject else f"{subject} {ground}"
@@ -89,12 +91,12 @@ def recoloured(sample: Sample, share: float, generator: torch.Generator) -> Samp
 
 
 def _subject(prompt: str) -> str:
-    """What a caption says before it comes to the ground; empty if it speaks of nothing else."""
+    """The part of a caption before the background; "" if it describes only the background."""
     return "" if prompt.startswith("on a ") or prompt.endswith(" background") else prompt.split(" on a ")[0]
 
 
-def tinted(pixels: Tensor, matte: Tensor, colour: Tensor) -> Tensor:
-    """The ground in another colour, in its own light: the colour times the ground's luma over its mean.
+def recolour_background(pixels: Tensor, matte: Tensor, colour: Tensor) -> Tensor:
+    """The background in another colour and its own light: the colour times the background's luma over its mean.
 
     Args:
         pixels: (3, H, W) in [-1, 1].

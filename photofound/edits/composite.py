@@ -1,4 +1,4 @@
-"""Paste-back: generated light meets given light on the generated side of the seam; given pixels are never touched.
+"""Paste-back: the seam between generated and given pixels is closed on the generated side; given pixels never change.
 
 Shapes: B batch, C channels, H and W pixels. Masks are (B, 1, H, W).
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 _RELAXATIONS = 4
 _OVERSHOOT = 1.5
-_LARGE = 3_000_000  # pixels; the correction of larger pictures is computed on a coarser grid: it is smooth
+_LARGE = 3_000_000  # pixels; for larger pictures the correction, which is smooth, is computed on a coarser grid
 
 
 def harmonic(values: Tensor, known: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def harmonic(values: Tensor, known: Tensor) -> Tensor:
     averaged down to one pixel, then interpolated back up, with a few Jacobi relaxations of the unknown at each level.
 
     Args:
-        values: (B, C, H, W); what stands at unknown places is ignored.
+        values: (B, C, H, W); values at unknown places are ignored.
         known: (B, 1, H, W) bool or {0, 1}.
 
     Returns:
@@ -77,8 +77,8 @@ def _pooled(values: Tensor, known: Tensor, factor: int) -> tuple[Tensor, Tensor]
 def back_project(generated: Tensor, low: Tensor, rounds: int = 5) -> Tensor:
     """Make an enlarged picture agree with the small one that it came from (Irani and Peleg 1991, eq. 4).
 
-    Each round scales the picture down, compares, and adds the difference, scaled up; half as much again, since bicubic
-    filters lose some of it (successive over-relaxation: five rounds so come as near as eight without).
+    Each round scales the picture down, compares it, and adds 1.5 times the difference, scaled up. Bicubic filters lose
+    a part of it; with this over-relaxation five rounds come as near as eight without.
 
     Args:
         generated: (B, 3, H, W) in [-1, 1].
@@ -94,16 +94,16 @@ def back_project(generated: Tensor, low: Tensor, rounds: int = 5) -> Tensor:
 
 def shrink(pixels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Scale (B, C, H, W) down to ``size`` = (h, w) with a bicubic filter that does not alias."""
-    if size[1] == 1 and size[0] > 1:  # torch 2.13 computes wrong values there; of the transposed picture it does not
+    if size[1] == 1 and size[0] > 1:  # torch 2.13 computes wrong values here, and right ones for the transposed picture
         return shrink(pixels.transpose(2, 3).contiguous(), (1, size[0])).transpose(2, 3)
     return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
 
 
 def resize_given(pixels: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scale (B, 3, H, W) down to ``size`` so that nothing from inside the hole (B, 1, H, W) bleeds into what is given.
+    """Scale (B, 3, H, W) down to ``size`` without mixing pixels of the hole (B, 1, H, W) into given ones.
 
-    Given pixels are averaged among themselves (normalised convolution, Knutsson and Westin 1993); where no given pixel
-    is near, the hole's own content is scaled as it is.
+    Given pixels are averaged among themselves (normalised convolution, Knutsson and Westin 1993). Where no given pixel
+    is near, the hole's own pixels are scaled.
     """
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels

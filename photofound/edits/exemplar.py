@@ -18,17 +18,17 @@ from photofound.edits.composite import harmonic, resize, resize_given, shrink
 
 PATCH = 5  # radius of the patches that are compared: 11 x 11 pixels
 _SMALLEST_PATCH = 2
-_LARGEST = 256 * 256  # pixels of a picture that is searched as it is; larger ones are filled smaller
-_MOST_HOLE = 30_000  # pixels of a hole that is filled as it is: the search takes as long as the hole is large
-_BLOCK = 8  # side of the blocks that are carried up, in pixels of the small picture
-_MARGIN = 2  # by so much neighbouring blocks overlap, in pixels of the small picture
-_FEW = 4096  # places that are all looked at; of more, a quarter and then the neighbours of the best
+_MAX_PIXELS = 256 * 256  # of a picture that is filled at its own size; larger ones are filled smaller
+_MAX_HOLE = 30_000  # pixels of a hole that is filled at its own size: the search is linear in the hole's size
+_BLOCK = 8  # side of the blocks that are copied at the photograph's size, in pixels of the small picture
+_MARGIN = 2  # overlap of neighbouring blocks, in pixels of the small picture
+_ALL_PLACES = 4096  # up to so many places are all compared; of more, a quarter and then the neighbours of the best
 _CHUNK = 8192  # places that all blocks are compared with at once
 _seed_lock = Lock()  # the library's seed is global
 
 
 def patchmatch_missing() -> str:
-    """Why PatchMatch cannot be had and what to install; "" where it can."""
+    """Why PatchMatch is not available, and what to install; "" if it is available."""
     try:
         import patchmatch as library
     except ImportError:
@@ -43,9 +43,9 @@ def patchmatch_missing() -> str:
 
 
 def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int = 0) -> np.ndarray:
-    """The library's own filling, as it is: (H, W, 3) uint8 of the same and (H, W) bool. Equal arguments, equal pixels.
+    """The library's own filling of (H, W, 3) uint8 where ``hole`` (H, W) is True. Equal arguments give equal pixels.
 
-    Raises ImportError that says what to install where it cannot be had.
+    Raises ImportError, which says what to install, if the library is missing.
     """
     if missing := patchmatch_missing():
         raise ImportError(missing)
@@ -57,13 +57,13 @@ def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int 
 
 
 def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Fill the hole from what is around it; what is given comes back as it is.
+    """Fill the hole from the pixels around it; given pixels do not change.
 
-    The same picture, hole and seed give the same pixels, with any number of threads. Where nothing is left to copy
-    from, the hole is filled smoothly from its border.
+    The same picture, hole and seed give the same pixels, with any number of threads. If no whole patch is given, the
+    hole is filled smoothly from its border.
 
     Args:
-        rgb: (H, W, 3) uint8; what stands in the hole is not looked at.
+        rgb: (H, W, 3) uint8; pixels in the hole are ignored.
         hole: (H, W) bool.
         seed: of the random search.
 
@@ -74,13 +74,13 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
     if not hole.any():
         return rgb.copy()
     if patch is None:
-        return _smooth(rgb, hole)
+        return _fill_smoothly(rgb, hole)
     blank = np.where(hole[..., None], 0, rgb).astype(np.uint8)
     return np.where(hole[..., None], patchmatch(blank, hole, patch, seed), rgb)
 
 
 def _patch(hole: np.ndarray) -> int | None:
-    """The largest radius up to ``PATCH`` of which some whole patch is given; None where even small ones are not."""
+    """The largest radius up to ``PATCH`` of a patch that is given as a whole; None if not even small ones are."""
     import cv2
 
     # A frame of hole, since patches must lie inside the picture.
@@ -89,24 +89,26 @@ def _patch(hole: np.ndarray) -> int | None:
     return min(PATCH, room) if room >= _SMALLEST_PATCH else None
 
 
-def _smooth(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def _fill_smoothly(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     pixels = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32))[None]
     filled = harmonic(pixels, torch.from_numpy(~hole)[None, None])[0].permute(1, 2, 0)
     return filled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def canvas(pixels: Tensor, hole: Tensor, seed: int = 0) -> Tensor:
-    """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0. Pictures of more than 256 x
-    256 pixels, and those with a hole of more than 30,000, are filled smaller and brought to their size with
-    ``texture``."""
-    filled = [_filled(each, gap[0] > 0, seed) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
+    """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0.
+
+    Pictures of more than 256 x 256 pixels, and those with a hole of more than 30,000, are filled smaller, enlarged, and
+    given ``texture``.
+    """
+    filled = [_fill_one(each, gap[0] > 0, seed) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
     return torch.where(hole > 0, torch.stack(filled).to(pixels), pixels)
 
 
-def _filled(pixels: Tensor, hole: Tensor, seed: int) -> Tensor:
-    """(3, H, W) in [-1, 1] of one picture and (H, W) bool."""
+def _fill_one(pixels: Tensor, hole: Tensor, seed: int) -> Tensor:
+    """One picture (3, H, W) in [-1, 1] and its hole (H, W) bool."""
     height, width = hole.shape
-    scale = min(_LARGEST / hole.numel(), _MOST_HOLE / max(1, int(hole.sum()))) ** 0.5
+    scale = min(_MAX_PIXELS / hole.numel(), _MAX_HOLE / max(1, int(hole.sum()))) ** 0.5
     if scale >= 1:
         return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed))
     size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -129,42 +131,42 @@ def _to_pixels(rgb: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def texture(pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor) -> Tensor:
-    """What a filled small picture lacks at the size of the photograph that it was made of: the photograph's texture.
+    """The photograph's texture for a hole that was filled at a smaller size.
 
-    Every block of the small hole is looked up among the places of the given region (one matrix product compares a
-    quarter of them all, then come the neighbours of the best), and the photograph's pixels of that place are copied;
-    blocks overlap and fade into each other.
-    Of that only what is finer than a pixel of the small picture is returned, to be added to the enlarged small picture.
+    For every block of the small hole the most similar given block is found (one matrix product compares it with a
+    quarter of all places, then the neighbours of the best are compared), and the photograph's pixels of that place are
+    copied. Blocks overlap and fade into each other. Only what is finer than a pixel of the small picture is returned:
+    it is added to the enlarged small picture.
 
     Args:
-        pixels: (1, 3, H, W) in [-1, 1], the photograph; what stands in its hole is not looked at.
+        pixels: (1, 3, H, W) in [-1, 1], the photograph; pixels in its hole are ignored.
         hole: (1, 1, H, W), hole where above 0.
         small: (1, 3, h, w), filled; h / H is about w / W.
         small_hole: (1, 1, h, w), hole where above 0.
 
     Returns:
-        (1, 3, H, W), 0 outside the hole; 0 everywhere where nothing is left to copy from.
+        (1, 3, H, W), 0 outside the hole, and 0 everywhere if no whole block is given.
     """
     height, width = hole.shape[-2:]
-    blocks = _lookup(small[0], small_hole[0, 0] > 0)
+    blocks = _match_blocks(small[0], small_hole[0, 0] > 0)
     if blocks is None:
         return torch.zeros_like(pixels)
     fine = torch.where(hole > 0, resize(small, (height, width)), pixels)
-    fine = _copied(fine[0], pixels[0], (small_hole.shape[-2], small_hole.shape[-1]), blocks)[None]
+    fine = _copy_blocks(fine[0], pixels[0], (small_hole.shape[-2], small_hole.shape[-1]), blocks)[None]
     coarse = resize(shrink(fine, small_hole.shape[-2:]), (height, width))
     return torch.where(hole > 0, fine - coarse, 0)
 
 
-def _lookup(small: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Tops and lefts (N, 2) of the windows that cover the hole of a small picture (3, h, w), and those (N, 2) of the
-    given windows that are most like each; None where no whole window is given."""
+def _match_blocks(small: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Tops and lefts (N, 2) of the windows that cover the hole of a small picture (3, h, w), and tops and lefts (N, 2)
+    of the most similar given windows; None if no whole window is given."""
     side = _BLOCK + 2 * _MARGIN
     height, width = hole.shape
     if min(height, width) < side or not hole.any():
         return None
     windows = small.unfold(1, side, 1).unfold(2, side, 1)  # (3, rows, columns, side, side), a view
-    open_ = F.max_pool2d(hole[None].float(), side, 1)[0] == 0  # (rows, columns): whether all of a window is given
-    places = open_.nonzero()
+    is_given = F.max_pool2d(hole[None].float(), side, 1)[0] == 0  # (rows, columns): whether all of a window is given
+    places = is_given.nonzero()
     if not len(places):
         return None
     steps = [[min(i, n - side) for i in range(-_MARGIN, n - _MARGIN, _BLOCK)] for n in (height, width)]
@@ -173,21 +175,21 @@ def _lookup(small: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     wanted = wanted[inside]
     sought = windows[:, wanted[:, 0], wanted[:, 1]].transpose(0, 1).flatten(1)  # (N, 3 side^2)
     # Every other place of every other row first, then the neighbours of each block's best.
-    some = places[(places % 2 == 0).all(1)] if len(places) > _FEW else places
+    some = places[(places % 2 == 0).all(1)] if len(places) > _ALL_PLACES else places
     some = some if len(some) else places  # a strip may hold no even row
     found = _nearest(sought, windows, some)
     if len(some) < len(places):
         around = found[:, None] + torch.tensor([[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)])  # (N, 9, 2)
-        y, x = around[..., 0].clamp(0, open_.shape[0] - 1), around[..., 1].clamp(0, open_.shape[1] - 1)
+        y, x = around[..., 0].clamp(0, is_given.shape[0] - 1), around[..., 1].clamp(0, is_given.shape[1] - 1)
         near = windows[:, y, x].movedim(0, 2).flatten(2)  # (N, 9, 3 side^2)
-        distance = (near - sought[:, None]).square().sum(2).masked_fill(~open_[y, x], torch.inf)
+        distance = (near - sought[:, None]).square().sum(2).masked_fill(~is_given[y, x], torch.inf)
         which = distance.argmin(1, keepdim=True)
         found = torch.stack([y.gather(1, which)[:, 0], x.gather(1, which)[:, 0]], 1)
     return wanted, found
 
 
 def _nearest(sought: Tensor, windows: Tensor, places: Tensor) -> Tensor:
-    """Of N blocks (N, D) the most alike of the windows at ``places`` (M, 2): where these are, (N, 2)."""
+    """For blocks ``sought`` (N, D) the most similar of the windows at ``places`` (M, 2): their places (N, 2)."""
     best, found = torch.full((len(sought),), torch.inf), torch.zeros(len(sought), dtype=torch.long)
     for part in torch.arange(len(places)).split(_CHUNK):
         given = windows[:, places[part, 0], places[part, 1]].transpose(0, 1).flatten(1)  # (M, D)
@@ -198,8 +200,9 @@ def _nearest(sought: Tensor, windows: Tensor, places: Tensor) -> Tensor:
     return places[found]
 
 
-def _copied(fine: Tensor, pixels: Tensor, size: tuple[int, int], blocks: tuple[Tensor, Tensor]) -> Tensor:
-    """(3, H, W): ``fine`` with windows of the photograph faded over it, at the scale of H to ``size``."""
+def _copy_blocks(fine: Tensor, pixels: Tensor, size: tuple[int, int], blocks: tuple[Tensor, Tensor]) -> Tensor:
+    """(3, H, W): ``fine`` with windows of the photograph blended over it. ``size`` is the small picture's (h, w), in
+    which ``blocks`` are given."""
     height, width = fine.shape[-2:]
     scale = np.array([height / size[0], width / size[1]])
     side = np.rint((_BLOCK + 2 * _MARGIN) * scale).astype(int)
@@ -207,8 +210,8 @@ def _copied(fine: Tensor, pixels: Tensor, size: tuple[int, int], blocks: tuple[T
     weight = ramps[0][:, None] * ramps[1][None, :]
     total, seen = torch.zeros_like(fine), torch.zeros(height, width)
     limit = np.array([height, width]) - side
-    to, come = (np.rint(each.numpy() * scale).astype(int).clip(0, limit) for each in blocks)
-    for (y, x), (v, u) in zip(to.tolist(), come.tolist(), strict=True):
+    targets, sources = (np.rint(each.numpy() * scale).astype(int).clip(0, limit) for each in blocks)
+    for (y, x), (v, u) in zip(targets.tolist(), sources.tolist(), strict=True):
         total[:, y : y + side[0], x : x + side[1]] += weight * pixels[:, v : v + side[0], u : u + side[1]]
         seen[y : y + side[0], x : x + side[1]] += weight
     return torch.where(seen > 1e-3, total / seen.clamp(min=1e-3), fine)

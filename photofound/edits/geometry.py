@@ -80,7 +80,7 @@ class Margins:
 
 
 def aspect_margins(width: int, height: int, aspect: str | tuple[float, float]) -> Margins:
-    """The least margins that give the canvas the aspect ratio W:H."""
+    """The smallest margins that give the canvas the aspect ratio W:H."""
     w, h = parse_pair(aspect, ":/x", "aspect", "4:5")
     ratio = w / h
     if not 1e-3 <= ratio <= 1e3:
@@ -123,8 +123,8 @@ def grow_box(box: Box, margin: int, least: int, width: int, height: int) -> Box:
     return Box(left, top, right, bottom)
 
 
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles of one length begin so that they cover ``length`` evenly with at least ``overlap`` in common."""
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin that cover ``length`` evenly and overlap by at least ``overlap``."""
     if length <= tile:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -136,16 +136,16 @@ def tiles(width: int, height: int, tile: int, overlap: int) -> list[Box]:
     assert 0 <= overlap < tile, (tile, overlap)
     return [
         Box(x, y, min(x + tile, width), min(y + tile, height))
-        for y in starts(height, tile, overlap)
-        for x in starts(width, tile, overlap)
+        for y in tile_starts(height, tile, overlap)
+        for x in tile_starts(width, tile, overlap)
     ]
 
 
 def aspect_buckets(side: int, multiple: int, widest: float = 2.0) -> list[tuple[int, int]]:
-    """The (W, H) that training batches have: multiples of ``multiple``, at most ``side`` squared pixels, from tall to
+    """The sizes (W, H) of training batches: multiples of ``multiple``, at most ``side`` squared pixels, from tall to
     wide.
 
-    Every short side gives the longest side that the area allows, so that a step costs about the same in every bucket
+    Each short side comes with the longest side that the area allows, so a step costs about the same in every bucket
     (after SDXL, arXiv:2307.01952, appendix I, and NovelAI's aspect ratio bucketing).
 
     Args:
@@ -165,7 +165,7 @@ def aspect_buckets(side: int, multiple: int, widest: float = 2.0) -> list[tuple[
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket whose aspect ratio is nearest: the one that the least has to be cut off for."""
+    """The bucket with the nearest aspect ratio, so that the least is cut off."""
     return min(buckets, key=lambda bucket: abs(math.log(width * bucket[1] / (height * bucket[0]))))
 
 

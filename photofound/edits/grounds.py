@@ -1,11 +1,11 @@
 """A product on a surface: where it stands, from which side it is lit, its shadows, the grain of its photograph.
 
-    scene = placed(surface, rgb, matte, seed=0)   # the surface with the product's shadow, without the product
-    joined(scene, made, again)                    # and what a model has to add to it
+    scene = background(surface, rgb, matte, seed=0)     # the surface with the product's shadow, without the product
+    scene = add_light(scene, made, again, hole)         # and the light that a model adds to it
 
 Shadows are drawn in the picture: contact (darkest, where the subject meets the ground), cast (its silhouette laid down
-on the ground, softer with distance) and occlusion (a wide darkening at the base). Everything is a pure function of its
-arguments. Shapes: pictures are (H, W, 3) float32 sRGB in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject.
+on the ground, softer with distance) and occlusion (a wide darkening at the base). All functions are pure. Shapes:
+pictures are (H, W, 3) float32 sRGB in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from photofound.edits.composite import harmonic
 from photofound.edits.geometry import bounding_box
 from photofound.edits.surfaces import Surface
 
-_WORK = 512  # longest side at which shadows are drawn: they are soft
-JOIN = 0.3  # how much of a model's light is taken: today's flattens folds and shadows (docs/experiments.md)
-_CELLS = 12  # along the longer side: light varies no faster
-_MOST_GRAIN = 0.01  # of a photograph; more than that is texture
+_SHADOW_SIDE = 512  # longest side at which shadows are drawn: they are soft
+LIGHT_STRENGTH = 0.3  # share of a model's light that is used: more flattens folds and shadows (docs/experiments.md)
+_CELLS = 12  # along the longer side: light does not vary faster
+_MAX_GRAIN = 0.01  # standard deviation; more than that is texture
 
 
 @dataclass(frozen=True)
-class Stance:
-    """Where a subject is, in shares of the picture's height (y) and width (x).
+class Placement:
+    """Where a subject stands, in shares of the picture's height (y) and width (x).
 
     Attributes:
         base: y of its lowest part, where it meets the ground.
@@ -45,25 +45,25 @@ class Stance:
 
     @property
     def edge(self) -> float:
-        """Where the ground should end behind it: above the base, so that it stands on it and not before it."""
+        """y where the ground should end: above the base, so that the subject stands on the ground."""
         wanted = self.base - 0.3 * (self.base - self.top) - 0.07
         return float(np.clip(wanted, min(0.3, max(0.08, self.base - 0.1)), 0.66))
 
 
-def stance(matte: np.ndarray) -> Stance:
-    """Where the subject stands. Raises ValueError where there is none."""
+def placement(matte: np.ndarray) -> Placement:
+    """Where the subject stands. Raises ValueError if nothing is opaque."""
     rows, columns = (np.flatnonzero((matte > 0.5).any(axis)) for axis in (1, 0))
     if not len(rows):
         raise ValueError("subject: nothing is opaque; there is nothing to put on a surface")
     height, width = matte.shape
-    return Stance((rows[-1] + 1) / height, rows[0] / height, columns[0] / width, (columns[-1] + 1) / width)
+    return Placement((rows[-1] + 1) / height, rows[0] / height, columns[0] / width, (columns[-1] + 1) / width)
 
 
 def light_side(rgb: np.ndarray, matte: np.ndarray) -> float:
     """The side that a subject is lit from, -1 = left to 1 = right.
 
-    It is how much brighter its right half is than its left, of what its brightness varies at all. Its own pattern
-    misleads this, so it never goes beyond 0.6, and no subject is lit from straight above.
+    It is the correlation of brightness with the horizontal position. The subject's own pattern can mislead it, so it
+    stays within 0.25 and 0.6 on either side; a subject is never lit from straight above.
     """
     import cv2
 
@@ -73,7 +73,7 @@ def light_side(rgb: np.ndarray, matte: np.ndarray) -> float:
     if not inside.any():
         return 0.3
     luma = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) @ np.array((0.299, 0.587, 0.114), np.float32)
-    # Each row by itself, about its own middle: what is pale above and dark below says nothing of left and right.
+    # Each row about its own mean: light tops and dark bottoms do not tell left from right.
     count = inside.sum(1, keepdims=True).clip(1)
     x = np.arange(size[0], dtype=np.float32)[None, :]
     offset = (x - (x * inside).sum(1, keepdims=True) / count) * inside
@@ -83,9 +83,9 @@ def light_side(rgb: np.ndarray, matte: np.ndarray) -> float:
     return math.copysign(min(0.6, 0.25 + abs(slope)), slope if slope else 1.0)
 
 
-def grain_of(rgb: np.ndarray, matte: np.ndarray) -> float:
-    """Standard deviation of the noise in a subject's photograph, at most ``_MOST_GRAIN``: from its smoothest parts
-    (Immerkaer 1996: a filter that is blind to edges), since texture is no noise."""
+def estimate_grain(rgb: np.ndarray, matte: np.ndarray) -> float:
+    """Standard deviation of the noise in a subject's photograph, at most ``_MAX_GRAIN``. It is measured in the
+    smoothest parts, without texture, by a filter that ignores edges (Immerkaer 1996)."""
     import cv2
 
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
@@ -97,32 +97,32 @@ def grain_of(rgb: np.ndarray, matte: np.ndarray) -> float:
     if inside.sum() < 4:
         return 0.004
     noise = math.sqrt(math.pi / 2) / 6 * float(np.quantile(blocks[inside], 0.2))
-    return min(noise, _MOST_GRAIN)
+    return min(noise, _MAX_GRAIN)
 
 
 # -------------------------------------------------------------------------------------------------------------- shadows
 
 
 def shadow(matte: np.ndarray, light: float = 0.4, view: str = "ground", edge: float = 0.4) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: how much of the light a subject takes from what is around it.
+    """(H, W) float32 in [0, 1]: the share of the light that the subject blocks.
 
     Args:
-        light: the side that it comes from, -1 = left to 1 = right; it is above and a little in front.
+        light: the side of the light, -1 = left to 1 = right; it is above and a little in front.
         view: as in ``Surface``; seen from above, the shadow lies all around.
-        edge: y, as a share of the height, where the ground ends.
+        edge: y where the ground ends, as a share of the height.
 
-    Raises ValueError where nothing is opaque.
+    Raises ValueError if nothing is opaque.
     """
     import cv2
 
-    stance(matte)
+    placement(matte)
     height, width = matte.shape
-    scale = min(1.0, _WORK / max(height, width))
+    scale = min(1.0, _SHADOW_SIDE / max(height, width))
     size = max(2, round(width * scale)), max(2, round(height * scale))
     small = cv2.resize(np.ascontiguousarray(matte, np.float32), size, interpolation=cv2.INTER_AREA)
     if not (small > 0.5).any():
         small = small / small.max()
-    made = _around(small, light) if view == "flat" else _standing(small, light, view, edge)
+    made = _shadow_from_above(small, light) if view == "flat" else _shadow_of_standing(small, light, view, edge)
     return cv2.resize(made, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
 
@@ -135,7 +135,7 @@ def _over(*layers: np.ndarray) -> np.ndarray:
 
 
 def _blur(x: np.ndarray, sigma_x: float, sigma_y: float | None = None) -> np.ndarray:
-    """Gaussian blur with nothing beyond the picture's border."""
+    """Gaussian blur that repeats the picture's border."""
     import cv2
 
     sigma_y = sigma_x if sigma_y is None else sigma_y
@@ -143,30 +143,30 @@ def _blur(x: np.ndarray, sigma_x: float, sigma_y: float | None = None) -> np.nda
     return cv2.GaussianBlur(x, (0, 0), sigmas[0], sigmaY=sigmas[1], borderType=cv2.BORDER_REPLICATE)
 
 
-def _moved(x: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
+def _warp(x: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
     """(H, W) under an affine map from old to new pixels."""
     import cv2
 
     return cv2.warpAffine(x, np.array(matrix, np.float64), x.shape[::-1], flags=cv2.INTER_LINEAR)
 
 
-def _around(matte: np.ndarray, light: float) -> np.ndarray:
-    """Of something that lies flat and is seen from above."""
+def _shadow_from_above(matte: np.ndarray, light: float) -> np.ndarray:
+    """The shadow of a thing that lies flat, seen from above."""
     unit = math.sqrt(matte.size)
-    near = _moved(matte, [[1, 0, -0.006 * unit * light], [0, 1, 0.004 * unit]])
-    far = _moved(matte, [[1, 0, -0.03 * unit * light], [0, 1, 0.016 * unit]])
+    near = _warp(matte, [[1, 0, -0.006 * unit * light], [0, 1, 0.004 * unit]])
+    far = _warp(matte, [[1, 0, -0.03 * unit * light], [0, 1, 0.016 * unit]])
     return _over(0.5 * _blur(near, 0.006 * unit), 0.42 * _blur(far, 0.02 * unit), 0.25 * _blur(far, 0.06 * unit))
 
 
-def _standing(matte: np.ndarray, light: float, view: str, edge: float) -> np.ndarray:
-    """Of something that stands on the ground."""
+def _shadow_of_standing(matte: np.ndarray, light: float, view: str, edge: float) -> np.ndarray:
+    """The shadow of a thing that stands on the ground."""
     rows, columns = matte.shape
     solid = matte > 0.5
     filled = np.flatnonzero(solid.any(1))
     top, base = int(filled[0]), int(filled[-1])
     tall, unit = base - top + 1, math.sqrt(matte.size)
     y = np.arange(rows, dtype=np.float32)[:, None]
-    # Contact: the lowest pixel of each column, the more the nearer it is to the ground.
+    # Contact: the lowest pixel of each column, stronger the nearer it is to the ground.
     touched = np.flatnonzero(solid.any(0))
     lowest = rows - 1 - np.argmax(solid[::-1], axis=0)[touched]
     lifted = (base - lowest) / max(1.0, 0.05 * unit)
@@ -180,19 +180,19 @@ def _standing(matte: np.ndarray, light: float, view: str, edge: float) -> np.nda
     layers = []
     for start, end, sigma, strength in ((0.0, 0.14, 0.009, 0.58), (0.1, 0.36, 0.02, 0.44), (0.3, 0.68, 0.04, 0.28)):
         share = ((base - y) / tall >= start) & ((base - y) / tall <= end)
-        laid = _moved(matte * share, [[1, -low, low * base], [0, squash, (1 - squash) * base]])
+        laid = _warp(matte * share, [[1, -low, low * base], [0, squash, (1 - squash) * base]])
         layers.append(strength * _blur(laid, sigma * unit * 1.4, sigma * unit * 0.6))
     ground = _over(0.7 * thin, 0.48 * soft, 0.36 * wide, *layers)
-    ground *= 1 / (1 + np.exp(-(y / rows - edge) / 0.012))  # nothing lies on the room behind
+    ground *= 1 / (1 + np.exp(-(y / rows - edge) / 0.012))  # no shadow on the room behind
     if view == "wall":
         away = 0.1 * (base - top)
-        wall = _blur(_moved(matte, [[1, 0, -away * light * 1.6], [0, 1, away * 0.35]]), 0.035 * unit)
+        wall = _blur(_warp(matte, [[1, 0, -away * light * 1.6], [0, 1, away * 0.35]]), 0.035 * unit)
         ground = _over(ground, 0.26 * wall / (1 + np.exp((y / rows - edge) / 0.012)))
     return ground.astype(np.float32)
 
 
 def _peak(blurred: np.ndarray, contact: np.ndarray) -> np.ndarray:
-    """A blurred line with the strength that the line had: 1 where a long straight part of it touches the ground."""
+    """A blurred line scaled to the peak that the line had before."""
     most = float(blurred.max())
     return blurred * (float(contact.max()) / most) if most > 0 else blurred
 
@@ -200,8 +200,8 @@ def _peak(blurred: np.ndarray, contact: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- composition
 
 
-def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A product's background: a surface, or a picture (h, w, 3) of any size, lit and shaded by what stands on it.
+def background(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A product's background: a surface, or a picture (h, w, 3) of any size, with the product's shadow and grain.
 
     Args:
         ground: a picture is scaled and cropped to fill the frame.
@@ -212,7 +212,7 @@ def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, see
         (H, W, 3), the background everywhere, also behind the subject.
     """
     height, width = matte.shape
-    light, where = light_side(rgb, matte), stance(matte)
+    light, where = light_side(rgb, matte), placement(matte)
     if isinstance(ground, Surface):
         view = ground.view
         edge = where.edge + (0.05 * float(np.random.default_rng([seed, 3]).uniform()) - 0.025) * (where.edge > 0.2)
@@ -220,15 +220,15 @@ def placed(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, see
         blank = ground.is_blank
     else:
         view, edge, blank = "ground", 0.0, False
-        made = covering(ground, (width, height))
+        made = crop_to_fill(ground, (width, height))
     dark = shadow(matte, light, view, edge)
     made *= 1 - (0.45 if blank else 0.8) * dark[..., None]
-    amount = math.sqrt(max(0.0, grain_of(rgb, matte) ** 2 - 0.004**2))
+    amount = math.sqrt(max(0.0, estimate_grain(rgb, matte) ** 2 - 0.004**2))
     return made if blank else surfaces.with_grain(made, seed + 11, amount)
 
 
-def filled(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
-    """What a hole shows that is to be of a surface: that, seen from straight above, in the light of what is around.
+def fill(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A hole's new content: a surface, seen from straight above, in the light of the hole's surroundings.
 
     Args:
         ground: a picture is scaled and cropped to fill the hole's bounding box.
@@ -236,7 +236,7 @@ def filled(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed
         seed: of the surface's pattern and grain.
 
     Returns:
-        (H, W, 3); only the hole's pixels mean something.
+        (H, W, 3); only the hole's pixels are meaningful.
     """
     box = bounding_box(hole > 0)
     blank = isinstance(ground, Surface) and ground.is_blank
@@ -244,17 +244,17 @@ def filled(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed
         made = surfaces.render(replace(ground, view="flat"), hole.shape[::-1], seed)
     else:
         made = np.zeros_like(rgb)
-        made[box.slices] = covering(ground, (box.width, box.height))
+        made[box.slices] = crop_to_fill(ground, (box.width, box.height))
     if blank:
         return made
     made[box.slices] *= _light_across(rgb, hole)[box.slices][..., None]
-    amount = math.sqrt(max(0.0, grain_of(rgb, 1 - hole) ** 2 - 0.004**2))
+    amount = math.sqrt(max(0.0, estimate_grain(rgb, 1 - hole) ** 2 - 0.004**2))
     return surfaces.with_grain(made.clip(0, 1), seed + 11, amount)
 
 
 def _light_across(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """(H, W), how much brighter each place is than the hole's mean, as what surrounds the hole lets expect; at most
-    a quarter, since what is around may be bright for what it is made of."""
+    """(H, W): the brightness of each place over the hole's mean, interpolated from the hole's surroundings. At most a
+    quarter more or less, because the surroundings may be bright by their material."""
     import cv2
 
     scale = min(1.0, 128 / max(hole.shape))
@@ -266,7 +266,7 @@ def _light_across(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return cv2.resize(share, hole.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def covering(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def crop_to_fill(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture (h, w, 3) scaled to fill (width, height), its middle kept and the rest cut off."""
     import cv2
 
@@ -279,18 +279,18 @@ def covering(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(grown[top : top + height, left : left + width].clip(0, 1))
 
 
-def joined(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: float = JOIN) -> Tensor:
-    """A scene with what a model would change in it: soft light, no texture.
+def add_light(scene: Tensor, made: Tensor, again: Tensor, hole: Tensor, strength: float = LIGHT_STRENGTH) -> Tensor:
+    """A scene with the soft light that a model gives it, and its own texture.
 
-    The model has seen the scene through an autoencoder; ``made - again`` is what it wants otherwise. Only the smooth
-    part of that is added, so that the scene's own texture stays, and of its lightness alone, since light does not
-    change colours. What is white stays white.
+    The model sees the scene through an autoencoder, so ``made - again`` is what it changes. Only the smooth part of
+    that is added, which keeps the scene's texture, and only to the lightness, because light does not change colours.
+    White stays white.
 
     Args:
         scene: (1, 3, H, W) in [-1, 1], native.
         made, again: (1, 3, h, w), what the model painted, and the scene decoded from its latents.
         hole: (1, 1, h, w), 1 = background.
-        strength: share of the change that is taken.
+        strength: share of the change that is added.
     """
     change = (made - again) * hole
     side = max(change.shape[-2:])

@@ -1,4 +1,4 @@
-"""Masks: to train on (drawn in batches on the device), to grow and feather, and to cut a subject out.
+"""Masks: random ones to train on (in batches, on the device), growing them, and cutting a subject out.
 
 Shapes: training masks are (B, 1, H, W) float in {0, 1}, 1 = hidden. User masks are (H, W) float32 in [0, 1].
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from photofound.edits.geometry import bounding_box, grow_box
 from photofound.image import nearest
 
-GRABCUT_FRAME = 0.03  # of the short side: what GrabCut is told is background, all around
+GRABCUT_FRAME = 0.03  # width of the frame that GrabCut starts from as background, as a share of the short side
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -23,7 +23,7 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Ge
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 
-Size = int | tuple[int, ...]  # of a square, or (H, W); drawn masks are stretched to it
+Size = int | tuple[int, ...]  # the side of a square, or (H, W); masks are stretched to it
 
 
 def _shape(size: Size) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def borders(batch: int, size: Size, generator: torch.Generator) -> Tensor:
     first = torch.randint(4, (batch,), generator=generator, device=generator.device)
     on |= F.one_hot(first, 4).bool()  # at least one side
     cut = cut * on
-    # Opposite cuts share the 50 % that may go.
+    # Opposite cuts together take at most 50 %.
     for a, b in ((0, 1), (2, 3)):
         total = (cut[:, a] + cut[:, b]).clamp(min=0.5)
         cut[:, a], cut[:, b] = cut[:, a] * 0.5 / total, cut[:, b] * 0.5 / total
@@ -134,7 +134,7 @@ def grow_user_mask(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def reach(mask: np.ndarray) -> float:
-    """How far the middle of the hole is from the nearest given pixel, in pixels."""
+    """The largest distance of a pixel in the hole from the nearest given pixel, in pixels."""
     import cv2
 
     return float(cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 3).max())
@@ -150,7 +150,7 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
         rgb: (H, W, 3) float32 in [0, 1].
 
     Returns:
-        (H, W) float32 in [0, 1], 1 = subject; all zeros where it found nothing.
+        (H, W) float32 in [0, 1], 1 = subject; all zeros if it finds nothing.
     """
     import cv2
 
@@ -178,10 +178,10 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
 
 
 def extent(rgb: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """What a viewer would take for the subject, of which ``subject`` is known: GrabCut started from it, so that it can
-    only grow.
+    """The whole subject as a viewer sees it, from the known part ``subject``: GrabCut starts from it and can only grow
+    it.
 
-    Only what lies within a third of the subject's size can belong to it, and only what hangs together with it does.
+    The rest lies within a third of the known part's size and is connected with it.
 
     Args:
         rgb: (H, W, 3) float32 in [0, 1].
@@ -225,7 +225,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
     """The subject's mask, (H, W) float32 in [0, 1], 1 = subject, by any function from pixels to mask.
 
-    Raises ValueError when it finds no subject or takes everything for one.
+    Raises ValueError if the mask is empty or covers everything.
     """
     mask = segmenter(rgb)
     share = float((mask > 0.5).mean())
@@ -239,15 +239,15 @@ def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
 def foreground_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     """The subject's own colours where the matte is soft.
 
-    A soft edge in a photograph shows the subject mixed with its old background; composited onto a new one it would
-    glow. There each pixel takes the colour of the nearest fully opaque one.
+    A soft edge in a photograph shows the subject mixed with its old background, and would glow on a new one. So each
+    soft pixel takes the colour of the nearest fully opaque one.
 
     Args:
         rgb: (H, W, 3) float32 in [0, 1].
         matte: (H, W) float32 in [0, 1].
 
     Returns:
-        (H, W, 3), changed only where 0 < matte < 1; ``rgb`` itself where nothing is opaque.
+        (H, W, 3), changed only where 0 < matte < 1; ``rgb`` itself if nothing is opaque.
     """
     opaque = matte >= 1
     if not opaque.any():

@@ -16,16 +16,20 @@ import numpy as np
 from photofound.edits import masks
 from photofound.edits.geometry import Box, bounding_box, grow_box
 
-WORKING = 1024  # long side at which the outline is found; a larger photograph's is carried to its own pixels from there
-BAND = 0.012  # of the long side: how far a rough outline may be from the right one
-EDGE = 0.004  # of the long side: how wide a soft edge may be
-AGREEING = 0.8  # intersection over union below which GrabCut is not believed
+WORKING_SIDE = 1024  # long side at which the outline is found; then it is enlarged to a larger photograph's pixels
+BAND = 0.012  # how far a rough outline may be from the right one, as a share of the long side
+EDGE = 0.004  # how wide a soft edge may be, as a share of the long side
+MIN_IOU = 0.8  # intersection over union with the rough matte below which GrabCut's outline is not used
 
 
-def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING, soft: bool = True) -> np.ndarray:
-    """A matte at the photograph's own resolution from a rough one: a binary outline by GrabCut at ``working`` pixels,
-    where it agrees with the rough matte, and a soft edge around it, by closed-form matting with ``soft`` where
-    pymatting is installed. What is far from the edge comes out as exactly 0 or 1."""
+def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft: bool = True) -> np.ndarray:
+    """A matte at the photograph's own resolution from a rough one: a binary outline by GrabCut, and a soft edge around
+    it. Pixels far from the edge are exactly 0 or 1.
+
+    Args:
+        working: long side in pixels at which the outline is found.
+        soft: closed-form matting for the edge if pymatting is installed; else, and with False, a guided filter.
+    """
     import cv2
 
     height, width = matte.shape
@@ -45,8 +49,11 @@ def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING, soft: boo
 
 
 def refine_outline(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the subject by GrabCut (Rother et al. 2004) started from a matte, which it may move in a band around
-    the outline and wherever the matte is unsure; the matte's own outline where the two disagree."""
+    """(H, W) bool: the subject by GrabCut (Rother et al. 2004), started from a matte.
+
+    GrabCut may change a band around the outline and pixels where the matte is unsure. If the result differs too much
+    from the matte, the matte's own outline is returned.
+    """
     import cv2
 
     own = matte > 0.5
@@ -61,11 +68,11 @@ def refine_outline(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     cv2.setRNGSeed(0)
     cv2.grabCut(pixels, label, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     found = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return found if iou(found, own) >= AGREEING else own
+    return found if iou(found, own) >= MIN_IOU else own
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two (H, W) bool masks; 1 where both are empty."""
+    """Intersection over union of two (H, W) bool masks; 1 if both are empty."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 
@@ -73,7 +80,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def soft_edge(rgb: np.ndarray, outline: np.ndarray, closed_form: bool = True) -> np.ndarray:
     """A matte from an outline (H, W) bool: soft in a narrow band around it, exactly 0 or 1 elsewhere.
 
-    Closed-form matting (Levin et al. 2008) where pymatting is there and wanted, else a guided filter (He et al. 2013).
+    Closed-form matting (Levin et al. 2008) if pymatting is installed and ``closed_form``, else a guided filter (He et
+    al. 2013).
     """
     import cv2
 
@@ -95,9 +103,8 @@ def has_pymatting() -> bool:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Within the block pymatting may be imported and used: numba sets the number of OpenMP's threads to that of the
-    cores, torch's among them, which is put back."""
+def _keep_thread_count() -> Iterator[None]:
+    """Restore torch's number of threads after the block: numba, which pymatting uses, sets it to all cores."""
     import torch
 
     threads = torch.get_num_threads()
@@ -108,11 +115,11 @@ def _threads_kept() -> Iterator[None]:
 
 
 def _closed_form(rgb: np.ndarray, trimap: np.ndarray) -> np.ndarray | None:
-    """pymatting's matte, or None where it is not installed or its solver does not converge."""
+    """pymatting's matte, or None if it is not installed or its solver does not converge."""
     if not has_pymatting():
         return None
     options = {"laplacian_kwargs": {"epsilon": 1e-6}, "cg_kwargs": {"rtol": 1e-4, "maxiter": 1000}}
-    with _threads_kept():
+    with _keep_thread_count():
         from pymatting import estimate_alpha_cf
         from pymatting.preconditioner.jacobi import jacobi  # its own choice, ichol, prints on even grounds
 
@@ -130,7 +137,7 @@ def guided_filter(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float)
 
 
 def _guided_line(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and offset (H, W) of the line from guide to x that fits around each pixel."""
+    """Slope and offset (H, W) of the line from guide to x that fits best around each pixel."""
     import cv2
 
     def mean(y: np.ndarray) -> np.ndarray:
@@ -142,8 +149,8 @@ def _guided_line(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) 
 
 
 def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """A matte at the size of ``rgb``, its edge along that of the photograph: the guided filter's lines are found at the
-    small size and drawn at the large one (He and Sun 2015, arXiv:1505.00996)."""
+    """A matte at the size of ``rgb``, with its edge along the photograph's: the lines of the guided filter are fitted
+    at the small size and applied at the large one (He and Sun 2015, arXiv:1505.00996)."""
     import cv2
 
     size = rgb.shape[1::-1]
@@ -158,8 +165,8 @@ def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarr
 
 
 def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """The subject's own colours where the matte is soft, (H, W, 3), changed nowhere else: multi-level foreground
-    estimation (Germer et al. 2020, arXiv:2006.14970) where pymatting is there, else ``masks.foreground_colours``."""
+    """(H, W, 3) with the subject's own colours where the matte is soft; nothing else changes. By multi-level foreground
+    estimation (Germer et al. 2020, arXiv:2006.14970) if pymatting is installed, else ``masks.foreground_colours``."""
     soft = (matte > 0) & (matte < 1)
     if not soft.any():
         return rgb
@@ -174,7 +181,7 @@ def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     part, alpha = (
         cv2.resize(np.ascontiguousarray(x[near.slices]), size, interpolation=cv2.INTER_AREA) for x in (rgb, matte)
     )
-    with _threads_kept():
+    with _keep_thread_count():
         from pymatting import estimate_foreground_ml
 
         own = estimate_foreground_ml(part.astype(np.float64), alpha.astype(np.float64)).astype(np.float32)

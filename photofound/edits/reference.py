@@ -1,4 +1,4 @@
-"""Pictures of wanted surfaces: what a user gives, made ready for the model, and what a photograph gives in training.
+"""Reference pictures of a surface: a user's picture made ready for the model, and crops of photographs to train on.
 
 Shapes: B batch, H and W pixels, R the reference's side. Pictures are RGB in [-1, 1].
 """
@@ -18,13 +18,13 @@ from photofound.edits.masks import grow, uniform
 from photofound.edits.task import Condition, Sample
 from photofound.image import Picture
 
-SIDES = (0.6, 0.45, 0.33, 0.25, 0.18, 0.125)  # of squares free of the object, over the short side, tried from large on
-TURN = math.radians(15)  # the most that a crop is turned: more, and the grain of wood would have no direction
+SIDES = (0.6, 0.45, 0.33, 0.25, 0.18, 0.125)  # of squares without the object, over the short side; large ones first
+TURN = math.radians(15)  # a crop's largest rotation: with more, the grain of wood would have no direction
 
 
 def square(picture: Picture, side: int) -> Tensor:
-    """A user's picture as the model sees it: its middle square, (1, 3, side, side) in [-1, 1]. What is transparent
-    takes the mean colour of what is not: a surface ends nowhere."""
+    """A user's picture as the model sees it: its middle square, (1, 3, side, side) in [-1, 1]. Transparent pixels take
+    the mean colour of the others, because a surface has no border."""
     pixels = image.to_tensor(picture.rgb())  # (1, 3, H, W)
     alpha = picture.alpha()
     if alpha is not None:
@@ -40,11 +40,11 @@ def square(picture: Picture, side: int) -> Tensor:
 def with_references(
     condition: Condition, sample: Sample, needs_object: bool, share: float, size: int, generator: torch.Generator
 ) -> Condition:
-    """Training conditions of which about ``share`` have a reference of ``size``: a piece of the target's own surface.
+    """Training conditions with references of ``size`` for about ``share`` of them: pieces of the target's own surface.
 
-    Where the target is a background (``needs_object``), it is a square of that free of the object; else one around a
-    place in the hole. It is mirrored, scaled and turned a little, so that it shows what the surface is and not what
-    stands where. A sample without such a square has no reference.
+    If the target is a background (``needs_object``), the piece is a square without the object, else a square around a
+    place in the hole. It is mirrored, scaled and turned a little, so that it shows the material and not the layout. A
+    sample without such a square has no reference.
     """
     taken = grow((sample.matte > 0.05).float(), 2) if needs_object else None
     boxes, found = free_squares(taken, generator) if taken is not None else squares_in(condition.hole, generator)
@@ -55,7 +55,7 @@ def with_references(
 
 
 def inset(shown: Tensor, condition: Condition) -> Tensor:
-    """Pictures (B, 3, H, W) of conditions, small in the lower right corner the references of those that have one."""
+    """Pictures (B, 3, H, W) of conditions, with their references, if any, small in the lower right corner."""
     if condition.reference is None or condition.referenced is None:
         return shown
     side = min(shown.shape[-2:]) // 3
@@ -65,17 +65,17 @@ def inset(shown: Tensor, condition: Condition) -> Tensor:
 
 
 def free_squares(taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A square per sample that holds nothing of ``taken`` (B, 1, H, W) in {0, 1}: of the largest size of ``SIDES`` that
-    fits, or the next, anywhere that it fits.
+    """A random square per sample without any pixel of ``taken`` (B, 1, H, W) in {0, 1}. Its size is the largest of
+    ``SIDES`` that fits, or the second largest.
 
     Returns:
-        (B, 3): the middle's row and column and the side, in pixels; and (B,) bool, False where there is none.
+        (B, 3): the middle's row and column and the side, in pixels; and (B,) bool, False if no square fits.
     """
     batch, _, height, width = taken.shape
     sums = F.pad(taken[:, 0].double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (B, H + 1, W + 1), a summed-area table
     boxes = taken.new_zeros(batch, 3)
     chosen = torch.zeros(batch, dtype=torch.long, device=taken.device)  # squares that fit, of the sizes tried so far
-    modest = uniform((batch,), 0, 1, generator).to(taken.device) < 0.4  # these take the second size that fits
+    second = uniform((batch,), 0, 1, generator).to(taken.device) < 0.4  # these take the second largest
     for share in SIDES:
         side = max(4, round(share * min(height, width)))
         inside = (
@@ -86,15 +86,15 @@ def free_squares(taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         place = (uniform(tuple(free.shape), 0, 1, generator).to(taken.device) * free).argmax(1)
         columns = width - side + 1
         box = torch.stack((place // columns + side / 2, place % columns + side / 2, torch.full_like(place, side)), 1)
-        take = fits & ((chosen == 0) | ((chosen == 1) & modest))
+        take = fits & ((chosen == 0) | ((chosen == 1) & second))
         boxes = torch.where(take[:, None], box.to(boxes), boxes)
         chosen += fits
     return boxes, chosen > 0
 
 
 def squares_in(hole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A square per sample around a random place in the hole (B, 1, H, W), a fifth to a half of the short side; as
-    ``free_squares`` gives them."""
+    """A square per sample around a random place in the hole (B, 1, H, W), a fifth to a half of the short side. Returns
+    the same as ``free_squares``."""
     batch, _, height, width = hole.shape
     side = uniform((batch,), 0.2, 0.5, generator).to(hole) * min(height, width)
     noise = uniform((batch, height * width), 0, 1, generator).to(hole)
@@ -106,10 +106,10 @@ def squares_in(hole: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def crops(pixels: Tensor, boxes: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Squares of pictures (B, 3, H, W), by ``boxes`` (B, 3), as pictures of their own: (B, 3, size, size).
+    """Squares of pictures (B, 3, H, W) at ``boxes`` (B, 3), as pictures (B, 3, size, size).
 
-    Each is mirrored across or not, turned by up to ``TURN``, and scaled between its own scale and what fills the size;
-    where it is too small to fill it, it goes on as its mirror image, so that texture keeps its scale.
+    Each is randomly mirrored, turned by up to ``TURN``, and enlarged by a random factor of at most what fills the size.
+    A square that is too small for the size is continued by reflection, so that its texture keeps its scale.
     """
     height, width = pixels.shape[-2:]
     if (factor := min(height, width) // (2 * size)) > 1:  # sampling below would skip pixels

@@ -1,8 +1,8 @@
-"""Which holes of a picture are worked on together, and at which size.
+"""Which holes of a picture are painted together, and at which size.
 
-A model sees a box around its hole, scaled to what it knows. Holes that lie far apart would be specks in one box, so
-each gets a box of its own, unless one box for both costs no more and is about as sharp. A thin hole that runs through a
-large photograph, as a scratch does, is cut into pieces that fade into each other.
+A model sees a box around its hole, scaled to the size that it was trained at. Holes that lie far apart would be specks
+in one box, so each gets its own, unless one box for both costs no more and is about as sharp. A thin hole that runs
+through a large photograph, such as a scratch, is cut into pieces that fade into each other.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 from photofound.edits import masks
 from photofound.edits.geometry import Box, bounding_box, grow_box, tiles
 
-MOST_TILES = 24  # a hole that would need more at native resolution is worked on smaller
-_CELL = 8  # pixels; holes less than so far apart are one
-_MOST_ISLANDS = 2000  # of more, near ones are taken for one: noise, or a page of small print
-_MOST_PIECES = 512  # of one hole; of more, each is worked on smaller
-_AS_SHARP = 0.7  # of the smaller of two scales: no box is worked on smaller than that for being one
+MAX_TILES = 24  # a hole that would need more at native resolution is painted smaller
+_CELL = 8  # pixels; holes nearer to each other are one
+_MAX_ISLANDS = 2000  # if there are more (noise, small print), near ones are joined
+_MAX_PIECES = 512  # of one hole; if there are more, each is painted smaller
+_MIN_SCALE = 0.7  # two holes are joined only if the scale stays above this share of the smaller of their scales
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a picture that is worked on by itself.
+    """A part of a picture that is painted by itself.
 
     Attributes:
         box: where it is.
-        size: (height, width) that it is worked on at.
-        own: (rows, columns) float32 in [0, 1], how much of what is painted in the box is this part's; None = all of it.
+        size: (height, width) at which it is painted.
+        own: (rows, columns) float32 in [0, 1], the share of this part in each pixel of the box; None = 1 everywhere.
     """
 
     box: Box
@@ -36,7 +36,7 @@ class Part:
     own: np.ndarray | None = None
 
     def keep(self, keep: np.ndarray) -> np.ndarray:
-        """A job's ``keep`` (H, W) with 1 wherever another part paints; where two meet, the later one fades in."""
+        """A job's ``keep`` (H, W) with 1 where another part paints. Where two parts overlap, the later one fades in."""
         if self.own is None:
             return keep
         mine = np.ones_like(keep)
@@ -47,9 +47,9 @@ class Part:
 def whole(hole: np.ndarray, tile: int) -> Part:
     """All holes of a picture (H, W) as one part.
 
-    A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with what
-    is around it, so the crop is scaled until it fits the model's size, or until its middle lies within a quarter of a
-    tile of given pixels.
+    A thin hole is filled at the picture's own resolution, tile by tile. A thick one must be seen as a whole with its
+    surroundings, so the crop is scaled until it fits the model's size, or until its middle is at most a quarter of a
+    tile from given pixels.
     """
     found = bounding_box(hole)
     box = _around(found, tile, hole.shape)
@@ -57,7 +57,7 @@ def whole(hole: np.ndarray, tile: int) -> Part:
 
 
 def split(hole: np.ndarray, keep: np.ndarray, tile: int) -> list[Part]:
-    """The parts of a job by its ``hole`` and ``keep``, both (H, W): one, or several where holes lie far apart.
+    """The parts of a job with this ``hole`` and ``keep``, both (H, W): one, or several if holes lie far apart.
 
     Args:
         tile: the side in pixels that the model was trained at.
@@ -65,7 +65,7 @@ def split(hole: np.ndarray, keep: np.ndarray, tile: int) -> list[Part]:
     marked = (hole > 0) | (keep < 1)
     labels, cell, groups = _islands(marked, hole)
     parts: list[Part] = []
-    for group, islands in _joined(groups, tile, hole.shape):
+    for group, islands in _merged(groups, tile, hole.shape):
         found = Box(*(int(side) for side in group[:4]))
         box = _around(found, tile, hole.shape)
         part = _part(box, found, float(group[4]), tile, hole.shape)
@@ -78,22 +78,22 @@ def split(hole: np.ndarray, keep: np.ndarray, tile: int) -> list[Part]:
 
 
 def _pieces(part: Part, marked: np.ndarray, reach: float, tile: int) -> list[Part]:
-    """A part as it is; or in pieces, where it is so large that it would be worked on at less than half of the scale
-    that its thin holes need.
+    """The part itself; or its pieces, if it is so large that it would be painted at less than half of the scale that
+    its thin holes need.
 
     Args:
-        marked: (rows, columns) bool, what is painted in its box.
-        reach: how far the middle of its holes is from given pixels.
+        marked: (rows, columns) bool, the pixels to paint in its box.
+        reach: distance of the middle of its holes from given pixels.
     """
     box, own = part.box, part.own
-    side = tile / min(1.0, 0.25 * tile / max(1.0, reach))  # of the picture, as large to the model as its tile
+    side = tile / min(1.0, 0.25 * tile / max(1.0, reach))  # pixels of the picture that are scaled to one tile
     if own is None or 2 * part.size[0] * side >= box.height * tile:
         return [part]
     mine = (own > 0) & marked
     while True:
         windows = tiles(box.width, box.height, round(side), round(side / 4))
         windows = [window for window in windows if mine[window.slices].any()]
-        if len(windows) <= _MOST_PIECES:
+        if len(windows) <= _MAX_PIECES:
             break
         side *= 1.5
     taken, pieces = np.zeros(mine.shape, bool), []
@@ -110,8 +110,8 @@ def _pieces(part: Part, marked: np.ndarray, reach: float, tile: int) -> list[Par
 
 
 def _fade(start: int, stop: int, length: int, rise: float) -> np.ndarray:
-    """Weights of a window along one side of ``length``: 1 inside, rising over ``rise`` pixels at half as many from its
-    ends, where these are not those of the whole."""
+    """Weights of a window along one side of ``length``: 1 inside, 0 at its ends, except at the ends of the whole side.
+    They rise over ``rise`` pixels, from half as many pixels inside the window on."""
     position = np.arange(stop - start) + 0.5
     weight = np.ones(stop - start)
     if start > 0:
@@ -126,31 +126,34 @@ def _around(found: Box, tile: int, shape: tuple[int, ...]) -> Box:
 
 
 def _part(box: Box, found: Box, reach: float, tile: int, shape: tuple[int, ...]) -> Part:
-    scale = float(_work(np.array([[*found, reach]]), tile, shape)[0][0])
+    scale = float(_scale_and_cost(np.array([[*found, reach]]), tile, shape)[0][0])
     return Part(box, (max(1, round(box.height * scale)), max(1, round(box.width * scale))))
 
 
-def _work(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """For groups (N, 5), the left, top, right and bottom of their holes and how far their middle is from given pixels:
-    the scale that each is worked on at, and how many pixels it then has."""
+def _scale_and_cost(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The scale at which each group of holes is painted, and its number of pixels at that scale.
+
+    Args:
+        groups: (N, 5): left, top, right and bottom, and the distance of the middle from given pixels.
+    """
     extent = groups[:, 2:4] - groups[:, :2]  # (N, 2) width and height
     margin = np.maximum(32, extent.max(1, keepdims=True) // 4)
     sides = np.minimum(np.maximum(extent + 2 * margin, tile), [shape[1], shape[0]])
     area = sides.prod(1)
     fits, near = tile / sides.max(1), 0.25 * tile / np.maximum(1.0, groups[:, 4])
-    few = np.sqrt(MOST_TILES * tile * tile / area)
+    few = np.sqrt(MAX_TILES * tile * tile / area)
     scale = np.minimum(1.0, np.maximum(fits, np.minimum(near, few)))
     return scale, area * scale**2
 
 
 def _islands(marked: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
     """The islands of a mask (H, W): labels of its cells from 1 on, the cells' side in pixels, and the islands as groups
-    (N, 5), see ``_work``."""
+    (N, 5), see ``_scale_and_cost``."""
     import cv2
 
     height, width = marked.shape
-    cell, count = _CELL, _MOST_ISLANDS + 1
-    while count > _MOST_ISLANDS:
+    cell, count = _CELL, _MAX_ISLANDS + 1
+    while count > _MAX_ISLANDS:
         cells = np.logical_or.reduceat(marked, np.arange(0, height, cell), axis=0)
         cells = np.logical_or.reduceat(cells, np.arange(0, width, cell), axis=1)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8))
@@ -166,8 +169,9 @@ def _islands(marked: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, int, np.
     return labels, cell, np.array(groups, np.float64)
 
 
-def _joined(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> list[tuple[np.ndarray, list[int]]]:
-    """Groups of islands, of which no two would be worked on together as well and as fast, each with its labels."""
+def _merged(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> list[tuple[np.ndarray, list[int]]]:
+    """Merge islands as long as painting two groups together is as fast and about as sharp. Returns the groups, each
+    with the labels of its islands."""
     size = (groups[:, 2] - groups[:, 0]) * (groups[:, 3] - groups[:, 1])
     waiting = [(groups[i], [i + 1]) for i in np.argsort(size)]
     done = np.empty((0, 5))
@@ -175,10 +179,10 @@ def _joined(groups: np.ndarray, tile: int, shape: tuple[int, ...]) -> list[tuple
     while waiting:
         group, islands = waiting.pop()
         together = np.concatenate([np.minimum(done[:, :2], group[:2]), np.maximum(done[:, 2:], group[2:])], 1)
-        (mine,), (cost,) = _work(group[None], tile, shape)
-        scales, costs = _work(done, tile, shape)
-        scale, work = _work(together, tile, shape)
-        fits = np.flatnonzero((work <= cost + costs) & (scale >= _AS_SHARP * np.minimum(mine, scales)))
+        (mine,), (cost,) = _scale_and_cost(group[None], tile, shape)
+        scales, costs = _scale_and_cost(done, tile, shape)
+        scale, cost_together = _scale_and_cost(together, tile, shape)
+        fits = np.flatnonzero((cost_together <= cost + costs) & (scale >= _MIN_SCALE * np.minimum(mine, scales)))
         if len(fits):
             waiting.append((together[fits[0]], islands + members.pop(fits[0])))
             done = np.delete(done, fits[0], 0)

@@ -59,7 +59,7 @@ def profile_mode(profile: bytes | None, is_grey: bool) -> str | None:
 
 def _exact(profile: bytes | None, dtype: np.dtype) -> profiles.Profile | None:
     """The conversion that keeps 16 bits, where it is needed and possible."""
-    return profiles.parsed(profile) if profile and dtype == np.uint16 else None
+    return profiles.parse(profile) if profile and dtype == np.uint16 else None
 
 
 # ------------------------------------------------------------------------------------------------ Little CMS transforms
@@ -184,7 +184,7 @@ def _named_profile(image: Image.Image, name: str) -> bytes | None:
         if (primaries, transfer) in ((1, 13), (1, 1), (1, 6), (2, 2)) or primaries not in profiles.PRIMARIES:
             return None
         curve = profiles.CURVES.get(transfer, profiles.CURVES[13])
-        return profiles.made(profiles.PRIMARIES[primaries], curve, f"H.273 {primaries}/{transfer}", grey)
+        return profiles.build(profiles.PRIMARIES[primaries], curve, f"H.273 {primaries}/{transfer}", grey)
     if "srgb" in info:
         return None
     if "gamma" in info or "chromaticity" in info:
@@ -192,7 +192,7 @@ def _named_profile(image: Image.Image, name: str) -> bytes | None:
     exif = image.getexif()
     with suppress(*metadata.EXIF_ERRORS):
         if not grey and exif.get_ifd(0x8769).get(0xA001) == 65535 and exif.get_ifd(0xA005).get(1) == "R03":
-            return profiles.made(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
+            return profiles.build(profiles.ADOBE_RGB, (563 / 256,), "Adobe RGB (1998)")
     return None
 
 
@@ -204,4 +204,4 @@ def _profile_of_gamma(gamma: Any, primaries: Any, grey: bool) -> bytes | None:
     if len(primaries) != 8 or (usual and (is_srgb or grey)):
         return None
     curve = profiles.CURVES[13] if not gamma else (1 / gamma,)
-    return profiles.made(primaries, curve, f"gamma {1 / gamma:.2g}" if gamma else "primaries of a PNG", grey)
+    return profiles.build(primaries, curve, f"gamma {1 / gamma:.2g}" if gamma else "primaries of a PNG", grey)

@@ -198,7 +198,7 @@ def _fit_to_format(picture: Picture, format: str) -> Picture:
 
 
 def _encode_png_16(picture: Picture) -> bytes:
-    """A 16-bit PNG of any channel count (Pillow writes only grey, OpenCV no grey + alpha and no profile)."""
+    """A 16-bit PNG of any channel count. Pillow writes only grey, OpenCV no grey + alpha and no resolution."""
     height, width, channels = picture.pixels.shape
     lines = picture.pixels.astype(">u2").reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, 1 + lines.shape[1]), np.uint8)
@@ -234,7 +234,8 @@ def _with_colour_chunks(png: bytes, picture: Picture) -> bytes:
 def _encode_tiff(picture: Picture) -> bytes:
     """A baseline TIFF, 8 or 16 bits: one deflated strip of horizontal differences.
 
-    Of the writers at hand Pillow's has no 16-bit colour and fails on EXIF folders, and OpenCV's has no profile.
+    No library writes all of it: Pillow has no 16-bit colour, OpenCV no profile, and tifffile leaves EXIF's folders out
+    (docs/file-formats.md has the table).
     """
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 

@@ -12,35 +12,44 @@ from PIL import Image
 from photofound.picture import arrays
 from photofound.picture.picture import Picture
 
-_NOISE = 16 / 255  # so far from black or white a mask's values are compression, scaling or anti-aliasing
-_SPECK = 64  # pixels; a JPEG's ringing leaves no larger islands of pale grey
-_COLOURED = 24 / 255  # channels further apart are a colour, nearer ones a grey that was compressed
+_NOISE = 16 / 255  # values as near to black or white are these, changed by compression, scaling or anti-aliasing
+_SPECK = 64  # pixels; the ringing of a JPEG leaves no larger islands of pale grey
+_COLOURED = 24 / 255  # channels that differ by more are a colour, by less a compressed grey
 
 
 def load_mask(source: Any, size: tuple[int, int], name: str = "mask", kept: bool = False) -> np.ndarray:
-    """(H, W) float32 in [0, 1], 1 = marked, for a picture of `size` (width, height); from anything `from_any` takes.
+    """A mask from anything that `Picture.from_any` takes, for a picture of `size` (width, height).
 
     Arrays and tensors may hold whole numbers of any dtype, and tensors may be (H, W). The rule, in this order:
 
-    1. Transparent, one colour (a brush on an empty layer): what is painted is marked, as much as it is opaque. Black is
-       refused: it might as well be a sheet with a hole.
-    2. Transparent, black and white: as on black.
-    3. Transparent, many colours (a photograph with something rubbed out, a cut-out): what is transparent is marked;
-       with `kept` what is opaque.
+    1. Transparent, one colour (a brush on an empty layer): the paint is marked, in part where it is half transparent.
+       Black paint is refused, because a black sheet with a hole looks the same.
+    2. Transparent, black and white: the same on black.
+    3. Transparent, many colours (a photograph with a part rubbed out, a cut-out): the transparent part is marked, with
+       `kept` the opaque part.
     4. Opaque, black and one colour: the colour is marked.
-    5. Opaque, grey: white is marked and grey marked in part; numbers that are all 0 or 1 mean black and white.
+    5. Opaque, grey: white is marked, grey in part; if all numbers are 0 or 1, 1 is white.
 
-    Values within 16/255 of black or white are these, and pale specks in black are black: noise is nobody's intent.
-    Everything else is refused with ValueError: photographs (grey ones by their detail), several colours, class numbers,
-    no white at all. A mask that is grey for the most part warns. One of another size is resized with a warning if its
-    aspect ratio is within 1 %, else refused.
+    Values within 16/255 of black or white are black or white, and pale specks in black are black: they are noise.
+    Photographs (grey ones are recognised by their detail), several colours, class numbers and masks without white are
+    refused. A mask that is mostly grey warns. A mask of another size with the same aspect ratio (within 1 %) is
+    resized, with a warning.
+
+    Args:
+        name: what errors and warnings call the mask.
+        kept: the mask marks what is kept, such as a subject.
+
+    Returns:
+        (H, W) float32 in [0, 1], 1 = marked.
+
+    Raises ValueError, in one line, for anything that the rule refuses.
     """
     if source is None:
         raise ValueError(f"the {name} is missing; pass a picture of the image's size in which white marks the place")
     picture = Picture.from_any(_whole_numbers(source, name))
     if picture.depth > 255 and picture.pixels.max() <= 255:  # 8-bit numbers in a wider type
         picture = Picture(picture.pixels.astype(np.uint8))
-    mask = _without_noise(_meaning(picture, name, kept))
+    mask = _without_noise(_marked(picture, name, kept))
     grey, white = int(((mask > 0) & (mask < 1)).sum()), int((mask == 1).sum())
     if grey > 3 * white:
         warnings.warn(f"the {name} is grey for the most part, and grey marks only in part; is it a mask?", stacklevel=2)
@@ -48,7 +57,7 @@ def load_mask(source: Any, size: tuple[int, int], name: str = "mask", kept: bool
 
 
 def _whole_numbers(source: Any, name: str) -> Any:
-    """An array or tensor of whole numbers in the smallest type that `from_any` takes; anything else as it is."""
+    """An array or tensor of whole numbers as uint8 or uint16, which `from_any` takes; anything else unchanged."""
     if hasattr(source, "detach"):
         source = arrays.channels_last(source.detach().cpu())
     if not isinstance(source, np.ndarray) or source.dtype.kind not in "iu" or source.size == 0:
@@ -59,7 +68,7 @@ def _whole_numbers(source: Any, name: str) -> Any:
     return source.astype(np.uint8 if high <= 255 else np.uint16)
 
 
-def _meaning(picture: Picture, name: str, kept: bool) -> np.ndarray:
+def _marked(picture: Picture, name: str, kept: bool) -> np.ndarray:
     """(H, W) float32 in [0, 1], 1 = marked: rules 1 to 5 of `load_mask`."""
     alpha = picture.alpha()
     if alpha is None or alpha.min() >= 1 - _NOISE:
@@ -87,13 +96,14 @@ def _meaning(picture: Picture, name: str, kept: bool) -> np.ndarray:
 
 
 def _darkest_and_brightest(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the channels of each pixel (H, W, C), twice (H, W); numpy takes seconds for `min` and `max` over an axis."""
+    """The smallest and the largest channel of each pixel of (H, W, C), twice (H, W). numpy's `min` and `max` over the
+    last axis take seconds."""
     channels = [colours[..., i] for i in range(colours.shape[2])]
     return reduce(np.minimum, channels), reduce(np.maximum, channels)
 
 
 def _from_greys(values: np.ndarray, picture: Picture, name: str) -> np.ndarray:
-    """White is marked; `values` are the picture's greys."""
+    """Rule 5 of `load_mask` for the picture's greys (H, W)."""
     top = int(values.max())
     if top == 1 and picture.lossless:
         return values.astype(np.float32)
@@ -111,29 +121,29 @@ def _from_greys(values: np.ndarray, picture: Picture, name: str) -> np.ndarray:
 
 
 def _is_photograph(greys: np.ndarray) -> bool:
-    """Whether (H, W) in [0, 1] is hardly black and white, of many levels, and full of detail. Soft masks are smooth:
-    gradients, feathered edges, blurred ones; so are depth maps, but for their edges."""
+    """Whether (H, W) in [0, 1] has mostly mid-tones, many levels and much detail. Soft masks (gradients, feathered or
+    blurred edges) are smooth, and so are depth maps except at their edges."""
     import cv2
 
     middle = (greys > _NOISE) & (greys < 1 - _NOISE)
     if middle.mean() < 0.75 or np.count_nonzero(np.histogram(greys, 256, (0, 1))[0] > greys.size / 4096) < 32:
         return False
-    scale = min(0.5, 256 / max(greys.shape))  # detail of a large photograph is seen from afar, and grain is not
+    scale = min(0.5, 256 / max(greys.shape))  # a smaller picture still has the detail, and not the grain
     size = [max(1, round(side * scale)) for side in greys.shape[::-1]]
     small = cv2.resize(greys, size, interpolation=cv2.INTER_AREA)
     detail = np.abs(cv2.Laplacian(small, cv2.CV_32F)) / 4 > 2 / 255  # unlike the mean of its neighbours
-    return bool(detail.mean() > (0.2 if min(size) >= 64 else 0.6))  # in few pixels soft edges are detail, too
+    return bool(detail.mean() > (0.2 if min(size) >= 64 else 0.6))  # in a tiny picture soft edges are detail, too
 
 
 def _has_class_numbers(values: np.ndarray) -> bool:
-    """Whether even regions are all but black beside black ones: numbers of classes, and 255 is what has none."""
+    """Whether there are even regions of small numbers beside black: class numbers, often with 255 for "no class"."""
     import cv2
 
     if values.dtype != np.uint8:
         return False
     counts = np.bincount(values.ravel(), minlength=256)
     different = np.count_nonzero(counts)
-    if counts[0] == 0 or different > 64:  # of one dark ground, and of compression, there are no regions
+    if counts[0] == 0 or different > 64:  # no black beside it, or a compressed picture
         return False
     for value in range(1 if different <= 4 else 4, 33):
         if counts[value] >= max(64, counts[239:].sum() / 2):
@@ -144,8 +154,8 @@ def _has_class_numbers(values: np.ndarray) -> bool:
 
 
 def _from_brush(picture: Picture, low: np.ndarray, high: np.ndarray, name: str) -> np.ndarray:
-    """How much of the one colour is in each pixel of an opaque picture, (H, W), 1 = all; ValueError for others. `low`
-    and `high` are each pixel's darkest and brightest channels."""
+    """Rule 4 of `load_mask`: the share of the one colour in each pixel (H, W). Raises ValueError for several colours.
+    `low` and `high` are each pixel's smallest and largest channels."""
     import cv2
 
     spread = high - low
@@ -153,7 +163,7 @@ def _from_brush(picture: Picture, low: np.ndarray, high: np.ndarray, name: str) 
     amount = (high.astype(np.float32) / np.float32(picture.depth * paint.max())).clip(0, 1)
     shown = amount > _NOISE
     colours = picture.colours[shown].astype(np.float32) / np.float32(picture.depth)
-    even = np.abs(colours - paint).max(axis=1) < 0.025  # paint is even; what is not is an edge, or a photograph
+    even = np.abs(colours - paint).max(axis=1) < 0.025  # paint is even, edges and photographs are not
     other = np.zeros(shown.shape, np.uint8)
     other[shown] = np.abs(colours - amount[shown][:, None] * paint).max(axis=1) > 0.25
     other = cv2.erode(other, np.ones((9, 9), np.uint8))  # a JPEG's edges have other colours, too
@@ -171,14 +181,14 @@ def _is_black_and_white(shown: np.ndarray) -> bool:
 
 
 def _is_flat(shown: np.ndarray) -> bool:
-    """Whether a handful of colours makes up nearly all of (N, C): paint, no photograph."""
+    """Whether a handful of colours makes up nearly all of (N, C): paint, not a photograph."""
     shown = np.rint(shown[:: max(1, len(shown) // 1_000_000)] * 255).astype(np.uint8)
     counts = np.sort(np.unique(shown, axis=0, return_counts=True)[1])
     return bool(counts[-8:].sum() >= 0.95 * len(shown))
 
 
 def _without_noise(mask: np.ndarray) -> np.ndarray:
-    """A mask without noise: near black and white are these, and so are pale specks in black and dark ones in white."""
+    """A mask with exact black and white for values near them, for pale specks in black and for dark ones in white."""
     mask = np.where(mask <= _NOISE, 0, np.where(mask >= 1 - _NOISE, 1, mask)).astype(np.float32)
     if not ((mask > 0) & (mask < 1)).any():
         return mask
@@ -208,7 +218,7 @@ def _resized_mask(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndar
 
 
 def require_hole(mask: np.ndarray, name: str = "mask", white: str = "repainted") -> None:
-    """ValueError if the mask (H, W) in [0, 1] marks nothing or everything; `white` says what becomes of white."""
+    """Raise ValueError if the mask (H, W) in [0, 1] marks nothing or everything. `white` says what happens to white."""
     if mask.max() <= 0:
         raise ValueError(f"the {name} is empty (all black); make white what is to be {white}")
     if mask.min() >= 1:

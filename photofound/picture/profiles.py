@@ -1,5 +1,5 @@
-"""Colour profiles (ICC) of a matrix and tone curves, which nearly all of photographs' are: read and computed in floats,
-where Pillow computes in 8 bits, and made from the primaries that other kinds of files name.
+"""ICC colour profiles of a matrix and tone curves, as nearly all photographs have them: parsed and applied in floats,
+because Pillow converts in 8 bits, and built from the primaries that other kinds of files name.
 
 Shapes: native values (H, W, C) uint16; colours (H, W, 3 or 1) float32 sRGB in [0, 1].
 """
@@ -41,7 +41,7 @@ CURVES: dict[int, tuple[float, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """A profile in floats.
+    """A parsed profile.
 
     Attributes:
         curves: (65536,) float32 each, linear light of every native value; one for grey, three for RGB.
@@ -52,15 +52,15 @@ class Profile:
     matrix: np.ndarray | None
 
     def to_srgb(self, values: np.ndarray) -> np.ndarray:
-        """Native values (H, W, C) uint16 of as many channels as curves to sRGB (H, W, C); beyond its gamut clipped."""
+        """Native values (H, W, C) uint16, one channel per curve, to sRGB (H, W, C), clipped to its gamut."""
         linear = np.stack([curve[values[..., i]] for i, curve in enumerate(self.curves)], axis=2)
         if self.matrix is not None:
             linear = linear @ self.matrix.T.astype(np.float32)
-        return _encoded(linear.clip(0, 1))
+        return _from_linear(linear.clip(0, 1))
 
     def from_srgb(self, rgb: np.ndarray) -> np.ndarray:
-        """sRGB (H, W, 3) to native values in [0, 1], (H, W, 3 or 1): the other way."""
-        linear = _decoded(rgb.astype(np.float32))
+        """sRGB (H, W, 3) to native values (H, W, 3 or 1) in [0, 1]: inverts ``to_srgb``."""
+        linear = _to_linear(rgb.astype(np.float32))
         if self.matrix is None:
             linear = linear @ np.array([[0.2126], [0.7152], [0.0722]], np.float32)
         else:
@@ -70,18 +70,18 @@ class Profile:
         return np.stack(native, axis=2).astype(np.float32)
 
 
-def _decoded(x: np.ndarray) -> np.ndarray:
-    """sRGB to linear light."""
+def _to_linear(x: np.ndarray) -> np.ndarray:
+    """sRGB to linear light (IEC 61966-2-1)."""
     return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4).astype(x.dtype)
 
 
-def _encoded(x: np.ndarray) -> np.ndarray:
+def _from_linear(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055).astype(x.dtype)
 
 
 @lru_cache(maxsize=8)
-def parsed(profile: bytes) -> Profile | None:
-    """A profile in floats; None for one of tables, or that cannot be read."""
+def parse(profile: bytes) -> Profile | None:
+    """A profile in floats; None for a profile of tables, or one that cannot be read."""
     if len(profile) > _LARGEST:
         return None
     try:
@@ -106,7 +106,7 @@ def parsed(profile: bytes) -> Profile | None:
 
 def _curve(tag: bytes) -> np.ndarray:
     """(65536,) float32, rising: linear light of every native value."""
-    with np.errstate(all="ignore"):  # of damaged ones, which are refused below
+    with np.errstate(all="ignore"):  # damaged curves are refused below
         y = _values(tag, np.linspace(0, 1, _STEPS))
     if not np.isfinite(y).all() or y[-1] <= y[0]:
         raise ValueError("a curve does not rise")
@@ -143,7 +143,7 @@ def _parametric(x: np.ndarray, kind: int, numbers: Sequence[float]) -> np.ndarra
     return np.where(x >= d, power, c * x + f) if kind > 2 else power
 
 
-# -------------------------------------------------------------------------------------------------------------- making
+# ------------------------------------------------------------------------------------------------------------ building
 
 
 def _to_d50(primaries: Sequence[float]) -> np.ndarray:
@@ -160,14 +160,14 @@ def _to_d50(primaries: Sequence[float]) -> np.ndarray:
     return adapted
 
 
-def made(primaries: Sequence[float], curve: Sequence[float], name: str, grey: bool = False) -> bytes | None:
-    """A profile's bytes; None where the primaries make no colour space.
+def build(primaries: Sequence[float], curve: Sequence[float], name: str, grey: bool = False) -> bytes | None:
+    """A profile's bytes; None if the primaries make no colour space.
 
     Args:
         primaries: x, y of white, red, green and blue.
         curve: gamma alone, or gamma, a, b, c, d: y = (a x + b)^gamma from d on, c x below.
-        name: for people, in ASCII.
-        grey: a profile for grey pictures, which the primaries do not matter for.
+        name: for readers, in ASCII.
+        grey: a profile for grey pictures; then the primaries do not matter.
     """
     if not all(np.isfinite(primaries)) or min(primaries[1::2]) <= 0 or not 0.1 < curve[0] < 10:
         return None

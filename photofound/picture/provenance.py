@@ -1,11 +1,11 @@
-"""Saying in a file's metadata that a part of the picture was generated.
+"""A mark in a file's metadata: a part of the picture was generated.
 
     image.save(provenance.mark(result), "out.jpg")
 
-The words are the IPTC's (Photo Metadata Standard 2025.1), as XMP, which PNG, JPEG, WebP, TIFF and AVIF carry and BMP
-does not: the digital source type, by which search engines and social networks tell generated pictures; the system that
-was used; what it says of the edit (``Picture.note``); and an entry in the history of edits. All other XMP stays as it
-was. It is a label, not a proof: nothing is signed.
+The mark is XMP with the properties of the IPTC (Photo Metadata Standard 2025.1): the digital source type, by which
+search engines and social networks recognise generated pictures; the system that was used; the edit's note
+(``Picture.note``); and an entry in the history of edits. PNG, JPEG, WebP, TIFF and AVIF carry it, BMP does not. All
+other XMP stays as it was. The mark is a label, not a proof: nothing is signed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def mark(picture: Picture) -> Picture:
-    """The picture with metadata that say that a part of it was generated; its pixels are the same.
+    """The picture with the mark in its metadata; its pixels are the same.
 
-    One whose metadata say that all of it was generated goes on saying so. XMP that cannot be read is replaced, with a
+    If its metadata say that all of it was generated, they still do. XMP that cannot be read is replaced, with a
     warning.
     """
     document = _parsed(picture.xmp)
@@ -45,13 +45,13 @@ def mark(picture: Picture) -> Picture:
             warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=2)
         document = minidom.parseString(_EMPTY.encode())
     kind = GENERATED if _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
-    said = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
+    properties = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
     if picture.note:
-        said["AIPromptInformation"] = picture.note
-    for name in said:
+        properties["AIPromptInformation"] = picture.note
+    for name in properties:
         _remove(document, name)
     description = _description(document)
-    for name, value in said.items():
+    for name, value in properties.items():
         description.appendChild(_element(document, _IPTC, f"Iptc4xmpExt:{name}")).appendChild(
             document.createTextNode(value)
         )
@@ -61,7 +61,7 @@ def mark(picture: Picture) -> Picture:
 
 
 def source_type(picture: Picture) -> str | None:
-    """The digital source type in a picture's metadata, such as ``COMPOSITE``; None where they say nothing."""
+    """The digital source type in a picture's metadata, such as ``COMPOSITE``; None if there is none."""
     document = _parsed(picture.xmp)
     return None if document is None else _value(document, "DigitalSourceType")
 
@@ -79,7 +79,7 @@ def _parsed(xmp: bytes | None) -> minidom.Document | None:
 
 
 def _descriptions(document: minidom.Document) -> Iterator[minidom.Element]:
-    """The top-level ones, whose properties are those of the picture."""
+    """The top-level descriptions: their properties are the picture's."""
     (rdf, *_) = document.getElementsByTagNameNS(_RDF, "RDF")
     for node in rdf.childNodes:
         if node.nodeType == node.ELEMENT_NODE and (node.namespaceURI, node.localName) == (_RDF, "Description"):
@@ -94,7 +94,7 @@ def _properties(document: minidom.Document, space: str, name: str) -> Iterator[m
 
 
 def _value(document: minidom.Document, name: str) -> str | None:
-    """A simple property of the IPTC's extension, which XMP may write as an attribute or as an element."""
+    """A simple property of the IPTC's extension. XMP may write it as an attribute or as an element."""
     found = [each.getAttributeNS(_IPTC, name) for each in _descriptions(document)]
     for node in _properties(document, _IPTC, name):
         found += [
@@ -118,7 +118,7 @@ def _drop(node: minidom.Element) -> None:
 
 
 def _description(document: minidom.Document) -> minidom.Element:
-    """A new rdf:Description of the picture, beside those that there are: XMP puts them together."""
+    """A new rdf:Description of the picture beside the others: XMP readers merge them."""
     about = next((each.getAttributeNS(_RDF, "about") for each in _descriptions(document)), "")
     (rdf, *_) = document.getElementsByTagNameNS(_RDF, "RDF")
     description = rdf.appendChild(_element(document, _RDF, "rdf:Description"))
@@ -139,7 +139,7 @@ def _history(document: minidom.Document, description: minidom.Element) -> minido
 
 
 def _event(document: minidom.Document) -> minidom.Element:
-    """Without a time, so that the same edit gives the same file."""
+    """An entry of the history. It has no time, so that the same edit gives the same file."""
     event = _element(document, _RDF, "rdf:li")
     event.setAttribute("xmlns:rdf", _RDF)
     event.setAttribute("xmlns:stEvt", _EVENT)

@@ -21,7 +21,7 @@ from photofound.data.store import PhotoStore
 from photofound.data.stream import Stream
 from photofound.edits import masks
 from photofound.edits import reference as references
-from photofound.edits.colours import recoloured
+from photofound.edits.colours import recolour_backgrounds
 from photofound.edits.composite import harmonic
 from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample, Task, get_task
@@ -207,7 +207,7 @@ class TaskMixer:
     ) -> tuple[Condition, Sample]:
         """A task's conditions, and its samples with the task's targets as pixels."""
         if self.needs_object[name]:
-            sample = recoloured(sample, self.data.recolour, cpu)
+            sample = recolour_backgrounds(sample, self.data.recolour, cpu)
         if name not in self.tasks:
             return PRETEXT[name](sample, generator), sample
         task = self.tasks[name]
