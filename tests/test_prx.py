@@ -19,7 +19,7 @@ from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from photofound.model.prx import convert_prx
-from photofound.model.transformer import EditTransformer
+from photofound.transformer import EditTransformer
 
 WIDTH = 16
 
