@@ -40,6 +40,21 @@ def mask():
     return mask
 
 
+@pytest.fixture
+def no_surprises(monkeypatch):
+    """Every warning is expected by name or is a failure; the caller's own limit of pixels does not matter."""
+    import warnings
+
+    from photofound.picture import colour
+
+    monkeypatch.delenv("PHOTOFOUND_MAX_PIXELS", raising=False)
+    colour._built_transform.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* holds 8 bits per channel")  # a test of its own says when
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A whole pipeline with untrained weights and every task, saved to disk: fast, and wrong on purpose."""
