@@ -800,6 +800,14 @@ def test_help_and_version(run, capfd):
     assert done.value.code == 0 and "IMAGE MASK" in out and "25% of the width" in out and "--style-image" in out
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_tasks_options_and_commands(run, shell):
+    pytest.importorskip("shtab")
+    status, out, err = run("completion", shell)
+    assert (status, err) == (0, "")
+    assert all(word in out for word in ("retouch", "--style-image", "--skip-existing", "serve", "--api-key-file"))
+
+
 def test_tasks_lists_the_inputs(run, monkeypatch):
     monkeypatch.setattr(edit, "task_names", lambda: ["retouch"])
     status, out, err = run("tasks")

@@ -13,16 +13,17 @@ and the status is 1.
 
 Each file imports only files above it:
 
-    console    lines, progress bars, warnings, streams that may fail
-    arguments  a parser that raises, types, the options of a model
-    options    the options of a task
-    formats    which files are pictures, and which suffix a result gets
-    plan       which photographs are read, and where each result goes
-    model      load a model quietly
-    edits      photofound TASK
-    serve      photofound serve
-    commands   the other commands
-    dispatch   which command it is; errors as one line and a status
+    console     lines, progress bars, warnings, streams that may fail
+    arguments   a parser that raises, types, the options of a model
+    options     the options of a task
+    formats     which files are pictures, and which suffix a result gets
+    plan        which photographs are read, and where each result goes
+    model       load a model quietly
+    edits       photofound TASK
+    serve       photofound serve
+    completion  photofound completion
+    commands    the other commands
+    dispatch    which command it is; errors as one line and a status
 """
 
 from collections.abc import Sequence

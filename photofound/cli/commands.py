@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import serve
+from photofound.cli import completion, serve
 from photofound.cli.arguments import Parser, count, file_name, path, rate
 from photofound.cli.console import say
 from photofound.cli.model import quiet_libraries
-from photofound.cli.options import inputs_of, spelling
+from photofound.cli.options import inputs_of, spelling, task_parser
 from photofound.errors import one_line
 
 if TYPE_CHECKING:
@@ -61,17 +63,31 @@ def _train(argv: list[str]) -> int:
     """Pass the arguments after the stage's name on to the stage."""
     import photofound.training
 
-    stages = sorted(module.name for module in pkgutil.iter_modules(photofound.training.__path__))
+    stages = _stages()
     if not argv:
         raise ValueError(f"train: which stage? name one of {', '.join(stages)}")
     stage, *rest = argv
     if stage in ("-h", "--help"):
-        options = "--config FILE [--run_dir DIR] [--resume latest] [--a.b=c ...]"
-        print(f"usage: photofound train {'|'.join(stages)} {options}")
+        print("usage: photofound train STAGE --config FILE [--run_dir DIR] [--resume latest] [--a.b=c ...]\n\nstages:")
+        for name, summary in stages.items():
+            print(f"  {name:<17}{summary}")
+        print("\n'photofound train STAGE --help' lists the settings of a stage.")
         return 0
     if stage not in stages:
-        raise unknown("training stage", stage, stages)
+        raise unknown("training stage", stage, list(stages))
     return photofound.training.run(stage, rest)
+
+
+def _stages() -> dict[str, str]:
+    """The stages of training and the first line of each file's docstring. Nothing is imported: they import torch."""
+    import photofound.training
+
+    stages = {}
+    for module in pkgutil.iter_modules(photofound.training.__path__):
+        path = Path(photofound.training.__path__[0]) / f"{module.name}.py"
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        stages[module.name] = text.partition("\n")[0].rstrip(".:")
+    return dict(sorted(stages.items()))
 
 
 def _eval(argv: list[str]) -> int:
@@ -174,6 +190,21 @@ def _demo_parser() -> Parser:
     return parser
 
 
+# ----------------------------------------------------------------------------------------------------------- completion
+
+
+def _completion(argv: list[str]) -> int:
+    evaluate = importlib.import_module("photofound.training.evaluate")
+    train = _parser("train")
+    train.add_argument("stage", choices=list(_stages()))
+    train.add_argument("--config", type=path)
+    train.add_argument("--run-dir", type=path)
+    parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
+    parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
+    parsers |= {"serve": serve.serve_parser(), "eval": evaluate.parser(), "convert": _convert_parser()}
+    return completion.run(argv, parsers)
+
+
 # --------------------------------------------------------------------------------------------------------- the commands
 
 
@@ -188,5 +219,6 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),
     "eval": (_eval, "judge models and other methods on photographs, and write a report"),
+    "completion": (_completion, completion.SUMMARY),
     "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
 }
