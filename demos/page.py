@@ -23,7 +23,15 @@ from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task, get_tas
 from photofound.errors import one_line
 from photofound.image import READABLE_SUFFIXES, Picture
 
-FIRST = ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout")  # the order of tabs; further tasks follow
+FIRST = (
+    "outpaint",
+    "inpaint",
+    "erase",
+    "expand",
+    "upscale",
+    "cutout",
+    "generate",
+)  # the order of tabs; further tasks follow
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
 KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")
@@ -512,6 +520,8 @@ class Page:
         self, tab: Tab, desk: Desk | None, values: Sequence[Any], progress: gr.Progress, request: gr.Request
     ) -> list[Any]:
         """``values``: those of the shared widgets as ``_wire_tab`` lists them, then those of the tab."""
+        if desk is None and not tab.task.takes_picture:
+            desk = self.work.blank()
         desk = _require(desk, "photograph")
         model, lora, lora_file, seed, variants, steps, guidance, format = values[:8]
         if not tab.shows(desk.photo, values[8:]):

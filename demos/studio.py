@@ -218,6 +218,10 @@ class Studio:
         name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "photograph"
         return _pruned(Desk(folder, _stored(folder, picture, name)))
 
+    def blank(self) -> Desk:
+        """A desk for a visitor who makes a picture from nothing."""
+        return self.open_picture(Picture(np.full((512, 512, 3), 255, np.uint8)), "picture")
+
     def use_result(self, desk: Desk) -> Desk:
         """The chosen result becomes the photograph, so that edits chain."""
         if desk.result is None:
@@ -312,7 +316,8 @@ class Studio:
         if not 1 <= form.variants <= VARIANTS:
             raise ValueError(f"variants: {form.variants} is not possible; give 1 to {VARIANTS}")
         inputs = self.inputs(desk, get_task(form.task), form.inputs)
-        return Request(form.task, desk.photo.picture, inputs, form.seed, form.steps, form.guidance)
+        picture = desk.photo.picture if get_task(form.task).takes_picture else None
+        return Request(form.task, picture, inputs, form.seed, form.steps, form.guidance)
 
     def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job | None:
         """The job that a run would do; None where something is still missing."""
@@ -326,7 +331,8 @@ class Studio:
         matte = desk.mattes.get(task.name)
         if task.wants_segmenter and matte is not None:
             inputs = {**inputs, "segment": lambda rgb: matte}
-        return task.prepare(desk.photo.picture, **task.with_defaults(inputs))
+        picture = desk.photo.picture if task.takes_picture else None
+        return task.prepare(picture, **task.with_defaults(inputs))
 
     # ---------------------------------------------------------------------------------------------------------- runs
 
@@ -397,8 +403,11 @@ class Studio:
         finally:
             self._running.pop(visitor, None)
         progress(1 - 1 / (form.variants * (steps + 1) + 1), "saving")
+        if not task.takes_picture:
+            results = [provenance.mark(result, whole=True) for result in results]
         photos = [_stored(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
-        before = preview(desk.photo.picture) if results[0].size == desk.photo.picture.size else kept_preview(job)
+        same = task.takes_picture and results[0].size == desk.photo.picture.size
+        before = preview(desk.photo.picture) if same else kept_preview(job)
         desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=form.seed, before=before)
         desk = dataclasses.replace(desk, report=self._report(desk, seconds, form.variants))
         return desk, desk.report, warned

@@ -32,6 +32,7 @@ _PIPELINES = (
     "ErasePipeline",
     "UpscalePipeline",
     "CutoutPipeline",
+    "GeneratePipeline",
 )
 __all__ = ["__version__", *_PIPELINES, *_LAZY]
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from photofound.transformer import EditTransformer as EditTransformer
 
     OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline
-    ErasePipeline = UpscalePipeline = CutoutPipeline = EditPipeline
+    ErasePipeline = UpscalePipeline = CutoutPipeline = GeneratePipeline = EditPipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,14 +92,15 @@ class PaintingPipeline(SamplingPipeline):
                 owners.append(owner)
         alike: dict[Any, list[int]] = {}
         for index, draft in enumerate(drafts):
-            alike.setdefault((draft.start is None, *self._look(draft.condition)), []).append(index)
+            alike.setdefault((draft.start is None, draft.job.resample, *self._look(draft.condition)), []).append(index)
         pictures = [job.picture for job in jobs]
         most = max(_TOGETHER, len(jobs))
         for group in (like[i : i + most] for like in alike.values() for i in range(0, len(like), most)):
             condition = Condition.cat([drafts[i].condition for i in group])
             starts = [start for i in group if (start := drafts[i].start) is not None]
             start, draws = torch.cat(starts) if starts else None, [drafts[i].generator for i in group]
-            made = self.sample(condition, steps, guidance, draws, callback, start=start).cpu()
+            resample = drafts[group[0]].job.resample
+            made = self.sample(condition, steps, guidance, draws, callback, start=start, resample=resample).cpu()
             for i, pixels in zip(group, made.split(1), strict=True):
                 draft = drafts[i]
                 pictures[owners[i]] = self._put(task, draft, pixels, pictures[owners[i]])
@@ -134,6 +136,8 @@ class PaintingPipeline(SamplingPipeline):
             return whole, (height, width)
         if task.fit == "canvas":
             return whole, scaled_size(whole, tile / max(height, width))
+        if task.fit == "area":
+            return whole, scaled_size(whole, tile / math.sqrt(height * width))
         part = regions.whole(hole, tile)
         return part.box, part.size
 
@@ -227,7 +231,7 @@ class PaintingPipeline(SamplingPipeline):
             return composite.back_project(detailed, made)
         pixels = composite.resize(made, (height, width))
         tiles = height * width / self.config.tile**2
-        if scale < 1.25 or tiles > MAX_TILES or "upscale" not in self.transformer.config.tasks or self.interrupt:
+        if scale < 1.25 or tiles > MAX_TILES or not self.is_trained("upscale") or self.interrupt:
             return pixels
         canvas = self._padded(pixels)
         strength = torch.tensor([enlargement_strength(scale)])

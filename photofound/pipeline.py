@@ -9,7 +9,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack, cast
@@ -51,6 +51,7 @@ from photofound.transformer import EditTransformer
 CANVASES = ("harmonic", "exemplar")
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
 
+_RESAMPLE = 4  # of a step, for a task that the model was never trained for (docs/experiments.md)
 _LOOK = 0.75  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
 _QUICK = 512  # long side at which an edit refines the outline that it was not given; more takes longer than the edit
 
@@ -64,6 +65,8 @@ class Settings(TypedDict, total=False):
             default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
             it was trained with.
         num_images_per_prompt: variants, >= 1.
+        resample: how often each step is taken for a task that the model was never trained for, 1 to 20 (RePaint,
+            arXiv:2201.09865): more lets what is made fit what is given better. Left out or None, 4.
         generator: the seed: one generator, or a list with one per result. With one, variant i equals what the i-th
             call with that generator gives.
         callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
@@ -79,6 +82,7 @@ class Settings(TypedDict, total=False):
     num_inference_steps: int | None
     guidance_scale: float | None
     num_images_per_prompt: int
+    resample: int | None
     generator: torch.Generator | list[torch.Generator] | None
     callback_on_step_end: Callback | None
     callback_on_step_end_tensor_inputs: Sequence[str] | None
@@ -122,9 +126,15 @@ class EditPipeline(PaintingPipeline):
             photograph's own patches (``photofound.edits.exemplar``). A checkpoint works with what it was trained on.
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
-        surfaces: whether outpaint starts from a drawn surface where the prompt names one
-        (``photofound.edits.surfaces``). upscaler: a network that enlarges pictures by itself
-            (``photofound.model.superresolution``), or None: then the transformer does it.
+        surfaces: whether outpaint starts from a drawn surface if the prompt names one (``photofound.edits.surfaces``).
+        upscaler: a network that enlarges pictures by itself (``photofound.model.superresolution``), or None: then the
+            transformer does it.
+        trained_tasks: what the transformer has learnt; None = every task that it has a head for. The others are
+            sampled as text to image that keeps what is given (``photofound.sampling.KnownRegion``).
+        sigmas: which noise levels sampling goes through: ``linear``, or ``scheduler``, those of its own.
+        prompt_cleaning: what is done to a prompt before it is read: None, ``light`` or ``full``, as PRX does it
+            (``photofound.model.text.clean``).
+        prompt_tokens: how many tokens of a prompt are read; None = what ``photofound.model.text.limit`` says.
     """
 
     task_name: ClassVar[str]
@@ -148,6 +158,10 @@ class EditPipeline(PaintingPipeline):
         canvas: str = "harmonic",
         surfaces: bool = False,
         upscaler: Upscaler | None = None,
+        trained_tasks: Sequence[str] | None = None,
+        sigmas: str = "linear",
+        prompt_cleaning: str | None = None,
+        prompt_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self._calls = {}
@@ -162,6 +176,10 @@ class EditPipeline(PaintingPipeline):
             "distilled": distilled,
             "task_steps": task_steps,
             "surfaces": surfaces,
+            "trained_tasks": None if trained_tasks is None else list(trained_tasks),
+            "sigmas": sigmas,
+            "prompt_cleaning": prompt_cleaning,
+            "prompt_tokens": prompt_tokens,
         }
         check_settings(settings)
         self.register_modules(
@@ -200,7 +218,9 @@ class EditPipeline(PaintingPipeline):
         tensors = settings.get("callback_on_step_end_tensor_inputs") or ()
         if strange := [name for name in tensors if name not in self._callback_tensor_inputs]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: there is no {strange[0]!r}, only 'latents'")
-        jobs = [self.prepare(Picture.from_any(one), **given) for one, given in self._requests(source, inputs)]
+        resample = _resample(settings.get("resample"))
+        asked = self._requests(source, inputs)
+        jobs = [self.prepare(_picture(one), **given, resample=resample) for one, given in asked]
         generators = _generators(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
         # One after another, since variants that share a generator draw from it in turn.
@@ -245,6 +265,7 @@ class EditPipeline(PaintingPipeline):
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance,
             "num_images_per_prompt": count,
+            "resample": request.resample,
             "generator": request.generator(),
             "callback_on_step_end": callback,
             "output_type": "picture",
@@ -255,14 +276,24 @@ class EditPipeline(PaintingPipeline):
         """Steps and guidance of a request, with the checkpoint's own filled in. Raises ValueError."""
         return self.check({"num_inference_steps": request.steps, "guidance_scale": request.guidance})[:2]
 
-    def prepare(self, picture: Picture, **inputs: Any) -> Job:
+    def prepare(self, picture: Picture | None, resample: int = _RESAMPLE, **inputs: Any) -> Job:
         """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one. An input that
-        is None has its default."""
+        is None has its default. ``picture`` is None for a task that takes none.
+
+        Raises ValueError for what cannot be edited, and for a task that this model cannot do.
+        """
         task = get_task(self.task_name)
+        if task.takes_picture and picture is None:
+            raise ValueError(f"image: {self.task_name} needs a photograph; pass one")
+        if task.fit == "tiles" and not (self.is_trained(task.name) or self._enlarges_alone(task.name)):
+            raise ValueError(f"{task.name}: this model has not learnt it, and has no upscaler; use another model")
+        if not task.takes_picture and inputs.get("size") is None:
+            inputs["size"] = (self.config.tile, self.config.tile)
         inputs |= {each.name: _taken(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
         if task.wants_segmenter:
             inputs["segment"] = self.segmenter
-        return task.prepare(picture, **task.with_defaults(inputs))
+        job = task.prepare(picture, **task.with_defaults(inputs))
+        return job if resample == job.resample else replace(job, resample=resample)
 
     @torch.no_grad()
     def run(
@@ -294,8 +325,9 @@ class EditPipeline(PaintingPipeline):
 
     def unread(self, prompt: Any) -> str:
         """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""
-        known = self.tokenizer is not None and isinstance(prompt, str)
-        return text.unread(self.tokenizer, prompt) if known else ""
+        if self.tokenizer is None or not isinstance(prompt, str):
+            return ""
+        return text.unread(self.tokenizer, self._cleaned(prompt), self.config.prompt_tokens)
 
     def _enlarges_alone(self, task: str) -> bool:
         """Whether the upscaler does this task without the transformer, unless steps are asked for."""
@@ -306,7 +338,7 @@ class EditPipeline(PaintingPipeline):
     @property
     def has_cutout(self) -> bool:
         """Whether the checkpoint has a head that finds subjects."""
-        return "cutout" in self.transformer.config.tasks
+        return self.is_trained("cutout")
 
     @property
     def segmenter(self) -> Segmenter:
@@ -368,7 +400,8 @@ def pipeline_class(name: str) -> type[EditPipeline]:
 def _pipeline_class(task: Task) -> type[EditPipeline]:
     parameter, kinds = inspect.Parameter, inspect.Parameter
     parameters = [parameter("self", kinds.POSITIONAL_OR_KEYWORD)]
-    parameters.append(parameter("image", kinds.POSITIONAL_OR_KEYWORD, annotation=ImageLike))
+    if task.takes_picture:
+        parameters.append(parameter("image", kinds.POSITIONAL_OR_KEYWORD, annotation=ImageLike))
     for each in task.inputs:
         annotation = _ANNOTATIONS.get(each.kind, Any)
         parameters.append(
@@ -383,7 +416,7 @@ def _pipeline_class(task: Task) -> type[EditPipeline]:
         inputs = dict(given.arguments)
         settings = inputs.pop("settings")
         del inputs["self"]
-        return self.edit(inputs.pop("image"), settings, **inputs)
+        return self.edit(inputs.pop("image", None), settings, **inputs)
 
     title = class_name(task.name)
     __call__.__qualname__, __call__.__module__ = f"{title}.__call__", "photofound"
@@ -405,11 +438,11 @@ _ANNOTATIONS: dict[str, Any] = {
 }
 
 
-_CALL = """Edit one picture, or a list of them.
+_IMAGE = "    image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.\n"
+_CALL = """Make one picture, or a list of them.
 
 Args:
-    image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.
-{inputs}    **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
+{image}{inputs}    **settings: how to sample and what to return, see ``photofound.pipeline.Settings``.
 
 Returns:
     EditOutput with ``images``, ``notes`` and ``keep``.
@@ -421,7 +454,9 @@ def _call_docstring(task: Task) -> str:
     own = inspect.getdoc(task.prepare) or ""
     inputs = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", own, re.M)
     raises = re.search(r"^Raises:\n(?:.|\n)*", own, re.M)
-    return _CALL.format(inputs=f"{inputs[1].rstrip()}\n" if inputs else "") + (f"\n{raises[0]}" if raises else "")
+    return _CALL.format(image=_IMAGE * task.takes_picture, inputs=f"{inputs[1].rstrip()}\n" if inputs else "") + (
+        f"\n{raises[0]}" if raises else ""
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
@@ -443,6 +478,17 @@ def _generators(given: Any, count: int) -> list[torch.Generator | None]:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _picture(source: Any) -> Picture | None:
+    return None if source is None else Picture.from_any(source)
+
+
+def _resample(value: Any) -> int:
+    value = _RESAMPLE if value is None else _plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 20:
+        raise ValueError(f"resample: {value!r} must be a whole number from 1 to 20")
+    return value
 
 
 def _is_pair(value: Sequence[Any]) -> bool:

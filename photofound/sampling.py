@@ -60,6 +60,70 @@ def cut(x: Tensor, boxes: Sequence[Box]) -> Tensor:
     return torch.cat([x[(..., *box.slices)] for box in boxes])
 
 
+def as_text_to_image(condition: Condition) -> Condition:
+    """The same prompts with nothing given, for the head that every model has."""
+    blank, hole = torch.zeros_like(condition.canvas), torch.ones_like(condition.hole)
+    return Condition(blank, hole, ["generate"] * len(condition), condition.prompt, torch.zeros_like(condition.strength))
+
+
+@dataclass
+class KnownRegion:
+    """Sampling with a text-to-image model that keeps what is given: after every step the latents outside the hole are
+    those of the photograph, at that step's noise (RePaint, arXiv:2201.09865, eq. 8; Blended Latent Diffusion,
+    arXiv:2206.02779).
+
+    A step that is taken once makes a hole that does not know its surroundings. Taken ``resample`` times, with noise
+    added between, what is given and what is made agree (RePaint, section 4.2; here for the straight path x_t = (1 - t)
+    x0 + t eps).
+
+    Attributes:
+        hole: (B, 1, h, w), 1 = a latent that any pixel of the hole lies in.
+        clean: (B, C, h, w), the latents of the canvas.
+        noise: (B, C, h, w), what sampling started from.
+        resample: how often each step is taken, >= 1.
+    """
+
+    hole: Tensor
+    clean: Tensor
+    noise: Tensor
+    resample: int = 1
+
+    @classmethod
+    def of(cls, hole: Tensor, clean: Tensor, resample: int) -> KnownRegion:
+        """For a hole (B, 1, H, W) of pixels."""
+        factor = hole.shape[-1] // clean.shape[-1]
+        covered = F.max_pool2d(hole, factor) if factor > 1 else hole
+        return cls((covered > 0).to(clean), clean, torch.zeros_like(clean), resample)
+
+    def put_back(self, x: Tensor, t: Tensor) -> Tensor:
+        """x at time t, with what is given outside the hole."""
+        return torch.lerp((1 - t) * self.clean + t * self.noise, x, self.hole)
+
+    def step(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        x: Tensor,
+        t: Tensor,
+        after: Tensor,
+        generators: Sequence[torch.Generator | None],
+    ) -> tuple[Tensor, Tensor]:
+        """From time t to ``after``: the latents there, and the last velocity."""
+        x = self.put_back(x, t)
+        for left in reversed(range(self.resample)):
+            v = velocity(x, t)
+            made = self.put_back(x - (t - after) * v, after)
+            if left and after > 0:
+                x = self.put_back(self._noised(made, after, t, generators), t)
+        return made, v
+
+    @staticmethod
+    def _noised(x: Tensor, t: Tensor, later: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
+        """x at time t brought to a ``later`` one, by as much new noise as is missing there."""
+        shrink = (1 - later) / (1 - t)
+        missing = (later**2 - (shrink * t) ** 2).clamp(min=0).sqrt()
+        return shrink * x + missing * torch.cat([_noise((1, *x.shape[1:]), each) for each in generators]).to(x)
+
+
 @dataclass
 class _Call:
     """What goes on in a thread that edits."""
@@ -84,10 +148,14 @@ class SamplingPipeline(StoredPipeline):
         callback: Callback | None = None,
         where: Tensor | None = None,
         start: Tensor | None = None,
+        resample: int = 1,
     ) -> Tensor:
         """The model alone: (B, 3, H, W) in [-1, 1] for a batch of conditions of one size, H and W multiples of f times
         the patch. ``where`` (B, 1, H, W) tells which part is wanted, by default the hole. With ``start`` (B, 3, H, W)
         in [-1, 1] sampling begins there, at half noise (SDEdit, arXiv:2108.01073).
+
+        A task that the model was never trained for is sampled as text to image, with the given pixels put back after
+        every step (``KnownRegion``); each step is then taken ``resample`` times.
 
         Pictures larger than ``tile`` are sampled as overlapping tiles whose velocities are averaged in every step
         (MultiDiffusion, arXiv:2302.08113, eq. 5), so that they agree.
@@ -99,6 +167,11 @@ class SamplingPipeline(StoredPipeline):
         """
         device, dtype = self._execution_device, self.transformer.dtype
         condition = condition.to(device)
+        where, known = condition.hole if where is None else where.to(device), None
+        if self._is_untrained(condition):
+            clean = torch.cat([autoencoder.encode(self.vae, each) for each in condition.canvas.split(1)])
+            known = KnownRegion.of(condition.hole, clean, resample)
+            condition = as_text_to_image(condition)
         space = self.transformer.config.condition_space
         folded = torch.cat([fold_condition(each, self.vae, space) for each in condition.split()]).to(dtype)
         shape = (1, self.transformer.config.in_channels, *folded.shape[-2:])
@@ -107,30 +180,55 @@ class SamplingPipeline(StoredPipeline):
         latents, answer = torch.where(once, 0.0, latents * self.config.noise_scale), None
         steps = 1 if once.all() else steps
         draws = list(generators) if all(generators) else None  # a plain LCM scheduler adds noise after each step
-        velocity = self._velocity(condition, folded, guidance, condition.hole if where is None else where)
+        velocity = self._velocity(condition, folded, guidance, where)
         first, steps = (1.0, steps) if start is None else (_BEGIN, math.ceil(_BEGIN * steps))
         scheduler = copy.deepcopy(self.scheduler)  # it counts its steps, and other calls may run beside this one
-        scheduler.set_timesteps(sigmas=np.linspace(first, first / steps, steps).tolist(), device=device)
+        if self.config.get("sigmas") == "scheduler":
+            scheduler.set_timesteps(steps, device=device)
+        else:
+            scheduler.set_timesteps(sigmas=np.linspace(first, first / steps, steps).tolist(), device=device)
+        if known is not None:
+            known.noise = latents
         if start is not None:
             given = torch.cat([autoencoder.encode(self.vae, each) for each in start.to(device).split(1)])
             latents = torch.lerp(given.to(latents), latents, float(scheduler.sigmas[0]))
         with self._call() as call, self.progress_bar(total=steps) as bar:
             call.steps = steps
             for i, t in enumerate(scheduler.timesteps):
-                v = velocity(latents, t / scheduler.config.num_train_timesteps)
-                answer = latents - v if answer is None else answer
-                latents = scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
+                if known is not None:
+                    latents, v = known.step(velocity, latents, scheduler.sigmas[i], scheduler.sigmas[i + 1], generators)
+                else:
+                    v = velocity(latents, t / scheduler.config.num_train_timesteps)
+                    latents_before, latents = (
+                        latents,
+                        scheduler.step(v, t, latents, generator=draws, return_dict=False)[0],
+                    )
+                    answer = latents_before - v if answer is None else answer
                 if callback is not None:
                     latents = _latents(callback(self, i, t, {"latents": latents}), latents)
                 bar.update()
                 if call.stop:
                     latents = latents - scheduler.sigmas[i + 1] * v  # straight to where it was going
                     break
-        assert answer is not None
-        latents = torch.where(once, answer, latents)
+        latents = latents if answer is None else torch.where(once, answer, latents)
         decoded = torch.cat([autoencoder.decode(self.vae, each) for each in latents.split(1)])
         self.maybe_free_model_hooks()
         return decoded
+
+    def is_trained(self, task: str) -> bool:
+        """Whether the checkpoint has learnt a task, by ``trained_tasks`` in its config; None there = every one that the
+        transformer has a head for."""
+        trained = self.config.get("trained_tasks")
+        return task in self.transformer.config.tasks and (trained is None or task in trained)
+
+    def _is_untrained(self, condition: Condition) -> bool:
+        """Whether the transformer has heads for these tasks that were never trained."""
+        return not all(map(self.is_trained, condition.task)) and set(condition.task) <= set(
+            self.transformer.config.tasks
+        )
+
+    def _cleaned(self, prompt: str) -> str:
+        return text.clean(prompt, self.config.get("prompt_cleaning"))
 
     def _velocity(
         self, condition: Condition, folded: Tensor, guidance: float, where: Tensor
@@ -210,19 +308,22 @@ class SamplingPipeline(StoredPipeline):
             width = self.transformer.config.context_in_dim
             return text.no_text(1, width, self._execution_device, self.transformer.dtype), None
         prompts = prompts[:1] if len(set(prompts)) == 1 else prompts
-        known = {p: text.encode(self.tokenizer, self.text_encoder, [p])[0] for p in set(prompts)}
+        most = self.config.get("prompt_tokens")
+        encoded = {p: text.encode(self.tokenizer, self.text_encoder, [self._cleaned(p)], most) for p in set(prompts)}
+        known = {p: hidden[:, : 0 if mask is not None else None] for p, (hidden, mask) in encoded.items()}
         room = self._room(prompts)
         tokens = torch.cat([F.pad(known[p], (0, 0, 0, room - known[p].shape[1])) for p in prompts])
         lengths = torch.tensor([[known[p].shape[1]] for p in prompts], device=tokens.device)
         mask = torch.arange(room, device=tokens.device) < lengths
-        return tokens.to(self.transformer.dtype), mask if any(prompts) else None
+        return tokens.to(self.transformer.dtype), mask if any(prompts) or not lengths.all() else None
 
     def _room(self, prompts: Sequence[str]) -> int:
         """Tokens that these prompts are padded to; a lone empty prompt is not."""
         if self.text_encoder is None:
             return 1
-        longest = max(text.count(self.tokenizer, prompt) for prompt in prompts)
-        return geometry.round_up(longest, _TEXT_ROOM) if any(prompts) else longest
+        most = self.config.get("prompt_tokens")
+        longest = max(text.count(self.tokenizer, self._cleaned(prompt), most) for prompt in prompts)
+        return geometry.round_up(longest, _TEXT_ROOM) if any(prompts) else max(1, longest)
 
     # ---------------------------------------------------------------------------------------------- calls and stopping
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tempfile
 import warnings
@@ -31,6 +32,7 @@ from photofound.model.folder import (
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
+_NETWORKS = ("detail", "upscaler")  # that a pipeline may lack
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "variant")
 
 
@@ -85,20 +87,16 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         return pipe
 
     @classmethod
+    def settings_names(cls) -> list[str]:
+        """The arguments of the constructor that are no networks: what a folder's ``model_index.json`` says of them."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return [each.name for each in parameters if each.default is not each.empty and each.name not in _NETWORKS]
+
+    @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
-        names = (
-            "tile",
-            "default_steps",
-            "default_guidance",
-            "noise_scale",
-            "distilled",
-            "task_steps",
-            "canvas",
-            "surfaces",
-        )
-        settings = {name: pipeline.config[name] for name in names if name in pipeline.config}
+        settings = {name: pipeline.config[name] for name in cls.settings_names() if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
         if not components:  # these are the same weights still, and the same card is true of them
             made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))

@@ -54,7 +54,7 @@ class Expand(Task):
         hole[m.top : m.top + picture.height, m.left : m.left + picture.width] = 0
         return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt)
 
-    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+    def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         sides = {side: inputs.get(side, 0) for side in SIDES}
         m = _margins(picture, sides, inputs.get("aspect"), inputs.get("size"))
         return picture.width + m.left + m.right, picture.height + m.top + m.bottom

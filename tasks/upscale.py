@@ -53,7 +53,7 @@ class Upscale(Task):
         hole, keep = np.ones(shape, np.float32), np.zeros(shape, np.float32)
         return UpscaleJob(canvas, hole, keep, prompt, strength=enlargement_strength(scale), source=picture)
 
-    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+    def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         scale = inputs.get("scale", 2)
         if not isinstance(scale, int) or not 2 <= scale <= LARGEST:
             raise ValueError(f"scale: {scale!r} is not possible; give 2, 3 or 4 (for more, upscale the result again)")

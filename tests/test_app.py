@@ -98,6 +98,7 @@ def hole(size=SIZE):
 
 def request(task, **changes):
     inputs = {"inpaint": {"mask_image": hole()}, "erase": {"mask_image": hole()}, "expand": {"left": 25}}
+    inputs["generate"] = {"prompt": "a cup", "size": "72x48"}
     return Form(**{"task": task, "inputs": inputs.get(task, {}), "steps": 1, "guidance": 1.0} | changes)
 
 
@@ -157,7 +158,7 @@ def test_every_event_is_private_and_the_queue_is_bounded(work):
 # ------------------------------------------------------------------------------------------------- editing, by handlers
 
 
-@pytest.mark.parametrize("task", pages.FIRST)
+@pytest.mark.parametrize("task", [name for name in pages.FIRST if get_task(name).takes_picture])
 def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, task):
     desk, report, warned = work.run(opened(work, photograph, task), request(task))
     assert len(desk.results) == 1 and " s**" in report and not warned
@@ -447,6 +448,18 @@ def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_pat
     assert painting["mask"] is None and "brush over what to keep" in line
     view, line = page.on_preview(tab, desk, [brushed(desk, studio.KEEP), "", None])
     assert line == "72 × 48 · 6% kept bit for bit"
+
+
+def test_a_picture_is_made_without_a_photograph(work):
+    desk, report, _ = work.run(
+        work.blank(), request("generate", inputs={"prompt": "a cup", "size": "48x32"}, variants=2)
+    )
+    assert [each.picture.size for each in desk.results] == [(48, 32)] * 2 and "48 × 32" in report
+    assert provenance.source_type(desk.results[0].picture) == provenance.GENERATED
+    with pytest.raises(ValueError, match="prompt: is empty"):
+        work.run(work.blank(), request("generate", inputs={}))
+    edited, *_ = work.run(work.use_result(desk), request("expand"))
+    assert edited.result.picture.size == (60, 32)
 
 
 def test_the_preview_shows_what_is_kept_on_chequers(page, work, photograph):

@@ -1020,3 +1020,17 @@ def test_tasks_that_need_an_object_get_no_others():
         assert all(whole[i] for i in assigned.get("outpaint", []))
     with pytest.raises(ValueError, match="fits none of the tasks; add another task"):
         assign({"outpaint": 1.0}, {"outpaint": True}, whole & False, cpu)
+
+
+def test_training_adds_its_tasks_to_those_that_a_model_has_learnt(tiny_folder, tmp_path):
+    """A converted model has heads that were never trained; after training they are used."""
+    from photofound.pipeline import EditPipeline
+    from photofound.train.build import build_pipeline
+    from photofound.train.stage import ModelConfig
+
+    pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    pipe.register_to_config(trained_tasks=["generate"])
+    pipe.save_pretrained(tmp_path / "converted")
+    built = build_pipeline(ModelConfig(start=str(tmp_path / "converted")), ["inpaint", "expand"])
+    assert built.config.trained_tasks == ["generate", "inpaint", "expand"]
+    assert build_pipeline(ModelConfig(start=str(tiny_folder)), ["inpaint"]).config.trained_tasks is None

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -19,7 +20,7 @@ from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from photofound.model.prx import convert_prx
-from photofound.transformer import EditTransformer
+from photofound.model.transformer import EditTransformer
 
 WIDTH = 16
 
@@ -52,6 +53,7 @@ def autoencoder() -> AutoencoderKL:
         block_out_channels=(8,) * 4,
         norm_num_groups=4,
         latent_channels=4,
+        shift_factor=0.1,
     ).eval()
 
 
@@ -244,3 +246,81 @@ def test_parts_that_do_not_belong_together_are_refused(source, parts, tmp_path):
     PRXPipeline(**{**parts, "vae": None}).save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match="4 channels but the pipeline has no vae"):
         convert_prx(tmp_path / "bare", tmp_path / "ours")
+
+
+# ------------------------------------------------------------------------------------------------- what it can do at
+# once
+
+PROMPTS = ("A Red Cup & #12 (best offer) HTTP://shop.com", "two dogs")
+
+
+def pictures_of(pipe, prompt: str, **settings) -> np.ndarray:
+    return np.asarray(pipe(prompt=prompt, generator=torch.Generator().manual_seed(3), **settings).images[0], np.int16)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_generate_gives_the_pictures_of_prx(parts, source, tmp_path, prompt):
+    """Resolution, steps, guidance, noise levels and the cleaning of prompts are PRX's without being told."""
+    from photofound import GeneratePipeline
+
+    theirs = PRXPipeline(**parts)
+    theirs.set_progress_bar_config(disable=True)
+    ours = GeneratePipeline.from_pretrained(convert_prx(source, tmp_path / "ours"), torch_dtype=torch.float32)
+    ours.set_progress_bar_config(disable=True)
+    assert (ours.config.tile, ours.config.default_steps, ours.config.default_guidance) == (512, 28, 4.0)
+    ours.register_to_config(tile=64)  # 512 pixels would take long
+    few = {"num_inference_steps": 3}
+    wanted = pictures_of(theirs, prompt, height=64, width=64, use_resolution_binning=False, **few)
+    made = pictures_of(ours, prompt, size=(64, 64), **few)
+    assert wanted.std() > 3 and np.abs(made - wanted).max() <= 1
+    plain = pictures_of(ours, prompt.lower()[:5], size="64x64", **few)
+    assert np.abs(plain - wanted).max() > 1
+
+
+def test_generate_gives_the_pictures_of_prx_in_pixels(parts, tmp_path):
+    from photofound import GeneratePipeline
+
+    prx = transformer(in_channels=3, patch_size=4, bottleneck_size=8)
+    encoder = transformers.T5EncoderModel(
+        transformers.T5Config(vocab_size=40, d_model=WIDTH, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    ).eval()
+    theirs = PRXPixelPipeline(prx, parts["scheduler"], encoder, parts["tokenizer"], prompt_max_tokens=9)
+    theirs.save_pretrained(tmp_path / "prx")
+    folder = convert_prx(tmp_path / "prx", tmp_path / "ours")
+    ours = GeneratePipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    assert (ours.config.tile, ours.config.noise_scale, ours.config.prompt_tokens) == (1024, 2.0, 9)
+    assert ours.config.prompt_cleaning == "light"
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+    few = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    wanted = pictures_of(theirs, "A Red CUP", height=32, width=32, use_resolution_binning=False, **few)
+    ours.register_to_config(tile=32)
+    made = pictures_of(ours, "A Red CUP", size="32x32", **few)
+    assert wanted.std() > 3 and np.abs(made - wanted).max() <= 1
+
+
+def test_a_converted_model_edits_at_once(source, tmp_path):
+    """Untrained heads are not used: the hole is painted as text to image, and what is given is put back every step."""
+    from photofound import EditPipeline, Picture, Request
+
+    pipe = EditPipeline.from_pretrained(convert_prx(source, tmp_path / "ours"), torch_dtype=torch.float32)
+    assert not pipe.is_trained("inpaint") and pipe.is_trained("generate")
+    pipe.register_to_config(tile=64)
+    photos = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
+    mask = np.zeros((64, 64), np.float32)
+    mask[16:48, 16:48] = 1
+    made = [
+        pipe.answer(Request("inpaint", Picture.from_any(photo), {"mask_image": mask, "prompt": "a cup"}, 1, 3)).images[
+            0
+        ]
+        for photo in photos
+    ]
+    for photo, picture in zip(photos, made, strict=True):
+        assert (picture.pixels[mask == 0] == photo[mask == 0]).all()
+    assert (made[0].pixels[mask == 1] != made[1].pixels[mask == 1]).any(), "the fill knows what is around it"
+    subject = 1 - mask
+    for photo in photos:
+        kept = pipe.answer(Request("outpaint", Picture.from_any(photo), {"subject": subject, "prompt": "x"}, 1, 2))
+        assert (kept.images[0].pixels[subject == 1] == photo[subject == 1]).all()
+    with pytest.raises(ValueError, match="upscale: this model has not learnt it"):
+        pipe.answer(Request("upscale", Picture.from_any(photos[0])))

@@ -75,7 +75,9 @@ class TaskNode:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """What must be connected or has a widget is required; sockets that may stay empty are optional."""
-        required: dict[str, Any] = {"pipe": (PIPE,), "image": ("IMAGE",)}
+        required: dict[str, Any] = {"pipe": (PIPE,)}
+        if cls.task.takes_picture:
+            required["image"] = ("IMAGE",)
         optional: dict[str, Any] = {}
         for each in _inputs(cls.task):
             (required if each.required or _is_widget(each) else optional)[each.name] = _declared(each)
@@ -90,12 +92,20 @@ class TaskNode:
         )
         return {"required": required, "optional": optional}
 
-    def edit(self, pipe: Any, image: Tensor, seed: int, steps: int, guidance: float, **inputs: Any) -> tuple[Tensor]:
+    def edit(
+        self,
+        pipe: Any,
+        image: Tensor | None = None,
+        seed: int = 0,
+        steps: int = 0,
+        guidance: float = 0.0,
+        **inputs: Any,
+    ) -> tuple[Tensor]:
         """Edit every picture of a batch, one after another.
 
         Args:
             pipe: from the loader.
-            image: (B, H, W, C), C of 1 to 4; a fourth channel is alpha.
+            image: (B, H, W, C), C of 1 to 4; a fourth channel is alpha. None for a task that takes none.
             seed: of the first picture; the next ones have the next seeds, so that each can be made again alone.
             steps, guidance: 0 = the model's own.
             **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
@@ -104,12 +114,12 @@ class TaskNode:
             ((B, H', W', C'),), float32 in [0, 1], on the CPU.
         """
         results = []
-        for i, picture in enumerate(image):
-            given = {each.name: _value(each, inputs.get(each.name), i, len(image)) for each in _inputs(self.task)}
+        pictures = [None] if image is None else [Picture.from_any(_array(each)) for each in image]
+        for i, one in enumerate(pictures):
+            given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            one = Picture.from_any(_array(picture))
             request = Request(self.task.name, one, given, seed + i, steps or None, guidance or None)
-            results.append(pipe.answer(request, callback=_progress(i, len(image))).images[0].to_float())
+            results.append(pipe.answer(request, callback=_progress(i, len(pictures))).images[0].to_float())
         return (torch.stack([torch.from_numpy(result) for result in results]),)
 
 

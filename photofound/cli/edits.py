@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from photofound.cli.console import print_line, progress_bar, say, warnings_about
 from photofound.cli.formats import is_picture
 from photofound.cli.model import load_pipeline, without_gc
 from photofound.cli.options import inputs_of, task_parser
-from photofound.cli.plan import Work, plan_work
+from photofound.cli.plan import Work, new_outputs, plan_work
 from photofound.errors import one_line
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def run_edit(name: str, argv: list[str]) -> int:
     args = task_parser(task).parse_args(argv)
     if args.max_pixels is not None:
         os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
+    if not task.takes_picture:
+        return _make(task, args)
     work = plan_work(task, args)
     model = cache(lambda: _load_model(task, args))
     if args.image.is_dir():
@@ -109,7 +111,6 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     """Read, edit, write. The files are read before the model is loaded, so that a bad file is reported at once."""
     from photofound import image
     from photofound.edits.request import Request
-    from photofound.picture import provenance
 
     picture = image.load(work.image)
     if args.strip:
@@ -117,20 +118,55 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     inputs = _inputs_for(task, args, work.image)
     format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # before the work
-    request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance)
+    request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance, args.resample)
     edited = model().answer(request, args.num_images)
-    images = edited.images
-    if (note := images[0].note) and not args.quiet:
-        say(note)
     overwrite = args.overwrite or args.skip_existing  # some of several variants may exist
-    for path, result in zip(work.outputs, images, strict=True):
-        result = result if args.no_mark or not task.generates else provenance.mark(result)
-        image.save(result, path, format, overwrite=overwrite)
+    _save(task, args, edited.images, work.outputs, format, overwrite)
     if work.subject is not None:
         image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
         for path in work.files:
             print_line(str(path))
+
+
+def _save(
+    task: Task,
+    args: argparse.Namespace,
+    pictures: Sequence[Picture],
+    paths: Sequence[Path],
+    format: str,
+    overwrite: bool,
+) -> None:
+    """Write the results, marked as generated, and print what the edit notes."""
+    from photofound import image
+    from photofound.picture import provenance
+
+    if (note := pictures[0].note) and not args.quiet:
+        say(note)
+    for path, result in zip(paths, pictures, strict=True):
+        if task.generates and not args.no_mark:
+            result = provenance.mark(result, whole=not task.takes_picture)
+        image.save(result, path, format, overwrite=overwrite)
+
+
+def _make(task: Task, args: argparse.Namespace) -> int:
+    """Make pictures without a photograph."""
+    from photofound import image
+    from photofound.edits.request import Request
+
+    paths = new_outputs(task, args)
+    format = image.output_format(None, paths[0], args.format, task.alpha)
+    for path in paths:
+        image.check_output(path, args.overwrite)
+    inputs = {each.name: value for each in inputs_of(task) if (value := getattr(args, each.name)) is not None}
+    request = Request(task.name, None, inputs, args.seed, args.steps, args.guidance, args.resample)
+    task.prepare(None, **task.with_defaults(inputs))  # what is wrong with it is said before the model is loaded
+    made = _load_model(task, args).answer(request, args.num_images)
+    _save(task, args, made.images, paths, format, args.overwrite)
+    if not args.quiet:
+        for path in paths:
+            print_line(str(path))
+    return 0
 
 
 def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str, Any]:
@@ -171,6 +207,6 @@ def _read_input(path: Path, top: Path, photograph: Path, name: str) -> Picture:
 def _load_model(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device. It shows a bar if a person waits for one picture."""
     pipe = load_pipeline(args).for_task(task.name, quiet=False)
-    one = not args.image.is_dir()
+    one = not task.takes_picture or not args.image.is_dir()
     pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
     return pipe

@@ -26,20 +26,28 @@ PLACEHOLDERS = {
 def task_parser(task: Task) -> Parser:
     """``photofound TASK IMAGE [required inputs] [options]``. Raises ValueError for an input of an unknown kind."""
     inputs = inputs_of(task)
-    usage = " ".join([f"photofound {task.name} IMAGE", *(spelling(each) for each in inputs if each.required)])
+    usage = " ".join(
+        [
+            f"photofound {task.name}",
+            *["IMAGE"] * task.takes_picture,
+            *(spelling(each) for each in inputs if each.required),
+        ]
+    )
     parser = Parser(prog=f"photofound {task.name}", usage=f"{usage} [options]", description=task.summary)
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     pixels = "largest image to open, in pixels; default: 200 million"
     parser.add_argument("--max-pixels", type=count, metavar="N", help=pixels)
     group = parser.add_argument_group("inputs")
-    group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
+    if task.takes_picture:
+        group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
     for each in inputs:
         flag = each.name if each.required else option(each)
         group.add_argument(flag, metavar=placeholder(each), type=_type(task, each), help=_help_text(each))
     _add_sampling(parser)
-    _add_result(parser, saves_subject=any(each.name == "subject" for each in inputs))
+    _add_result(parser, task)
     add_model_options(parser)
-    _add_folder(parser)
+    if task.takes_picture:
+        _add_folder(parser)
     return parser
 
 
@@ -48,6 +56,7 @@ def _add_sampling(parser: Parser) -> None:
 
     add = parser.add_argument_group("sampling").add_argument
     add("--steps", type=count, metavar="N", help="sampling steps; default: the model's")
+    add("--resample", type=whole_number(1, 20), metavar="N", help="of each step, if the model never learnt the task")
     add("--guidance", type=number, metavar="X", help="how strongly to follow the prompt; default: the model's")
     seed = whole_number(LEAST_SEED, LARGEST_SEED)
     add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
@@ -64,7 +73,7 @@ def _add_sampling(parser: Parser) -> None:
     )  # its old name
 
 
-def _add_result(parser: Parser, saves_subject: bool) -> None:
+def _add_result(parser: Parser, task: Task) -> None:
     group = parser.add_argument_group("result")
     add = group.add_argument
     add(
@@ -72,15 +81,19 @@ def _add_result(parser: Parser, saves_subject: bool) -> None:
         "--output",
         metavar="PATH",
         type=file_name,
-        help="a file, or a folder (end it with /); default: beside IMAGE",
+        help="a file, or a folder (end it with /); default: "
+        + ("beside IMAGE" if task.takes_picture else f"{task.name}.png"),
     )
-    add("--format", metavar="NAME", help="png, jpg, webp, avif, tif or bmp; default: as IMAGE")
+    default = "as IMAGE" if task.takes_picture else "by the name of the output, or png"
+    add("--format", metavar="NAME", help=f"png, jpg, webp, avif, tif or bmp; default: {default}")
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
+    if not task.takes_picture:
+        return
     existing.add_argument("--skip-existing", action="store_true", help="keep outputs that exist: continue after a stop")
     add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
-    add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
-    if saves_subject:
+    if any(each.name == "subject" for each in task.inputs):
         add("--save-subject", action="store_true", help="also write what was kept, as a mask, to NAME-subject.png")
 
 

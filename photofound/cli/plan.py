@@ -179,10 +179,29 @@ def _work_on(task: Task, args: argparse.Namespace, photograph: Path, folder: boo
         target = target / photograph.parent.relative_to(args.image) if folder else target
         target.mkdir(parents=True, exist_ok=True)
         target = target / f"{photograph.stem}-{task.name}{output_suffix(photograph, args.format, task.alpha)}"
-    numbers = [""] if args.num_images == 1 else [f"-{n + 1}" for n in range(args.num_images)]
-    outputs = [target.with_name(f"{target.stem}{number}{target.suffix}") for number in numbers]
+    outputs = _numbered(target, args.num_images)
     saves_subject = getattr(args, "save_subject", False)
     return Work(photograph, outputs, target.with_name(f"{target.stem}-subject.png") if saves_subject else None)
+
+
+def new_outputs(task: Task, args: argparse.Namespace) -> list[Path]:
+    """Where the pictures of a task without a photograph go: --output, or TASK.png, numbered if there are several.
+    Creates the folder."""
+    from photofound import image
+
+    target = Path(args.output or task.name)
+    if args.output and (target.is_dir() or args.output.endswith(("/", os.sep))):
+        target = target / task.name
+    if not target.suffix:
+        target = target.with_name(target.name + image.suffix_of(image.output_format(None, None, args.format or "png")))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return _numbered(target, args.num_images)
+
+
+def _numbered(path: Path, number: int) -> list[Path]:
+    """NAME.png, or NAME-1.png, NAME-2.png, ..."""
+    endings = [""] if number == 1 else [f"-{n + 1}" for n in range(number)]
+    return [path.with_name(f"{path.stem}{ending}{path.suffix}") for ending in endings]
 
 
 def _default_folder(task: Task, path: Path, folder: bool) -> Path:

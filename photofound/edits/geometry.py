@@ -102,6 +102,14 @@ def size_margins(width: int, height: int, size: str | tuple[int, int]) -> Margin
     return Margins.to_reach(width, height, int(w), int(h))
 
 
+def parse_size(size: str | tuple[int, int], largest: int) -> tuple[int, int]:
+    """(width, height) of a picture to be made, from 1 to ``largest`` each. Raises ValueError."""
+    width, height = parse_pair(size, "x×", "size", "1200x800")
+    if width != int(width) or height != int(height) or not (1 <= width <= largest and 1 <= height <= largest):
+        raise ValueError(f"size: {size!r} must be whole pixels from 1x1 to {largest}x{largest}, like 1200x800")
+    return int(width), int(height)
+
+
 def bounding_box(mask: np.ndarray) -> Box:
     """The smallest box around the non-zero part of an (H, W) mask, which must not be empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

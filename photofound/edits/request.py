@@ -24,19 +24,20 @@ class Request:
 
     Attributes:
         task: its name.
-        picture: the photograph.
+        picture: the photograph; None for a task that takes none.
         inputs: what the task asks for, by name; masks and images as pictures or arrays. What is left out has its
         default.
         seed: the same seed gives the same pixels, alone or in a batch.
-        steps, guidance: None = the model's own.
+        steps, guidance, resample: None = the model's own, see ``photofound.pipeline.Settings``.
     """
 
     task: str
-    picture: Picture
+    picture: Picture | None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    resample: int | None = None
 
     def generator(self, variant: int = 0) -> torch.Generator:
         """What the noise of a variant is drawn from: on the CPU, so that every device draws the same numbers."""

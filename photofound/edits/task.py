@@ -172,8 +172,8 @@ RESERVED = frozenset(
     """
     image pipe seed steps guidance num_images num_inference_steps guidance_scale num_images_per_prompt generator
     callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict
-    output format strip mark no_mark overwrite skip_existing recursive report quiet max_pixels save_subject help
-    model teacher device dtype
+    output format resample strip mark no_mark overwrite skip_existing recursive report quiet max_pixels save_subject
+    help model teacher device dtype
     """.split()
 )
 
@@ -250,6 +250,7 @@ class Job:
         strength: in [0, 1], see Condition.
         reference: a picture of the wanted surface, as the user gave it, or None.
         ground: the surface or picture that is painted; None where the model invents it.
+        resample: how often each step is taken if the model was never trained for the task.
     """
 
     picture: Picture
@@ -259,6 +260,7 @@ class Job:
     strength: float = 0.0
     reference: Picture | None = None
     ground: Any = None
+    resample: int = 1
 
 
 @dataclass(frozen=True)
@@ -284,8 +286,9 @@ class Task(ABC):
         name: as people type it: ``photofound NAME``. A pipeline is made of it: ``photofound.NamePipeline``.
         summary: one line for people.
         inputs: what its user gives beside the photograph; from the annotated parameters of ``prepare``.
-        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, scaled to the
-            model's size; ``tiles``: all of it at its own size, tile by tile.
+        fit: what the model works on. ``hole``: a crop around the hole; ``canvas``: all of the picture, its long side
+            scaled to the model's size; ``area``: all of it, scaled to the model's area; ``tiles``: all of it at its own
+            size, tile by tile.
         needs_object: whether ``example`` wants samples whose matte is a complete object.
         exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
             (``photofound.edits.exemplar``).
@@ -293,6 +296,8 @@ class Task(ABC):
         wants_segmenter: whether ``prepare`` takes ``segment``, which finds the subject of (H, W, 3) float32 in [0, 1]:
             a ``masks.Segmenter``.
         generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
+        takes_picture: whether it works on a photograph; if not, ``prepare`` is given None, and the task asks for a
+            ``size``.
         alpha: whether results have an alpha channel, which not every file format holds.
         regression: whether there is one right answer, which the model gives in one step from x_1 = 0: such a task is
             trained at t = 1 without noise, and neither steps, guidance nor seed change what comes out.
@@ -306,6 +311,7 @@ class Task(ABC):
     needs_others: ClassVar[bool] = False
     wants_segmenter: ClassVar[bool] = False
     generates: ClassVar[bool] = True
+    takes_picture: ClassVar[bool] = True
     alpha: ClassVar[bool] = False
     regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
@@ -326,14 +332,15 @@ class Task(ABC):
         return {each.name: each.default for each in self.inputs} | dict(inputs)
 
     @abstractmethod
-    def prepare(self, picture: Picture, *args: Any, **inputs: Any) -> Job:
+    def prepare(self, picture: Any, *args: Any, **inputs: Any) -> Job:
         """Check what the user gave and make a Job of it. A subclass names its inputs here, each annotated with what it
         asks (``asks``), in the order of the pipeline's arguments. Raises ValueError for what cannot be edited."""
 
-    def result_size(self, picture: Picture, **inputs: Any) -> tuple[int, int]:
+    def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         """(width, height) of what comes out, before anything is computed; ``inputs`` as for ``prepare``. A task that
-        changes the size overrides this."""
-        return picture.size
+        changes the size, or takes no picture, overrides this."""
+        size: tuple[int, int] = picture.size
+        return size
 
     def run(
         self,

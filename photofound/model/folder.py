@@ -102,6 +102,9 @@ def check_settings(settings: Mapping[str, Any], where: str = "model") -> None:
             isinstance(value, dict) and all(isinstance(k, str) and number(v, 0, 1000, True) for k, v in value.items())
         )
 
+    def names(value: Any) -> bool:
+        return value is None or (isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value))
+
     def distilled(value: Any) -> bool:
         if not value:
             return value in (None, {})
@@ -117,6 +120,10 @@ def check_settings(settings: Mapping[str, Any], where: str = "model") -> None:
         "task_steps": (steps, "a mapping of tasks to steps from 0 to 1000"),
         "distilled": (distilled, "a mapping with guidance [low, high] and teacher_steps"),
         "surfaces": (lambda v: isinstance(v, bool), "true or false"),
+        "trained_tasks": (names, "a list of tasks"),
+        "sigmas": (lambda v: v in ("linear", "scheduler"), "linear or scheduler"),
+        "prompt_cleaning": (lambda v: v in (None, "light", "full"), "light, full or null"),
+        "prompt_tokens": (lambda v: v is None or number(v, 1, 100_000, True), "a whole number, or null"),
     }
     for name, (fits, text) in wanted.items():
         if name in settings and not fits(settings[name]):

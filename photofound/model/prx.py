@@ -4,6 +4,7 @@ The result is a folder in diffusers' layout whose transformer is an `EditTransfo
 that before any training it generates what PRX generates.
 """
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -265,7 +266,7 @@ def _load_text_encoder(folder: Path, index: dict[str, Any]) -> nn.Module:
     return public.eval()
 
 
-def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -> tuple[int, dict[str, Any]]:
+def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -> tuple[int, dict[str, str]]:
     """Condition channels, and in which space the transformer works and what it predicts."""
     channels = prx.config.in_channels
     # PRX's pixel model predicts the clean image, its latent models the velocity.
@@ -286,15 +287,35 @@ def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -
 
 def _new_index(index: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
     """The new model_index.json: our pipeline, our transformer, everything else under its own class."""
-    settings = {
-        name: value
-        for name, value in index.items()
-        if name not in COMPONENTS and not name.startswith("_") and not isinstance(value, list)
-    }
-    entries: dict[str, Any] = {"_class_name": "EditPipeline", "_diffusers_version": diffusers.__version__, **settings}
+    entries: dict[str, Any] = {"_class_name": "EditPipeline", "_diffusers_version": diffusers.__version__}
+    entries |= {"default_sample_size": index.get("default_sample_size")} if "default_sample_size" in index else {}
+    entries |= _settings(index)
     for name, part in parts.items():
         module = type(part).__module__
         library = module.split(".")[0]
         library = module if library == "photofound" else library
         entries[name] = [None, None] if part is None else [library, type(part).__name__]
     return entries
+
+
+def _settings(index: dict[str, Any]) -> dict[str, Any]:
+    """What PRX's pipelines do without being told, as settings of ours. They are defaults of their calls and
+    constructors: the index holds the resolution, the noise and the length of prompts alone."""
+    pixel = index.get("_class_name") == "PRXPixelPipeline"
+    pipeline = diffusers.PRXPixelPipeline if pixel else diffusers.PRXPipeline
+    call, made = inspect.signature(pipeline.__call__).parameters, inspect.signature(pipeline.__init__).parameters
+
+    def own(name: str, otherwise: Any) -> Any:
+        default = made[name].default if name in made else otherwise
+        return default if index.get(name) is None else index[name]
+
+    return {
+        "tile": own("default_sample_size", 512),
+        "default_steps": call["num_inference_steps"].default,
+        "default_guidance": call["guidance_scale"].default,
+        "noise_scale": own("noise_scale", 1.0),
+        "trained_tasks": ["generate"],
+        "sigmas": "scheduler",
+        "prompt_cleaning": "light" if pixel else "full",
+        "prompt_tokens": own("prompt_max_tokens", None),
+    }

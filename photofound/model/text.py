@@ -73,6 +73,22 @@ def outline(folder: Path) -> Any | None:
         return None
 
 
+def clean(prompt: str, how: str | None) -> str:
+    """A prompt as the model was trained on them: ``full`` is the cleaning of DeepFloyd's prompts (lower case, without
+    addresses, numbers of articles and most punctuation), ``light`` mends mojibake and HTML, None changes nothing. Both
+    are those of diffusers' PRX pipelines. Raises ImportError without ftfy."""
+    if how is None or not prompt:
+        return prompt
+    from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor
+
+    try:
+        import ftfy  # noqa: F401  # what the class needs, and says so by a NameError
+    except ImportError:
+        raise ImportError("this model's prompts are cleaned with ftfy: pip install ftfy") from None
+    cleaner = TextPreprocessor()
+    return str(cleaner.clean_text(prompt) if how == "full" else cleaner.basic_clean(prompt))
+
+
 def encode(
     tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int | None = None, pad: str = "longest"
 ) -> tuple[Tensor, Tensor | None]:
@@ -91,6 +107,8 @@ def encode(
     most = limit(tokenizer, max_length)
     with _TOKENIZING:
         tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=most, return_tensors="pt")
+        if not tokens.input_ids.shape[1]:  # nothing to read: one token that is hidden
+            tokens = tokenizer(list(prompts), padding="max_length", max_length=1, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
     device = next(encoder.parameters()).device

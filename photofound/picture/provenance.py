@@ -33,8 +33,8 @@ _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-def mark(picture: Picture) -> Picture:
-    """The picture with the mark in its metadata; its pixels are the same.
+def mark(picture: Picture, whole: bool = False) -> Picture:
+    """The picture with the mark in its metadata: a part of it was generated, or the ``whole``. Its pixels are the same.
 
     If its metadata say that all of it was generated, they still do. XMP that cannot be read is replaced, with a
     warning.
@@ -44,7 +44,7 @@ def mark(picture: Picture) -> Picture:
         if picture.xmp:
             warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=2)
         document = minidom.parseString(_EMPTY.encode())
-    kind = GENERATED if _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
+    kind = GENERATED if whole or _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
     properties = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
     if picture.note:
         properties["AIPromptInformation"] = picture.note

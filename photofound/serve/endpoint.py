@@ -15,6 +15,7 @@ from photofound import image
 from photofound.edits import request as edits
 from photofound.edits.task import Task, offered
 from photofound.image import Picture
+from photofound.picture import provenance
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig
 from photofound.serve.errors import errors_as_answers
@@ -33,7 +34,7 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
         weight = sum([await codec.weigh(upload, name) for name, upload in uploads.items()])
         async with codec.room(weight):
             pictures = {name: await codec.read(upload, name, fields["strip"]) for name, upload in uploads.items()}
-            picture, given = pictures["image"], {}
+            picture, given = pictures.get("image"), dict[str, Any]()
             for name, each in inputs.items():
                 value = pictures.get(name, fields[name])
                 if value is not None:
@@ -41,8 +42,10 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
             format = _output_format(task, picture, fields["format"], given)
             ticket = queue.submit(edits.Request(task.name, picture, given, *_sampling(fields)))
             result = await _result(queue, ticket)
+            if picture is None and fields["mark"]:
+                result = provenance.mark(result, whole=True)
             data = await codec.write(result, format, fields["mark"] and task.generates)
-        notes = [result.note, ticket.note, image.lost_depth(picture, format)]
+        notes = [result.note, ticket.note, "" if picture is None else image.lost_depth(picture, format)]
         return Response(data, media_type=mime_type(format), headers=_headers(task, format, ticket, notes))
 
     async def edit(request: Request, form: Any) -> Response:
@@ -68,7 +71,7 @@ def _sampling(fields: dict[str, Any]) -> tuple[int, int | None, float | None]:
     return fields["seed"], steps, guidance
 
 
-def _output_format(task: Task, photograph: Picture, wanted: str | None, inputs: dict[str, Any]) -> str:
+def _output_format(task: Task, photograph: Picture | None, wanted: str | None, inputs: dict[str, Any]) -> str:
     """The answer's format: the wanted one, else the photograph's, or PNG if that cannot hold the result. Raises
     ValueError if the result will be too large for it."""
     format = image.output_format(photograph, None, wanted, task.alpha)

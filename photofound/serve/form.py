@@ -25,7 +25,8 @@ def field_name(each: Input) -> str:
 
 def form_model(task: Task, config: ServeConfig) -> type[BaseModel]:
     """The whole form of a task."""
-    fields: dict[str, Any] = {field_name(each): _field(each) for each in (PHOTOGRAPH, *offered(task))}
+    asked = [*[PHOTOGRAPH] * task.takes_picture, *offered(task)]
+    fields: dict[str, Any] = {field_name(each): _field(each) for each in asked}
     return create_model(f"Body_{task.name}", **(fields | _common_fields(config)))
 
 

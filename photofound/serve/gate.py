@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from photofound.edits.task import get_task
 from photofound.serve.config import ServeConfig
 from photofound.serve.connections import PATIENCE, RATE
 from photofound.serve.queue import Busy, EditQueue
@@ -140,7 +141,7 @@ class Gate:
             return JSONResponse({"detail": advice}, 401, {"WWW-Authenticate": "Bearer"})
         if (_length(headers) or 0) > self.config.max_bytes:
             return JSONResponse({"detail": self._too_large()}, 413)
-        if task and not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if task and get_task(task).takes_picture and not _is_multipart(headers):
             problem = "image: is missing; send a form (multipart/form-data) with the photograph as its field 'image'"
             return JSONResponse({"detail": problem}, 422)
         return None
@@ -219,3 +220,7 @@ def _is_own(name: str, hosts: Sequence[str]) -> bool:
         return True
     except ValueError:
         return name in ("", "localhost", *map(str.lower, hosts)) or name.endswith(".localhost")
+
+
+def _is_multipart(headers: Headers) -> bool:
+    return headers.get("content-type", "").lower().startswith("multipart/form-data")

@@ -38,7 +38,8 @@ class Abandoned(Exception):
 
 def batch_key(request: Request) -> Any:
     """Requests with the same key may be computed together."""
-    return request.task, request.picture.size, request.steps, request.guidance
+    size = request.inputs.get("size") if request.picture is None else request.picture.size
+    return request.task, size, request.steps, request.guidance
 
 
 @dataclass(eq=False)

@@ -28,6 +28,8 @@ def build_pipeline(config: ModelConfig, tasks: Sequence[str]) -> EditPipeline:
         if pipeline.config.distilled:
             pipeline = EditPipeline.from_pretrained(config.start, teacher=True, torch_dtype=torch.float32)
         add_inputs(pipeline.transformer, tasks, config)
+        if (trained := pipeline.config.trained_tasks) is not None:
+            pipeline.register_to_config(trained_tasks=list(dict.fromkeys([*trained, *tasks])))
         pipeline.register_to_config(_name_or_path=None)  # the trained model must not take over the start's card
         return pipeline
     vae = autoencoder.load(config.vae)
