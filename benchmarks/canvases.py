@@ -42,9 +42,11 @@ from photofound.edits import exemplar
 from photofound.edits.composite import harmonic
 from photofound.edits.task import Condition, torch_from
 from photofound.eval import protocols
-from photofound.eval.evaluation import Judges, Summary, evaluate, summarise
-from photofound.eval.methods import HOLES, Method, classics
+from photofound.eval.methods import HOLES, Method, classical_methods
+from photofound.eval.photographs import find_photographs
 from photofound.eval.report import contact_sheet
+from photofound.eval.run import MetricNetworks, evaluate
+from photofound.eval.summary import Summary, summarise
 from photofound.image import to_tensor
 from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
@@ -165,15 +167,15 @@ def main() -> None:
     args = parser.parse_args()
 
     spent = {name: train(name, args) for name in SHARES}
-    methods: list[Method] = list(classics(["patchmatch"]))
+    methods: list[Method] = list(classical_methods(["patchmatch"]))
     pipes = {name: EditPipeline.from_pretrained(args.runs / name / "model") for name in SHARES}
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)
     for name, (training, canvas, use) in WAYS.items():
         methods.append(Way(name, pipes[training], canvas, use, args.sampling))
-    problems = protocols.problems(protocols.find_photographs(args.photos), FILLS, args.limit, max_side=256)
-    judges = Judges(perceptual=PerceptualNet.from_file(args.perceptual))
-    found = evaluate(problems, methods, judges, args.seeds, strips=10**9 if args.sheets else 0)
+    problems = protocols.problems(find_photographs(args.photos), FILLS, args.limit, max_side=256)
+    networks = MetricNetworks(perceptual=PerceptualNet.from_file(args.perceptual))
+    found = evaluate(problems, methods, networks, args.seeds, strips=10**9 if args.sheets else 0)
     print(table(summarise(found), [method.name for method in methods]))
     pictures = max(each.pictures for each in summarise(found))
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in spent.items())

@@ -23,7 +23,7 @@ import numpy as np
 
 from photofound import CutoutPipeline, image
 from photofound.edits import masks, matting
-from photofound.eval import protocols
+from photofound.eval.photographs import find_photographs
 
 Subject = tuple[str, np.ndarray, np.ndarray]  # name, rgb (H, W, 3) float32 in [0, 1], truth (H, W) in [0, 1]
 
@@ -46,7 +46,7 @@ def _listed(folder: Path) -> Iterator[tuple[str, str, Path, Path]]:
 
 
 def _others(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    for entry in protocols.find_photographs(folder):
+    for entry in find_photographs(folder):
         photo = entry.read(None)
         if photo.mask is not None:
             yield "subjects", photo.name, photo.rgb, photo.mask.astype(np.float32)

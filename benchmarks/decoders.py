@@ -29,9 +29,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from photofound.eval import protocols
-from photofound.eval.evaluation import Evaluation, Judges, differences, evaluate, summarise
-from photofound.eval.methods import Method, Ours, classics
-from photofound.eval.report import contact_sheet, opponent
+from photofound.eval.methods import Method, PhotofoundMethod, classical_methods
+from photofound.eval.photographs import find_photographs
+from photofound.eval.report import compare_with_rival, contact_sheet
+from photofound.eval.run import Evaluation, MetricNetworks, evaluate
+from photofound.eval.summary import differences, summarise
 from photofound.model import autoencoder
 from photofound.model.detail import ResidualBlock
 from photofound.model.vision import PerceptualNet
@@ -135,15 +137,15 @@ def train(trainers: dict[str, Trainer], seconds: float) -> dict[str, int]:
 
 def judged(networks: dict[str, Any], args: argparse.Namespace) -> Evaluation:
     """The embedded model with each network in the place of its own, and without one."""
-    methods: list[Method] = list(classics(["patchmatch"]))
+    methods: list[Method] = list(classical_methods(["patchmatch"]))
     for name, network in networks.items():
-        ours = Ours(name=name)
+        ours = PhotofoundMethod(name=name)
         network = None if network is None else network.eval().to(ours.pipe.transformer.dtype)
         ours.pipe = type(ours.pipe).from_pipe(ours.pipe, detail=network, canvas="harmonic")
         methods.append(ours)
-    problems = protocols.problems(protocols.find_photographs(args.photos), FILLS, args.limit, max_side=256)
-    judges = Judges(perceptual=PerceptualNet.from_file(args.perceptual))
-    return evaluate(problems, methods, judges, args.seeds, strips=10**9 if args.sheet else 0)
+    problems = protocols.problems(find_photographs(args.photos), FILLS, args.limit, max_side=256)
+    networks = MetricNetworks(perceptual=PerceptualNet.from_file(args.perceptual))
+    return evaluate(problems, methods, networks, args.seeds, strips=10**9 if args.sheet else 0)
 
 
 def main() -> None:
@@ -175,7 +177,7 @@ def main() -> None:
         size = sum(p.numel() for p in networks[way].parameters() if p.requires_grad)
         print(f"{way}: {size / 1e6:.2f} M parameters, {steps[way]} updates, held-out samples {held}", flush=True)
     found = judged(networks, args)
-    print(opponent(summarise(found), differences(found), "patchmatch"))
+    print(compare_with_rival(summarise(found), differences(found), "patchmatch"))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(contact_sheet(found.strips)).save(args.sheet)

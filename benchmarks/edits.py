@@ -29,10 +29,12 @@ import torch
 from PIL import Image
 
 from photofound.eval import protocols
-from photofound.eval.evaluation import Evaluation, Judges, Summary, differences, evaluate, summarise
-from photofound.eval.methods import CLASSICS, HOLES, Method, Ours, classics
+from photofound.eval.methods import CLASSICAL, HOLES, Method, PhotofoundMethod, classical_methods
+from photofound.eval.photographs import find_photographs
 from photofound.eval.protocols import PROTOCOLS
-from photofound.eval.report import contact_sheet, opponent
+from photofound.eval.report import compare_with_rival, contact_sheet
+from photofound.eval.run import Evaluation, MetricNetworks, evaluate
+from photofound.eval.summary import Summary, differences, summarise
 from photofound.model.vision import PerceptualNet
 
 FILLS = ("strokes-20", "box-centre", "border-12.5", "object-erase")
@@ -54,7 +56,7 @@ def table(summaries: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
-def seconds_at_512(ours: Ours) -> str:
+def seconds_at_512(ours: PhotofoundMethod) -> str:
     """Median of three edits of a 512x512 photograph per task, PIL in to PIL out."""
     from skimage import data
 
@@ -107,37 +109,37 @@ def main() -> None:
     parser.add_argument("--tasks", help="only those whose name holds this word")
     parser.add_argument("--protocols", help=f"only these, with commas, of {', '.join(NAMES)}")
     parser.add_argument("--set5", type=Path, help="folder of a super-resolution set, at x2 and x4, at its own size")
-    parser.add_argument("--against", choices=sorted(name for name, each in CLASSICS.items() if each.tasks == HOLES),
+    parser.add_argument("--against", choices=sorted(name for name, each in CLASSICAL.items() if each.tasks == HOLES),
                         help="compare the fills with this method alone, and print nothing else")  # fmt: skip
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG: one row per photograph and task: input, methods, truth")
     args = parser.parse_args()
 
-    entries = protocols.find_photographs(args.data)
+    entries = find_photographs(args.data)
     names = [name for name in (FILLS if args.against else NAMES) if name in protocols.available(entries)]
     names = [name for name in names if not args.tasks or args.tasks in PROTOCOLS[name].title]
     names = [name for name in names if not args.protocols or name in args.protocols.split(",")]
     if not names:
         raise SystemExit(f"--tasks, --protocols: no task is called so; name one of {', '.join(NAMES)}")
-    ours = Ours(args.model or "embedded", args.steps, args.guidance, name="ours")
+    ours = PhotofoundMethod(args.model or "embedded", args.steps, args.guidance, name="ours")
     rivals = [args.against, "bicubic"] if args.against else CLASSIC
-    methods: list[Method] = [*classics(rivals), ours]
-    judges = Judges(perceptual=PerceptualNet.from_file(args.perceptual) if args.perceptual else None)
+    methods: list[Method] = [*classical_methods(rivals), ours]
+    networks = MetricNetworks(perceptual=PerceptualNet.from_file(args.perceptual) if args.perceptual else None)
     problems = protocols.problems(entries, names, args.limit, max_side=args.max_side)
     strips = 10**9 if args.sheet else 0
 
     def ask(problems: Iterable[protocols.Problem]) -> Evaluation:
-        return evaluate(problems, methods, judges, args.seeds or 1, strips, lambda line: print(line, flush=True))
+        return evaluate(problems, methods, networks, args.seeds or 1, strips, lambda line: print(line, flush=True))
 
     found = ask(problems)
     summaries = summarise(found)
     large = None
     if args.set5:
         match = "Set5" if (args.set5 / "eval.json").is_file() else None
-        large = ask(protocols.problems(protocols.find_photographs(args.set5, match), ENLARGES, args.limit))
+        large = ask(protocols.problems(find_photographs(args.set5, match), ENLARGES, args.limit))
     photographs = max(each.pictures for each in summaries)
-    compared = opponent(summaries, differences(found), args.against or "patchmatch")
-    set5 = opponent(summarise(large), differences(large)) if large else ""
+    compared = compare_with_rival(summaries, differences(found), args.against or "patchmatch")
+    set5 = compare_with_rival(summarise(large), differences(large)) if large else ""
     whole = [] if args.against else [table(summaries), seconds_at_512(ours)]
     text = "\n\n".join(filter(None, [*whole, compared, set5, f"{photographs} photographs; {machine()}\n"]))
     print("\n" + text)

@@ -16,7 +16,6 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
-from photofound.card import card
 from photofound.device import fast_dtype
 from photofound.model import autoencoder
 from photofound.model.folder import (
@@ -148,9 +147,11 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def _save_card(self, folder: Path) -> None:
         """Weights that were loaded from a folder and not adapted since have that folder's card."""
+        from photofound.card import card  # at use: whoever edits needs no card
+
         origin = self.config.get("_name_or_path")
         adapted = getattr(self.transformer, "_hf_peft_config_loaded", False)
-        if not origin or adapted or not card.carry(Path(origin), folder):
+        if not origin or adapted or not card.copy_card(Path(origin), folder):
             card.write(folder, ())
 
     def load_lora_weights(
@@ -207,9 +208,11 @@ def _download_card(name: str, hub: dict[str, Any]) -> None:
     """Fetch the model's card to where its weights were downloaded, so that saving carries it along; or do without."""
     from huggingface_hub import snapshot_download
 
+    from photofound.card.card import FILES
+
     options = {key: hub[key] for key in ("cache_dir", "local_files_only", "token", "revision") if key in hub}
     with suppress(OSError, ValueError):  # not there, or not reachable: nobody loads a model for its card
-        snapshot_download(name, allow_patterns=[*card.FILES, "*.jpg", "*.png"], **options)
+        snapshot_download(name, allow_patterns=[*FILES, "*.jpg", "*.png"], **options)
 
 
 def _teacher(folder: Path, dtype: torch.dtype) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from PIL import Image
 from photofound import cli
 from photofound.eval import blind
 from photofound.eval.blind import KEY, PAGE, make_pairs, score, write
-from photofound.eval.methods import CLASSICS, Method
+from photofound.eval.methods import CLASSICAL, Method
 from photofound.eval.protocols import Problem, centre_box
 from photofound.training import evaluate
 
@@ -29,7 +29,7 @@ NAMES = ("dark secret", "light secret")
 class Flat(Method):
     """Fills and enlarges with one grey, so that whoever looks sees whose it is."""
 
-    tasks, draws = ("inpaint", "upscale"), False
+    tasks, uses_seed = ("inpaint", "upscale"), False
 
     def __init__(self, name, grey):
         self.name, self.grey = name, grey
@@ -275,7 +275,7 @@ def test_without_photographs_there_are_scikit_images(tmp_path):
 
 
 def test_names_of_options_and_of_files_agree():
-    assert evaluate.KEY == KEY and set(CLASSICS) > {"patchmatch"}
+    assert evaluate.KEY == KEY and set(CLASSICAL) > {"patchmatch"}
 
 
 CHOICES = {"page": "p", "choices": {"1": "left"}}

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from photofound import InpaintPipeline, cli
-from photofound.card import card, record
+from photofound.card import card, evaluation, facts, record
 from photofound.card.record import Origin, Session, Training
 from photofound.picture.sheet import save_sheet
 from photofound.pipeline import EMBEDDED, EditPipeline
@@ -63,7 +63,7 @@ def parsed(path):
 
 def test_architecture_is_counted_from_the_headers_of_the_weights(tiny, tiny_folder):
     pipe = tiny(EditPipeline)
-    found = {part.name: part for part in card.components(tiny_folder)}
+    found = {part.name: part for part in facts.components(tiny_folder)}
     assert set(found) == {"transformer", "vae", "text_encoder"}
     for name, part in found.items():
         weights = {id(p): p.numel() for p in getattr(pipe, name).parameters()}  # tied ones are stored once
@@ -182,9 +182,9 @@ def test_without_paired_differences_the_means_decide(model):
 
 
 def test_the_card_knows_patchmatch_by_the_name_that_reports_give_it():
-    from photofound.eval.methods import CLASSICS
+    from photofound.eval.methods import CLASSICAL
 
-    assert CLASSICS["patchmatch"].name == card._STRONGEST
+    assert CLASSICAL["patchmatch"].name == evaluation.STRONGEST
 
 
 def test_nobody_wrote_such_a_claim_by_hand():
@@ -197,10 +197,10 @@ def test_nobody_wrote_such_a_claim_by_hand():
 def test_a_report_must_hold_the_model(model, tmp_path):
     with pytest.raises(ValueError, match="has no method 'other'; name one of telea, mine, 2 steps with --method"):
         card.write(model, [], report(), method="other")
-    assert "mine, 2 steps" == card.reduced(report(), "mine")["method"]
+    assert "mine, 2 steps" == evaluation.excerpt(report(), "mine")["method"]
     (tmp_path / "bad.json").write_text('{"summary": [1]}')
     with pytest.raises(ValueError, match="bad.json is no report of 'photofound eval'"):
-        card.read_report(tmp_path / "bad.json")
+        evaluation.read_report(tmp_path / "bad.json")
 
 
 def test_words_of_ones_own_take_the_place_of_general_ones(model):

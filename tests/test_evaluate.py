@@ -141,7 +141,7 @@ def test_what_was_found_is_written_also_when_a_method_fails(photos, tmp_path, mo
             raise ValueError("out of luck; try again")
         return problem.truth
 
-    monkeypatch.setitem(methods.CLASSICS, "bicubic", methods.Classic("bicubic", ("upscale",), failing))
+    monkeypatch.setitem(methods.CLASSICAL, "bicubic", methods.ClassicalMethod("bicubic", ("upscale",), failing))
     assert run(photos, "--protocols", "x2", "--methods", "bicubic", "-o", str(tmp_path)) == 2
     assert capsys.readouterr().err == "photofound: out of luck; try again\n"
     tree = json.loads((tmp_path / "report.json").read_text())
@@ -175,7 +175,7 @@ def test_the_benchmark_prints_the_same_table(photos, network, tiny_folder, tmp_p
     options += ["--tasks", "box", "--markdown", tmp_path / "table.md", "--sheet", tmp_path / "sheet.png"]
     monkeypatch.setattr(sys, "argv", ["edits.py", *map(str, options)])
     monkeypatch.setattr(
-        "photofound.eval.methods.Ours.run", lambda self, task, given, seed, **inputs: Image.fromarray(given)
+        "photofound.eval.methods.PhotofoundMethod.run", lambda self, task, given, seed, **inputs: Image.fromarray(given)
     )
     runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
     lines = (tmp_path / "table.md").read_text().splitlines()
@@ -196,7 +196,7 @@ def test_the_benchmark_prints_the_opponents_table_alone(photos, network, tiny_fo
         height, width = (48, 64) if task == "upscale" else (36, 48)  # the scaled photograph's
         return Image.fromarray(answer[:height, :width])
 
-    monkeypatch.setattr("photofound.eval.methods.Ours.run", run)
+    monkeypatch.setattr("photofound.eval.methods.PhotofoundMethod.run", run)
     runpy.run_path(str(ROOT / "benchmarks" / "edits.py"), run_name="__main__")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[0] == "|  | strokes 20 % | border 12.5 % |" and "ours / PatchMatch" in lines[2]

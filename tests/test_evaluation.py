@@ -11,10 +11,11 @@ import torch
 from helpers import noise
 
 from photofound.edits.masks import extent
-from photofound.eval import evaluation, metrics
-from photofound.eval.evaluation import METRICS, Evaluation, Judges, Row, differences, evaluate, measure, summarise
-from photofound.eval.methods import CLASSICS, Method
+from photofound.eval import metrics
+from photofound.eval.methods import CLASSICAL, Method
 from photofound.eval.protocols import Problem, centre_box
+from photofound.eval.run import Evaluation, MetricNetworks, Row, evaluate, measure, measure_cost
+from photofound.eval.summary import METRICS, differences, summarise
 from photofound.model.vision import FeatureNet
 
 
@@ -58,26 +59,26 @@ def test_a_row_holds_what_the_metrics_say():
     problem = hidden()
     result = Noisy().edit(problem, 0)
     made, truth = result.astype(np.float32) / 255, problem.truth.astype(np.float32) / 255
-    row = measure(problem, result, Judges())
+    row = measure(problem, result, MetricNetworks())
     assert set(row) == {"psnr", "ssim", "hole_psnr", "altered", "seam"}
     assert row["psnr"] == metrics.psnr(truth, made) and row["ssim"] == metrics.ssim(truth, made)
     assert row["hole_psnr"] == metrics.psnr(truth, made, problem.hole) < row["psnr"]
     assert row["seam"] == metrics.seam_excess(made, truth, problem.hole)
     assert row["altered"] == 0
     result[0, 0] ^= 1
-    assert measure(problem, result, Judges())["altered"] == pytest.approx(1 / (~problem.hole).sum())
+    assert measure(problem, result, MetricNetworks())["altered"] == pytest.approx(1 / (~problem.hole).sum())
 
 
 def test_an_enlargement_has_luma_and_consistency_and_a_prompt_its_score():
     truth = noise(24, 32)
     problem = Problem("x2", "n", "upscale", truth[::2, ::2], None, truth, scale=2)
-    row = measure(problem, truth, Judges())
+    row = measure(problem, truth, MetricNetworks())
     assert set(row) == {"psnr", "ssim", "y_psnr", "consistency"} and row["psnr"] == math.inf
     red = np.zeros((24, 32, 3), np.uint8)
     red[..., 0] = 255
     said = replace(hidden(), prompt="red")
-    assert measure(said, red, Judges(clip=Mean()))["clip_score"] == pytest.approx(100)
-    assert "clip_score" not in measure(hidden(), red, Judges(clip=Mean()))
+    assert measure(said, red, MetricNetworks(clip=Mean()))["clip_score"] == pytest.approx(100)
+    assert "clip_score" not in measure(hidden(), red, MetricNetworks(clip=Mean()))
 
 
 def test_growth_is_measured_by_the_segmenter_that_is_named():
@@ -89,7 +90,7 @@ def test_growth_is_measured_by_the_segmenter_that_is_named():
         assert rgb.dtype == np.float32 and (known == subject).all()
         return np.roll(known, 1, 1)
 
-    row = measure(problem, noise(24, 32), Judges(segmenter=one_column_more))
+    row = measure(problem, noise(24, 32), MetricNetworks(segmenter=one_column_more))
     assert row["growth"] == pytest.approx(8 / 64) and "seam" not in row
 
 
@@ -112,23 +113,23 @@ def test_grabcut_sees_an_object_that_was_extended_and_none_that_was_not():
 
 def test_every_seed_is_asked_of_methods_that_draw_and_the_first_edit_is_not_timed():
     method = Noisy()
-    found = evaluate([hidden(0), hidden(1)], [CLASSICS["telea"], method], seeds=3)
+    found = evaluate([hidden(0), hidden(1)], [CLASSICAL["telea"], method], seeds=3)
     assert method.asked == [("0.png", "", 0), *[(f"{i}.png", "", seed) for i in (0, 1) for seed in (0, 1, 2)]]
     assert [(r.method, r.picture, r.seed) for r in found.rows[:4]] == [
         ("Telea", "0.png", 0), *[("noisy", "0.png", seed) for seed in (0, 1, 2)]
     ]  # fmt: skip
     assert all(row.values["seconds"] >= 0 for row in found.rows)
-    assert [list(strip.shown) for strip in found.strips] == [["given", "Telea", "noisy", "truth"]] * 2
+    assert [list(strip.pictures) for strip in found.strips] == [["given", "Telea", "noisy", "truth"]] * 2
 
 
 def test_methods_are_asked_only_what_they_can_do():
     outpaint = Problem(
         "colour-words", "n", "outpaint", noise(24, 32), centre_box(24, 32), None, "red", "blue", (1, 0, 0)
     )
-    found = evaluate([outpaint], [CLASSICS["telea"], CLASSICS["untouched"], Noisy()])
+    found = evaluate([outpaint], [CLASSICAL["telea"], CLASSICAL["untouched"], Noisy()])
     assert [row.method for row in found.rows] == ["noisy"]
     plain = replace(outpaint, contrast="", colour=None)
-    assert [row.method for row in evaluate([plain], [CLASSICS["untouched"]]).rows] == ["untouched"]
+    assert [row.method for row in evaluate([plain], [CLASSICAL["untouched"]]).rows] == ["untouched"]
 
 
 @pytest.mark.parametrize(("painted", "moved"), [((250, 0, 0), 1.0), ((101, 100, 100), 0.0), ((0, 0, 250), 0.0)])
@@ -144,8 +145,8 @@ def test_a_colour_word_counts_when_the_background_visibly_follows(painted, moved
     )
     found = evaluate([problem], [Prompted()])
     assert found.rows[0].values["followed"] == moved
-    assert list(found.strips[0].shown) == ["given", "prompted, blue", "prompted"]
-    assert (found.strips[0].shown["prompted, blue"] == 100).all()
+    assert list(found.strips[0].pictures) == ["given", "prompted, blue", "prompted"]
+    assert (found.strips[0].pictures["prompted, blue"] == 100).all()
 
 
 def test_a_result_of_another_size_is_refused():
@@ -166,7 +167,7 @@ def test_strips_are_kept_of_the_first_problems_only():
 
 def test_memory_is_what_an_edit_needs_beyond_what_is_held():
     held = np.ones(2**23)  # 64 MB that do not count
-    with evaluation.cost(torch.device("cpu")) as spent:
+    with measure_cost(torch.device("cpu")) as spent:
         needed = np.ones(2**24)  # 128 MB that do, for a moment
         del needed
     if "memory" not in spent:
@@ -219,7 +220,7 @@ def test_patches_of_holes_are_compared_as_one_set():
             return (pixels + 1).flatten(2).transpose(1, 2)
 
     problems, method, net = [hidden(i) for i in range(4)], Noisy(), Half()
-    found = evaluate(problems, [method], Judges(perceptual=net), seeds=2)
+    found = evaluate(problems, [method], MetricNetworks(perceptual=net), seeds=2)
 
     def features(picture, hole):
         return metrics.patch_features(net, metrics.hole_patches((picture / 255).astype(np.float32), hole))
@@ -233,12 +234,12 @@ def test_patches_of_holes_are_compared_as_one_set():
     perfect = replace(found, patches={k: [(n, t, t) for n, _, t in v] for k, v in found.patches.items()})
     assert summarise(perfect)[0].figures["hole_fid"].value == pytest.approx(0, abs=1e-9)
     larger = Problem("x2", "n", "upscale", noise(24, 32)[::2, ::2], None, noise(24, 32), scale=2)
-    assert not evaluate([larger], [CLASSICS["bicubic"]], Judges(perceptual=net)).patches
+    assert not evaluate([larger], [CLASSICAL["bicubic"]], MetricNetworks(perceptual=net)).patches
 
 
 def test_sets_are_compared_over_the_features_of_all_pictures():
     problems, method = [hidden(i) for i in range(5)], Noisy()
-    found = evaluate(problems, [method], Judges(features=Mean()), seeds=2)
+    found = evaluate(problems, [method], MetricNetworks(features=Mean()), seeds=2)
     (summary,) = summarise(found)
     sets = [np.array([2 * (method.edit(p, seed) / 255).mean((0, 1)) for p in problems]) for seed in (0, 1)]
     b = np.array([2 * (problem.truth / 255).mean((0, 1)) for problem in problems])
@@ -253,5 +254,5 @@ def test_sets_are_compared_over_the_features_of_all_pictures():
     assert list(summary.figures) == [name for name in METRICS if name in summary.figures]
     del found.features[("box-centre", "noisy")][-1]  # stopped before the second seed of the last picture
     assert math.isfinite(summarise(found)[0].figures["fid"].value)
-    few = summarise(evaluate(problems[:2], [method], Judges(features=Mean())))[0]
+    few = summarise(evaluate(problems[:2], [method], MetricNetworks(features=Mean())))[0]
     assert "fid" not in few.figures

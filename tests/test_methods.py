@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from photofound import UpscalePipeline
-from photofound.eval.methods import CLASSICS, Foreign, Ours, classics
+from photofound.eval.methods import CLASSICAL, DiffusersMethod, PhotofoundMethod, classical_methods
 from photofound.eval.protocols import Problem, border, centre_box
 
 
@@ -37,7 +37,7 @@ def small(scale=2):
 @pytest.mark.parametrize("name", ["telea", "navier-stokes", "biharmonic", "patchmatch"])
 def test_a_classic_fills_holes_and_leaves_the_rest(name):
     problem = hidden()
-    result = CLASSICS[name].edit(problem, 0)
+    result = CLASSICAL[name].edit(problem, 0)
     assert (result[~problem.hole] == problem.truth[~problem.hole]).all()
     error = np.abs(result.astype(int) - problem.truth)[problem.hole].mean()
     assert error < np.abs(problem.given.astype(int) - problem.truth)[problem.hole].mean()
@@ -46,53 +46,53 @@ def test_a_classic_fills_holes_and_leaves_the_rest(name):
 def test_classics_are_their_libraries_own():
     problem = hidden()
     mask = problem.hole.astype(np.uint8)
-    assert (CLASSICS["telea"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_TELEA)).all()
-    assert (CLASSICS["navier-stokes"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_NS)).all()
+    assert (CLASSICAL["telea"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_TELEA)).all()
+    assert (CLASSICAL["navier-stokes"].edit(problem, 0) == cv2.inpaint(problem.given, mask, 4, cv2.INPAINT_NS)).all()
     theirs = inpaint_biharmonic(problem.given / 255, problem.hole, channel_axis=-1) * 255
-    assert np.abs(CLASSICS["biharmonic"].edit(problem, 0) - theirs).max() <= 0.5
+    assert np.abs(CLASSICAL["biharmonic"].edit(problem, 0) - theirs).max() <= 0.5
     given = Image.fromarray(small().given)
     for name, method in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
-        assert (CLASSICS[name].edit(small(), 0) == np.asarray(given.resize((64, 48), method))).all()
+        assert (CLASSICAL[name].edit(small(), 0) == np.asarray(given.resize((64, 48), method))).all()
 
 
 def test_patchmatch_is_the_librarys_own_and_the_same_every_time():
     import patchmatch
 
     problem = hidden()
-    result = CLASSICS["patchmatch"].edit(problem, 0)
+    result = CLASSICAL["patchmatch"].edit(problem, 0)
     patchmatch.set_random_seed(0)
     mask = problem.hole.astype(np.uint8) * 255
     assert (result == patchmatch.inpaint(problem.given, mask, patch_size=5)).all()
     patchmatch.set_random_seed(5)  # by somebody else
     other = patchmatch.inpaint(problem.given, mask, patch_size=5)
     with ThreadPoolExecutor(3) as pool:
-        again = list(pool.map(lambda seed: CLASSICS["patchmatch"].edit(problem, seed), range(3)))
+        again = list(pool.map(lambda seed: CLASSICAL["patchmatch"].edit(problem, seed), range(3)))
     assert all((each == result).all() for each in again) and (other != result).any()
-    assert CLASSICS["patchmatch"].tasks == ("inpaint", "expand", "erase") and not CLASSICS["patchmatch"].draws
+    assert CLASSICAL["patchmatch"].tasks == ("inpaint", "expand", "erase") and not CLASSICAL["patchmatch"].uses_seed
 
 
 def test_where_patchmatch_is_missing_it_is_said_what_to_install(monkeypatch):
     import patchmatch
 
     monkeypatch.setattr(patchmatch, "patchmatch_available", False)
-    for ask in (lambda: classics(["telea", "patchmatch"]), lambda: CLASSICS["patchmatch"].edit(hidden(), 0)):
+    for ask in (lambda: classical_methods(["telea", "patchmatch"]), lambda: CLASSICAL["patchmatch"].edit(hidden(), 0)):
         with pytest.raises(ImportError, match="without its native library.*CMake and OpenCV.*pip install --force-re"):
             ask()
-    assert [method.name for method in classics(["telea"])] == ["Telea"]
+    assert [method.name for method in classical_methods(["telea"])] == ["Telea"]
     monkeypatch.setitem(sys.modules, "patchmatch", None)
     with pytest.raises(ImportError, match="patchmatch needs PyPatchMatch: pip install 'PyPatchMatch>=2.2'"):
-        classics(["patchmatch"])
+        classical_methods(["patchmatch"])
 
 
 def test_methods_are_named_and_unknown_ones_refused():
-    assert [m.name for m in classics(["lanczos", "telea"])] == ["Lanczos", "Telea"]
+    assert [m.name for m in classical_methods(["lanczos", "telea"])] == ["Lanczos", "Telea"]
     with pytest.raises(ValueError, match="method 'cubic' is unknown; known: telea"):
-        classics(["telea", "cubic"])
+        classical_methods(["telea", "cubic"])
 
 
 @pytest.mark.parametrize("task", ["inpaint", "erase", "outpaint", "expand"])
 def test_ours_answers_every_task_in_the_truths_size_with_kept_pixels(tiny_folder, task):
-    ours = Ours(str(tiny_folder), steps=1, dtype=torch.float32)
+    ours = PhotofoundMethod(str(tiny_folder), steps=1, dtype=torch.float32)
     problem = hidden(task, border if task == "expand" else centre_box, prompt="a cup")
     result = ours.edit(problem, 0)
     assert result.shape == problem.truth.shape and result.dtype == np.uint8
@@ -103,14 +103,14 @@ def test_ours_answers_every_task_in_the_truths_size_with_kept_pixels(tiny_folder
 def test_ours_is_the_pipeline_itself_with_its_steps(tiny, tiny_folder):
     pipe, problem = tiny(UpscalePipeline), small()
     for steps in (1, 3):
-        ours = Ours(str(tiny_folder), steps=steps, guidance=1.0, dtype=torch.float32)
+        ours = PhotofoundMethod(str(tiny_folder), steps=steps, guidance=1.0, dtype=torch.float32)
         seed = torch.Generator().manual_seed(4)
         made = pipe(problem.given, scale=2, num_inference_steps=steps, guidance_scale=1.0, generator=seed).images[0]
         assert (ours.edit(problem, 4) == np.asarray(made)).all()
         assert ours.name == f"{tiny_folder.name}, {steps} steps, guidance 1"
-    assert Ours(str(tiny_folder), name="mine").name == "mine"
+    assert PhotofoundMethod(str(tiny_folder), name="mine").name == "mine"
     with pytest.raises(ValueError, match="no few-step student"):
-        Ours(str(tiny_folder), teacher=True)
+        PhotofoundMethod(str(tiny_folder), teacher=True)
 
 
 # ----------------------------------------------------------------------------------------------- pipelines of diffusers
@@ -162,7 +162,7 @@ def inpainter(tmp_path_factory, text):
 
 
 def test_any_inpainting_pipeline_of_diffusers_can_be_asked(inpainter):
-    method = Foreign(str(inpainter), steps=2, dtype=torch.float32)
+    method = DiffusersMethod(str(inpainter), steps=2, dtype=torch.float32)
     assert method.name == "tiny-inpaint, 2 steps" and set(method.tasks) == {"inpaint", "expand", "erase", "outpaint"}
     problem = hidden(prompt="a cup")
     result = method.edit(problem, 0)
@@ -177,7 +177,7 @@ def test_any_upscaling_pipeline_of_diffusers_can_be_asked(tmp_path, text):
     parts = {"vae": vae((8, 8, 8)), "unet": unet(7, num_class_embeds=1000), **text}
     pipe = StableDiffusionUpscalePipeline(**parts, scheduler=DDIMScheduler(), low_res_scheduler=DDPMScheduler())
     pipe.save_pretrained(folder)
-    method = Foreign(str(folder), steps=1, dtype=torch.float32)
+    method = DiffusersMethod(str(folder), steps=1, dtype=torch.float32)
     assert method.tasks == ("upscale",)
     assert method.edit(small(4), 0).shape == (48, 64, 3)
     assert method.edit(small(2), 0).shape == (48, 64, 3)  # it only knows x4; brought down to what was asked
@@ -185,7 +185,7 @@ def test_any_upscaling_pipeline_of_diffusers_can_be_asked(tmp_path, text):
 
 def test_a_pipeline_that_cannot_do_it_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="pipeline: nowhere/at-all cannot be loaded for inpainting or upscaling"):
-        Foreign("nowhere/at-all")
+        DiffusersMethod("nowhere/at-all")
     (tmp_path / "model_index.json").write_text('{"_class_name": "DDPMPipeline", "_diffusers_version": "0.40"}')
     with pytest.raises(ValueError, match="cannot be loaded for inpainting or upscaling"):
-        Foreign(str(tmp_path))
+        DiffusersMethod(str(tmp_path))

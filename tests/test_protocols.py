@@ -10,7 +10,8 @@ from helpers import noise
 from PIL import Image
 
 from photofound.eval import protocols
-from photofound.eval.protocols import PROTOCOLS, SWAPS, find_photographs, problems
+from photofound.eval.photographs import find_photographs
+from photofound.eval.protocols import PROTOCOLS, SWAPS, problems
 
 HOLES = ("strokes-20", "box-centre", "border-12.5")
 
@@ -91,7 +92,7 @@ def test_enlargements_start_from_small_pictures(folder):
 
 def test_real_degradations_vary_with_the_seed_and_keep_the_light():
     rgb = np.full((64, 64, 3), 90, np.uint8)
-    made = [protocols.degraded(rgb, 4, seed).astype(float) for seed in range(12)]
+    made = [protocols.degrade(rgb, 4, seed).astype(float) for seed in range(12)]
     noise = [picture.std() for picture in made]
     assert max(noise) > 2 * min(noise) and all(abs(picture.mean() - 90) < 3 for picture in made)
 
@@ -226,13 +227,13 @@ def test_bicubic_on_luma_is_the_literatures(tmp_path, scale):
     """What papers call bicubic is MATLAB's, down and up: Pillow's gives the same PSNR of luma to 0.05 dB."""
     from skimage import data, metrics
 
-    from photofound.eval.evaluation import Judges, measure
-    from photofound.eval.methods import CLASSICS
+    from photofound.eval.methods import CLASSICAL
+    from photofound.eval.run import MetricNetworks, measure
 
     truth = data.cat()[:256, :256]
     save(tmp_path / "cat.png", truth)
     (problem,) = made(tmp_path, f"x{scale}")
-    found = measure(problem, CLASSICS["bicubic"].edit(problem, 0), Judges())["y_psnr"]
+    found = measure(problem, CLASSICAL["bicubic"].edit(problem, 0), MetricNetworks())["y_psnr"]
     small = imresize(truth, 1 / scale, (256 // scale, 256 // scale))
     pair = [(16 + p / 255 @ np.array([65.481, 128.553, 24.966])) for p in (truth, imresize(small, scale, (256, 256)))]
     inner = [luma[scale:-scale, scale:-scale] for luma in pair]

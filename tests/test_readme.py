@@ -19,7 +19,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
 PAGES |= {name: (ROOT / name).read_text() for name in ("README.md", "demos/comfyui/README.md")}
-RUN = ("README.md", "docs/index.md", "docs/tasks/")  # elsewhere snippets name files, models or GPUs of the reader's
+RUN = (
+    "README.md",
+    "docs/index.md",
+    "docs/serving.md",
+    "docs/tasks/",
+)  # others need your files, models, GPUs
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -99,7 +104,7 @@ def test_pictures_of_the_documentation_are_small():
 
 def test_the_first_snippet_fits_on_a_screen():
     snippets = [code for name, code in blocks("python") if name.startswith("README.md")]
-    assert len(snippets) >= 2 and len(snippets[0].strip().splitlines()) <= 14
+    assert snippets and len(snippets[0].strip().splitlines()) <= 8
 
 
 def test_commands_exist(capsys):

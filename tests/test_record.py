@@ -75,7 +75,7 @@ def test_settings_lose_their_places_and_tell_their_changes():
         "id": "org/name",
         "n": {"x": 1},
     }
-    assert record.placeless(tree) == {"folder": "train", "list": ["b", "c", "d"], "id": "org/name", "n": {"x": 1}}
+    assert record.without_paths(tree) == {"folder": "train", "list": ["b", "c", "d"], "id": "org/name", "n": {"x": 1}}
     assert record.changes({"train": {"lr": 1, "steps": 2}}, {"train": {"lr": 1, "steps": 3, "ema": 0}}) == {
         "train.steps": "2 -> 3", "train.ema": "None -> 0",
     }  # fmt: skip

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from photofound.eval import report
-from photofound.eval.evaluation import METRICS, Evaluation, Figure, Row, Strip, Summary, differences, summarise
+from photofound.eval.run import Evaluation, Row, Strip
+from photofound.eval.summary import METRICS, Figure, Summary, differences, summarise
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_model_is_set_against_patchmatch_in_one_table():
             ]
     rows += [Row("x2", name, "0.png", 0, {"y_psnr": v, "psnr": v}) for name, v in (("bicubic", 33.5), ("mine", 36.25))]
     found = Evaluation(["mine"], rows)
-    table = report.opponent(summarise(found), differences(found))
+    table = report.compare_with_rival(summarise(found), differences(found))
     assert table.splitlines() == [
         "|  | strokes 20 % | centre box 1/9 |",
         "| --- | --- | --- |",
@@ -66,9 +67,9 @@ def test_a_model_is_set_against_patchmatch_in_one_table():
         "| bicubic | 33.50 |",
         "| mine | 36.25 |",
     ]
-    assert "mine / Telea | 0.833 [" in report.opponent(summarise(found), differences(found), "telea")
+    assert "mine / Telea | 0.833 [" in report.compare_with_rival(summarise(found), differences(found), "telea")
     alone = Evaluation(["mine"], [row for row in rows if row.method != "PatchMatch" and row.protocol != "x2"])
-    assert report.opponent(summarise(alone), differences(alone)) == ""
+    assert report.compare_with_rival(summarise(alone), differences(alone)) == ""
 
 
 def test_json_holds_rows_and_intervals_and_no_infinity(found):
@@ -121,11 +122,11 @@ def test_pictures_are_small_and_true():
 
 def test_of_enlargements_the_middle_is_shown_in_squares():
     truth = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
-    shown = report.details({"given": truth[::4, ::4], "truth": truth})
+    shown = report.centre_crops({"given": truth[::4, ::4], "truth": truth})
     assert {picture.shape for picture in shown.values()} == {(384, 384, 3)}
     assert (shown["truth"][::2, ::2] == truth[104:296, 204:396]).all()
     assert (shown["given"][::8, ::8] == truth[104:296:4, 204:396:4]).all()
-    tiny = report.details({"given": truth[:10, :20], "truth": truth[:40, :80]})
+    tiny = report.centre_crops({"given": truth[:10, :20], "truth": truth[:40, :80]})
     assert {picture.shape for picture in tiny.values()} == {(80, 160, 3)}
 
 

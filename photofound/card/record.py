@@ -197,12 +197,12 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     return {name: f"{old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)}
 
 
-def placeless(tree: Any) -> Any:
+def without_paths(tree: Any) -> Any:
     """A configuration whose absolute paths are names alone: where files lay is nobody's business."""
     if isinstance(tree, Mapping):
-        return {name: placeless(value) for name, value in tree.items()}
+        return {name: without_paths(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [placeless(value) for value in tree]
+        return [without_paths(value) for value in tree]
     if isinstance(tree, str) and re.match(r"file://|[/~\\]|[A-Za-z]:[\\/]", tree):
         return re.split(r"[/\\]", tree.rstrip("/\\"))[-1]
     return tree
@@ -262,5 +262,5 @@ def _pieced_together(run_dir: Path, origins: Callable[[str, int | None], Iterabl
     data = tally(origins(folder, files.get("limit"))) if folder and Path(folder).is_dir() else ()
     identity = f"{run_dir.resolve().name}-{rows[0]['loss']}"  # the first loss is a run's own
     filtering = prepared(folder)[1] if folder else ()
-    own = Training(identity, name, parts, placeless(settings), data, filtering, (session,), (INCOMPLETE,))
+    own = Training(identity, name, parts, without_paths(settings), data, filtering, (session,), (INCOMPLETE,))
     return join(inherited(start or model.get("vae")), [own])

@@ -98,6 +98,7 @@ def _eval(argv: list[str]) -> int:
 def _card(argv: list[str]) -> int:
     args = _card_parser().parse_args(argv)
     from photofound.card import card, record
+    from photofound.card.evaluation import read_report
     from photofound.data import photos
 
     last = args.runs[-1]
@@ -107,7 +108,7 @@ def _card(argv: list[str]) -> int:
     history = record.join(*(record.of_folder(run, photos.origins) for run in args.runs))
     own = folder / card.EVALUATION if args.runs == [folder] else None  # any other run changed the weights
     evaluation = args.eval or (own if own and own.is_file() else None)
-    report = card.read_report(evaluation) if evaluation else None
+    report = read_report(evaluation) if evaluation else None
     print(card.write(folder, history, report, args.method, dict(args.price), dict(args.watts)))
     return 0
 

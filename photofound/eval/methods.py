@@ -1,5 +1,5 @@
-"""What is compared: our checkpoints, what OpenCV, scikit-image, Pillow and PyPatchMatch have, and any pipeline of
-diffusers.
+"""Methods to compare: photofound's models, classical methods of OpenCV, scikit-image, Pillow and PyPatchMatch, and any
+diffusers pipeline.
 
 Pictures are (H, W, 3) uint8, holes (H, W) bool.
 """
@@ -28,29 +28,34 @@ HOLES = ("inpaint", "expand", "erase")
 
 
 class Method:
-    """Something that edits. ``tasks`` are the edits that it can do, ``draws`` whether it depends on a seed."""
+    """Something that edits pictures.
+
+    Attributes:
+        tasks: the edits that it can do.
+        uses_seed: whether its result depends on a seed.
+    """
 
     name: str
     tasks: tuple[str, ...]
-    draws = True
+    uses_seed = True
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
-        """The result, as large as the truth."""
+        """The result (H, W, 3) uint8, with the size of ``problem.truth``."""
         raise NotImplementedError
 
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         return torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Classic(Method):
-    """A method without a model: the same result every time."""
+class ClassicalMethod(Method):
+    """A method without a model. It gives the same result every time."""
 
     name: str
     tasks: tuple[str, ...]
     function: Callable[[Problem], np.ndarray]
-    draws = False
+    uses_seed = False
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
         return self.function(problem)
@@ -76,7 +81,7 @@ def _biharmonic(problem: Problem) -> np.ndarray:
 
 
 def _patchmatch(problem: Problem) -> np.ndarray:
-    """Barnes et al. 2009, patches of 11 x 11 pixels, seed 0: equal problems have equal results."""
+    """Barnes et al. 2009, patches of 11 x 11 pixels, seed 0: equal problems get equal results."""
     assert problem.hole is not None
     return patchmatch(problem.given, problem.hole)
 
@@ -89,40 +94,45 @@ def _resample(name: str) -> Callable[[Problem], np.ndarray]:
     return enlarge
 
 
-CLASSICS = {
-    "telea": Classic("Telea", HOLES, _opencv("INPAINT_TELEA")),
-    "navier-stokes": Classic("Navier-Stokes", HOLES, _opencv("INPAINT_NS")),
-    "biharmonic": Classic("biharmonic", HOLES, _biharmonic),
-    "patchmatch": Classic("PatchMatch", HOLES, _patchmatch),
-    "bicubic": Classic("bicubic", ("upscale",), _resample("BICUBIC")),
-    "lanczos": Classic("Lanczos", ("upscale",), _resample("LANCZOS")),
-    "untouched": Classic("untouched", ("outpaint",), lambda problem: problem.given),
+CLASSICAL = {
+    "telea": ClassicalMethod("Telea", HOLES, _opencv("INPAINT_TELEA")),
+    "navier-stokes": ClassicalMethod("Navier-Stokes", HOLES, _opencv("INPAINT_NS")),
+    "biharmonic": ClassicalMethod("biharmonic", HOLES, _biharmonic),
+    "patchmatch": ClassicalMethod("PatchMatch", HOLES, _patchmatch),
+    "bicubic": ClassicalMethod("bicubic", ("upscale",), _resample("BICUBIC")),
+    "lanczos": ClassicalMethod("Lanczos", ("upscale",), _resample("LANCZOS")),
+    "untouched": ClassicalMethod("untouched", ("outpaint",), lambda problem: problem.given),
 }
 
 
-def classics(names: Iterable[str]) -> list[Method]:
-    """OpenCV's Telea and Navier-Stokes (radius 4), scikit-image's biharmonic, PyPatchMatch's PatchMatch (patch 5),
-    Pillow's bicubic and Lanczos, and ``untouched``, the product photograph as it is, whose figures are the instruments'
-    own error. ValueError for other names, ImportError where PatchMatch is named and cannot be had."""
+def classical_methods(names: Iterable[str]) -> list[Method]:
+    """The methods with these names of ``CLASSICAL``.
+
+    They are OpenCV's Telea and Navier-Stokes (radius 4), scikit-image's biharmonic filling, PyPatchMatch's PatchMatch
+    (patch 5), Pillow's bicubic and Lanczos. ``untouched`` returns the product photograph as it is: its figures are the
+    error of the measurement itself.
+
+    Raises ValueError for other names, ImportError if PatchMatch is named and not installed.
+    """
     names = list(names)
-    unknown = sorted(set(names) - set(CLASSICS))
+    unknown = sorted(set(names) - set(CLASSICAL))
     if unknown:
-        raise ValueError(f"method {unknown[0]!r} is unknown; known: {', '.join(CLASSICS)}")
+        raise ValueError(f"method {unknown[0]!r} is unknown; known: {', '.join(CLASSICAL)}")
     missing = patchmatch_missing() if "patchmatch" in names else ""
     if missing:
         raise ImportError(f"{missing}; or leave the method out")
-    return [CLASSICS[name] for name in names]
+    return [CLASSICAL[name] for name in names]
 
 
-class Ours(Method):
-    """The pipelines of one checkpoint.
+class PhotofoundMethod(Method):
+    """All tasks of one photofound model.
 
     Args:
         source: a folder, a Hub id, or ``embedded``.
-        steps, guidance: None for the checkpoint's own.
-        teacher: of a few-step student, the model that it was distilled from.
-        name: what reports call it; None: the folder's name, and the steps and guidance that were given.
-        device: ``auto``: a GPU where there is one.
+        steps, guidance: None for the model's own.
+        teacher: use the model that a few-step student was distilled from.
+        name: its name in reports; None: made of the folder's name, the steps and the guidance.
+        device: ``auto`` uses a GPU if there is one.
     """
 
     tasks = (*HOLES, "upscale", "outpaint")
@@ -138,47 +148,45 @@ class Ours(Method):
         dtype: torch.dtype | None = None,
     ) -> None:
         folder = None if source == "embedded" else source
-        place = resolve_device(device, "device")
-        loaded = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(place.type))
-        self.pipe = loaded.to(place)
+        target = resolve_device(device, "device")
+        pipe = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(target.type))
+        self.pipe = pipe.to(target)
         self.steps, self.guidance = steps, guidance
         stem = "photofound-nano" if folder is None else Path(source).name
-        said = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
-        said.append("" if guidance is None else f"guidance {guidance:g}")
-        self.name = name or ", ".join(filter(None, said))
+        parts = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
+        parts.append("" if guidance is None else f"guidance {guidance:g}")
+        self.name = name or ", ".join(filter(None, parts))
 
     def device(self) -> torch.device:
         return self.pipe.device
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
-        given, inputs = _asked(problem)
+        given, inputs = _task_inputs(problem)
         return np.asarray(self.run(problem.task, given, seed, **inputs))
 
     def run(self, task: str, given: np.ndarray, seed: int, **inputs: Any) -> Image.Image:
-        """One edit, by the name of its task and with the inputs of its pipeline."""
+        """One edit by the name of its task, with the task's inputs."""
         request = Request(task, Picture.from_any(given), inputs, seed, self.steps, self.guidance)
-        made: Picture = self.pipe.answer(request).images[0]
-        return made.to_pil()
+        result: Picture = self.pipe.answer(request).images[0]
+        return result.to_pil()
 
 
-def _asked(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
-    """A picture and the inputs of its task."""
+def _task_inputs(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
+    """The picture, and the other inputs of its task."""
     if problem.task == "upscale":
         return problem.given, {"scale": problem.scale}
     if problem.task == "expand":
-        return _cropped(problem)
+        return _without_border(problem)
     assert problem.hole is not None
     hole = problem.hole.astype(np.float32)
     if problem.task == "outpaint":
         return problem.given, {"subject": 1 - hole, "prompt": problem.prompt}
-    return problem.given, {
-        "mask_image": hole,
-        **({"grow": 0} if problem.task == "erase" else {"prompt": problem.prompt}),
-    }
+    inputs = {"grow": 0} if problem.task == "erase" else {"prompt": problem.prompt}
+    return problem.given, {"mask_image": hole} | inputs
 
 
-def _cropped(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
-    """The picture without its border, and the margins that are to be added to it."""
+def _without_border(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
+    """The picture without its grey border, and the margins to add to it again."""
     assert problem.hole is not None
     rows, columns = np.flatnonzero(~problem.hole.all(1)), np.flatnonzero(~problem.hole.all(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
@@ -187,8 +195,8 @@ def _cropped(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
     return problem.given[top:bottom, left:right], {side: int(value) for side, value in margins.items()}
 
 
-class Foreign(Method):
-    """Any inpainting or upscaling pipeline of diffusers, as its users get it: nothing is pasted back.
+class DiffusersMethod(Method):
+    """Any inpainting or upscaling pipeline of diffusers, as its users get it: kept pixels are not pasted back.
 
     Args:
         source: a folder or a Hub id.
@@ -206,20 +214,20 @@ class Foreign(Method):
     ) -> None:
         from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 
-        place = resolve_device(device, "device")
-        options: dict[str, Any] = {"dtype": dtype or fast_dtype(place.type), "use_safetensors": True}
+        target = resolve_device(device, "device")
+        options: dict[str, Any] = {"dtype": dtype or fast_dtype(target.type), "use_safetensors": True}
         try:
             pipe = DiffusionPipeline.from_pretrained(source, **options)
-            if not _takes(pipe, "mask_image") and not _enlarges(pipe):
+            if not _accepts(pipe, "mask_image") and not _enlarges(pipe):
                 pipe = AutoPipelineForInpainting.from_pipe(pipe)
         except (OSError, ValueError) as error:
             reason = re.split(r"\.\s|\n", str(error))[0]
             raise ValueError(f"pipeline: {source} cannot be loaded for inpainting or upscaling ({reason})") from None
-        self.pipe = pipe.to(place)
+        self.pipe = pipe.to(target)
         self.pipe.set_progress_bar_config(disable=True)
         self.tasks = ("upscale",) if _enlarges(pipe) else (*HOLES, "outpaint")
-        said = {"num_inference_steps": steps, "guidance_scale": guidance}
-        self.options = {key: value for key, value in said.items() if value is not None}
+        options = {"num_inference_steps": steps, "guidance_scale": guidance}
+        self.options = {key: value for key, value in options.items() if value is not None}
         self.name = name or ", ".join([Path(source).name, *([f"{steps} steps"] if steps else [])])
 
     def device(self) -> torch.device:
@@ -229,17 +237,17 @@ class Foreign(Method):
         height, width = problem.given.shape[:2]
         inputs: dict[str, Any] = {"prompt": problem.prompt, "image": Image.fromarray(problem.given)}
         if problem.hole is not None:
-            # Sides that every autoencoder divides; the result is brought back to the photograph's own.
+            # Every autoencoder divides such sides. The result is resized to the photograph's own size.
             working = (round(width / 64) * 64 or 64, round(height / 64) * 64 or 64)
             inputs |= {"image": inputs["image"].resize(working), "width": working[0], "height": working[1]}
             inputs["mask_image"] = Image.fromarray(problem.hole.astype(np.uint8) * 255).resize(working)
         inputs |= {"generator": torch.Generator().manual_seed(seed), "output_type": "pil", **self.options}
-        made = self.pipe(**{name: value for name, value in inputs.items() if _takes(self.pipe, name)}).images[0]
-        wanted = (width * problem.scale, height * problem.scale)
-        return np.asarray(made.convert("RGB").resize(wanted, Image.Resampling.LANCZOS))
+        result = self.pipe(**{name: value for name, value in inputs.items() if _accepts(self.pipe, name)}).images[0]
+        size = (width * problem.scale, height * problem.scale)
+        return np.asarray(result.convert("RGB").resize(size, Image.Resampling.LANCZOS))
 
 
-def _takes(pipe: Any, argument: str) -> bool:
+def _accepts(pipe: Any, argument: str) -> bool:
     return argument in inspect.signature(pipe.__call__).parameters
 
 

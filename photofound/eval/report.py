@@ -1,4 +1,4 @@
-"""What an evaluation found, for machines and people: JSON, Markdown, and one HTML page with pictures side by side."""
+"""The report of an evaluation: JSON, Markdown, and one HTML page with pictures side by side."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from photofound.eval.evaluation import METRICS, Difference, Evaluation, Figure, Strip, Summary, differences, summarise
-from photofound.eval.methods import CLASSICS
+from photofound.eval.methods import CLASSICAL
 from photofound.eval.protocols import PROTOCOLS
+from photofound.eval.run import Evaluation, Strip
+from photofound.eval.summary import METRICS, Difference, Figure, Summary, differences, summarise
 
 
-def write(folder: Path, found: Evaluation, about: dict[str, Any]) -> list[Summary]:
+def write(folder: Path, evaluation: Evaluation, about: dict[str, Any]) -> list[Summary]:
     """Write ``report.json``, ``report.md`` and ``report.html`` into a folder; returns the summary.
 
     Args:
-        about: facts of the run for the head of the report: title -> text or number.
+        about: facts about the run for the head of the report: title -> text or number.
     """
-    summaries = summarise(found)
+    summaries = summarise(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(as_json(found, summaries, about))
-    compared = differences(found)
-    (folder / "report.md").write_text(as_markdown(summaries, compared, about) + _headed(opponent(summaries, compared)))
-    (folder / "report.html").write_text(as_html(summaries, compared, found.strips, about))
+    (folder / "report.json").write_text(as_json(evaluation, summaries, about))
+    compared = differences(evaluation)
+    rival = _rival_section(compare_with_rival(summaries, compared))
+    (folder / "report.md").write_text(as_markdown(summaries, compared, about) + rival)
+    (folder / "report.html").write_text(as_html(summaries, compared, evaluation.strips, about))
     return summaries
 
 
-def as_json(found: Evaluation, summaries: Sequence[Summary], about: dict[str, Any]) -> str:
-    """``{"about", "metrics", "models", "summary", "differences", "rows"}``, where models are the methods that are not
-    classical; figures that are not finite are null."""
+def as_json(evaluation: Evaluation, summaries: Sequence[Summary], about: dict[str, Any]) -> str:
+    """``{"about", "metrics", "models", "summary", "differences", "rows"}``.
+
+    ``models`` are the methods that are not classical. Figures that are not finite become null.
+    """
     metrics = {
         name: {"title": each.title, "style": each.style, "better": each.better, "about": each.about}
         for name, each in METRICS.items()
     }
-    tree: dict[str, Any] = {"about": about, "metrics": metrics, "models": found.models}
+    tree: dict[str, Any] = {"about": about, "metrics": metrics, "models": evaluation.models}
     tree["summary"] = [asdict(each) for each in summaries]
-    tree["differences"] = [asdict(each) for each in differences(found)]
-    return json.dumps(_finite(tree | {"rows": [asdict(row) for row in found.rows]}), indent=1)
+    tree["differences"] = [asdict(each) for each in differences(evaluation)]
+    return json.dumps(_finite(tree | {"rows": [asdict(row) for row in evaluation.rows]}), indent=1)
 
 
 def _finite(value: Any) -> Any:
@@ -57,7 +61,7 @@ def _finite(value: Any) -> Any:
 
 
 def by_protocol(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """In the order of the run."""
+    """protocol -> its methods, in the order of the run."""
     grouped: dict[str, list[Summary]] = {}
     for each in summaries:
         grouped.setdefault(each.protocol, []).append(each)
@@ -65,15 +69,17 @@ def by_protocol(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 
 
 def columns(methods: Sequence[Summary]) -> list[str]:
-    """The metrics that any of these methods has."""
+    """The metrics that at least one of these methods has."""
     return [name for name in METRICS if any(name in each.figures for each in methods)]
 
 
 def best(methods: Sequence[Summary], name: str) -> float | None:
-    """The best value of a metric, None for fewer than two methods or where all are equal. What is left untouched is no
-    competitor."""
+    """The best value of a metric; None if all are equal or fewer than two methods have it.
+
+    The untouched photograph does not compete.
+    """
     better = METRICS[name].better
-    rivals = [each for each in methods if each.method != CLASSICS["untouched"].name]
+    rivals = [each for each in methods if each.method != CLASSICAL["untouched"].name]
     values = [each.figures[name].value for each in rivals if name in each.figures]
     if better is None or len(set(values)) < 2:
         return None
@@ -84,8 +90,10 @@ def best(methods: Sequence[Summary], name: str) -> float | None:
 
 
 def as_markdown(summaries: Sequence[Summary], compared: Sequence[Difference], about: dict[str, Any]) -> str:
-    """A table per protocol, the best figure of a column in bold, 95 % intervals in brackets, and models against the
-    rest picture by picture."""
+    """A table per protocol, and every model against the other methods, picture by picture.
+
+    The best figure of a column is bold; 95 % intervals are in brackets.
+    """
     lines = ["# Evaluation", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
     for protocol, methods in by_protocol(summaries).items():
         names = columns(methods)
@@ -97,43 +105,45 @@ def as_markdown(summaries: Sequence[Summary], compared: Sequence[Difference], ab
         for each in methods:
             cells = [_markdown_cell(each.figures.get(name), name, best(methods, name)) for name in names]
             lines.append(f"| {each.method} | " + " | ".join(cells) + " |")
-        lines += ["", *(f"- {line}" for line in _against(protocol, compared)), ""]
+        lines += ["", *(f"- {line}" for line in _paired_lines(protocol, compared)), ""]
     return "\n".join([*lines, *_legend(summaries), ""])
 
 
 def contact_sheet(strips: Sequence[Strip]) -> np.ndarray:
-    """(H, W, 3) uint8, one row per problem: what was given, the methods' results, the truth; 320 x 240 pixels each."""
+    """(H, W, 3) uint8, a row per problem: the input, the results, the truth, each 320 x 240 pixels."""
     import cv2
 
-    columns = max(len(strip.shown) for strip in strips)
-    rows = [list(strip.shown.values()) for strip in strips]
+    columns = max(len(strip.pictures) for strip in strips)
+    rows = [list(strip.pictures.values()) for strip in strips]
     rows = [row + [np.full_like(row[0], 255)] * (columns - len(row)) for row in rows]
     return np.vstack(
         [np.hstack([cv2.resize(p, (320, 240), interpolation=cv2.INTER_AREA) for p in row]) for row in rows]
     )
 
 
-def opponent(summaries: Sequence[Summary], compared: Sequence[Difference], rival: str = "patchmatch") -> str:
-    """Every model against one classical method, a column per protocol: the ratio of the perceptual distances (below 1:
-    nearer to the truth) and the difference in PSNR, both with paired intervals of 95 %; and of enlargements the PSNR of
-    luma of all methods. Markdown; "" where there is nothing to say.
+def compare_with_rival(summaries: Sequence[Summary], compared: Sequence[Difference], rival: str = "patchmatch") -> str:
+    """Markdown tables of every model against one classical method; "" if there is nothing to compare.
+
+    The first table has a column per protocol that fills holes: the ratio of the perceptual distances (below 1: the
+    model is nearer to the truth) and the difference in PSNR, with paired 95 % intervals. The second has the luma PSNR
+    of all methods that enlarge.
 
     Args:
-        rival: a key of ``CLASSICS``.
+        rival: a key of ``CLASSICAL``.
     """
-    theirs = CLASSICS[rival].name
-    faced = [each for each in compared if each.rival == theirs and "hole_psnr" in _metrics(summaries, each.protocol)]
-    names = list(dict.fromkeys(each.protocol for each in faced))
-    models = list(dict.fromkeys(each.method for each in faced))
+    title = CLASSICAL[rival].name
+    pairs = [each for each in compared if each.rival == title and "hole_psnr" in _metrics(summaries, each.protocol)]
+    names = list(dict.fromkeys(each.protocol for each in pairs))
+    models = list(dict.fromkeys(each.method for each in pairs))
     tables = []
     if names:
-        rows = [row for model in models for row in _duel(model, theirs, names, faced)]
-        tables.append(_lines(["", *(PROTOCOLS[name].title for name in names)], rows))
+        rows = [row for model in models for row in _rival_rows(model, title, names, pairs)]
+        tables.append(_table(["", *(PROTOCOLS[name].title for name in names)], rows))
     enlarged = {name: each for name, each in by_protocol(summaries).items() if PROTOCOLS[name].enlarges}
     if enlarged:
-        methods = list(dict.fromkeys(each.method for found in enlarged.values() for each in found))
-        heads = ["Y-PSNR dB", *(f"{PROTOCOLS[n].title}, {f[0].pictures} pictures" for n, f in enlarged.items())]
-        tables.append(_lines(heads, [[m, *(_luma(m, found) for found in enlarged.values())] for m in methods]))
+        methods = list(dict.fromkeys(each.method for group in enlarged.values() for each in group))
+        head = ["Y-PSNR dB", *(f"{PROTOCOLS[n].title}, {g[0].pictures} pictures" for n, g in enlarged.items())]
+        tables.append(_table(head, [[m, *(_luma_cell(m, group) for group in enlarged.values())] for m in methods]))
     return "\n\n".join(tables)
 
 
@@ -141,9 +151,9 @@ def _metrics(summaries: Sequence[Summary], protocol: str) -> set[str]:
     return {name for each in summaries if each.protocol == protocol for name in each.figures}
 
 
-def _duel(model: str, theirs: str, names: Sequence[str], faced: Sequence[Difference]) -> list[list[str]]:
+def _rival_rows(model: str, rival: str, names: Sequence[str], pairs: Sequence[Difference]) -> list[list[str]]:
     def cell(metric: str, protocol: str) -> str:
-        found = [e for e in faced if (e.method, e.metric, e.protocol) == (model, metric, protocol)]
+        found = [e for e in pairs if (e.method, e.metric, e.protocol) == (model, metric, protocol)]
         figure = (found[0].ratio if metric == "perceptual" else found[0].figure) if found else None
         if figure is None:
             return "-"
@@ -151,21 +161,21 @@ def _duel(model: str, theirs: str, names: Sequence[str], faced: Sequence[Differe
         low, value, high = (format(v, style) for v in (figure.low, figure.value, figure.high))
         return f"{value} [{low}, {high}]"
 
-    rows = {"perceptual": f"perceptual distance, {model} / {theirs}", "psnr": f"PSNR dB, {model} - {theirs}"}
+    rows = {"perceptual": f"perceptual distance, {model} / {rival}", "psnr": f"PSNR dB, {model} - {rival}"}
     return [[title, *(cell(metric, name) for name in names)] for metric, title in rows.items()]
 
 
-def _luma(method: str, found: Sequence[Summary]) -> str:
-    figure = next((each.figures.get("y_psnr") for each in found if each.method == method), None)
-    return "-" if figure is None else " ".join(texts(figure, "y_psnr")).strip()
+def _luma_cell(method: str, group: Sequence[Summary]) -> str:
+    figure = next((each.figures.get("y_psnr") for each in group if each.method == method), None)
+    return "-" if figure is None else " ".join(format_figure(figure, "y_psnr")).strip()
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def _headed(table: str) -> str:
-    name = CLASSICS["patchmatch"].name
+def _rival_section(table: str) -> str:
+    name = CLASSICAL["patchmatch"].name
     return f"\n## Against {name}\n\n{table}\n" if name in table else ""
 
 
@@ -175,8 +185,8 @@ def _sentence(protocol: str, methods: Sequence[Summary]) -> str:
     return f"{about[0].upper()}{about[1:]}{stop} {pictures} {'problem' if pictures == 1 else 'problems'}."
 
 
-def _against(protocol: str, compared: Sequence[Difference]) -> list[str]:
-    """Models against the rest, by the first metric that there is."""
+def _paired_lines(protocol: str, compared: Sequence[Difference]) -> list[str]:
+    """Every model against every other method, by the first metric that was compared."""
     here = [each for each in compared if each.protocol == protocol]
     lines = []
     for each in (each for each in here if each.metric == here[0].metric):
@@ -195,16 +205,16 @@ def _legend(summaries: Sequence[Summary]) -> list[str]:
     return [f"- **{each.title}**: {each.about}; {arrows[each.better]}." for each in used]
 
 
-def _markdown_cell(figure: Figure | None, name: str, top: float | None) -> str:
+def _markdown_cell(figure: Figure | None, name: str, best_value: float | None) -> str:
     if figure is None:
         return "-"
-    value, interval = texts(figure, name)
-    value = f"**{value}**" if figure.value == top else value
+    value, interval = format_figure(figure, name)
+    value = f"**{value}**" if figure.value == best_value else value
     return f"{value} {interval}".strip()
 
 
-def texts(figure: Figure, name: str) -> tuple[str, str]:
-    """A figure and its interval, as they are shown."""
+def format_figure(figure: Figure, name: str) -> tuple[str, str]:
+    """A figure and its interval as text; the interval is "" if there is none to show."""
     style = METRICS[name].style
     value = "∞" if math.isinf(figure.value) else format(figure.value, style)
     if not all(map(math.isfinite, (figure.low, figure.high))) or name in ("seconds", "memory"):
@@ -215,62 +225,25 @@ def texts(figure: Figure, name: str) -> tuple[str, str]:
 
 # ----------------------------------------------------------------------------------------------------------------- HTML
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d1f23; --soft: #6a7078; --line: #e3e5e8; --page: #fbfbfa; --card: #fff;
-        --mark: #0b6e4f; --bar: #b9c0c8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e9eaec; --soft: #9aa1a9; --line: #33373d; --page: #16181b; --card: #1e2125; --mark: #5fd0a5;
-          --bar: #565d66; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1440px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
-h1 { font-size: 2rem; margin: 0 0 .5rem; letter-spacing: -.02em; }
-h2 { font-size: 1.25rem; margin: 0; }
-p { margin: .25rem 0 1rem; color: var(--soft); }
-nav { margin: 1.25rem 0 2rem; display: flex; flex-wrap: wrap; gap: .5rem; }
-nav a { color: inherit; text-decoration: none; border: 1px solid var(--line); border-radius: 99px;
-        padding: .15rem .8rem; background: var(--card); }
-nav a:hover { border-color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 1rem 0; font-size: .9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.25rem 1.5rem;
-          margin: 0 0 1.5rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .45rem .9rem .45rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
-         vertical-align: top; }
-th { font-weight: 500; color: var(--soft); vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; }
-td small { color: var(--soft); display: block; font-size: .75rem; }
-td.best { color: var(--mark); font-weight: 600; } td.best small { font-weight: 400; }
-svg { display: block; margin: .15rem 0 0 auto; fill: currentColor; stroke-linecap: round; }
-line { stroke: var(--bar); stroke-width: 3; }
-ul { margin: .9rem 0 0; padding: 0; list-style: none; color: var(--soft); font-size: .85rem; }
-ul:empty { display: none; }
-.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(150px, 280px); gap: .6rem; overflow-x: auto;
-         margin-top: 1.1rem; }
-figure { margin: 0; } figcaption { font-size: .8rem; color: var(--soft); margin-bottom: .25rem; white-space: nowrap;
-         overflow: hidden; text-overflow: ellipsis; }
-img { width: 100%; display: block; border-radius: 6px; }
-h3 { font-size: .85rem; font-weight: 500; color: var(--soft); margin: 1.25rem 0 -.6rem; }
-"""
-
 
 def as_html(
     summaries: Sequence[Summary], compared: Sequence[Difference], strips: Sequence[Strip], about: dict[str, Any]
 ) -> str:
-    """One page that needs nothing beside it: tables with intervals drawn, and the pictures as small JPEGs."""
+    """One page without other files: tables with drawn intervals, and the pictures as small JPEGs."""
     grouped = by_protocol(summaries)
+    style = (Path(__file__).parent / "report.css").read_text()
     links = "".join(f'<a href="#{name}">{_text(PROTOCOLS[name].title)}</a>' for name in grouped)
     facts = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in about.items())
-    sections = "".join(_section(name, methods, _against(name, compared), strips) for name, methods in grouped.items())
+    sections = "".join(
+        _section(name, methods, _paired_lines(name, compared), strips) for name, methods in grouped.items()
+    )
     legend = "".join(
         f"<dt>{_text(METRICS[n].title)}</dt><dd>{_text(METRICS[n].about)}</dd>" for n in columns(summaries)
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main><h1>Evaluation</h1>"
+        f"<style>{style}</style></head><body><main><h1>Evaluation</h1>"
         "<p>Means over photographs with their 95 % intervals; the best figure of a column is green.</p>"
         f"<dl>{facts}</dl><nav>{links}</nav>{sections}"
         f"<section><h2>What the columns mean</h2><dl>{legend}</dl></section>"
@@ -278,20 +251,20 @@ def as_html(
     )
 
 
-def _section(protocol: str, methods: Sequence[Summary], against: Sequence[str], strips: Sequence[Strip]) -> str:
+def _section(protocol: str, methods: Sequence[Summary], paired: Sequence[str], strips: Sequence[Strip]) -> str:
     names = columns(methods)
     head = "".join(f"<th>{_text(METRICS[name].title)}</th>" for name in names)
     body = "".join(
         f"<tr><td>{_text(each.method)}</td>" + "".join(_cell(each, name, methods) for name in names) + "</tr>"
         for each in methods
     )
-    lines = "".join(f"<li>{_text(line)}</li>" for line in against)
-    shown = "".join(_strip(strip) for strip in strips if strip.protocol == protocol)
+    lines = "".join(f"<li>{_text(line)}</li>" for line in paired)
+    pictures = "".join(_strip(strip) for strip in strips if strip.protocol == protocol)
     return (
         f'<section id="{protocol}"><h2>{_text(PROTOCOLS[protocol].title)}</h2>'
         f"<p>{_text(_sentence(protocol, methods))}</p>"
         f'<div class="scroll"><table><tr><th>method</th>{head}</tr>{body}</table></div>'
-        f"<ul>{lines}</ul>{shown}</section>"
+        f"<ul>{lines}</ul>{pictures}</section>"
     )
 
 
@@ -299,13 +272,13 @@ def _cell(summary: Summary, name: str, methods: Sequence[Summary]) -> str:
     figure = summary.figures.get(name)
     if figure is None:
         return "<td>-</td>"
-    value, interval = texts(figure, name)
+    value, interval = format_figure(figure, name)
     best_one = ' class="best"' if figure.value == best(methods, name) else ""
     return f"<td{best_one}>{value}<small>{interval}</small>{_interval(figure, name, methods) if interval else ''}</td>"
 
 
 def _interval(figure: Figure, name: str, methods: Sequence[Summary], width: int = 84) -> str:
-    """The interval as a bar and the mean as a dot, on a scale that the methods of a column share."""
+    """The interval as a bar and the mean as a dot. All methods of a column share the scale."""
     others = [each.figures[name] for each in methods if name in each.figures]
     ends = [end for each in others for end in (each.low, each.high) if math.isfinite(end)]
     low, span = min(ends), (max(ends) - min(ends)) or 1.0
@@ -318,35 +291,39 @@ def _interval(figure: Figure, name: str, methods: Sequence[Summary], width: int 
 
 def _strip(strip: Strip) -> str:
     title = strip.picture + (f": “{strip.prompt}”" if strip.prompt else "")
-    shown = details(strip.shown) if PROTOCOLS[strip.protocol].enlarges else strip.shown
+    pictures = centre_crops(strip.pictures) if PROTOCOLS[strip.protocol].enlarges else strip.pictures
     figures = "".join(
         f'<figure><figcaption title="{_text(name)}">{_text(name)}</figcaption>'
         f'<img loading="lazy" alt="{_text(name)}" src="{data_uri(picture)}"></figure>'
-        for name, picture in shown.items()
+        for name, picture in pictures.items()
     )
     return f'<h3>{_text(title)}</h3><div class="strip">{figures}</div>'
 
 
-def details(shown: dict[str, np.ndarray], side: int = 192) -> dict[str, np.ndarray]:
-    """The middle of every picture, (side, side) pixels of the largest, each pixel as the square that it stands for."""
-    height, width = max(picture.shape[:2] for picture in shown.values())
-    details = {}
-    for name, picture in shown.items():
+def centre_crops(pictures: dict[str, np.ndarray], side: int = 192) -> dict[str, np.ndarray]:
+    """The same part of the middle of every picture, enlarged by repeating pixels to one size.
+
+    Args:
+        side: of the part, in pixels of the largest picture.
+    """
+    height, width = max(picture.shape[:2] for picture in pictures.values())
+    crops = {}
+    for name, picture in pictures.items():
         scale = height / picture.shape[0]
         part = [max(1, round(min(side, length) / scale)) for length in (height, width)]
         top, left = (picture.shape[0] - part[0]) // 2, (picture.shape[1] - part[1]) // 2
         middle = Image.fromarray(np.ascontiguousarray(picture[top : top + part[0], left : left + part[1]]))
         size = (2 * min(side, width), 2 * min(side, height))
-        details[name] = np.asarray(middle.resize(size, Image.Resampling.NEAREST))
-    return details
+        crops[name] = np.asarray(middle.resize(size, Image.Resampling.NEAREST))
+    return crops
 
 
 def data_uri(picture: np.ndarray, side: int = 384) -> str:
-    """A small JPEG of (H, W, 3) uint8 as text, at most ``side`` pixels long."""
-    made = Image.fromarray(picture)
-    made.thumbnail((side, side), Image.Resampling.LANCZOS)
+    """A small JPEG of (H, W, 3) uint8 as a data URI; its longer side has at most ``side`` pixels."""
+    small = Image.fromarray(picture)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    made.save(stream, "JPEG", quality=84, optimize=True)
+    small.save(stream, "JPEG", quality=84, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

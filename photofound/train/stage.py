@@ -390,7 +390,9 @@ class EditStage:
         starts = (model.start,) if model.start else (autoencoder.resolved(model.vae), model.text_encoder)
         folders = [source.path for source in files.sources] or [files.folder] * (not files.drawn)
         found = {folder: record.prepared(folder) for folder in folders}
-        streamed = [each for path, (known, _) in found.items() for each in known or (Origin(record.placeless(path)),)]
+        streamed = [
+            each for path, (known, _) in found.items() for each in known or (Origin(record.without_paths(path)),)
+        ]
         return {
             "parts": [name for name in ("transformer", "text_encoder") if name in self.module],
             "parents": record.join(*map(record.inherited, starts)),

@@ -339,7 +339,7 @@ class Trainer:
         named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering")}
         name = type(self.stage).__name__.removesuffix("Stage").lower()
         self.parents: list[record.Training] = facts.get("parents", [])
-        self.training = record.Training(secrets.token_hex(6), name, settings=record.placeless(settings), **named)
+        self.training = record.Training(secrets.token_hex(6), name, settings=record.without_paths(settings), **named)
         world, today = self.engine.world, datetime.now(UTC).date().isoformat()
         self.session = record.Session(device_name(world.device), world.size, torch.__version__, __version__, today)
         self.begun = (0, 0, 0.0)  # steps, samples and seconds of the sessions before this one
