@@ -8,14 +8,17 @@ BIN := .venv/bin
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: edit test test-hostile test-browser lint types docs docs-pictures clean
+.PHONY: edit test test-fast test-hostile test-browser lint types docs docs-pictures clean
 .DELETE_ON_ERROR:
 
 edit: $(READY)  ## the five edits on sample photographs, into out/
 	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
 
-test: $(READY)
+test: $(READY)  ## the whole suite but for browser and hostile
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not hostile" $(PYTEST_ARGS)
+
+test-fast: $(READY)  ## without the slow tests: under a minute on two cores
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not hostile and not slow" $(PYTEST_ARGS)
 
 test-hostile: $(READY)  ## long soaks of hostile pictures, requests and training data; each has a short part in make test
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m hostile $(PYTEST_ARGS)

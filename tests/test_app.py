@@ -25,6 +25,8 @@ from photofound.demos.words import in_words
 from photofound.edits.task import get_task
 from photofound.picture import formats, provenance
 
+pytestmark = pytest.mark.slow
+
 SIZE = (72, 48)
 RETOUCH = """
     from photofound.edits.task import Input, Task

@@ -194,6 +194,7 @@ def test_large_attacks_take_seconds_and_little_memory(tmp_path):
         assert float(done.stdout) < 8, (name, done.stdout)
 
 
+@pytest.mark.slow
 def test_honest_files_of_many_pieces_are_read():
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     stream = io.BytesIO()

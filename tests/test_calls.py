@@ -186,6 +186,7 @@ def test_a_callback_may_return_nothing_or_other_latents_and_nothing_else(tiny, p
 # ------------------------------------------------------------------------------------------------------ types of inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor, np.array], ids=lambda kind: kind.__name__)
 def test_numbers_of_numpy_and_torch_are_numbers(tiny, photo, mask, number):
     def same(pipe, *given, **inputs):
@@ -201,6 +202,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(tiny, photo, mask, number):
     same(tiny(ExpandPipeline), photo, left=9, top=4)
 
 
+@pytest.mark.slow
 def test_none_is_what_is_left_out(tiny, photo, mask):
     def same(pipe, *given, **inputs):
         left_out, none = (pipe(*given, **more, generator=seeded()).images[0] for more in ({}, inputs))
@@ -241,6 +243,7 @@ def test_what_is_no_generator_is_refused(tiny, photo, mask):
             tiny(InpaintPipeline)(photo, mask, generator=odd)
 
 
+@pytest.mark.slow
 def test_lists_are_one_for_each_picture(tiny, photo, mask):
     pipe, other = tiny(InpaintPipeline), np.roll(photo, 7, 1)
     generators = [seeded(i) for i in range(4)]
@@ -268,6 +271,7 @@ def test_lists_are_one_for_each_picture(tiny, photo, mask):
 # ------------------------------------------------------------------------------------------------------ other processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [InpaintPipeline, UpscalePipeline], ids=lambda kind: kind.__name__)
 def test_a_pipeline_can_be_pickled_and_copied(kind, photo, mask):
     """The embedded model, with every part that a checkpoint can have."""

@@ -103,6 +103,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["between", "rename"])
 def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(tmp_path, when):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), when], env=dict(os.environ))

@@ -363,6 +363,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(run, folders, t
     assert FakePipeline.made == []
 
 
+@pytest.mark.slow
 def test_a_folder_of_200_goes_on_where_it_stopped(run, photo, tmp_path, monkeypatch):
     """Interrupted at the 120th: those that are done are neither read nor edited again, and nothing else is there."""
     original = photo("photos/000.jpg").read_bytes()

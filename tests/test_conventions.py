@@ -130,6 +130,7 @@ def test_no_dependency_is_torchvision():
         assert not any("torchvision" in line for line in lines), name
 
 
+@pytest.mark.slow
 def test_every_module_says_what_it_is_for():
     silent = [path for path in sources() if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text()))]
     assert not silent, names(silent)

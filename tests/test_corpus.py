@@ -36,6 +36,7 @@ def test_a_file_is_read_as_what_it_is_or_refused_in_one_line(odd):
     assert np.abs(pixels.astype(float) - odd.truth).mean() <= odd.tolerance
 
 
+@pytest.mark.slow
 def test_nothing_that_can_be_kept_is_lost(rows):
     """What the page must never say, whatever is measured."""
     for row in rows:

@@ -58,6 +58,7 @@ def headed(tiny):
 # ------------------------------------------------------------------------------------------------------- what comes out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "grey", "size"),
     [
@@ -82,6 +83,7 @@ def test_opaque_pixels_are_the_photographs_bit_for_bit(tiny, monkeypatch, dtype,
     assert result.to_pil().mode == "RGBA"
 
 
+@pytest.mark.slow
 def test_soft_colours_lose_the_ground(tiny):
     photo, inside = disc(300, 400)
     blurred = np.asarray(Image.fromarray(photo).resize((200, 150), Image.BOX).resize((400, 300), Image.BICUBIC))
@@ -264,6 +266,7 @@ def test_there_are_no_preferences_about_a_right_answer(tiny_folder):
 # ------------------------------------------------------------------------------------------------ files and the server
 
 
+@pytest.mark.slow
 def test_a_file_that_holds_no_transparency_is_refused_or_becomes_png(tmp_path, tiny_folder, capfd):
     photo, inside = disc()
     Image.fromarray(photo).save(tmp_path / "cup.jpg", quality=98)

@@ -172,6 +172,7 @@ def perceptual(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_command_trains_saves_and_loads(made, perceptual, tiny_folder, tmp_path, capfd):
     command = ["train", "detail", f"--run_dir={tmp_path / 'run'}", f"--model.start={tiny_folder}"]
     command += [f"--data.exemplars=[{made}]", f"--data.perceptual={perceptual}", "--data.hold_out=4"]

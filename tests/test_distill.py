@@ -24,6 +24,8 @@ from photofound.train.distributed import World
 from photofound.train.trainer import Trainer
 from photofound.training.distill import Config, DistillStage
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--data.drawn=12",
     "--data.sizes=[72, 96]",

@@ -19,6 +19,8 @@ from photofound.train import distributed
 from photofound.train.distributed import Engine, World, seed_of, spread, whole
 from photofound.train.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # whole runs, in processes of their own
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

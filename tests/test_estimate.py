@@ -122,6 +122,7 @@ def test_without_a_plan_a_mistake_is_a_mistake():
         lines(Absent)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_nothing_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["train", "pretrain", "--model.vae=none", "--data.drawn=8", "--data.sizes=[32]", "--data.crop=32"]

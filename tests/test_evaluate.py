@@ -41,6 +41,7 @@ def network(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_report_of_models_and_classics(photos, network, tiny_folder, tmp_path, capsys):
     models = ["--model", f"one={tiny_folder}@1", "--model", f"{tiny_folder}@2", "--dtype", "float32"]
     networks = ["--perceptual", str(network), "--features", str(network)]
@@ -104,6 +105,7 @@ def test_a_segmenter_of_ones_own(photos, tmp_path, monkeypatch):
     assert growth == pytest.approx(48 * 64 / (20 * 24) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -186,6 +188,7 @@ def test_the_benchmark_prints_the_same_table(photos, network, tiny_folder, tmp_p
     assert Image.open(tmp_path / "sheet.png").size == (6 * 320, 240)
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_the_opponents_table_alone(photos, network, tiny_folder, monkeypatch, capsys):
     options = ["--data", photos, "--perceptual", network, "--limit", 1, "--model", tiny_folder, "--set5", photos]
     options += ["--against", "patchmatch", "--protocols", "strokes-20,border-12.5", "--max-side", 48, "--seeds", 2]

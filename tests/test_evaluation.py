@@ -165,6 +165,7 @@ def test_strips_are_kept_of_the_first_problems_only():
     ]
 
 
+@pytest.mark.slow
 def test_memory_is_what_an_edit_needs_beyond_what_is_held():
     held = np.ones(2**23)  # 64 MB that do not count
     with measure_cost(torch.device("cpu")) as spent:

@@ -34,6 +34,7 @@ def test_holes_are_filled_and_the_rest_is_the_photograph(store, tmp_path):
     assert list(condition.task) == made.task and ((condition.hole == 0) | (condition.hole == 1)).all()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_files(store, tmp_path):
     exemplars.write(store, tmp_path / "whole", 12, PLAN, workers=1)
     exemplars.write(store, tmp_path / "parts", 4, PLAN, workers=1)

@@ -19,6 +19,8 @@ from photofound.train.distributed import World
 from photofound.training import finetune
 from photofound.training.finetune import Config, FinetuneStage, importance
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(finetune.__file__).parent / "configs"
 
 

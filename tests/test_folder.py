@@ -227,6 +227,7 @@ def far(a, b):
     return int(np.abs(a - b).max())
 
 
+@pytest.mark.slow
 def test_a_model_saved_with_a_lora_gives_the_same_pictures(tiny, photo, mask, tmp_path):
     """Whatever state the LoRA is in: one, two of them weighted, switched off, fused, fused and taken away."""
     adapted(tiny(InpaintPipeline), tmp_path / "a")
@@ -303,6 +304,7 @@ def no_lora(tiny, source, error=ValueError):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_odd_lora_files(tiny, lora, tmp_path):
     weights = load_file(lora)
     first = next(name for name in weights if "lora_A" in name)
@@ -334,6 +336,7 @@ def test_odd_lora_files(tiny, lora, tmp_path):
     assert "no LoRA layers" in no_lora(tiny, {"x": torch.zeros(1)})
 
 
+@pytest.mark.slow
 def test_a_lora_of_the_teacher_says_so(tiny, tiny_folder, tmp_path, photo, mask):
     """Loaded on the student there is a warning; ``with_lora`` loads the teacher."""
     student = tiny(InpaintPipeline, distilled={"phases": 2, "guidance": [1, 6], "teacher_steps": 5})

@@ -157,6 +157,7 @@ def test_same_seed_same_pixels_and_others_another_surface(drawing):
     assert (first == again).all() and (first != other).any(-1).mean() > 0.4
 
 
+@pytest.mark.slow
 def test_seeds_have_no_pattern_in_common(drawing):
     """The mean of 32 seeds, high-passed, is as weak as chance leaves it (1); a stamp that all share would give 5.7."""
     import cv2

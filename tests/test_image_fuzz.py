@@ -85,6 +85,7 @@ def read(data: bytes) -> Picture | None:
     return picture
 
 
+@pytest.mark.slow
 @bounded(1000)
 @given(damaged())
 def test_damaged_files(data):
@@ -196,6 +197,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
 def test_bombs_cost_neither_memory_nor_time(tmp_path):
     files = bombs()

@@ -71,6 +71,7 @@ def test_a_table_first_built_in_inference_mode_can_be_trained_with():
     torch.testing.assert_close(x.grad, 2 * x.detach())  # a rotation keeps lengths
 
 
+@pytest.mark.slow
 def test_compiled_rotation_equals_the_eager_one():
     x, table = torch.randn(1, 6, 2, 16), rope_table(2, 3, (8, 8), 10000, CPU)
     compiled = torch.compile(rotate, backend="eager", fullgraph=True)

@@ -37,6 +37,7 @@ def roughened(matte, side=24):
     return np.roll(rough.clip(0, 1), (2, 2), (0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=WITH)])
 @pytest.mark.parametrize("working", [200, 1024])
 def test_a_rough_matte_becomes_the_outline(soft, working):
@@ -50,6 +51,7 @@ def test_a_rough_matte_becomes_the_outline(soft, working):
     assert fine.dtype == np.float32 and (fine[deep] == 1).all() and (fine[far] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_large_photograph_is_refined_at_the_working_size_and_keeps_its_own_edge():
     photo, truth, _ = star(1500, 2000)
     fine = matting.refine(photo, roughened(truth, 40), 512, soft=False)
@@ -124,11 +126,13 @@ def test_without_pymatting_the_edge_is_soft_too(monkeypatch):
     assert (edge == matting.soft_edge(photo, truth > 0.5, closed_form=False)).all()
 
 
+@pytest.mark.slow
 def test_numba_is_not_imported_at_the_start():
     code = "import sys, photofound.tasks.cutout; sys.exit(any(m in sys.modules for m in ('pymatting', 'numba')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @WITH
 def test_torch_keeps_its_threads():
     code = """

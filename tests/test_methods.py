@@ -161,6 +161,7 @@ def inpainter(tmp_path_factory, text):
     return folder
 
 
+@pytest.mark.slow
 def test_any_inpainting_pipeline_of_diffusers_can_be_asked(inpainter):
     method = DiffusersMethod(str(inpainter), steps=2, dtype=torch.float32)
     assert method.name == "tiny-inpaint, 2 steps" and set(method.tasks) == {"inpaint", "expand", "erase", "outpaint"}

@@ -25,6 +25,7 @@ def written(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_is_committed_and_what_the_pages_show(written):
     names = {path.name for path in written.iterdir()}
     assert names == {path.name for path in (DOCS / "pictures").iterdir()}

@@ -107,6 +107,7 @@ def test_tiles_are_computed_together_as_one_by_one(tiny, monkeypatch):
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model", ["tiny", "nano"])
 def test_a_picture_has_the_same_pixels_alone_and_in_company(tiny, photo, model, dtype):
@@ -338,6 +339,7 @@ def test_offload_runs_each_part_where_it_is_sent(tiny, photo, mask):
     assert pipe.model_cpu_offload_seq.split("->") == parts
 
 
+@pytest.mark.slow
 def test_group_offload(tiny, photo, mask):
     pipe = tiny(InpaintPipeline)
     before = pipe(photo, mask, generator=seeded()).images[0].tobytes()

@@ -16,6 +16,8 @@ from photofound.train.mix import take
 from photofound.training import preference
 from photofound.training.preference import Config, PreferenceStage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):

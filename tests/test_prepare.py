@@ -29,6 +29,8 @@ from photofound.train import annotate
 from photofound.training import prepare as stage
 from photofound.training.prepare import PrepareConfig, prepare
 
+pytestmark = pytest.mark.slow  # whole runs, in processes of their own
+
 
 def picture(seed, size=(80, 60)):
     """A photograph-like picture: smooth, and unlike that of any other seed."""

@@ -24,6 +24,8 @@ from photofound.train.plan import plan
 from photofound.train.trainer import Trainer
 from photofound.training.pretrain import Config, PretrainStage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):

@@ -36,6 +36,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, code", [pytest.param(*each, id=each[0]) for each in blocks("python")])
 def test_snippets_run(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

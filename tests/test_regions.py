@@ -100,6 +100,7 @@ def test_dust_all_over_is_split_in_a_moment(count):
     assert (painted[hole > 0] == 1).all()
 
 
+@pytest.mark.slow
 def test_a_scratch_through_a_large_photograph_is_cut_into_pieces_that_fade():
     hole = np.zeros((1200, 1800), np.float32)
     y, x = np.mgrid[:1200, :1800]

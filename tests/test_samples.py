@@ -48,6 +48,7 @@ class FakePipeline:
         return SimpleNamespace(images=[photograph.resize((photograph.width * 2, photograph.height * 2))])
 
 
+@pytest.mark.slow
 def test_results_a_sheet_and_the_seconds_of_each_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(samples, "load", lambda model: FakePipeline())
     monkeypatch.setattr(samples, "edit", lambda pipe, sample, photograph, *_: pipe(photograph).images[0])

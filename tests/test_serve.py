@@ -168,6 +168,7 @@ def test_a_model_that_takes_no_reference_says_so(client):
     refused(client.post("/v1/inpaint", files=FILES | {"reference": FILES["image"]}), 422, "takes no reference image")
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_settings_count(client):
     def ask(**data):
         return decoded(client.post("/v1/inpaint", files=FILES, data=data))
@@ -179,6 +180,7 @@ def test_the_seed_and_the_settings_count(client):
     assert (plain == PHOTO)[MASK == 0].all()
 
 
+@pytest.mark.slow
 def test_what_there_is_to_warn_of_is_told_in_the_answer(client):
     """Not in another's: the next request is told nothing."""
 
@@ -199,6 +201,7 @@ def test_what_there_is_to_warn_of_is_told_in_the_answer(client):
         assert note() == note(format="jpg") == note(deep) == ""
 
 
+@pytest.mark.slow
 def test_a_request_is_prepared_once(client, monkeypatch):
     prepared = []
     for name in NEEDS:
@@ -208,6 +211,7 @@ def test_a_request_is_prepared_once(client, monkeypatch):
         assert prepared.pop() and not prepared
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_cut_is_told_in_the_answer(client):
     def note(letters):
         response = client.post("/v1/inpaint", files=FILES, data={"prompt": "红" * letters})
@@ -518,6 +522,7 @@ def segments(count: int) -> bytes:
     return jpeg[:2] + b"\xff\xfe\0\2" * count + jpeg[2:]
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_pieces_is_refused_at_once_and_keeps_nobody_waiting(client):
     started = time.monotonic()
     refused(client.post("/v1/upscale", files={"image": ("x.jpg", segments(1_000_000))}), 422, "image", "tiny pieces")
@@ -534,6 +539,7 @@ def test_reading_that_takes_too_long_is_ended(pipe, monkeypatch):
         refused(client.post("/v1/upscale", files={"image": FILES["image"]}), 422, "takes more than 1 s")
 
 
+@pytest.mark.slow
 def test_formats_that_are_not_asked_for_are_not_read(pipe):
     files = {"image": ("x.jp2", encoded(PHOTO, "JPEG2000"))}
     with served(pipe) as client:
@@ -563,6 +569,7 @@ def test_an_edit_that_is_late_stops_at_its_next_step(pipe):
         count.remove()
 
 
+@pytest.mark.slow
 def test_all_uploads_together_are_bounded(pipe):
     with served(pipe, max_uploads=5000) as client:
         full = client.post("/v1/inpaint", files=FILES)
@@ -689,6 +696,7 @@ def test_a_name_that_is_not_the_servers_is_not_answered(pipe):
     assert cli_serve._hosts("0.0.0.0", ["a"]) == ("localhost", "a") and cli_serve._hosts("127.0.0.1", ["*"]) == ()
 
 
+@pytest.mark.slow
 def test_a_page_elsewhere_may_not_edit_unless_it_is_allowed(pipe):
     own, other = {"origin": "http://testserver"}, {"origin": "https://other.example"}
     with served(pipe) as client:
@@ -972,6 +980,7 @@ def in_thread(call, *args, **kwargs) -> Future:
     return future
 
 
+@pytest.mark.slow
 def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pipe, monkeypatch):
     blocked = Blocked("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(queue=1, batch=1))
@@ -1001,6 +1010,7 @@ def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pip
         assert 'photofound_batch_size_count{task="inpaint"} 2.0' in metrics
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
     blocked = Blocked("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(batch=1))
@@ -1022,6 +1032,7 @@ def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
         assert f'status="{CLIENT_CLOSED}",task="inpaint"}} 1.0' in httpx.get(f"{address}/metrics").text
 
 
+@pytest.mark.slow
 def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
     blocked = Blocked("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(batch=1))
@@ -1116,6 +1127,7 @@ def test_nothing_that_the_documentation_allows_or_forbids_makes_the_server_fail(
     assert not [status for _, status in seen if status >= 500]
 
 
+@pytest.mark.slow
 def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
     """What schemathesis cannot make up is a picture; here hypothesis varies all else around real ones."""
     values = one_of(

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from photofound import EditPipeline
 
+pytestmark = pytest.mark.slow  # whole runs, in processes of their own
+
 ROOT = Path(__file__).resolve().parent.parent
 ALIKE = "--train.micro_batches=2"  # so that one process trains what two do
 MADE = {"autoencoder": "vae", "detail": "detail", "superresolution": "upscaler"}  # else the transformer

@@ -147,6 +147,7 @@ def test_files_and_patterns_name_a_source_too(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ columns
 
 
+@pytest.mark.slow
 def test_captions_are_drawn_by_their_weights(tmp_path):
     write_tar(tmp_path / "x.tar", {"0.png": file(flat(0)), "0.json": {"a": "often", "b": "seldom"}})
     source = Source(str(tmp_path), captions={"a": 4, "b": 1})
@@ -181,6 +182,7 @@ def test_sizes_are_positive(settings):
 # ------------------------------------------------------------------------------------------------------------- order
 
 
+@pytest.mark.slow
 def test_every_photograph_comes_once_per_epoch_in_another_order_each_time(tmp_path):
     shards(tmp_path, 64)
     drawn = words(take(open_stream(tmp_path), 48))
@@ -192,6 +194,7 @@ def test_every_photograph_comes_once_per_epoch_in_another_order_each_time(tmp_pa
     assert words(take(open_stream(tmp_path, seed=1), 48)) != drawn
 
 
+@pytest.mark.slow
 def test_sources_are_drawn_by_their_weights(tmp_path):
     often, seldom = shards(tmp_path / "often", 30), shards(tmp_path / "seldom", 5)
     for tar in seldom.glob("*.tar"):  # tell them apart by their captions
@@ -214,6 +217,7 @@ def sizes(i):
     return [(40, 40), (40, 40), (40, 60), (80, 40), (40, 40), (34, 40), (40, 41)][i % 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_resumed_stream_gives_what_the_stopped_one_would_have(tmp_path, workers):
     """Through JSON, at any batch, over several epochs and sources, with photographs waiting in four buckets."""
@@ -320,6 +324,7 @@ def test_batches_are_of_one_bucket_and_full(tmp_path):
     assert len(counts) == 42 and max(counts.values()) - min(counts.values()) <= 2
 
 
+@pytest.mark.slow
 def test_a_rare_shape_is_repeated_rather_than_never_given(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MAX_WAIT", 2)
     shards(tmp_path, 64, size=lambda i: (40, 60) if i == 5 else (40, 40))

@@ -107,6 +107,7 @@ def folder(tiny, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded_with_a_pipeline(folder, tiny):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["upscaler"] == ["photofound.superresolution", "Upscaler"]
@@ -280,6 +281,7 @@ def test_a_perceptual_distance_joins_the_loss(tmp_path):
     assert float(total - plain) == pytest.approx(0.5 * float(distance), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_beats_interpolation_and_leaves_a_model(tmp_path):
     settings = ["model.scales=[2, 4]", "data.shares=[0.7, 0.3]", "train.steps=100", "train.batch_size=8"]
     settings += ["train.warmup_steps=5", "train.lr=0.003", "train.ema=0.9", "train.optimizer=muon"]

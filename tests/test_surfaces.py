@@ -43,6 +43,7 @@ def test_the_mean_is_the_colour(material, name):
     assert np.linalg.norm(lab(made.reshape(-1, 3) * 255).mean(0) - wanted) < 12
 
 
+@pytest.mark.slow
 def test_materials_look_different():
     """Nearest reference by the energy of four scales and two directions: at least 9 of 10 surfaces of a new seed."""
     names = ["wood", "marble", "linen", "concrete", "grass", "sand", "tiles", "cloth"]
@@ -83,6 +84,7 @@ def test_light_comes_from_its_side():
     assert left[:, :40].mean() > left[:, -40:].mean() and right[:, :40].mean() < right[:, -40:].mean()
 
 
+@pytest.mark.slow
 def test_large_pictures_are_not_soft():
     """Beyond the size that is drawn, a texture finer than what was drawn is added."""
     made = render(surface("concrete"), (2000, 1500), 1).mean(-1)

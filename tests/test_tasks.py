@@ -76,6 +76,7 @@ def test_one_pixel_hole_and_odd_sizes(tiny, height, width):
         assert result.shape == photo.shape and (result[mask == 0] == photo[mask == 0]).all()
 
 
+@pytest.mark.slow
 def test_large_photograph(tiny):
     photo = noise(2000, 3000)
     mask = hole_in(2000, 3000, np.s_[900:1000, 1500:1620])

@@ -101,6 +101,7 @@ def same(a, b):
 # ------------------------------------------------------------------------------------------------------------ the loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_falls(tmp_path, optimizer, precision):
@@ -463,6 +464,7 @@ test_trainer.train(Path(sys.argv[2]), save_every=2)
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_saving_it_resumes_as_if_it_had_not_been(tmp_path):
     whole = train(tmp_path / "whole")
     run = tmp_path / "killed"

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 from photofound import cli
 
+pytestmark = pytest.mark.slow  # whole runs, in processes of their own
+
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "training" / "configs" / "smoke.yaml")
 BIN = Path(sys.executable).parent

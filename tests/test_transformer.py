@@ -333,6 +333,7 @@ def test_a_reference_is_encoded_once_for_all_steps_and_one_serves_a_batch():
     torch.testing.assert_close(one, model(*call, reference=given["reference"][:1].expand(3, -1, -1, -1)).sample)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["plain", "autocast", "checkpointing", "compiled"])
 def test_references_work_with_routes_and_taps_in_every_mode_of_training(mode):
     model, call, given, route = referring(depth=6).train(), latents(LATENT), reference_inputs(), a_route()
@@ -363,6 +364,7 @@ def test_a_lora_reaches_the_reference():
     assert (model(*call, **given).sample - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_reference_costs_its_keys_values_and_output():
     with torch.device("meta"):
         plain = EditTransformer(condition_channels=80, depth=8, tasks=TASKS)
@@ -507,6 +509,7 @@ def test_a_tap_is_the_output_of_its_block():
     assert model(*call, route=a_route(), tap=2).features.shape == (3, 12, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["autocast", "checkpointing", "compiled"])
 def test_routing_and_tapping_work_in_every_mode_of_training(mode):
     model, call, route = scramble(editor(depth=6)).train(), latents(LATENT), a_route()
@@ -633,6 +636,7 @@ def test_lora_changes_the_output_scales_and_can_be_disabled():
     torch.testing.assert_close(model(*call).sample, plain)
 
 
+@pytest.mark.slow
 def test_forward_traces_as_one_graph():
     model, call, edits = scramble(editor(depth=1)), latents(LATENT), edit_inputs()
     with torch.no_grad():

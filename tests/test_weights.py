@@ -37,6 +37,7 @@ def test_it_knows_the_five_tasks(pipe):
         assert name in task_names() and pipe.transformer.task_index(name) > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_and_float32_agree(pipe):
     """What is fast must look like what is exact."""
     from skimage import data
@@ -53,6 +54,7 @@ def test_bfloat16_and_float32_agree(pipe):
     assert metrics.psnr(*results, where=mask > 0) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coffee", "astronaut", "cat", "rocket"])
 def test_seams_do_not_show(pipe, name):
     """The mean colour step across the hole's border is at most that of the untouched photograph plus 2/255."""
@@ -68,6 +70,7 @@ def test_seams_do_not_show(pipe, name):
     assert (result[mask == 0] == photo[mask == 0]).all() and (result[mask > 0] != photo[mask > 0]).any()
 
 
+@pytest.mark.slow
 def test_the_model_paints_and_does_not_only_blur(pipe):
     """Other noise, other pixels: a model that had collapsed onto its canvas would paint the same twice."""
     from skimage import data

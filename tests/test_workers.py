@@ -109,6 +109,7 @@ def test_a_process_that_dies_takes_nobody_along():
         files.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux counts it")
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(workers, "MEMORY", 600 * 2**20)
@@ -143,6 +144,7 @@ def test_one_slow_picture_keeps_no_other_waiting(files):
         thread.join()
 
 
+@pytest.mark.slow
 def test_only_the_formats_that_are_named_are_read(monkeypatch):
     stream = io.BytesIO()
     Image.fromarray(PHOTO).save(stream, "JPEG2000")
