@@ -70,7 +70,7 @@ class Latents:
         v = self.transformer(x_t, t, text, condition=condition, task=task, strength=t).sample
         return (v.float() - (noise - x0)).square().mean(), {}
 
-    def sample(self) -> Any:
+    def sheet(self) -> Any:
         raise NotImplementedError("speed is measured, not pictures")
 
     def export(self, folder: Path) -> None:

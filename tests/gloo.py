@@ -62,7 +62,7 @@ class Toy:
         error = (self.predict(x, head).float() - x[:, :2] + 0.1 * torch.randn(len(x), 2)).square().mean()
         return error, {f"head{head}": error}
 
-    def sample(self):
+    def sheet(self):
         inner = self.blocks[0].mix(torch.ones(1, 4))  # not through the block's own forward
         value = (self.predict(torch.ones(1, 4), 0).sum() + inner.sum()).abs()
         return np.full((2, 2, 3), int(1000 * value) % 256, np.uint8)

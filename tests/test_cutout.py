@@ -235,7 +235,7 @@ def test_training_is_a_regression_on_the_target(tiny_folder):
     assert (seen["x_t"][cut] == 0).all() and (seen["t"][cut] == 1).all()
     assert (seen["t"][~cut] < 1).any() and (seen["x_t"][~cut] != 0).any()
     assert stage.pipeline.transformer.config.tasks[-1] == "cutout"
-    assert stage.sample().shape[2] == 3
+    assert stage.sheet().shape[2] == 3
 
 
 def test_a_student_learns_the_answer_itself(tiny_folder, tmp_path):

@@ -631,7 +631,7 @@ def test_a_stream_is_looked_at_before_the_first_step(tiny_folder, shards, argume
 
 def test_a_sheet_shows_crops_that_the_run_has_had(tiny_folder, shards):
     stage = new_stage(tiny_folder, shards, "--data.late_crop=128", "--data.late_from=1.0")
-    assert stage.sample().ndim == 3
+    assert stage.sheet().ndim == 3
 
 
 def test_a_plan_counts_what_stands_beside_the_transformer(tiny_folder, shards, networks):
@@ -819,7 +819,7 @@ def test_a_stream_takes_the_place_of_the_store(tiny_folder, shards):
     assert given
     loss, _ = stage.loss(batch)
     assert torch.isfinite(loss)
-    assert stage.sample().ndim == 3  # sheets come from the first photographs
+    assert stage.sheet().ndim == 3  # sheets come from the first photographs
 
 
 def test_stages_that_do_not_stream_say_so(tiny_folder, shards):
@@ -918,10 +918,10 @@ def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder,
 
 def test_sheets_are_of_the_same_inputs_and_noise(stage):
     with torch.no_grad():
-        first = stage.sample()
+        first = stage.sheet()
         stage.batch(torch.Generator().manual_seed(3), 4, 0.0)
         torch.rand(7)
-        assert np.array_equal(first, stage.sample())
+        assert np.array_equal(first, stage.sheet())
 
 
 def test_checkpointed_activations_are_computed_again(tiny_folder, shards, tmp_path):

@@ -67,7 +67,7 @@ class Regression:
             error = error * float("nan")
         return error, {"error": error, "nothing": torch.tensor(float("nan"))}
 
-    def sample(self):
+    def sheet(self):
         assert not torch.is_grad_enabled() and not self.module.training
         self.sampled.append(self.module[0].weight.clone())
         return np.zeros((4, 6, 3), np.uint8)
@@ -120,9 +120,9 @@ def test_precision_is_that_of_the_loss_and_of_the_samples(tmp_path, precision, d
             seen.append(self.module(x).dtype)
             return super().loss(x)
 
-        def sample(self):
+        def sheet(self):
             seen.append(self.module(torch.zeros(1, 4)).dtype)
-            return super().sample()
+            return super().sheet()
 
     train(tmp_path, Watching(), steps=1, precision=precision)
     assert seen == [dtype, dtype]
@@ -397,7 +397,7 @@ def test_a_file_in_the_place_of_a_folder_stops_the_run_before_its_first_step(tmp
 
 def test_a_sheet_that_fails_does_not_cost_the_model(tmp_path):
     class Sheetless(Regression):
-        def sample(self):
+        def sheet(self):
             raise ValueError("no photograph fits")
 
     with pytest.raises(ValueError, match="no photograph fits"):
@@ -526,9 +526,9 @@ def test_steps_end_the_run_when_they_are_used_up_first(tmp_path, clock):
 
 def test_samples_count_as_time(tmp_path, clock):
     class Slow(Regression):
-        def sample(self):
+        def sheet(self):
             clock.sleep(20.0)
-            return super().sample()
+            return super().sheet()
 
     assert (
         train(tmp_path, Slow(pause=5.0), steps=1000, minutes=1.0, sample_every=2).step == 4
@@ -574,7 +574,7 @@ def test_sessions_of_a_resumed_run_add_up_and_no_step_counts_twice(tmp_path, clo
     (tmp_path / "checkpoints" / "step-6" / "state.json").unlink()  # ... and is taken to have died before the latter
     train(tmp_path, Told(**slow), "latest", steps=8)
     parent, own = record.read(tmp_path / "model" / record.MODEL)
-    assert parent == Told.parent and died.training.id == own.id
+    assert parent == Told.parent and died.history.training.id == own.id
     assert [session.steps for session in own.sessions] == [3, 1, 4]
     assert [session.seconds for session in own.sessions] == pytest.approx([18, 6, 24])
     assert (own.steps, own.samples) == (8, 128)
@@ -794,9 +794,9 @@ def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
         ({"parallel": "deepspeed"}, "train.parallel: 'deepspeed' is unknown; use ddp or fsdp or hsdp"),
         ({"save_every": 0}, "train.save_every: 0 is too small"),
         ({"keep": 0}, "train.keep: 0 is too small"),
-        ({"minutes": 0.0}, "train.minutes: 0.0 is no time"),
-        ({"minutes": -5.0}, "train.minutes: -5.0 is no time"),
-        ({"minutes": float("nan")}, "train.minutes: nan is no time"),
+        ({"minutes": 0.0}, "train.minutes: 0.0 must be above 0"),
+        ({"minutes": -5.0}, "train.minutes: -5.0 must be above 0"),
+        ({"minutes": float("nan")}, "train.minutes: nan must be above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(setting, message):

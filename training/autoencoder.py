@@ -23,6 +23,7 @@ from photofound.data.photograph import random_int
 from photofound.data.store import PhotoStore
 from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
+from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
 from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
 from photofound.train.settings import TrainConfig
@@ -160,13 +161,11 @@ class AutoencoderStage:
             total = total + weights.adversarial * generator + critic
         return total, logs
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """Originals above reconstructions."""
-        from photofound.picture.sheet import sheet
-
         pictures = self.batch(torch.Generator(self.device).manual_seed(1), 8, self.progress)
         decoded = autoencoder.decode(self.vae, autoencoder.encode(self.vae, pictures))
-        return sheet([list(pictures), list(decoded)])
+        return sheets.sheet([list(pictures), list(decoded)])
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the data and of the model that this one started from."""

@@ -27,6 +27,7 @@ from photofound.edits.task import get_task
 from photofound.model.detail import DetailNetwork
 from photofound.model.flow import masked_mean
 from photofound.model.vision import PerceptualNet
+from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train.distributed import World
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
@@ -216,15 +217,13 @@ class DetailStage:
             found["val_ratio"] = mine / theirs
         return found
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """Given, canvas, guess, painted, truth; two samples in a row."""
-        from photofound.picture.sheet import sheet
-
         batch = self.take(0, torch.arange(min(16, self.held_out) // 2 * 2))
         painted = self.network(batch.canvas, batch.guess, batch.hole)[0].clamp(-1, 1)
         columns = (batch.pixels * (1 - batch.hole), batch.canvas, batch.guess, painted, batch.pixels)
         rows = [[column[i].float() for column in columns] for i in range(len(painted))]
-        return sheet([a + b for a, b in zip(rows[::2], rows[1::2], strict=True)])
+        return sheets.sheet([a + b for a, b in zip(rows[::2], rows[1::2], strict=True)])
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the network."""

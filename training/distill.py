@@ -22,7 +22,7 @@ from photofound.edits.task import Condition, get_task, is_regression, task_names
 from photofound.model import autoencoder, flow, vision
 from photofound.model.condition import fold_condition
 from photofound.model.transformer import EditTransformer
-from photofound.picture.sheet import sheet
+from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED
 from photofound.train import consistency, losses, settings
 from photofound.train.adapt import add_lora_everywhere, merge_lora, save_lora
@@ -307,7 +307,7 @@ class DistillStage(EditStage):
 
     # ------------------------------------------------------------------------------------------------------- results
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """One row per edit: what is given, the teacher after its steps, the student after its own, the target."""
         count, guidance = (
             2 * len(self.mixer.shares),
@@ -320,7 +320,7 @@ class DistillStage(EditStage):
             for pipeline, steps in ((self.teacher_pipeline, 20), (self.pipeline, self.options.phases))
         ]
         shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
-        return sheet([list(pictures) for pictures in zip(shown, *made, sample.pixels, strict=True)])
+        return sheets.sheet([list(pictures) for pictures in zip(shown, *made, sample.pixels, strict=True)])
 
     def export(self, folder: Path) -> None:
         """Save the student as a pipeline; a LoRA is merged into it, and lies in ``lora/`` by itself, too. The teacher

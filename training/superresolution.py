@@ -24,6 +24,7 @@ from photofound.edits import composite
 from photofound.edits.degradation import degrade
 from photofound.model.superresolution import Upscaler, enlarge
 from photofound.model.vision import PerceptualNet
+from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
 from photofound.train.losses import perceptual_distance
 from photofound.train.settings import TrainConfig
@@ -168,14 +169,12 @@ class SuperresolutionStage:
             total = total + self.config.loss.perceptual * logs["perceptual"]
         return total, logs
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """At the largest scale: bicubic, ours, the photographs."""
-        from photofound.picture.sheet import sheet
-
         scale = max(self.scales)
         pairs = self._pairs(scale, 6, torch.Generator().manual_seed(1))
         made = self.model(pairs.low, scale).clamp(-1, 1)
-        return sheet([list(enlarge(pairs.low, scale).clamp(-1, 1)), list(made), list(pairs.high)])
+        return sheets.sheet([list(enlarge(pairs.low, scale).clamp(-1, 1)), list(made), list(pairs.high)])
 
     def validate(self) -> dict[str, Tensor]:
         """What is gained in dB of luma over bicubic interpolation, the same 32 crops each time."""

@@ -9,6 +9,8 @@ Each file imports only files above it:
     optim        AdamW, Muon, schedules
     ema          the moving average of weights
     checkpoint   checkpoints of one process or many
+    history      the record of a run, for the model's card
+    log          metrics.jsonl, the terminal, the trackers
     trainer      the loop
     estimate     what a run will take: the dry run
     annotate     captions, mattes, embeddings and latents for a collection

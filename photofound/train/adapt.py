@@ -152,10 +152,10 @@ class AdaptedStage(EditStage):
         self.measured, self.before = state["measured"], state["before"]
         super().load_state_dict({name: value for name, value in state.items() if name == "position"})
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """The sheet of ``EditStage``. It shows the averaged weights, which are exported: they are measured here."""
         self.after = _numbers(self.measure())
-        return super().sample()
+        return super().sheet()
 
     def export(self, folder: Path) -> None:
         """Write the pipeline, the LoRA below it in ``lora/``, and ``validation.json``."""

@@ -185,8 +185,8 @@ def _size(tensors: Any) -> int:
 def _measure_step(trainer: Trainer, progress: float, share: float) -> Measured:
     from torch.utils.flop_counter import FlopCounterMode
 
-    device, samples = trainer.device, trainer.samples(progress)
-    mine = len(trainer.mine) / trainer.micro_batches
+    device, samples = trainer.device, trainer.update_size(progress)
+    mine = len(trainer.own_parts) / trainer.micro_batches
     trainer.advance(progress)  # does what is done once: compiling, measuring what is held out
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         trainer.advance(progress)

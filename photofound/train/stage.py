@@ -31,7 +31,7 @@ from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample, is_regression
 from photofound.model import autoencoder, flow, text
 from photofound.model.condition import fold_condition
-from photofound.picture.sheet import sheet
+from photofound.picture import sheet as sheets
 from photofound.train.build import build_pipeline
 from photofound.train.distributed import World
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take
@@ -372,7 +372,7 @@ class EditStage:
 
     # -------------------------------------------------------------------------------------------------------- results
 
-    def sample(self) -> np.ndarray:
+    def sheet(self) -> np.ndarray:
         """One row per task: what is given, the model's picture, the target, three times over."""
         rows = []
         for name in self.shares_for(self.store, self.last_crop):
@@ -382,7 +382,7 @@ class EditStage:
             made = self.pipeline.sample(condition, steps=12, guidance=2.0, generators=seeds)
             given = references.inset(condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole, condition)
             rows.append([picture for i in range(3) for picture in (given[i], made[i], sample.pixels[i])])
-        return sheet(rows)
+        return sheets.sheet(rows)
 
     def record(self) -> dict[str, Any]:
         """For the model's card: the parts that are trained, the data, and the models that this one started from."""

@@ -13,17 +13,13 @@ step and the micro-batch's number. The processes only divide them up. Hence
 
 from __future__ import annotations
 
-import json
 import math
-import secrets
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -33,13 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from photofound import __version__, files
 from photofound.card import record
-from photofound.config import to_dict
 from photofound.signals import handled
 from photofound.train import checkpoint, optim
-from photofound.train.distributed import Engine, World, device_name, resolve_device, seed_of, spread, whole
+from photofound.train.distributed import Engine, World, resolve_device, seed_of, spread, whole
 from photofound.train.ema import EMA
+from photofound.train.history import History
+from photofound.train.log import RunLog
 from photofound.train.settings import TrainConfig
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
@@ -54,7 +50,7 @@ class Stage(Protocol):
     this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
     weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
     progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
-    as ``sample`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
+    as ``sheet`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
     ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
     ``data`` (of ``record.Origin``), ``filtering`` (sentences) and ``parents`` (of ``record.Training``).
@@ -77,9 +73,9 @@ class Stage(Protocol):
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, a mean over the batch, and scalars to log; what is NaN among them is left out."""
 
-    def sample(self) -> np.ndarray:
-        """A sheet of pictures, (H, W, 3) uint8, always of the same inputs. Called without gradients, in evaluation
-        mode, with averaged weights, by every process."""
+    def sheet(self) -> np.ndarray:
+        """A sheet of sample pictures, (H, W, 3) uint8, always of the same inputs. Every process calls it, without
+        gradients, in evaluation mode, with the averaged weights."""
 
     def export(self, folder: Path) -> None:
         """Write the model as a user loads it. Called once, by the first process, when the run is finished."""
@@ -102,7 +98,7 @@ class Trainer:
         self.engine = engine or make_engine(config, run_dir)
         self.device, self.main = self.engine.world.device, self.engine.main
         self.micro_batches = _micro_batches(config, self.engine.world.size)
-        self.mine = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
+        self.own_parts = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
         if config.checkpoint_activations:
             _checkpoint_activations(stage.module)
         if config.compile:
@@ -116,7 +112,7 @@ class Trainer:
         )
         self.ema = EMA(stage.module, config.ema)
         self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
-        self._begin_record()
+        self.history = History(stage, config, run_dir, self.engine.world)
         self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
         self.stopping = False
@@ -129,7 +125,8 @@ class Trainer:
         Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
         """
         self._check_end()
-        self._start()
+        self.log = RunLog(self.run_dir, self.engine, self.config.log_every, self.step, self.progress())
+        self.mark = time.perf_counter()
         with handled(STOPPING, self._stop):
             while self._tick() < 1 and not self.stopping:
                 self._update()
@@ -137,11 +134,10 @@ class Trainer:
                 self._save()  # with the handlers in place: launchers send the signal more than once
         if finished := self.progress() >= 1:
             try:
-                self._sample()
+                self._save_sheet()
             finally:  # a sheet that cannot be made does not cost the model
                 self.export()
-        self.bar.close()
-        self.engine.end_trackers()
+        self.log.close()
         return finished
 
     def checkpoint_bytes(self) -> int:
@@ -190,17 +186,17 @@ class Trainer:
     def _update(self) -> None:
         start, progress = time.perf_counter(), self.progress()
         row, lr = self.advance(progress)
-        rate = self.samples(progress) / (time.perf_counter() - start)
+        rate = self.update_size(progress) / (time.perf_counter() - start)
         if self.config.validate_every and self.step % self.config.validate_every == 0:
             row |= self._validate()
-        self._log(row, lr, rate)
+        self._write_row(row, lr, rate)
         if self.config.sample_every and self.step % self.config.sample_every == 0:
-            self._sample()
+            self._save_sheet()
         if self.step % self.config.save_every == 0:
             self._save()
 
-    def samples(self, progress: float) -> int:
-        """How many samples an update at this progress is made of, over all processes."""
+    def update_size(self, progress: float) -> int:
+        """How many samples an update at this progress has, over all processes."""
         return self.micro_batches * self._micro_size(progress)
 
     def _micro_size(self, progress: float) -> int:
@@ -211,7 +207,7 @@ class Trainer:
         """One update: forward and backward of this process's micro-batches, then the optimizers; what is logged of it,
         averaged over all processes, and the learning rate."""
         config = self.config
-        row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.mine]))
+        row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.own_parts]))
         row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
         scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
         if math.isfinite(row["loss"]) and math.isfinite(row["norm"]):
@@ -221,7 +217,7 @@ class Trainer:
         else:
             self._skip()
         self.step += 1
-        self.seen += self.samples(progress)
+        self.seen += self.update_size(progress)
         return row, scale * config.lr
 
     def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
@@ -231,9 +227,9 @@ class Trainer:
         batch = self.stage.batch(generator, self._micro_size(progress), progress)
         # Again, since a first batch may draw more than later ones do: a resumed run has its first batch elsewhere.
         torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
-        with self.engine.accumulating(last=index == self.mine[-1]):
+        with self.engine.accumulating(last=index == self.own_parts[-1]):
             loss, logs = self.call(self.stage.loss, batch)
-            self.engine.backward(loss / len(self.mine))
+            self.engine.backward(loss / len(self.own_parts))
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in logs.items()}
 
     def _skip(self) -> None:
@@ -246,6 +242,12 @@ class Trainer:
                 f"training: {self.skips_in_a_row} steps in a row had no finite loss and gradient (step {self.step}); "
                 "lower train.lr and go on from the last checkpoint with --resume latest"
             )
+
+    def _write_row(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
+        """The figures of a step, those of every stage first."""
+        first = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr}
+        first |= {"images_per_s": images_per_s, "minutes": self._now() / 60, "skipped": self.skipped}
+        self.log.write(first | row, self.progress())
 
     # ----------------------------------------------------------------------------------------------- clock and signals
 
@@ -263,50 +265,14 @@ class Trainer:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
 
-    # ------------------------------------------------------------------------------------------------ what people read
+    # ------------------------------------------------------------------------------------------- sheets and validation
 
-    def _start(self) -> None:
-        """Open the progress bar, the trackers and the log, without the lines of steps that are done again."""
-        from tqdm import tqdm
-
-        self.bar = tqdm(
-            total=1.0,
-            initial=self.progress(),
-            disable=None if self.main else True,  # None: shown on a terminal only
-            bar_format="{percentage:3.0f}% {bar} {elapsed}<{remaining} {postfix}",
-        )
-        self.engine.start_trackers("photofound", self.step + 1)
-        path = self.run_dir / "metrics.jsonl"
-        if self.main and path.is_file():
-            lines = path.read_text(errors="replace").splitlines()
-            files.write(path, "".join(line + "\n" for line in lines if _step_of(line) <= self.step))
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.mark = time.perf_counter()
-
-    def _log(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
-        minutes = self._now() / 60
-        row = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr} | {
-            "images_per_s": images_per_s,
-            "minutes": minutes,
-            "skipped": self.skipped,
-            **row,
-        }
-        if not self.main:
-            return
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        self.engine.log({name: value for name, value in row.items() if name != "step"}, self.step)
-        self.bar.set_postfix_str(f"step {self.step}  loss {row['loss']:.4g}  {row['images_per_s']:.1f} images/s", False)
-        self.bar.update(self.progress() - self.bar.n)
-        if self.step % self.config.log_every == 0:
-            self.bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
-
-    def _sample(self) -> None:
+    def _save_sheet(self) -> None:
         from PIL import Image
 
         torch.manual_seed(self.config.seed)
         with self._averaged():
-            sheet = self.call(self.stage.sample)
+            sheet = self.call(self.stage.sheet)
         if self.main:
             (self.run_dir / "samples").mkdir(exist_ok=True)
             Image.fromarray(sheet).save(self.run_dir / "samples" / f"step-{self.step}.png")
@@ -322,6 +288,10 @@ class Trainer:
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
             yield
 
+    def trainings(self) -> list[record.Training]:
+        """The record up to now, for the model's card."""
+        return self.history.trainings(self.step, self.seen, self._now())
+
     def export(self) -> None:
         """Write the averaged model, and beside it the record of the last checkpoint."""
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
@@ -329,41 +299,6 @@ class Trainer:
                 self.stage.export(self.run_dir / "model")
                 record.write(self.run_dir / "model" / record.MODEL, self.recorded)
             self.engine.wait()
-
-    # ------------------------------------------------------------------------------------------------------- the record
-
-    def _begin_record(self) -> None:
-        """What this training is and what it started from, before its first step."""
-        facts: dict[str, Any] = getattr(self.stage, "record", dict)()
-        settings = record.settings_of(self.run_dir) or {"train": to_dict(self.config)}
-        named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering")}
-        name = type(self.stage).__name__.removesuffix("Stage").lower()
-        self.parents: list[record.Training] = facts.get("parents", [])
-        self.training = record.Training(secrets.token_hex(6), name, settings=record.without_paths(settings), **named)
-        world, today = self.engine.world, datetime.now(UTC).date().isoformat()
-        self.session = record.Session(device_name(world.device), world.size, torch.__version__, __version__, today)
-        self.begun = (0, 0, 0.0)  # steps, samples and seconds of the sessions before this one
-
-    def _resume_record(self, state: dict[str, Any]) -> None:
-        """Go on with a checkpoint's record; one of before there were records knows its steps and its time alone."""
-        if "record" in state:
-            *self.parents, earlier = record.parse(state["record"])
-            changed = record.changes(earlier.settings, self.training.settings)
-            self.session = replace(self.session, changed=changed)
-        else:
-            done = record.Session(steps=self.step, samples=self.step * self.config.batch_size, seconds=self.seconds)
-            earlier = replace(self.training, sessions=(done,), notes=(record.INCOMPLETE,))
-        self.training = replace(self.training, id=earlier.id, sessions=earlier.sessions, notes=earlier.notes)
-        self.seen = earlier.samples
-        self.begun = (self.step, self.seen, self.seconds)
-        self.recorded = [*self.parents, self.training]
-
-    def trainings(self) -> list[record.Training]:
-        """The record: the parents' trainings and this one up to now."""
-        now = (self.step, self.seen, self._now())
-        steps, samples, seconds = (after - before for after, before in zip(now, self.begun, strict=True))
-        session = replace(self.session, steps=int(steps), samples=int(samples), seconds=round(seconds, 3))
-        return [*self.parents, replace(self.training, sessions=(*self.training.sessions, session))]
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -442,7 +377,8 @@ class Trainer:
         self.step = self.saved = state["step"]
         self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
         self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
-        self._resume_record(state)
+        self.seen = self.history.resume(state, self.step, self.seconds, self.config.batch_size)
+        self.recorded = [*self.history.parents, self.history.training]
         self._load_data(state)
 
     def _load_data(self, state: dict[str, Any]) -> None:
@@ -494,14 +430,6 @@ def _checkpoint_activations(module: nn.Module) -> None:
         raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
     for part in able:
         part.enable_gradient_checkpointing()  # type: ignore[operator]
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; beyond all for one that is not whole."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 @contextmanager
