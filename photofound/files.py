@@ -1,5 +1,5 @@
-"""Files: reading them wherever they lie, also as ``file://`` or behind a URL that ``fsspec`` knows (``s3://``), writing
-them whole or not at all, and JSON with bounds."""
+"""Files: reading paths and URLs (``file://``, and ``s3://`` and others by ``fsspec``), writing whole files or nothing,
+and JSON with limits."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from urllib.request import url2pathname
 from photofound.errors import first_line
 
 MAX_BYTES = 512 * 2**20
-"""What is read of one file of a sample, and of all its files together, at most."""
+"""Limit of one file of a training sample, and of all its files together."""
 MAX_JSON_BYTES = 16 * 2**20
-"""What is read of one JSON file, at most. Most have some kilobytes, the index of a large model a megabyte."""
+"""Limit of a JSON file. Most have some kilobytes, the index of a large model a megabyte."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Files of weights that can run code when they are opened. They are never opened."""
 
 
 def local(path: str | Path) -> Path | None:
-    """The path of what lies on this machine; None for a URL of anything else."""
+    """The path of a file on this machine; None for a URL of another place."""
     text = str(path)
     if text.startswith("file://"):
         return Path(url2pathname(urlsplit(text).path))
     return None if "://" in text else Path(text)
 
 
-def output(path: str | Path, setting: str) -> Path:
-    """A path to write to. Raises ValueError for a URL of another machine, which would become a folder called ``s3:``;
-    ``setting`` is what it was given as."""
+def output_path(path: str | Path, setting: str) -> Path:
+    """A path to write to. Raises ValueError for a URL of another place, which would become a folder called ``s3:``.
+
+    Args:
+        setting: the option's name, for the error.
+    """
     here = local(path)
     if here is None:
         raise ValueError(f"{setting}: {path} is a URL, and results are written on this machine; name a folder, copy it")
@@ -43,13 +46,14 @@ def output(path: str | Path, setting: str) -> Path:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """The file, to be read. Raises OSError when it cannot be opened."""
+    """Open a path or URL for reading. Raises OSError if it cannot be opened."""
     here = local(path)
     return here.open("rb") if here is not None else cast(BinaryIO, _url(path)[0].open(_url(path)[1], "rb"))
 
 
 def read(path: str | Path, limit: int = MAX_BYTES) -> bytes:
-    """All of a file. Raises OSError, and ValueError for one of more than ``limit`` bytes or that is no plain file."""
+    """All bytes of a path or URL. Raises OSError, and ValueError for more than ``limit`` bytes and for a path that is
+    not a regular file."""
     here = local(path)
     if here is not None and here.exists() and not here.is_file():
         raise ValueError(f"{path}: is no plain file")
@@ -61,13 +65,14 @@ def read(path: str | Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_json(path: str | Path, kind: type = dict, limit: int = MAX_JSON_BYTES) -> Any:
-    """The ``dict`` or ``list`` (``kind``) in a JSON file. Raises as ``read`` and ``parse_json`` do, naming the path."""
+    """The ``dict`` or ``list`` (``kind``) in a JSON file. Raises the errors of ``read`` and ``parse_json``, with the
+    path."""
     return parse_json(read(path, limit), str(path), kind)
 
 
 def parse_json(content: bytes | str, name: str, kind: type = dict) -> Any:
-    """The ``dict`` or ``list`` (``kind``) in JSON text. Raises ValueError, which begins with ``name``, for any other
-    content."""
+    """The ``dict`` or ``list`` (``kind``) in JSON text. For any other content it raises a ValueError that begins with
+    ``name``."""
     try:
         tree = json.loads(content if isinstance(content, str) else content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -78,7 +83,7 @@ def parse_json(content: bytes | str, name: str, kind: type = dict) -> Any:
 
 
 def find(folder: str | Path, pattern: str) -> list[str]:
-    """The files of a folder that fit a pattern (``*.tar``, ``**/*.parquet``), sorted."""
+    """The files of a folder or URL that match a pattern (``*.tar``, ``**/*.parquet``), sorted."""
     here = local(folder)
     if here is not None:
         return sorted(str(path) for path in here.glob(pattern) if path.is_file())
@@ -86,9 +91,9 @@ def find(folder: str | Path, pattern: str) -> list[str]:
     return sorted(system.unstrip_protocol(name) for name in system.glob(f"{place.rstrip('/')}/{pattern}"))
 
 
-def beside(path: str | Path, name: str) -> bytes | None:
-    """The file of this name in the folder of shards that ``path`` is, or that ``path`` is a file or a pattern in; None
-    where there is none."""
+def read_beside(path: str | Path, name: str) -> bytes | None:
+    """The bytes of the file ``name`` beside shards; None if there is none. ``path`` is the folder of the shards, one of
+    them, or a pattern."""
     text, here = str(path).rstrip("/"), local(path)
     parent, _, last = text.rpartition("/")
     is_folder = here.is_dir() if here is not None else not ("*" in last or last.endswith((".tar", ".parquet")))
@@ -101,7 +106,7 @@ def beside(path: str | Path, name: str) -> bytes | None:
 
 @contextmanager
 def on_disk(path: str | Path) -> Iterator[Path]:
-    """The file on this machine: itself, or for the block a copy of what is behind a URL."""
+    """A path on this machine: the path itself, or within the block a temporary copy of a URL's content."""
     if (here := local(path)) is not None:
         yield here
         return
@@ -125,7 +130,7 @@ def write(path: str | Path, content: bytes | str) -> None:
     target = Path(os.path.realpath(path))
     part = target.with_name(f".photofound-{secrets.token_hex(4)}.part")
     try:
-        with _taking_place(part, target):
+        with _replace(part, target):
             if not _write_unnamed(part, content):
                 with open(part, "xb") as stream:
                     _write_through(stream, content)
@@ -135,22 +140,22 @@ def write(path: str | Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place for a file or a folder that a library writes: ``NAME.partial`` beside ``path``.
+    """A temporary path for a file or a folder that a library writes: ``NAME.partial`` beside ``path``.
 
-    At the end of the block its content is on the disk and it takes the place of ``path``. After an error it is deleted,
-    and ``path`` is what it was before. What a killed process left of it is deleted at the start, so only one process
-    may write a path at a time.
+    At the end of the block it is flushed to the disk and replaces ``path``. After an error it is deleted, and ``path``
+    stays as it was. Leftovers of a killed process are deleted at the start, so only one process may write a path at a
+    time.
     """
     part = path.with_name(f"{path.name}.partial")
     _remove(part)
-    with _taking_place(part, path):
+    with _replace(part, path):
         yield part
         _flush(part)
 
 
 @contextmanager
-def _taking_place(part: Path, path: Path) -> Iterator[None]:
-    """``part``, which the block writes, becomes ``path``; after an error it is deleted."""
+def _replace(part: Path, path: Path) -> Iterator[None]:
+    """Rename ``part``, which the block writes, to ``path``; after an error delete it."""
     try:
         yield
         if path.is_dir():  # a rename does not replace a folder, and deleting it first would leave nothing for long
@@ -166,8 +171,8 @@ def _taking_place(part: Path, path: Path) -> Iterator[None]:
 
 
 def _flush(part: Path) -> None:
-    """Wait until a file, or a folder with all in it, is on the disk: a rename may else outlive the content it names."""
-    if os.name != "posix":  # Windows opens no folder, and flushes only what it may write to
+    """Flush a file, or a folder and its files, to the disk: after a crash the new name could else have no content."""
+    if os.name != "posix":  # Windows cannot open folders, and flushes only files that are open for writing
         return
     for path in (*part.rglob("*"), part):
         descriptor = os.open(path, os.O_RDONLY)
@@ -183,8 +188,8 @@ def _remove(path: Path) -> None:
 
 
 def _write_unnamed(part: Path, content: bytes) -> bool:
-    """Write a file that is named ``part`` only once it is whole; False, and nothing done, where the system has no such
-    files."""
+    """Write a file that gets its name ``part`` only when it is complete. Returns False, without effect, if the system
+    cannot do that."""
     if not hasattr(os, "O_TMPFILE"):
         return False
     try:
@@ -210,7 +215,7 @@ def _write_through(stream: BinaryIO, content: bytes) -> None:
 
 
 def _url(path: str | Path) -> tuple[Any, str]:
-    """The file system of a URL, and the place in it. Raises OSError where its client is not installed."""
+    """The file system of a URL, and the path in it. Raises OSError if its client is not installed."""
     from fsspec.core import url_to_fs
 
     try:

@@ -18,9 +18,9 @@ def test_what_is_local_has_a_path():
 
 
 def test_nothing_is_written_to_a_url():
-    assert files.output("file:///a/b", "--run-dir") == Path("/a/b")
+    assert files.output_path("file:///a/b", "--run-dir") == Path("/a/b")
     with pytest.raises(ValueError, match="--run-dir: s3://bucket/a is a URL.*name a folder"):
-        files.output("s3://bucket/a", "--run-dir")
+        files.output_path("s3://bucket/a", "--run-dir")
 
 
 def test_reading_is_bounded(tmp_path):
@@ -42,7 +42,7 @@ def test_what_lies_beside_shards(tmp_path):
     (tmp_path / "index.json").write_bytes(b"{}")
     for folder in (str(tmp_path), f"file://{tmp_path}", "memory://beside"):
         for path in (folder, f"{folder}/", f"{folder}/*.tar", f"{folder}/0.tar"):
-            assert files.beside(path, "index.json") == b"{}" and files.beside(path, "other.json") is None
+            assert files.read_beside(path, "index.json") == b"{}" and files.read_beside(path, "other.json") is None
     store.rm("/beside", recursive=True)
 
 

@@ -134,7 +134,7 @@ def _run(
     from photofound.train.trainer import Trainer, make_engine
 
     settings: Any = config.load(config_class, path, list(overrides))
-    folder = files.output(run_dir, "--run-dir")
+    folder = files.output_path(run_dir, "--run-dir")
     if resume is None and checkpoint.steps(folder / "checkpoints"):
         raise ValueError(
             f"--run-dir: {folder} holds a run; pass --resume latest to go on with it, or another --run-dir"

@@ -243,7 +243,7 @@ def prepare(source: str, folder: str | Path, settings: PrepareConfig | None = No
     Raises ValueError for sources that cannot be read, and for a folder that holds something else.
     """
     settings = settings or PrepareConfig()
-    folder = files.output(folder, "DST")
+    folder = files.output_path(folder, "DST")
     folder = folder.resolve() if settings.cluster else folder  # a cluster's workers run in folders of their own
     job = Job(config.build(Source, {"path": source} | settings.source, "source."), folder, settings)
     for name in (settings.scorer, settings.captioner, settings.matte):
@@ -325,7 +325,7 @@ def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
     Raises ValueError or FileNotFoundError."""
     store = PhotoStore.open(source, settings.sizes, settings.cache, mattes=True)
     plan = exemplars.Plan(settings.crop, weights=settings.weights)
-    return exemplars.write(store, files.output(folder, "DST"), settings.exemplars, plan, settings.workers)
+    return exemplars.write(store, files.output_path(folder, "DST"), settings.exemplars, plan, settings.workers)
 
 
 def main(argv: list[str] | None = None) -> int:

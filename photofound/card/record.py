@@ -180,7 +180,7 @@ def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
     """Origins and filtering by the ``report.json`` that ``photofound train prepare`` left beside its shards; nothing
     where there is none."""
     try:
-        report = files.parse_json(files.beside(folder, "report.json") or "", "report.json")
+        report = files.parse_json(files.read_beside(folder, "report.json") or "", "report.json")
         origins = tuple(Origin(**each) for each in report.get("origins", ()))
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items()) or "none"
         return origins, (f"{report['kept']:,} of {report['read']:,} photographs kept; dropped: {dropped}",)

@@ -198,7 +198,7 @@ class Exemplars:
 
     def origins(self) -> tuple[Origin, ...]:
         """Where the photographs that the samples were drawn from are from, for the model's card."""
-        return tuple(Origin(**entry) for entry in json.loads(files.beside(self.folder, _ORIGINS) or "[]"))
+        return tuple(Origin(**entry) for entry in json.loads(files.read_beside(self.folder, _ORIGINS) or "[]"))
 
     @property
     def crop(self) -> int:

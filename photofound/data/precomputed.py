@@ -77,7 +77,7 @@ def check(source: Source, kind: str, mine: Mapping[str, Any]) -> None:
     """Raise ValueError unless the ``index.json`` of the source's shards says that their ``kind`` was made as ``mine``
     says: by the same network, of the same pictures."""
     try:
-        entries = files.parse_json(files.beside(source.path, "index.json") or "{}", "it")
+        entries = files.parse_json(files.read_beside(source.path, "index.json") or "{}", "it")
     except ValueError as error:
         raise ValueError(f"data.precomputed: the index.json of {source.path} is damaged ({error})") from None
     made = entries.get("precomputed", {}).get(kind)

@@ -108,7 +108,7 @@ class PhotoStore:
     ) -> PhotoStore:
         """The store of a folder of tars: from its cache file where that exists, else built, and cached if a file is
         named. ``mattes`` adds those of ``matte_plain_grounds``."""
-        path = files.output(cache, "data.cache") if cache else None
+        path = files.output_path(cache, "data.cache") if cache else None
         if path and path.is_file():
             return cls.load(path)._licensed(folder, limit)
         photographs = read(folder, max(sizes), limit)

@@ -72,7 +72,7 @@ class Stream:
             raise ValueError(f"data: batch size {batch_size} and shuffle {shuffle} must be at least 1")
         self.order = Order(tuple(sources), batch_size, tuple(buckets), seed, rank, world, shuffle, enlarge, max_pixels)
         self.workers, self.flip, self.precomputed = workers, flip, tuple(precomputed)
-        log = None if log is None else files.output(log, "data.log")
+        log = None if log is None else files.output_path(log, "data.log")
         self.device, self.ledger = torch.device(device), Ledger(log)
         self._position: dict[str, Any] | None = None
 

@@ -26,7 +26,7 @@ class Request:
         task: its name.
         picture: the photograph; None for a task that takes none.
         inputs: what the task asks for, by name; masks and images as pictures or arrays. What is left out has its
-        default.
+            default.
         seed: the same seed gives the same pixels, alone or in a batch.
         steps, guidance, resample: None = the model's own, see ``photofound.pipeline.Settings``.
     """

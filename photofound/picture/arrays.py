@@ -1,4 +1,4 @@
-"""Arrays, tensors and Pillow's images -> native pixels, and what is done to pixels without knowing their colours.
+"""Arrays, tensors and PIL images -> native pixels, and operations on pixels that do not depend on their colours.
 
 NATIVE pixels are (H, W, C) uint8 or uint16 as a file holds them: C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA.
 """
@@ -28,7 +28,7 @@ _TURNS = {
 }
 
 
-# ----------------------------------------------------------------------------------------------- where pixels come from
+# ------------------------------------------------------------------------------------------------------- native pixels
 
 
 def from_pil(image: Image.Image, name: str) -> np.ndarray:
@@ -92,7 +92,7 @@ def channels_last(tensor: Any) -> np.ndarray:
     return tensor.permute(1, 2, 0).numpy()
 
 
-# ------------------------------------------------------------------------------------------------- what is done to them
+# ----------------------------------------------------------------------------------------------------------- operations
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

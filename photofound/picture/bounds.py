@@ -25,9 +25,9 @@ READS = 200_000  # of a file of any length, and READS_PER_KIB more
 READS_PER_KIB = 12  # a GIF needs 8, for its blocks have 255 bytes
 RUNS = 1_000_000  # reads of a BMP, which may be run-length encoded: two for each run
 STRIPS = 2**16  # or tiles of a TIFF, and one more for each KiB
-NUMBERS = 2**20  # in the tags of a TIFF or of EXIF data, for each becomes an object
+NUMBERS = 2**20  # in the tags of a TIFF or of EXIF data: each becomes an object
 TAGS = 2**14
-SHARED = 2**24  # bytes that tags may hold beyond the length of the file
+SHARED = 2**24  # bytes that all tags together may hold beyond the length of the file
 EXIF = 2**22  # bytes
 EXIF_SEGMENTS = 100  # of a JPEG, which are joined one by one
 COMMENTS = 2**18  # bytes of a GIF's, which are joined block by block
@@ -123,8 +123,8 @@ class _File(_Counting, io.BufferedReader):
 
 
 def counting(source: bytes | io.FileIO) -> BinaryIO:
-    """A stream over a file's bytes, or over a file that was opened without a buffer. It raises TooMuch once it is read
-    in more pieces than an honest file of its length has."""
+    """A stream over a file's bytes, or over a file that was opened without a buffer. It raises TooMuch if it is read in
+    more pieces than files of its length have."""
     stream = _Bytes(source) if isinstance(source, bytes) else _File(source)
     length = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -135,8 +135,8 @@ def counting(source: bytes | io.FileIO) -> BinaryIO:
 
 
 def check(data: bytes) -> None:
-    """Raise TooMuch for what a stream does not see, or sees late: lists that are joined piece by piece, tables of
-    numbers, scans, chunks whose sums are computed. Damaged files pass: whoever decodes them says so."""
+    """Raise TooMuch for costs that the stream cannot count, or counts too late: lists that are joined piece by piece,
+    tables of numbers, scans, checksums of chunks. Damaged files pass: the decoder refuses them."""
     if data.startswith(b"\x89PNG"):
         _check_png(data)
     elif data.startswith(b"\xff\xd8"):
@@ -157,7 +157,7 @@ def _check_png(data: bytes) -> None:
             raise TooMuch("consists of too many tiny pieces")
 
 
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # what is not data, filling or a restart
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # everything but data, padding and restarts
 _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 
 
@@ -179,13 +179,13 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_gif(data: bytes) -> None:
-    """Walks as Pillow does, to the second picture, which it looks for to tell an animation."""
+    """Walk through the blocks as Pillow does, up to the second picture: it searches for one to recognise animations."""
     at = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
     comments = pictures = 0
     left = READS + len(data) // 1024 * READS_PER_KIB
 
     def byte() -> int:
-        """The next one, or 0 behind the end."""
+        """The next byte, or 0 behind the end."""
         nonlocal at, left
         at, left = at + 1, left - 1
         if left < 0:
@@ -193,7 +193,7 @@ def _check_gif(data: bytes) -> None:
         return data[at - 1] if at <= len(data) else 0
 
     def block() -> int:
-        """Step over one; its length."""
+        """Skip a block. Returns its length."""
         nonlocal at
         length = byte()
         at += length
@@ -210,7 +210,7 @@ def _check_gif(data: bytes) -> None:
             if label == b"\xfe":
                 while length and comments <= COMMENTS:
                     comments, length = comments + length, block()
-                comments += 1  # they are joined by a line's end
+                comments += 1  # they are joined with a line break
                 if comments > COMMENTS:
                     raise TooMuch(f"has more than {COMMENTS} bytes of comments")
                 continue
@@ -233,7 +233,7 @@ def _check_jp2(data: bytes) -> None:
 
 
 def check_tags(data: bytes) -> None:
-    """Raise TooMuch for a TIFF, or EXIF data, whose tags share their bytes, or hold more numbers than anybody needs."""
+    """Raise TooMuch for a TIFF, or EXIF data, with tags that share their bytes, or with far too many numbers."""
     while data.startswith(b"Exif\0\0"):
         data = data[6:]
     order = "<" if data.startswith(b"II") else ">"
@@ -255,12 +255,12 @@ def check_tags(data: bytes) -> None:
             start = at + struct.calcsize(order + count_form)
             for n in range(number(count_form, at)):
                 tag, kind, count, value = entry.unpack_from(data, start + n * entry.size)
-                count = count if kind in _SIZES else 0  # others are passed over
+                count = count if kind in _SIZES else 0  # Pillow skips other types
                 size, tags = count * _SIZES.get(kind, 0), tags + 1
                 if size > len(value):
                     left = len(data) - struct.unpack(order + offset_form, value)[0]
                     held += max(0, min(size, left))
-                    count = count if size <= left else 0  # Pillow passes over what is cut off
+                    count = count if size <= left else 0  # Pillow skips tags that are cut off
                 elif tag in _FOLDERS:
                     folders.append(struct.unpack_from(order + ("H" if kind == 3 else offset_form), value)[0])
                 numbers += count * _COSTS.get(kind, 1)

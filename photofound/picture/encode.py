@@ -69,15 +69,20 @@ def save(
     quality: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write anything `from_any` takes to `path` and return the path. Never leaves half a file or touches the old one.
+    """Write anything that `Picture.from_any` takes to `path`, and return the path. The file is written whole or not at
+    all; after an error the old one is unchanged.
 
-    Format as in `output_format`. PNG, TIFF and BMP are lossless; PNG and TIFF hold 16 bits, others round to 8 with a
-    warning. WebP is lossless if the source was. JPEG, AVIF and other WebP lose a little in every pixel: at `quality` (1
-    to 100), without subsampling. If it is None, a JPEG that was a JPEG of this size is compressed as it was, so that
-    what did not change changes least; all else at 95. JPEG and BMP hold no alpha: it is flattened onto white with a
-    warning. The profile, EXIF and XMP are kept (BMP has none; colours are converted to sRGB). docs/file-formats.md has
-    the measured details.
-    Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if the place is unwritable.
+    PNG, TIFF and BMP are lossless; WebP is lossless if the source was. PNG and TIFF hold 16 bits; others round to 8,
+    with a warning. JPEG and BMP hold no alpha: it is flattened onto white, with a warning. The profile, EXIF and XMP
+    are kept (BMP has none, so its colours are converted to sRGB). docs/file-formats.md has the measured details.
+
+    Args:
+        format: as in `output_format`.
+        quality: 1 to 100, of JPEG, AVIF and lossy WebP, without subsampling. None: a JPEG that comes from a JPEG of the
+            same size is compressed in the same way, so that kept pixels change least; all others at 95.
+        overwrite: replace an existing file.
+
+    Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if `path` is not writable.
     """
     path, picture = Path(path), Picture.from_any(picture)
     format = output_format(picture, path, format)
@@ -87,7 +92,7 @@ def save(
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Raise what `save` would raise about the place itself, so that a caller can ask before the work is done."""
+    """Check a path before the work is done: raise the errors that `save` would raise about it."""
     if not os.fspath(path):
         raise ValueError("the output's path is empty; name a file")
     path = Path(path)
@@ -95,7 +100,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise ValueError(f"{path}: the name is longer than 255 bytes; choose a shorter output")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file for the output")
-    if path.exists() and not path.is_file():  # replacing a pipe or a device would help nobody
+    if path.exists() and not path.is_file():  # a pipe or a device
         raise ValueError(f"{path}: is not a regular file; name a file for the output")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists already; choose another output or pass --overwrite (overwrite=True)")
@@ -132,7 +137,7 @@ def check_side(size: tuple[int, int], format: str) -> None:
 
 
 def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
-    """The bytes of an image file; `format` as `output_format` returns it, the rest as in `save`."""
+    """The bytes of an image file. `format` is one that `output_format` returns; the rest is as in `save`."""
     if format not in SUFFIXES.values():
         raise ValueError(f"unknown format {format!r}; use one of {writable_names()}")
     if quality is not None and not 1 <= quality <= 100:
@@ -146,7 +151,7 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     stream = io.BytesIO()
     try:
         image, options = _compression(picture, format, quality)
-        image.save(stream, format, **picture.pil_metadata, **options)  # not every writer looks into `info`
+        image.save(stream, format, **picture.pil_metadata, **options)  # not every writer reads `info`
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({first_line(error)}); try PNG") from error

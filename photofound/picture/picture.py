@@ -1,11 +1,11 @@
-"""Picture: a decoded photograph, with the metadata that travel along; reading files into pictures.
+"""Picture: a decoded photograph with its metadata; reading files into pictures.
 
     picture = load("cup.png")                    # upright, at its own depth, in its own colour space
-    rgb = picture.rgb()                          # (H, W, 3) float32 sRGB in [0, 1], for the model to look at
+    rgb = picture.rgb()                          # (H, W, 3) float32 sRGB in [0, 1], for the model
     result = picture.paste(painted, keep)        # keep == 1: the file's own integers, bit for bit
-    save(result, "out.png")                      # atomic; profile, EXIF and XMP travel along
+    save(result, "out.png")                      # atomic; with profile, EXIF and XMP
 
-Two spaces meet here. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL
+There are two spaces. NATIVE values are the file's: uint8 or uint16, grey or RGB, in the file's colour profile. MODEL
 values are float32 sRGB in [0, 1]. A kept pixel never leaves native space; that is why it comes back exact.
 """
 
@@ -26,12 +26,12 @@ from PIL import Image
 from photofound.picture import arrays, bounds, colour, metadata, netpbm, reading
 from photofound.picture.jpeg import JpegSource
 
-_HIDDEN = 8 / 255  # less opaque, a pixel shows so little that its colour is rounding, or whatever was left there
+_HIDDEN = 8 / 255  # the colour of a less opaque pixel is hardly visible: rounding, or left there by a program
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded photograph as its file has it, upright. Immutable: every method returns a new one."""
+    """A decoded photograph with its file's values, upright. Immutable: every method returns a new one."""
 
     pixels: np.ndarray = field(repr=False)  # (H, W, C) uint8 or uint16; C = 1 grey, 2 grey+alpha, 3 RGB, 4 RGBA
     format: str | None = None  # the source file's: "PNG", "JPEG", ...; None for arrays
@@ -39,11 +39,11 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)  # orientation reset to 1, since the pixels are upright
     dpi: tuple[float, float] | None = None
     path: Path | None = None
-    lossless: bool = True  # whether the file's encoding was; a WebP is then written so, too
+    lossless: bool = True  # whether the file's encoding was; a WebP is written in the same way
     xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
     jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
-    colour: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # a PNG's chunks that say what colours mean
-    note: str = ""  # what an edit says of itself; `provenance.mark` writes it into the metadata
+    colour: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # a PNG's chunks about its colours
+    note: str = ""  # an edit's description of its result; `provenance.mark` writes it into the metadata
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape
@@ -88,7 +88,7 @@ class Picture:
         """Picture from a Picture, PIL image, path (str or Path), encoded bytes, numpy array or torch tensor.
 
         Arrays are (H, W) or (H, W, 1 | 2 | 3 | 4), uint8, uint16, bool (True = white) or float in [0, 1]. Floats become
-        8-bit when every value is some k/255 (up to the rounding of their own dtype), else 16-bit, so nothing is lost.
+        8-bit if every value is some k/255 (up to the rounding of their own dtype), else 16-bit, so nothing is lost.
         Tensors are (H, W), (C, H, W) or (1, C, H, W), with the same dtypes and ranges.
         Raises ValueError or FileNotFoundError with one line that names the value and the remedy.
         """
@@ -132,8 +132,8 @@ class Picture:
         return {}
 
     def revealed(self, hole: np.ndarray | None = None) -> Picture:
-        """This picture with new colours where alpha (below 8/255) hides them: those of the nearest visible pixel, or
-        black if none is visible. What a program left there must not run into its neighbours. Alpha stays.
+        """This picture with new colours where alpha (below 8/255) hides them: the colour of the nearest visible pixel,
+        or black if none is visible. Hidden colours must not bleed into their neighbours. Alpha stays.
 
         Args:
             hole: (H, W) bool, pixels to take no colours from, unless there are no others.
@@ -167,7 +167,7 @@ class Picture:
 
     @property
     def pil_metadata(self) -> dict[str, Any]:
-        """Profile, EXIF, XMP and resolution under Pillow's names, in `info` and for `save`; without those it lacks."""
+        """The profile, EXIF, XMP and resolution that it has, under Pillow's names in `info` and for `save`."""
         named = {"icc_profile": self.icc_profile, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
         return {name: value for name, value in named.items() if value}
 
@@ -291,14 +291,14 @@ def _check_patch(rgb: Any, keep: Any, at: tuple[int, int], size: tuple[int, int]
 
 
 def _box(where: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around the True of a (h, w) array; empty slices if there is none."""
+    """Rows and columns of the smallest box around the True values of (h, w); empty slices if there are none."""
     sides = (np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0)))
     rows, columns = (slice(side[0], side[-1] + 1) if len(side) else slice(0) for side in sides)
     return rows, columns
 
 
 def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_alpha: bool, opaque: bool) -> np.ndarray:
-    """kept (h, w, C) native integers and made (h, w, C without alpha) native floats, by keep (h, w, 1), as integers."""
+    """Mix kept (h, w, C) native integers and made (h, w, C without alpha) native floats by keep (h, w, 1); integers."""
     if not has_alpha:
         mixed = keep * kept + (1 - keep) * made
     elif opaque:  # `kept over made`: transparent pixels weigh nothing, however opaque `keep` is
@@ -317,8 +317,8 @@ def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_a
 def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
     """Read an image file: PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF; HEIC if pillow-heif is installed.
 
-    The size is checked from the header, before anything is decoded. Of several frames the first is used, and it warns.
-    Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
+    The size in the header is checked before anything is decoded. If there are several frames, the first is used, with a
+    warning. Raises FileNotFoundError, or ValueError for anything that is not one whole image within `max_pixels`.
     """
     if not os.fspath(path):
         raise ValueError("the path is empty; name one image file")
@@ -353,7 +353,7 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
 def decode(
     data: bytes, name: str = "image", max_pixels: int | None = None, at_least: tuple[int, int] | None = None
 ) -> Picture:
-    """As `load`, from the bytes of a file; `name` is used in errors.
+    """The same as `load` from the bytes of a file; errors use `name`.
 
     Args:
         at_least: (width, height), upright. A JPEG that is far larger is decoded at 1/2, 1/4 or 1/8 of its size, which
@@ -363,7 +363,7 @@ def decode(
 
 
 def upright_size(data: bytes, name: str = "image", max_pixels: int | None = None) -> tuple[int, int]:
-    """(width, height) once turned upright, from the header alone. Raises ValueError as `load` does."""
+    """(width, height) when upright, from the header alone. Raises ValueError as `load` does."""
     with reading.open_header(bounds.counting(data), name) as image:
         bounds.check_size(image.size, name, max_pixels)
         with bounds.one_line_errors(name):
