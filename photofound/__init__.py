@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # A checkout keeps tasks/, training/ and demos/ beside this folder; a wheel has them inside it.
 _root = Path(__file__).resolve().parent.parent
