@@ -1,9 +1,9 @@
-"""Odd files of every kind, made on the spot, and the table of what comes back of each: docs/file-formats.md.
+"""Unusual files of every kind, made in memory, and the table of what each keeps: docs/file-formats.md.
 
-    python -m tests.corpus      # measures, and writes the table anew
+    python -m tests.corpus      # measures, and writes the table again
 
-Every file shows the same photograph-like picture, WIDTH x HEIGHT once upright, so that what a file holds is known:
-``truth`` are the values that must be read.
+Every file shows the same photograph-like picture, WIDTH x HEIGHT when upright, so its content is known: ``truth`` are
+the values that must be read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BEGIN, END = "<!-- made by python -m tests.corpus -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
-class Odd:
+class Case:
     """A file. `truth` is (H, W, C) as `Picture.pixels` must be, within `tolerance` on the mean; None: it is refused."""
 
     name: str
@@ -137,90 +137,90 @@ def tiff(pixels: np.ndarray, **options) -> bytes:
     return stream.getvalue()
 
 
-def jpegs() -> Iterator[Odd]:
+def jpegs() -> Iterator[Case]:
     colour, grey = scene(3), scene(1)
 
-    def odd(name: str, truth: np.ndarray = colour, tolerance: float = 5, source=None, **options) -> Odd:
+    def case(name: str, truth: np.ndarray = colour, tolerance: float = 5, source=None, **options) -> Case:
         settings = {"quality": 85} | options
-        return Odd(f"JPEG: {name}", pil(truth if source is None else source, "JPEG", **settings), truth, tolerance)
+        return Case(f"JPEG: {name}", pil(truth if source is None else source, "JPEG", **settings), truth, tolerance)
 
     for sampling in ("4:4:4", "4:2:2", "4:2:0"):
-        yield odd(sampling, subsampling=sampling)
+        yield case(sampling, subsampling=sampling)
     for name, flag in {"4:1:1": 0x411111, "4:4:0": 0x121111}.items():
         data = opencv(colour, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, flag)
-        yield Odd(f"JPEG: {name}", data, colour, 6)
-    yield odd("progressive", progressive=True)
-    yield odd("restart markers", restart_marker_rows=1)
-    yield odd("RGB without YCbCr", keep_rgb=True)
-    yield odd("quality 30", quality=30, tolerance=8)
-    yield odd("quality 100", quality=100, subsampling="4:4:4", tolerance=1)
-    yield odd("grey", grey)
-    yield odd("grey with a grey profile", grey, icc_profile=profile("GRAY", 1.8))
-    yield odd("CMYK", source=image(colour).convert("CMYK"))
+        yield Case(f"JPEG: {name}", data, colour, 6)
+    yield case("progressive", progressive=True)
+    yield case("restart markers", restart_marker_rows=1)
+    yield case("RGB without YCbCr", keep_rgb=True)
+    yield case("quality 30", quality=30, tolerance=8)
+    yield case("quality 100", quality=100, subsampling="4:4:4", tolerance=1)
+    yield case("grey", grey)
+    yield case("grey with a grey profile", grey, icc_profile=profile("GRAY", 1.8))
+    yield case("CMYK", source=image(colour).convert("CMYK"))
     for orientation in range(1, 9):
-        yield odd(f"EXIF orientation {orientation}", source=turned(colour, orientation), exif=exif(orientation))
-    yield odd(
+        yield case(f"EXIF orientation {orientation}", source=turned(colour, orientation), exif=exif(orientation))
+    yield case(
         "orientation in XMP only", source=turned(colour, 6), xmp=XMP.replace(b"xmp:R", b'tiff:Orientation="6" xmp:R')
     )
-    yield odd("Adobe RGB, EXIF, XMP, turned", source=turned(colour, 8), **everything(8))
-    yield odd("damaged profile", icc_profile=profile()[:200])
-    yield odd("damaged EXIF", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(200)))
-    yield odd("one pixel", colour[:1, :1], tolerance=12)
+    yield case("Adobe RGB, EXIF, XMP, turned", source=turned(colour, 8), **everything(8))
+    yield case("damaged profile", icc_profile=profile()[:200])
+    yield case("damaged EXIF", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(200)))
+    yield case("one pixel", colour[:1, :1], tolerance=12)
     whole = pil(colour, "JPEG", quality=85)
-    yield Odd("JPEG: with a video behind it", whole + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 9, colour, 5)
-    yield Odd(
+    yield Case("JPEG: with a video behind it", whole + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 9, colour, 5)
+    yield Case(
         "JPEG: two pictures (MPO)", pil(image(colour), "MPO", save_all=True, append_images=[image(grey)]), colour, 5
     )
-    yield Odd("JPEG: cut off in the middle", whole[: len(whole) // 2], None)
-    yield Odd("JPEG: cut off in the header", whole[:100], None)
+    yield Case("JPEG: cut off in the middle", whole[: len(whole) // 2], None)
+    yield Case("JPEG: cut off in the header", whole[:100], None)
     last = whole[whole.rindex(b"\xff\xda") :][:14]
-    yield Odd("JPEG: 500 empty scans", whole[:-2] + last * 500 + b"\xff\xd9", None)
+    yield Case("JPEG: 500 empty scans", whole[:-2] + last * 500 + b"\xff\xd9", None)
 
 
-def pngs() -> Iterator[Odd]:
+def pngs() -> Iterator[Case]:
     for channels, name in enumerate(("grey", "grey + alpha", "RGB", "RGBA"), 1):
-        yield Odd(f"PNG: {name}, 8 bit", pil(scene(channels), "PNG"), scene(channels))
+        yield Case(f"PNG: {name}, 8 bit", pil(scene(channels), "PNG"), scene(channels))
         deep = scene(channels, np.uint16)
-        yield Odd(f"PNG: {name}, 16 bit", png(deep), deep)
-        yield Odd(f"PNG: {name}, 16 bit, interlaced", png(deep, interlaced=True), deep)
+        yield Case(f"PNG: {name}, 16 bit", png(deep), deep)
+        yield Case(f"PNG: {name}, 16 bit, interlaced", png(deep, interlaced=True), deep)
     for bits in (1, 2, 4):
         few = (scene(1) >> (8 - bits)) * np.uint8(255 // (2**bits - 1))
-        yield Odd(f"PNG: grey, {bits} bit", png(few >> (8 - bits), bits=bits), few)
-    yield Odd("PNG: RGB, interlaced", png(scene(3), interlaced=True), scene(3))
+        yield Case(f"PNG: grey, {bits} bit", png(few >> (8 - bits), bits=bits), few)
+    yield Case("PNG: RGB, interlaced", png(scene(3), interlaced=True), scene(3))
     palette = image(scene(3)).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
     colours = np.asarray(palette.convert("RGB"))
-    yield Odd("PNG: palette", pil(palette, "PNG"), colours)
+    yield Case("PNG: palette", pil(palette, "PNG"), colours)
     small = image(scene(3)).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    yield Odd("PNG: palette, 2 bit", pil(small, "PNG", bits=2), np.asarray(small.convert("RGB")))
+    yield Case("PNG: palette, 2 bit", pil(small, "PNG", bits=2), np.asarray(small.convert("RGB")))
     alpha = bytes(range(0, 256, 4))
     clear = np.dstack([colours, np.frombuffer(alpha, np.uint8)[np.asarray(palette)]])
-    yield Odd("PNG: palette with alpha", pil(palette, "PNG", transparency=alpha), clear)
+    yield Case("PNG: palette with alpha", pil(palette, "PNG", transparency=alpha), clear)
     for channels, dtype in ((1, np.uint8), (3, np.uint8), (1, np.uint16), (3, np.uint16)):
         pixels, depth = scene(channels, dtype), np.iinfo(dtype).max
         key = pixels[3, 5]
         truth = np.dstack([pixels, np.where((pixels == key).all(2), 0, depth).astype(dtype)])
         name = f"PNG: {'grey' if channels == 1 else 'RGB'}, {pixels.itemsize * 8} bit, one colour transparent"
-        yield Odd(name, png(pixels, [(b"tRNS", key.astype(">u2").tobytes())]), truth)
+        yield Case(name, png(pixels, [(b"tRNS", key.astype(">u2").tobytes())]), truth)
     deep = scene(3, np.uint16)
     icc = (b"iCCP", b"wide\0\0" + zlib.compress(profile()))
     place = (b"eXIf", exif(6).tobytes().removeprefix(b"Exif\0\0"))
     xmp = (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP)
-    yield Odd("PNG: 16 bit, Adobe RGB, EXIF, XMP, turned", png(turned(deep, 6), [icc, place, xmp]), deep)
-    yield Odd(
+    yield Case("PNG: 16 bit, Adobe RGB, EXIF, XMP, turned", png(turned(deep, 6), [icc, place, xmp]), deep)
+    yield Case(
         "PNG: EXIF and XMP behind the pixels",
         png(scene(3), after=[(b"eXIf", place[1].replace(b"\0\x06\0\0", b"\0\1\0\0")), xmp]),
         scene(3),
     )
-    yield Odd("PNG: gamma of its own", png(scene(3), [(b"gAMA", struct.pack(">I", 100_000))]), scene(3))
+    yield Case("PNG: gamma of its own", png(scene(3), [(b"gAMA", struct.pack(">I", 100_000))]), scene(3))
     two = pil(image(scene(3)), "PNG", save_all=True, append_images=[image(scene(3)[::-1])])
-    yield Odd("PNG: animated", two, scene(3))
+    yield Case("PNG: animated", two, scene(3))
     whole = pil(scene(3), "PNG")
-    yield Odd("PNG: cut off", whole[: len(whole) * 2 // 3], None)
+    yield Case("PNG: cut off", whole[: len(whole) * 2 // 3], None)
     broken = bytearray(whole)
     broken[len(whole) // 2] ^= 0xFF
-    yield Odd("PNG: a byte changed", bytes(broken), None)
+    yield Case("PNG: a byte changed", bytes(broken), None)
     for width, height in ((60_000, 60_000), (0, 5), (200, 200)):
-        yield Odd(f"PNG: says {width:,} x {height:,}", png(scene(3), size=(width, height)), None)
+        yield Case(f"PNG: says {width:,} x {height:,}", png(scene(3), size=(width, height)), None)
 
 
 def png(
@@ -253,132 +253,134 @@ def png(
     )
 
 
-def webps() -> Iterator[Odd]:
+def webps() -> Iterator[Case]:
     colour, clear = scene(3), scene(4)
-    yield Odd("WebP: lossless", pil(colour, "WEBP", lossless=True), colour)
-    yield Odd("WebP: lossless with alpha", pil(clear, "WEBP", lossless=True, exact=True), clear)
-    yield Odd(
+    yield Case("WebP: lossless", pil(colour, "WEBP", lossless=True), colour)
+    yield Case("WebP: lossless with alpha", pil(clear, "WEBP", lossless=True, exact=True), clear)
+    yield Case(
         "WebP: lossless, Adobe RGB, EXIF, XMP, turned",
         pil(turned(colour, 3), "WEBP", lossless=True, **everything(3)),
         colour,
     )
     whole = pil(colour, "WEBP", quality=85)
-    yield Odd("WebP: lossy", whole, colour, 5)
-    yield Odd("WebP: lossy with alpha", pil(clear, "WEBP", quality=85, exact=True), clear, 6)
-    yield Odd(
+    yield Case("WebP: lossy", whole, colour, 5)
+    yield Case("WebP: lossy with alpha", pil(clear, "WEBP", quality=85, exact=True), clear, 6)
+    yield Case(
         "WebP: animated",
         pil(image(colour), "WEBP", save_all=True, append_images=[image(colour[::-1])], lossless=True),
         colour,
     )
-    yield Odd("WebP: cut off", whole[: len(whole) // 2], None)
+    yield Case("WebP: cut off", whole[: len(whole) // 2], None)
 
 
-def tiffs() -> Iterator[Odd]:
+def tiffs() -> Iterator[Case]:
     for dtype in (np.uint8, np.uint16):
         bits, top = np.dtype(dtype).itemsize * 8, np.iinfo(dtype).max
         grey, colour, clear = scene(1, dtype), scene(3, dtype), scene(4, dtype)
         rgb = {"photometric": "rgb"}
-        yield Odd(f"TIFF: grey, {bits} bit", tiff(grey[..., 0]), grey)
-        yield Odd(f"TIFF: grey, {bits} bit, white is zero", tiff(top - grey[..., 0], photometric="miniswhite"), grey)
-        yield Odd(f"TIFF: RGB, {bits} bit", tiff(colour, **rgb), colour)
-        yield Odd(f"TIFF: RGB, {bits} bit, big-endian", tiff(colour, byteorder=">", **rgb), colour)
-        yield Odd(f"TIFF: RGB, {bits} bit, BigTIFF", tiff(colour, bigtiff=True, **rgb), colour)
-        yield Odd(f"TIFF: RGB, {bits} bit, in tiles", tiff(colour, tile=(32, 32), **rgb), colour)
-        yield Odd(
+        yield Case(f"TIFF: grey, {bits} bit", tiff(grey[..., 0]), grey)
+        yield Case(f"TIFF: grey, {bits} bit, white is zero", tiff(top - grey[..., 0], photometric="miniswhite"), grey)
+        yield Case(f"TIFF: RGB, {bits} bit", tiff(colour, **rgb), colour)
+        yield Case(f"TIFF: RGB, {bits} bit, big-endian", tiff(colour, byteorder=">", **rgb), colour)
+        yield Case(f"TIFF: RGB, {bits} bit, BigTIFF", tiff(colour, bigtiff=True, **rgb), colour)
+        yield Case(f"TIFF: RGB, {bits} bit, in tiles", tiff(colour, tile=(32, 32), **rgb), colour)
+        yield Case(
             f"TIFF: RGB, {bits} bit, deflated differences",
             tiff(colour, compression="zlib", predictor=True, **rgb),
             colour,
         )
         planes = tiff(np.ascontiguousarray(colour.transpose(2, 0, 1)), planarconfig="separate", **rgb)
-        yield Odd(f"TIFF: RGB, {bits} bit, planes apart", planes, colour if bits == 8 else None)
-        yield Odd(f"TIFF: RGBA, {bits} bit", tiff(clear, extrasamples=["unassalpha"], **rgb), clear)
+        yield Case(f"TIFF: RGB, {bits} bit, planes apart", planes, colour if bits == 8 else None)
+        yield Case(f"TIFF: RGBA, {bits} bit", tiff(clear, extrasamples=["unassalpha"], **rgb), clear)
         half = clear.copy()
         half[..., 3] = half[..., 3].clip(top // 2)  # a colour that was multiplied by 0 cannot be told any more
         times = np.dstack([np.rint(half[..., :3] * (half[..., 3:] / top)).astype(dtype), half[..., 3]])
-        yield Odd(f"TIFF: RGBA, {bits} bit, times alpha", tiff(times, extrasamples=["assocalpha"], **rgb), half, 1)
-        yield Odd(
+        yield Case(f"TIFF: RGBA, {bits} bit, times alpha", tiff(times, extrasamples=["assocalpha"], **rgb), half, 1)
+        yield Case(
             f"TIFF: RGB and an unnamed channel, {bits} bit", tiff(clear, extrasamples=["unspecified"], **rgb), colour
         )
-        yield Odd(
+        yield Case(
             f"TIFF: {bits} bit, Adobe RGB, EXIF, XMP",
             encode(Picture(colour, icc_profile=profile(), exif=exif().tobytes(), xmp=XMP, dpi=(300, 300)), "TIFF"),
             colour,
         )
     colour = scene(3)
-    yield Odd(
+    yield Case(
         "TIFF: 16 bit, turned",
         tiff(turned(scene(3, np.uint16), 6), photometric="rgb", extratags=[(274, 3, 1, 6, True)]),
         scene(3, np.uint16),
     )
-    yield Odd(
+    yield Case(
         "TIFF: 1 bit",
         pil(image(scene(1)).point(lambda v: 255 * (v > 127), "1"), "TIFF"),
         np.where(scene(1) > 127, 255, 0).astype(np.uint8),
     )
-    yield Odd(
+    yield Case(
         "TIFF: 1 bit, fax",
         pil(image(scene(1)).point(lambda v: 255 * (v > 127), "1"), "TIFF", compression="group4"),
         np.where(scene(1) > 127, 255, 0).astype(np.uint8),
     )
     palette = image(colour).convert("P", palette=Image.Palette.ADAPTIVE)
-    yield Odd("TIFF: palette", pil(palette, "TIFF"), np.asarray(palette.convert("RGB")))
-    yield Odd("TIFF: LZW", pil(colour, "TIFF", compression="tiff_lzw"), colour)
-    yield Odd("TIFF: JPEG inside", pil(colour, "TIFF", compression="jpeg", quality=90), colour, 4)
-    yield Odd("TIFF: CMYK", pil(image(colour).convert("CMYK"), "TIFF"), colour, 2)
+    yield Case("TIFF: palette", pil(palette, "TIFF"), np.asarray(palette.convert("RGB")))
+    yield Case("TIFF: LZW", pil(colour, "TIFF", compression="tiff_lzw"), colour)
+    yield Case("TIFF: JPEG inside", pil(colour, "TIFF", compression="jpeg", quality=90), colour, 4)
+    yield Case("TIFF: CMYK", pil(image(colour).convert("CMYK"), "TIFF"), colour, 2)
     lab = ImageCms.profileToProfile(
         image(colour), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
-    yield Odd("TIFF: L*a*b*", pil(lab, "TIFF"), colour, 4)
+    yield Case("TIFF: L*a*b*", pil(lab, "TIFF"), colour, 4)
     unit = scene(1, np.uint16)[..., 0] / np.float32(65535)
-    yield Odd("TIFF: grey, floats from 0 to 1", tiff(unit.astype(np.float32)), scene(1, np.uint16), 0.1)
-    yield Odd("TIFF: two pages", pil(image(colour), "TIFF", save_all=True, append_images=[image(colour[::-1])]), colour)
-    yield Odd("TIFF: grey, floats from 0 to 9", tiff(unit * 9), None)
-    yield Odd("TIFF: grey, 32 bit", tiff(scene(1, np.uint32)[..., 0]), None)
-    yield Odd("TIFF: CMYK, 16 bit", tiff(scene(4, np.uint16), photometric="separated"), None)
-    yield Odd("TIFF: five channels, 16 bit", tiff(scene(5, np.uint16), photometric="rgb", planarconfig="contig"), None)
-    yield Odd("TIFF: cut off", tiff(scene(3, np.uint16), photometric="rgb", compression="zlib")[:-2000], None)
+    yield Case("TIFF: grey, floats from 0 to 1", tiff(unit.astype(np.float32)), scene(1, np.uint16), 0.1)
+    yield Case(
+        "TIFF: two pages", pil(image(colour), "TIFF", save_all=True, append_images=[image(colour[::-1])]), colour
+    )
+    yield Case("TIFF: grey, floats from 0 to 9", tiff(unit * 9), None)
+    yield Case("TIFF: grey, 32 bit", tiff(scene(1, np.uint32)[..., 0]), None)
+    yield Case("TIFF: CMYK, 16 bit", tiff(scene(4, np.uint16), photometric="separated"), None)
+    yield Case("TIFF: five channels, 16 bit", tiff(scene(5, np.uint16), photometric="rgb", planarconfig="contig"), None)
+    yield Case("TIFF: cut off", tiff(scene(3, np.uint16), photometric="rgb", compression="zlib")[:-2000], None)
 
 
-def others() -> Iterator[Odd]:
+def others() -> Iterator[Case]:
     grey, colour, clear, deep = scene(1), scene(3), scene(4), scene(3, np.uint16)
     palette = image(colour).convert("P", palette=Image.Palette.ADAPTIVE)
     black = image(grey).point(lambda v: 255 * (v > 127), "1")
     truth = np.where(grey > 127, 255, 0).astype(np.uint8)
-    yield Odd("BMP: RGB", pil(colour, "BMP"), colour)
-    yield Odd("BMP: grey", pil(grey, "BMP"), grey)
-    yield Odd("BMP: palette", pil(palette, "BMP"), np.asarray(palette.convert("RGB")))
-    yield Odd("BMP: 1 bit", pil(black, "BMP"), truth)
-    yield Odd("BMP: 32 bit", pil(clear, "BMP"), colour)
-    yield Odd("BMP: cut off", pil(colour, "BMP")[:-500], None)
-    yield Odd("GIF: still", pil(palette, "GIF"), np.asarray(palette.convert("RGB")))
+    yield Case("BMP: RGB", pil(colour, "BMP"), colour)
+    yield Case("BMP: grey", pil(grey, "BMP"), grey)
+    yield Case("BMP: palette", pil(palette, "BMP"), np.asarray(palette.convert("RGB")))
+    yield Case("BMP: 1 bit", pil(black, "BMP"), truth)
+    yield Case("BMP: 32 bit", pil(clear, "BMP"), colour)
+    yield Case("BMP: cut off", pil(colour, "BMP")[:-500], None)
+    yield Case("GIF: still", pil(palette, "GIF"), np.asarray(palette.convert("RGB")))
     few = image(colour).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     see = np.dstack([np.asarray(few.convert("RGB")), np.where(np.asarray(few) == 3, 0, 255).astype(np.uint8)])
-    yield Odd("GIF: transparent", pil(few, "GIF", transparency=3, optimize=False), see)
-    yield Odd(
+    yield Case("GIF: transparent", pil(few, "GIF", transparency=3, optimize=False), see)
+    yield Case(
         "GIF: animated",
         pil(palette, "GIF", save_all=True, append_images=[image(colour[::-1]).convert("P")]),
         np.asarray(palette.convert("RGB")),
     )
     header = b"%d %d " % (WIDTH, HEIGHT)
-    yield Odd("PPM: RGB", pil(colour, "PPM"), colour)
-    yield Odd("PPM: grey", pil(grey, "PPM"), grey)
-    yield Odd("PPM: 1 bit", pil(black, "PPM"), truth)
-    yield Odd("PPM: RGB, 16 bit", b"P6 # raw\n" + header + b"65535\n" + deep.astype(">u2").tobytes(), deep)
+    yield Case("PPM: RGB", pil(colour, "PPM"), colour)
+    yield Case("PPM: grey", pil(grey, "PPM"), grey)
+    yield Case("PPM: 1 bit", pil(black, "PPM"), truth)
+    yield Case("PPM: RGB, 16 bit", b"P6 # raw\n" + header + b"65535\n" + deep.astype(">u2").tobytes(), deep)
     ten = (deep >> 6).astype(">u2").tobytes()
-    yield Odd("PPM: RGB, 10 bit", b"P6 " + header + b"1023\n" + ten, colour, 1)
+    yield Case("PPM: RGB, 10 bit", b"P6 " + header + b"1023\n" + ten, colour, 1)
     one = scene(1, np.uint16)
-    yield Odd("PPM: grey, 16 bit", b"P5 " + header + b"65535\n" + one.astype(">u2").tobytes(), one)
-    yield Odd("JPEG 2000: RGB", pil(colour, "JPEG2000"), colour)
-    yield Odd("JPEG 2000: RGB, 16 bit", opencv(deep, ".jp2", cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000), deep)
-    yield Odd("JPEG 2000: grey, 16 bit", pil(Image.fromarray(one[..., 0]), "JPEG2000"), one)
-    yield Odd("JPEG 2000: a bare stream", pil(colour, "JPEG2000", no_jp2=True), colour)
-    yield Odd("AVIF: RGB", pil(colour, "AVIF", quality=90, subsampling="4:4:4"), colour, 4)
-    yield Odd("AVIF: RGBA", pil(clear, "AVIF", quality=90), clear, 6)
+    yield Case("PPM: grey, 16 bit", b"P5 " + header + b"65535\n" + one.astype(">u2").tobytes(), one)
+    yield Case("JPEG 2000: RGB", pil(colour, "JPEG2000"), colour)
+    yield Case("JPEG 2000: RGB, 16 bit", opencv(deep, ".jp2", cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000), deep)
+    yield Case("JPEG 2000: grey, 16 bit", pil(Image.fromarray(one[..., 0]), "JPEG2000"), one)
+    yield Case("JPEG 2000: a bare stream", pil(colour, "JPEG2000", no_jp2=True), colour)
+    yield Case("AVIF: RGB", pil(colour, "AVIF", quality=90, subsampling="4:4:4"), colour, 4)
+    yield Case("AVIF: RGBA", pil(clear, "AVIF", quality=90), clear, 6)
     meta = {name: value for name, value in everything(6).items() if name != "dpi"}
-    yield Odd("AVIF: Adobe RGB, EXIF, XMP, turned", pil(turned(colour, 6), "AVIF", quality=90, **meta), colour, 5)
-    yield Odd("AVIF: cut off", pil(colour, "AVIF")[:-200], None)
-    yield Odd("HEIC: RGB, EXIF, XMP", heic(colour), colour, 5)
-    yield Odd("HEIC: RGB, 10 bit", heic(deep), colour, 5)
+    yield Case("AVIF: Adobe RGB, EXIF, XMP, turned", pil(turned(colour, 6), "AVIF", quality=90, **meta), colour, 5)
+    yield Case("AVIF: cut off", pil(colour, "AVIF")[:-200], None)
+    yield Case("HEIC: RGB, EXIF, XMP", heic(colour), colour, 5)
+    yield Case("HEIC: RGB, 10 bit", heic(deep), colour, 5)
 
 
 def heic(pixels: np.ndarray) -> bytes:
@@ -390,19 +392,19 @@ def heic(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def no_pictures() -> Iterator[Odd]:
+def no_pictures() -> Iterator[Case]:
     """What comes under a picture's name and is none, or is one that is not opened on purpose."""
-    yield Odd("not a picture: empty", b"", None)
-    yield Odd("not a picture: text", b"hello there\n" * 99, None)
-    yield Odd("not a picture: a web page saved as .jpg", b"<!DOCTYPE html><html><body>404</body></html>", None)
-    yield Odd("not a picture: SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', None)
-    yield Odd("not a picture: EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None)
-    yield Odd("not a picture: PDF", b"%PDF-1.7\n" + bytes(200), None)
-    yield Odd("not a picture: Photoshop", b"8BPS\0\1" + bytes(300), None)
-    yield Odd("not a picture: zeros", bytes(4096), None)
+    yield Case("not a picture: empty", b"", None)
+    yield Case("not a picture: text", b"hello there\n" * 99, None)
+    yield Case("not a picture: a web page saved as .jpg", b"<!DOCTYPE html><html><body>404</body></html>", None)
+    yield Case("not a picture: SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', None)
+    yield Case("not a picture: EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", None)
+    yield Case("not a picture: PDF", b"%PDF-1.7\n" + bytes(200), None)
+    yield Case("not a picture: Photoshop", b"8BPS\0\1" + bytes(300), None)
+    yield Case("not a picture: zeros", bytes(4096), None)
 
 
-def corpus() -> list[Odd]:
+def corpus() -> list[Case]:
     return [*jpegs(), *pngs(), *webps(), *tiffs(), *others(), *no_pictures()]
 
 
@@ -423,14 +425,14 @@ class Row:
     remark: str = ""
 
 
-def measure(odd: Odd) -> Row:
-    name = odd.name.partition(": ")[2]
+def measure(case: Case) -> Row:
+    name = case.name.partition(": ")[2]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            given = decode(odd.data, "it")
+            given = decode(case.data, "it")
         except ValueError as error:
-            return Row(odd.kind, name, "refused", remark=_plain(str(error)))
+            return Row(case.kind, name, "refused", remark=_plain(str(error)))
         keep = np.ones((given.height, given.width), np.float32)
         keep[:HOLE, :HOLE] = 0
         edited = given.paste(np.full((*keep.shape, 3), 0.5, np.float32), keep)
@@ -438,7 +440,7 @@ def measure(odd: Odd) -> Row:
         again = decode(encode(edited, written), "it")
         stripped = decode(encode(edited.without_location(), written), "it")
     return Row(
-        odd.kind,
+        case.kind,
         name,
         _describe(given),
         written,
@@ -549,11 +551,11 @@ def _line(cells: list[str]) -> str:
 
 
 def page(rows: list[Row]) -> str:
-    """The documentation page with its tables made anew."""
+    """The documentation page with new tables."""
     before, _, rest = DOCS.read_text().partition(BEGIN)
     return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    DOCS.write_text(page([measure(odd) for odd in corpus()]))
+    DOCS.write_text(page([measure(case) for case in corpus()]))
     print(DOCS)

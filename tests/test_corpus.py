@@ -1,4 +1,4 @@
-"""Odd files: each is read as what it is or refused in one line, and docs/file-formats.md says what comes back of it."""
+"""Unusual files: each is read as what it is or refused in one line, and docs/file-formats.md says what it keeps."""
 
 import re
 import warnings
@@ -15,25 +15,25 @@ LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM", "JPEG 2000", "HEIC")  # by what 
 
 @pytest.fixture(scope="module")
 def rows():
-    return [corpus.measure(odd) for odd in FILES]
+    return [corpus.measure(case) for case in FILES]
 
 
 def test_there_are_enough_of_them():
-    assert len(FILES) >= 120 and len({odd.name for odd in FILES}) == len(FILES)
+    assert len(FILES) >= 120 and len({case.name for case in FILES}) == len(FILES)
 
 
-@pytest.mark.parametrize("odd", FILES, ids=lambda odd: odd.name)
-def test_a_file_is_read_as_what_it_is_or_refused_in_one_line(odd):
+@pytest.mark.parametrize("case", FILES, ids=lambda case: case.name)
+def test_a_file_is_read_as_what_it_is_or_refused_in_one_line(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if odd.truth is None:
+        if case.truth is None:
             with pytest.raises(ValueError) as caught:
-                decode(odd.data, "holiday.jpg")
+                decode(case.data, "holiday.jpg")
             assert str(caught.value).startswith("holiday.jpg: ") and "\n" not in str(caught.value)
             return
-        pixels = decode(odd.data).pixels
-    assert pixels.shape == odd.truth.shape and pixels.dtype == odd.truth.dtype
-    assert np.abs(pixels.astype(float) - odd.truth).mean() <= odd.tolerance
+        pixels = decode(case.data).pixels
+    assert pixels.shape == case.truth.shape and pixels.dtype == case.truth.dtype
+    assert np.abs(pixels.astype(float) - case.truth).mean() <= case.tolerance
 
 
 @pytest.mark.slow

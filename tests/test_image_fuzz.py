@@ -19,8 +19,8 @@ from PIL import Image
 from photofound.image import Picture, decode, encode, save
 
 LIMIT = 250_000  # pixels
-WHOLE = [odd.data for odd in corpus.corpus() if odd.truth is not None]
-NAMES = [odd.name for odd in corpus.corpus() if odd.truth is not None]
+WHOLE = [case.data for case in corpus.corpus() if case.truth is not None]
+NAMES = [case.name for case in corpus.corpus() if case.truth is not None]
 
 
 def bounded(examples: int) -> settings:

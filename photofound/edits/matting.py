@@ -176,7 +176,7 @@ def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
 
     box = bounding_box(matte > 0)
     near: Box = grow_box(box, 16, 1, matte.shape[1], matte.shape[0])
-    scale = min(1.0, math.sqrt(2**21 / (near.width * near.height)))  # of what it keeps in memory, 100 bytes a pixel
+    scale = min(1.0, math.sqrt(2**21 / (near.width * near.height)))  # it needs 100 bytes a pixel
     size = max(2, round(near.width * scale)), max(2, round(near.height * scale))
     part, alpha = (
         cv2.resize(np.ascontiguousarray(x[near.slices]), size, interpolation=cv2.INTER_AREA) for x in (rgb, matte)

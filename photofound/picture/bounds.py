@@ -49,8 +49,8 @@ class TooLarge(ImageError):
 
 
 class TooMuch(ValueError):
-    """A file that asks for far more time or memory than its length and its pixels say. The message says of what it has
-    too much, and does not name the file."""
+    """A file that needs far more time or memory than other files of its length and pixels. The message says what it has
+    too much of, and does not name the file."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def damaged(name: str, error: Exception) -> ValueError:
 
 
 def too_much(name: str, error: TooMuch) -> ImageError:
-    return ImageError(f"{name}: {error}; it would take too long to read, save it anew with another program")
+    return ImageError(f"{name}: {error}; it would take too long to read, save it again with another program")
 
 
 # ------------------------------------------------------------------------------------------------------------- pixels

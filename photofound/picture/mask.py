@@ -79,7 +79,7 @@ def _marked(picture: Picture, name: str, kept: bool) -> np.ndarray:
     colours = picture.colours.astype(np.float32) / np.float32(picture.depth)
     seen = alpha > _NOISE
     if not seen.any():
-        raise ValueError(f"the {name} is transparent all over; paint on it what is to be marked")
+        raise ValueError(f"the {name} is transparent all over; paint the place to mark on it")
     shown, opacity = colours[seen], alpha[seen]
     paint = shown[opacity.argmax()]
     if (np.abs(shown - paint).max(axis=1) * opacity).max() <= _COLOURED:
@@ -110,7 +110,7 @@ def _from_greys(values: np.ndarray, picture: Picture, name: str) -> np.ndarray:
     if picture.lossless and (0 < top < picture.depth / 2 or _has_class_numbers(values)):
         raise ValueError(
             f"the {name} has no clear white, {picture.depth}; are these class numbers? Pass (classes == number) as an "
-            f"array, or make what is to be marked white"
+            f"array, or make the place to mark white"
         )
     amount = values.astype(np.float32) / np.float32(picture.depth)
     if _is_photograph(amount):

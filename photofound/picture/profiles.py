@@ -137,7 +137,7 @@ def _values(tag: bytes, x: np.ndarray) -> np.ndarray:
 def _parametric(x: np.ndarray, kind: int, numbers: Sequence[float]) -> np.ndarray:
     """ICC.1:2022, table 68: five kinds with more and more of the numbers g, a, b, c, d, e, f."""
     g, a, b, c, d, e, f = [*numbers, *(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)[len(numbers) :]]
-    if kind in (1, 2):  # what is below the power is 0, or the constant
+    if kind in (1, 2):  # below the power function the curve is constant
         return np.where(x >= -b / a, np.maximum(a * x + b, 0) ** g, 0) + c
     power = np.maximum(a * x + b, 0) ** g + e
     return np.where(x >= d, power, c * x + f) if kind > 2 else power

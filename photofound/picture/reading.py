@@ -80,7 +80,7 @@ def deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray |
     if image.mode.startswith(("I", "F")) or (bits := bits_per_channel(image, stream)) <= 8:
         return None
     if bits != 16:
-        warnings.warn(f"{name}: has {bits} bits per channel, of which 8 are read; a 16-bit PNG keeps all", stacklevel=5)
+        warnings.warn(f"{name}: has {bits} bits per channel and is read with 8; a 16-bit PNG keeps all", stacklevel=5)
         return None
 
     import cv2
