@@ -10,7 +10,7 @@ Each file imports only files above it:
     condition        a Condition as the transformer's input
     detail           the network that paints at pixel resolution what was guessed in latents
     superresolution  a small network that enlarges pictures by itself
-    text             prompts to embeddings through any transformers encoder
+    text             prompts to padded embeddings, through any transformers encoder
     flow             the path between noise and data: times, velocities, the masked loss
     vision           frozen networks that see: features, alignment targets, LPIPS
     folder           what may be loaded: model folders and LoRAs are looked at before they are used

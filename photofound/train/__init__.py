@@ -3,7 +3,7 @@
 Each file imports only files above it:
 
     settings     options that several stages share, their defaults and help
-    losses       alignment, perceptual and adversarial losses, token routing
+    losses       alignment (REPA), perceptual (LPIPS) and adversarial losses, token routes (TREAD)
     consistency  few-step students: the jump, its targets, its loss
     distributed  the processes of a run: one, DDP, FSDP2, HSDP
     optim        AdamW, Muon, schedules
@@ -18,6 +18,6 @@ Each file imports only files above it:
     mix          batches in which tasks are mixed: crops, conditions, targets
     recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO
     plan         what a run on the transformer costs, by its configuration alone
-    stage        EditStage: what pretraining, fine-tuning, preferences and distillation share
+    stage        EditStage: the stage of pretraining, fine-tuning, preferences, distillation; dropout of text
     adapt        AdaptedStage: a LoRA, a head or all weights of a trained model
 """
