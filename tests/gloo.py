@@ -1,17 +1,21 @@
-"""A toy trained by several processes on CPUs: what test_engine.py starts with torchrun, and its single-process twin.
+"""A toy trained by several processes on CPUs: what test_distributed.py starts, and its single-process twin.
 
-    torchrun --nproc-per-node 2 tests/gloo.py FOLDER
+    python tests/gloo.py FOLDER
 
 accelerate does not shard on CPUs, though torch can. For these runs it is told that it does, so that our part of FSDP2
 and HSDP is tested without a GPU.
 """
 
+import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 from accelerate import state
 from accelerate.utils import DistributedType
 from torch import nn
@@ -87,12 +91,32 @@ def shard_on_cpus():
     state.AcceleratorState.__init__ = init
 
 
-if __name__ == "__main__":
+def fork(processes, work):
+    """Run ``work()`` in so many processes of one group, as torchrun starts them; they inherit what is imported here, so
+    that torch and diffusers are imported once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def one(rank):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank}
+        os.environ.update({name: str(value) for name, value in (shared | ranks).items()})
+        work()
+        torch.distributed.destroy_process_group()
+
+    torch.multiprocessing.start_processes(one, nprocs=processes, start_method="fork")
+
+
+def train_all(folder):
     shard_on_cpus()
     for name, config in RUNS.items():
-        folder = Path(sys.argv[1]) / name
-        assert Trainer(replace(config, steps=3), Toy(), folder).run()  # stopped half way, then resumed in shards
-        again = Trainer(config, Toy(), folder, "latest")
+        run = folder / name
+        assert Trainer(replace(config, steps=3), Toy(), run).run()  # stopped half way, then resumed in shards
+        again = Trainer(config, Toy(), run, "latest")
         assert again.engine.sharded == (name != "ddp") and again.step == 3
         assert again.run()
-    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    fork(2, lambda: train_all(Path(sys.argv[1])))

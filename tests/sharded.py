@@ -1,6 +1,8 @@
-"""Every stage at toy size, sharded over processes on CPUs: what test_sharded.py starts with torchrun.
+"""Every stage at toy size, sharded over processes on CPUs: what test_sharded.py starts.
 
-torchrun --nproc-per-node 2 tests/sharded.py FOLDER TINY_MODEL "--train.parallel=fsdp" NAME ...
+    python tests/sharded.py FOLDER TINY_MODEL
+
+Two processes train every stage in shards into FOLDER, then four one stage in hybrid shards into FOLDER/hybrid.
 """
 
 import json
@@ -10,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from gloo import shard_on_cpus
+from gloo import fork, shard_on_cpus
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,6 +21,7 @@ from photofound.data import drawn, exemplars
 from photofound.model.vision import PerceptualNet
 from photofound.train.trainer import Trainer, make_engine
 
+ALIKE = "--train.micro_batches=2"  # so that one process trains what two do
 SHORT = ["--train.steps=2", "--train.warmup_steps=1", "--train.precision=fp32", "--train.device=cpu",
          "--train.trackers=[]", "--train.batch_size=4"]  # fmt: skip
 DRAWN = ["--data.drawn=8", "--data.sizes=[72]", "--data.crop=64"]
@@ -57,10 +60,10 @@ def materials(folder):
     (folder / "pairs" / "metadata.jsonl").write_text("".join(lines))
 
 
-def run(name, folder, tiny, *more):
+def run(name, folder, tiny, *more, source=None):
     """Train two steps to the exported model, fine-tuning stopped between them and resumed."""
     module = import_module(f"photofound.training.{name}")
-    arguments = [argument.format(folder=folder, tiny=tiny) for argument in (*RUNS[name], *SHORT, *more)]
+    arguments = [argument.format(folder=source or folder, tiny=tiny) for argument in (*RUNS[name], *SHORT, *more)]
     settings = config.load(module.Config, None, arguments)
     for steps in (1, 2) if name == "finetune" else (2,):
         train = replace(settings.train, steps=steps)
@@ -71,10 +74,17 @@ def run(name, folder, tiny, *more):
         assert trainer.run()
 
 
-if __name__ == "__main__":
+def run_all(names, folder, tiny, source, *more):
+    """Runs of these names into ``folder``; ``source`` holds what they read."""
     shard_on_cpus()
-    folder, tiny, more, *names = sys.argv[1:]
     for name in names:
-        run(name, Path(folder), Path(tiny), *more.split())
-        print("done", name, flush=True)
-    torch.distributed.destroy_process_group()
+        run(name, folder, tiny, *more, source=source)
+
+
+if __name__ == "__main__":
+    folder, tiny = map(Path, sys.argv[1:])
+    for name in RUNS:  # imported before the processes are forked: once for all
+        import_module(f"photofound.training.{name}")
+    fork(2, lambda: run_all(RUNS, folder, tiny, folder, "--train.parallel=fsdp", ALIKE))
+    hybrid = ("--train.parallel=hsdp", "--train.shard_size=2")
+    fork(4, lambda: run_all(["finetune"], folder / "hybrid", tiny, folder, *hybrid))

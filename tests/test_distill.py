@@ -21,7 +21,6 @@ from photofound.model.vision import PerceptualNet
 from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train import consistency, optim
 from photofound.train.distributed import World
-from photofound.train.trainer import Trainer
 from photofound.training.distill import Config, DistillStage
 
 pytestmark = pytest.mark.slow
@@ -217,22 +216,6 @@ def test_a_lora_leaves_the_weights_alone(tiny_folder):
     loss, _ = stage.loss(stage.batch(seeded(), 10, 0.0))
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.student.parameters())
-
-
-def test_a_resumed_run_is_the_same_run(tiny_folder, tmp_path):
-    """The average is a part of the checkpoint."""
-
-    def run(folder, steps, resume=None):
-        made = settings(tiny_folder, f"--train.steps={steps}", "--train.schedule=constant")
-        torch.manual_seed(0)
-        trainer = Trainer(made.train, DistillStage(made, World()), tmp_path / folder, resume)
-        trainer.run()
-        return weights(trainer.stage.module)
-
-    whole = run("whole", 4)
-    run("parts", 2)
-    parts = run("parts", 4, "latest")
-    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
 
 
 # --------------------------------------------------------------------------------------------------------- the student

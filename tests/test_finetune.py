@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from photofound import InpaintPipeline, cli, config
 from photofound.data import chosen, drawn
@@ -341,30 +340,6 @@ def test_a_lora_says_which_model_it_is_for(tiny_folder, start, base):
     folder = str(EMBEDDED) if start == "embedded" else str(tiny_folder)
     stage = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(start=folder)))
     assert FinetuneStage._base(stage) == (base or tiny_folder.name)
-
-
-def test_a_resumed_run_is_the_same_run(tiny_folder, products, tmp_path):
-    """Stopped after two of four steps; losses, validation and the LoRA come out bit for bit."""
-    common = ["--data.hold_out=3", "--validation.times=4", "--train.schedule=constant", "--model.merged=false"]
-    arguments = overrides(tiny_folder, products, *common, "--train.save_every=2")
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert run(straight, *arguments, "--train.steps=4") == 0
-    assert run(stopped, *arguments, "--train.steps=4") == 0
-    for leftover in (stopped / "checkpoints" / "step-4", stopped / "model"):
-        for path in sorted(leftover.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-    assert run(stopped, *arguments, "--train.steps=4", "--resume", "latest") == 0
-    clock = ("images_per_s", "minutes")
-    first, second = (
-        [{k: v for k, v in row.items() if k not in clock} for row in rows(run)] for run in (straight, stopped)
-    )
-    assert first == second and len(first) == 4
-    file = "model/lora/pytorch_lora_weights.safetensors"
-    a, b = load_file(straight / file), load_file(stopped / file)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    names = ("model/validation.json",)
-    assert all((straight / name).read_text() == (stopped / name).read_text() for name in names)
-    assert not (straight / "model" / "model_index.json").exists()
 
 
 def test_a_dry_run_says_what_a_run_takes(tiny_folder, products, tmp_path, capsys):

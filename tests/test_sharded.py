@@ -17,32 +17,22 @@ from photofound import EditPipeline
 pytestmark = pytest.mark.slow  # whole runs, in processes of their own
 
 ROOT = Path(__file__).resolve().parent.parent
-ALIKE = "--train.micro_batches=2"  # so that one process trains what two do
 MADE = {"autoencoder": "vae", "detail": "detail", "superresolution": "upscaler"}  # else the transformer
 
 
-def launch(processes, folder, tiny, more, names):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = [ROOT / "tests" / "sharded.py", folder, tiny, more, *names]
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, tiny_folder):
+    """All runs of sharded.py, by several processes."""
+    folder = tmp_path_factory.mktemp("sharded")
+    sharded.materials(folder)
+    command = [sys.executable, ROOT / "tests" / "sharded.py", folder, tiny_folder]
     for _ in range(2):  # once in some twenty runs gloo's own threads abort a process that makes many process groups
-        for name in names:
+        for name in (*sharded.RUNS, "hybrid"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        done = subprocess.run([*command, *script], capture_output=True, text=True, cwd=ROOT, timeout=280)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
         if "terminate called without an active exception" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr[-5000:]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    sharded.materials(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def together(folder, tiny_folder):
-    launch(2, folder, tiny_folder, f"--train.parallel=fsdp {ALIKE}", sharded.RUNS)
     return folder
 
 
@@ -66,13 +56,12 @@ def test_a_stage_ends_with_a_model(together, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["finetune", "superresolution"])
 def test_it_is_the_model_that_one_process_makes(together, tiny_folder, tmp_path, name):
-    sharded.run(name, tmp_path, tiny_folder, ALIKE)
+    sharded.run(name, tmp_path, tiny_folder, sharded.ALIKE, source=together)
     part = MADE.get(name, "transformer")
     one, two = weights(tmp_path / name, part), weights(together / name, part)
     assert one.keys() == two.keys() and all((one[key] - two[key]).abs().max() < 1e-4 for key in one)
 
 
 @pytest.mark.slow
-def test_hybrid_shards_end_with_a_model_too(folder, tiny_folder):
-    launch(4, folder, tiny_folder, "--train.parallel=hsdp --train.shard_size=2", ["finetune"])
-    assert (folder / "finetune" / "model" / "lora").is_dir()
+def test_hybrid_shards_end_with_a_model_too(together):
+    assert (together / "hybrid" / "finetune" / "model" / "lora").is_dir()
