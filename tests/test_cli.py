@@ -1,4 +1,4 @@
-"""The command line, with a pretend task: what it parses, where it writes, one clear line for all that is wrong."""
+"""The command line with a fake task: what it parses, where it writes, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_inputs_arrive_as_declared(run, photo):
     assert inputs["generator"].initial_seed() == 9 and inputs["output_type"] == "picture"
 
 
-def test_what_is_left_out_is_the_default_or_left_to_the_pipeline(run, photo):
+def test_omitted_inputs_have_their_default_or_are_left_to_the_pipeline(run, photo):
     assert run("retouch", "--device=cpu", photo(), photo("mask.png"))[0] == 0
     (source, loaded), (_, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
     assert source == () and loaded == {"teacher": False, "torch_dtype": fast_dtype("cpu")}
@@ -211,7 +211,7 @@ def test_the_output_keeps_the_format_unless_told_otherwise(run, photo, tmp_path,
     assert Image.open(tmp_path / expected).format == format
 
 
-def test_the_content_counts_not_the_name(run, photo, tmp_path):
+def test_the_content_decides_the_format_not_the_name(run, photo, tmp_path):
     photo("cup.png").rename(tmp_path / "cup.jpg")  # a PNG, so the result must not become a lossy JPEG
     assert run("retouch", tmp_path / "cup.jpg", photo("mask.bmp"))[0] == 0
     assert Image.open(tmp_path / "cup-retouch.png").format == "PNG"
@@ -228,7 +228,7 @@ def test_a_jpeg_is_compressed_as_it_was_and_another_file_at_95_without_subsampli
     assert max(fresh.quantization[0]) <= 12  # libjpeg's luma table at quality 95
 
 
-def test_strip_leaves_out_the_place_alone(run, photo, tmp_path):
+def test_strip_removes_the_place_and_nothing_else(run, photo, tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif.get_ifd(0x8825)[1] = "N"
@@ -268,7 +268,7 @@ def test_saving_the_subject_does_not_change_the_picture(tiny_folder, tmp_path):
     assert (tmp_path / "saved-subject.png").is_file() and np.array_equal(*made)
 
 
-def test_quiet_says_nothing(run, photo):
+def test_quiet_prints_nothing(run, photo):
     assert run("retouch", photo(), photo("mask.png"), "--quiet") == (0, "", "")
 
 
@@ -356,7 +356,7 @@ def test_one_photograph_has_a_report_too(run, photo, tmp_path):
     assert [line["status"] for line in reported(tmp_path / "r.jsonl")] == ["done", "failed"]
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_work(run, folders, tmp_path):
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(run, folders, tmp_path):
     refused(run("retouch", *folders, "--report", tmp_path / "no" / "r.jsonl"), "r.jsonl", "does not exist")
     refused(run("retouch", *folders, "--report", tmp_path), "is a folder")
     refused(run("retouch", *folders, "--report", folders[0] / "a.jpg"), "a.jpg", "name another file")
@@ -364,7 +364,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(run, folders, t
 
 
 @pytest.mark.slow
-def test_a_folder_of_200_goes_on_where_it_stopped(run, photo, tmp_path, monkeypatch):
+def test_a_folder_of_200_continues_where_it_stopped(run, photo, tmp_path, monkeypatch):
     """Interrupted at the 120th: those that are done are neither read nor edited again, and nothing else is there."""
     original = photo("photos/000.jpg").read_bytes()
     for number in range(1, 200):
@@ -394,7 +394,7 @@ def test_a_folder_of_200_goes_on_where_it_stopped(run, photo, tmp_path, monkeypa
     assert run(*argv, "--quiet") == (0, "", "") and len(FakePipeline.made) == made  # nothing to do, so no model
 
 
-def test_of_several_variants_a_missing_one_is_made_again(run, photo, tmp_path):
+def test_a_missing_variant_is_made_again(run, photo, tmp_path):
     cup, mask = photo(), photo("mask.png")
     assert run("retouch", cup, mask, "--num-images=2")[0] == 0
     (tmp_path / "cup-retouch-2.png").unlink()
@@ -404,7 +404,7 @@ def test_of_several_variants_a_missing_one_is_made_again(run, photo, tmp_path):
 
 
 def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folders, tmp_path, monkeypatch):
-    """SIGKILL in the middle of the second file's writing, where nothing can be tidied up any more."""
+    """SIGKILL while the second file is written, so that nothing can clean up."""
     target = tmp_path / "photos-retouch"
     child = os.fork()
     if child == 0:
@@ -432,25 +432,25 @@ def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folder
         assert image.load(target / f"{name}-retouch.jpg").size == SIZE
 
 
-def test_what_the_edit_refuses_names_the_file(run, folders, monkeypatch):
+def test_an_error_of_an_edit_names_the_file(run, folders, monkeypatch):
     monkeypatch.setattr(FakePipeline, "fails_on", "b.jpg")
     status, _, err = run("retouch", *folders)
     assert status == 1 and err.splitlines()[0].startswith(f"photofound: {folders[0] / 'b.jpg'}: the mask is empty")
 
 
-def test_two_masks_of_one_name_are_not_guessed_between(run, folders, photo):
+def test_two_masks_of_one_name_are_refused(run, folders, photo):
     photo("masks/a.bmp")
     status, _, err = run("retouch", *folders)
     assert status == 1 and "a.bmp and a.png" in err
 
 
-def test_a_folder_of_nothing_and_a_clash_of_names_are_refused(run, folders, photo, tmp_path):
+def test_an_empty_folder_and_a_clash_of_names_are_refused(run, folders, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(run("retouch", tmp_path / "empty", folders[1]), "holds no image")
     photo("photos/a.png")
 
 
-def test_what_is_wrong_with_one_file_stops_that_file_alone(run, folders, photo, tmp_path):
+def test_a_problem_with_one_file_stops_only_that_file(run, folders, photo, tmp_path):
     """Two that would go to one place, and a name too long with the edit's behind it."""
     photo("photos/a.png")
     long = photo(f"photos/{'x' * 250}.png")
@@ -469,7 +469,7 @@ def test_a_bad_model_is_one_error_not_one_for_each_file(run, folders):
     )
 
 
-def test_a_folder_holds_all_that_is_read_by_itself_and_what_is_passed_over_is_said(run, photo, tmp_path):
+def test_a_folder_is_edited_whole_and_skipped_files_are_listed(run, photo, tmp_path):
     picture = photo("photos/a.jpg").read_bytes()
     for name in ("b.jfif", "c.JPE", "d.mpo", "e"):
         (tmp_path / "photos" / name).write_bytes(picture)
@@ -486,7 +486,7 @@ def test_a_folder_holds_all_that_is_read_by_itself_and_what_is_passed_over_is_sa
     assert run(*argv, "--quiet", "--overwrite")[1:] == ("", "")
 
 
-def test_recursive_edits_the_folders_below_with_the_masks_of_the_same_place(run, photo, tmp_path):
+def test_recursive_edits_the_folders_below_with_the_masks_at_the_same_path(run, photo, tmp_path):
     for name in ("a", "x/a", "x/y/b"):
         photo(f"photos/{name}.jpg")
         photo(f"photos/masks/{name}.png")  # the masks may lie among the photographs, as may the results
@@ -515,7 +515,7 @@ def test_results_in_the_photographs_own_folder_are_not_edited_again(run, photo, 
     assert sorted((tmp_path / "photos").iterdir()) == before
 
 
-def test_what_was_cut_off_is_made_again(run, folders, tmp_path):
+def test_a_truncated_result_is_made_again(run, folders, tmp_path):
     assert run("retouch", *folders)[0] == 0
     done = tmp_path / "photos-retouch"
     (done / "a-retouch.jpg").write_bytes((done / "a-retouch.jpg").read_bytes()[:-40])
@@ -542,7 +542,7 @@ def odd_names(photo, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "utf-16"])
-def test_no_name_is_beyond_an_encoding(odd_names, tmp_path, monkeypatch, encoding):
+def test_every_file_name_can_be_printed(odd_names, tmp_path, monkeypatch, encoding):
     with open(tmp_path / "list", "w", encoding=encoding) as out:
         monkeypatch.setattr(sys, "stdout", out)
         assert cli.main(odd_names) == 0
@@ -579,7 +579,7 @@ def test_a_stream_that_cannot_be_written_is_no_failure(odd_names, tmp_path, monk
         assert ("cannot be printed any more" in capfd.readouterr().err) == (kind == "a full disk")
 
 
-def test_a_report_that_fails_on_the_way_costs_no_result(run, folders, tmp_path):
+def test_a_report_that_fails_midway_costs_no_result(run, folders, tmp_path):
     status, out, err = run("retouch", *folders, "--report", "/dev/full")
     refused((status, out, err), "/dev/full: is not a regular file")
     (tmp_path / "r").symlink_to("/dev/full")
@@ -604,7 +604,7 @@ def test_files_that_cannot_be_read(run, photo, tmp_path):
     assert FakePipeline.made == []  # told before the model is loaded
 
 
-def test_a_path_that_is_no_file_is_told_at_once(run, photo, tmp_path):
+def test_a_path_that_is_no_file_is_refused_at_once(run, photo, tmp_path):
     """A pipe, which would wait for a writer, a device, a link to nowhere, no path at all, and ``-``."""
     cup, mask = photo(), photo("mask.png")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -623,7 +623,7 @@ def test_a_path_that_is_no_file_is_told_at_once(run, photo, tmp_path):
     assert FakePipeline.made == [] and not (tmp_path / "-").exists()
 
 
-def test_what_lies_in_a_folder_and_is_no_file_fails_alone(run, folders, tmp_path):
+def test_an_entry_of_a_folder_that_is_no_file_fails_alone(run, folders, tmp_path):
     os.mkfifo(folders[0] / "pipe.jpg")
     (folders[0] / "lost.jpg").symlink_to("nowhere.jpg")
     status, out, err = run("retouch", folders[0], folders[1] / "a.png")
@@ -638,7 +638,7 @@ def test_a_file_called_minus_is_read_and_written(run, photo, tmp_path, monkeypat
     assert run("retouch", "./-", "mask.png", "-o", "./-.png")[:2] == (0, "-.png\n")
 
 
-def test_what_the_format_cannot_hold_is_told_before_the_work(run, photo, tmp_path, monkeypatch):
+def test_a_size_that_the_format_cannot_hold_is_refused_before_the_work(run, photo, tmp_path, monkeypatch):
     wide, mask = photo("wide.png", (16_384, 1)), photo("mask.png")
     argv = ["retouch", wide, mask, "-o", tmp_path / "out.webp"]
     refused(run(*argv), "WEBP holds at most 16383 pixels a side, not 16384x1", "choose png")
@@ -647,7 +647,7 @@ def test_what_the_format_cannot_hold_is_told_before_the_work(run, photo, tmp_pat
     assert FakePipeline.made == []
 
 
-def test_16_bits_that_become_8_are_said(run, photo, tmp_path):
+def test_a_note_says_that_16_bits_become_8(run, photo, tmp_path):
     image.save(np.arange(324, dtype=np.uint16).reshape(9, 12, 3) * 200, tmp_path / "deep.png")
     argv = ["retouch", tmp_path / "deep.png", photo("mask.png")]
     assert run(*argv, "--format=jpg")[2].count("JPEG holds 8 bits per channel: 16 are rounded") == 1
@@ -655,7 +655,7 @@ def test_16_bits_that_become_8_are_said(run, photo, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64 - 1])
-def test_every_seed_of_torch_is_one(run, photo, seed):
+def test_every_seed_of_torch_is_accepted(run, photo, seed):
     assert run("retouch", photo(), photo("mask.png"), "--seed", str(seed))[0] == 0
     assert FakePipeline.calls[0][1]["generator"].initial_seed() == seed % 2**64
 
@@ -780,7 +780,7 @@ def test_an_interrupt_ends_with_130(run, photo, monkeypatch):
     assert run("retouch", photo(), photo("mask.png")) == (130, "", "photofound: interrupted\n")
 
 
-def test_an_input_that_clashes_or_is_of_no_kind_is_refused(run, task, monkeypatch):
+def test_an_input_with_a_reserved_name_or_an_unknown_kind_is_refused(run, task, monkeypatch):
     monkeypatch.setattr(Retouch, "inputs", (Input("seed", "int", "mine"),))
     refused(run("retouch", "x.png"), "'seed'", "rename")
     monkeypatch.setattr(Retouch, "inputs", (Input("mood", "emotion", "how it feels"),))
@@ -834,7 +834,7 @@ def test_a_task_that_cannot_be_imported_does_not_hide_the_others(run, task, monk
     )
 
 
-def test_train_hands_everything_on(run, monkeypatch, tmp_path):
+def test_train_passes_its_arguments_on(run, monkeypatch, tmp_path):
     seen = []
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").touch()
@@ -844,7 +844,7 @@ def test_train_hands_everything_on(run, monkeypatch, tmp_path):
     assert seen == [["--config", "c.yaml", "--train.minutes=1"]]
 
 
-def test_convert_is_handed_the_source_and_the_folder(run, monkeypatch):
+def test_convert_gets_the_source_and_the_folder(run, monkeypatch):
     seen = []
     monkeypatch.setitem(
         sys.modules, "photofound.model.prx", types.SimpleNamespace(convert_prx=lambda *a: seen.append(a))
@@ -887,6 +887,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(argv):
         " --format png --overwrite --quiet",
     ],
 )
-def test_every_promised_line_is_understood(line):
+def test_every_documented_line_is_understood(line):
     name, *argv = line.split()
     task_parser(edit.get_task(name)).parse_args(argv)

@@ -42,7 +42,7 @@ def test_a_replica_is_the_whole_server(tiny_folder, monkeypatch):
         assert client.app.state.queue.config.queue == 3
 
 
-def test_bounds_that_contradict_each_other():
+def test_contradicting_bounds_are_refused():
     with pytest.raises(ValueError, match="min_replicas is 3"):
         ClusterConfig(min_replicas=3, max_replicas=2)
 
@@ -55,7 +55,7 @@ def ray_serve():
     ("settings", "word"),
     [({"modell": "x"}, "model"), ({"server.queue": 0}, "queue"), ({"max_replicas": "many"}, "max_replicas")],
 )
-def test_wrong_settings_are_told_before_anything_starts(settings, word):
+def test_wrong_settings_are_refused_before_anything_starts(settings, word):
     ray_serve()
     with pytest.raises(ValueError, match=word):
         cluster.build(settings)
@@ -85,7 +85,7 @@ def local_ray(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_two_replicas_answer_alike_and_the_second_comes_with_the_work(local_ray, tiny_folder):
+def test_two_replicas_give_the_same_answer_and_the_second_starts_under_load(local_ray, tiny_folder):
     ray_serving, address = local_ray
     settings = {"model": str(tiny_folder), "cpus": 0.5, "max_replicas": 2, "target": 1, "upscale_seconds": 0}
     ray_serving.run(cluster.build(settings), name="photofound")

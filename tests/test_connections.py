@@ -1,4 +1,4 @@
-"""The server's connections and its end: small answers at once, clients that stall, one signal and two."""
+"""Connections: small answers are sent at once, clients that stall are cut off, one signal and two."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from photofound.serve import connections
 
 
 async def application(scope, receive, send):
-    """Answers a GET with 32 MiB, which no system's buffers hold, and a POST once its body is there."""
+    """Answer a GET with 32 MiB, more than the system buffers, and a POST when its body has arrived."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -56,7 +56,7 @@ def connected(address, request: bytes, buffer: int | None = None) -> socket.sock
     return client
 
 
-def ends(client: socket.socket, seconds: float) -> bool:
+def closes(client: socket.socket, seconds: float) -> bool:
     """Whether the server closes the connection within so many seconds, whatever it says before."""
     client.settimeout(seconds)
     try:
@@ -77,13 +77,13 @@ def test_the_listener_says_that_it_is_tcp():
             assert listener.accept()[0].proto == socket.IPPROTO_TCP
 
 
-def test_half_a_head_is_not_waited_for(monkeypatch):
+def test_a_client_that_sends_half_a_head_is_cut_off(monkeypatch):
     with serving(monkeypatch, PATIENCE_FOR_HEADS=0.5) as (_, address, _):
         with connected(address, b"GET / HTTP/1.1\r\nHost: x\r\nA:") as client:
-            assert ends(client, 10)
+            assert closes(client, 10)
 
 
-def test_an_answer_that_is_not_read_is_given_up(monkeypatch):
+def test_a_client_that_does_not_read_its_answer_is_cut_off(monkeypatch):
     with serving(monkeypatch, PATIENCE=0.5) as (server, address, _):
         with connected(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", buffer=4096):
             until = time.monotonic() + 20
@@ -108,7 +108,7 @@ def test_a_slow_but_steady_reader_gets_its_answer(monkeypatch):
 @pytest.mark.parametrize(
     "request_", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n"]
 )
-def test_stalled_clients_do_not_hold_the_end(request_, monkeypatch):
+def test_stalled_clients_do_not_delay_stopping(request_, monkeypatch):
     with serving(monkeypatch, PATIENCE_WHEN_STOPPING=0.5) as (server, address, thread):
         request_ = request_ if request_.endswith(b"\r\n\r\n") else request_ + b"Host: x\r\n\r\nabc"
         with connected(address, request_, buffer=4096):
@@ -137,8 +137,8 @@ PROCESS = """
 
 
 @contextlib.contextmanager
-def at_work(seconds: float):
-    """A server's process that works on a request."""
+def busy_server(seconds: float):
+    """The process of a server that computes a request."""
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         try:
@@ -151,8 +151,8 @@ def at_work(seconds: float):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_one_signal_finishes_what_was_taken():
-    with at_work(1.0) as (process, client):
+def test_one_signal_finishes_accepted_requests():
+    with busy_server(1.0) as (process, client):
         process.send_signal(signal.SIGTERM)
         client.settimeout(30)
         assert b"200 OK" in client.recv(1000)
@@ -162,7 +162,7 @@ def test_one_signal_finishes_what_was_taken():
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(second):
-    with at_work(60.0) as (process, _):
+    with busy_server(60.0) as (process, _):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None

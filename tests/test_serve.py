@@ -1,4 +1,4 @@
-"""The server: every task by HTTP, batches that change no pixel, bounds that hold, and words for all that is wrong."""
+"""The server: every task over HTTP, batches that change no pixel, limits, and a clear answer to every mistake."""
 
 from __future__ import annotations
 
@@ -117,16 +117,16 @@ def test_keys_may_come_through_a_pipe_in_time_and_in_bounds(tmp_path, monkeypatc
             writer.join(10)
 
     assert written(b"one\nt", b"wo\n") == ("one", "two")
-    with pytest.raises(ValueError, match="pipe: nobody wrote it to its end within 0.3 s; name a file"):
+    with pytest.raises(ValueError, match="pipe: its writer did not finish within 0.3 s; name a file"):
         keys.read_keys(pipe)
-    with pytest.raises(ValueError, match="pipe: nobody wrote it to its end"):
+    with pytest.raises(ValueError, match="pipe: its writer did not finish"):
         written(b"one", b"two", pause=0.5)
     with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
         written(b"x" * 3 * 2**20, pause=0)
 
 
 @pytest.mark.parametrize("path, why", [("/dev/zero", "is not a regular file"), ("{}", "is a folder"), ("", "is empty")])
-def test_what_is_no_key_file_is_told_at_once(tmp_path, path, why):
+def test_a_path_that_is_no_key_file_is_refused_at_once(tmp_path, path, why):
     with pytest.raises(ValueError, match=f"{why}; name a file with one API key per line"):
         keys.read_keys(path.format(tmp_path))
     with pytest.raises(ValueError, match="has more than 1,048,576 bytes"):
@@ -181,8 +181,8 @@ def test_the_seed_and_the_settings_count(client):
 
 
 @pytest.mark.slow
-def test_what_there_is_to_warn_of_is_told_in_the_answer(client):
-    """Not in another's: the next request is told nothing."""
+def test_warnings_are_in_the_answers_note(client):
+    """And only in that answer: the next request gets no note."""
 
     def note(photo=FILES["image"], mask=MASK, **data):
         files = {"image": photo, "mask": ("mask.png", encoded(mask))}
@@ -212,7 +212,7 @@ def test_a_request_is_prepared_once(client, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_prompt_that_is_cut_is_told_in_the_answer(client):
+def test_a_prompt_that_is_cut_is_in_the_answers_note(client):
     def note(letters):
         response = client.post("/v1/inpaint", files=FILES, data={"prompt": "红" * letters})
         assert response.status_code == 200
@@ -229,7 +229,7 @@ def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
     assert response.headers["content-disposition"] == f'inline; filename="expand.{suffix}"'
 
 
-def test_a_side_that_the_format_cannot_hold_is_told_before_the_work(client):
+def test_a_side_that_the_format_cannot_hold_is_refused_before_the_work(client):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EditQueue, "submit", lambda *_: pytest.fail("worked on"))
         wide = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 16_384, "format": "webp"})
@@ -414,7 +414,7 @@ def test_a_key_is_asked_for_before_anything_is_read(pipe):
 
 @pytest.mark.parametrize("root", ["", "/", "/api", "/api/", "/v1", "/v", "/v1/tasks", "/metrics", "/docs", "/healthz"])
 def test_a_key_is_asked_for_under_any_root(pipe, root):
-    """Whatever a proxy calls the root, and whether it is in the path or not: what answers has asked for the key."""
+    """A key is needed with any root path of a proxy, whether the path includes it or not."""
     app = create_app(pipe, ServeConfig(keys=("secret",)))
     with TestClient(app, root_path=root, raise_server_exceptions=False) as client:
         for path in (
@@ -438,7 +438,7 @@ def test_a_key_is_asked_for_under_any_root(pipe, root):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-def test_a_key_beyond_ascii_is_known_however_it_is_sent(pipe, encoding):
+def test_a_key_beyond_ascii_is_accepted_in_every_encoding(pipe, encoding):
     with served(pipe, keys=("clé", "à", "杯")) as client:
         assert client.get("/v1/tasks", headers={b"X-API-Key": "clé".encode(encoding)}).status_code == 200
         assert client.get("/v1/tasks", headers={b"Authorization": b"Bearer " + "à".encode(encoding)}).status_code == 200
@@ -467,7 +467,7 @@ def test_comments_in_key_files(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="holds no API key"):
             keys.read_keys(path)
     path.write_bytes(b"cl\xe9")
-    with pytest.raises(ValueError, match="is no UTF-8 text"):
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
         keys.read_keys(path)
     monkeypatch.setenv("PHOTOFOUND_API_KEY", "#no comment # here")
     assert keys.read_keys() == ("#no comment # here",)
@@ -493,7 +493,7 @@ def test_bounds_are_positive(name):
         ServeConfig(**{name: 0})
 
 
-def test_a_fault_is_a_500_that_tells_nothing(pipe, monkeypatch):
+def test_a_fault_is_a_500_without_details(pipe, monkeypatch):
     def fail(*_):
         raise KeyError("secret")
 
@@ -505,7 +505,7 @@ def test_a_fault_is_a_500_that_tells_nothing(pipe, monkeypatch):
         decoded(client.post("/v1/inpaint", files=FILES))  # and the server goes on
 
 
-def test_too_little_memory_is_told(client, monkeypatch):
+def test_too_little_memory_is_a_413(client, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
@@ -523,14 +523,14 @@ def segments(count: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_picture_of_many_pieces_is_refused_at_once_and_keeps_nobody_waiting(client):
+def test_a_picture_of_many_segments_is_refused_at_once_and_delays_no_other(client):
     started = time.monotonic()
     refused(client.post("/v1/upscale", files={"image": ("x.jpg", segments(1_000_000))}), 422, "image", "tiny pieces")
     decoded(client.post("/v1/upscale", files={"image": FILES["image"]}))
     assert time.monotonic() - started < 20
 
 
-def test_reading_that_takes_too_long_is_ended(pipe, monkeypatch):
+def test_reading_has_a_time_limit(pipe, monkeypatch):
     def late(*args):
         raise ValueError("image: takes more than 1 s of work on its file; send it smaller")
 
@@ -540,7 +540,7 @@ def test_reading_that_takes_too_long_is_ended(pipe, monkeypatch):
 
 
 @pytest.mark.slow
-def test_formats_that_are_not_asked_for_are_not_read(pipe):
+def test_formats_that_are_not_listed_are_not_read(pipe):
     files = {"image": ("x.jp2", encoded(PHOTO, "JPEG2000"))}
     with served(pipe) as client:
         refused(client.post("/v1/upscale", files=files), 422, "can be read (PNG, JPEG")
@@ -550,7 +550,7 @@ def test_formats_that_are_not_asked_for_are_not_read(pipe):
         ServeConfig(formats=("EPS",))
 
 
-def test_an_edit_has_its_time(pipe):
+def test_an_edit_has_a_time_limit(pipe):
     with served(pipe, edit_seconds=0.001) as client:
         refused(client.post("/v1/upscale", files={"image": FILES["image"]}), 504, "took more than 0.001 s")
 
@@ -559,10 +559,10 @@ def test_an_edit_that_is_late_stops_at_its_next_step(pipe):
     steps = []
     count = pipe.transformer.register_forward_hook(lambda *_: steps.append(1))
     try:
-        with Held(pipe, edit_seconds=0.01) as held:
-            ticket = held.occupy()
+        with PausedQueue(pipe, edit_seconds=0.01) as paused:
+            ticket = paused.occupy()
             time.sleep(0.05)
-            held.open.set()
+            paused.open.set()
             assert isinstance(ticket.result.exception(60), queue.TooLong)
             assert len(steps) < 2
     finally:
@@ -618,8 +618,8 @@ def test_a_place_is_taken_before_the_body_is_read_and_kept_until_the_answer_is_s
     assert seen == [1, 1, ("http.response.start", 1), ("http.response.body", 1)] and waiting._places == 0
 
 
-def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch):
-    """Without waiting for a collection of cycles: an error remembers its functions, and these their pictures."""
+def test_pictures_of_a_refused_request_are_released_at_once(client, monkeypatch):
+    """Without waiting for a collection of cycles: an error's traceback holds frames, and these hold pictures."""
     held = weakref.WeakSet()
     made = Picture.__post_init__
     monkeypatch.setattr(Picture, "__post_init__", lambda self: (made(self), held.add(self))[0])
@@ -636,7 +636,7 @@ def test_pictures_of_a_refused_request_are_let_go_of_at_once(client, monkeypatch
         gc.enable()
 
 
-def test_pictures_are_held_so_many_pixels_at_a_time():
+def test_pixels_in_memory_are_bounded():
     desk = codec.PictureCodec(ServeConfig(max_pixels=100, max_bytes=30))
     order = []
 
@@ -662,7 +662,7 @@ def test_pictures_are_held_so_many_pixels_at_a_time():
     desk.close()
 
 
-def test_a_body_that_arrives_too_slowly_gives_its_place_up(pipe, monkeypatch):
+def test_a_body_that_arrives_too_slowly_loses_its_place(pipe, monkeypatch):
     monkeypatch.setattr(gate, "PATIENCE", 0.3)
     app = create_app(pipe)
     with listening(app) as address:
@@ -678,12 +678,12 @@ def test_a_body_that_arrives_too_slowly_gives_its_place_up(pipe, monkeypatch):
         assert not app.state.queue._places
 
 
-def test_a_form_that_is_no_form_is_not_read(client):
+def test_a_body_that_is_no_form_is_not_read(client):
     refused(client.post("/v1/inpaint", data={"image": "text"}), 422, "multipart/form-data")
     refused(client.post("/v1/inpaint", content=b"a&" * 1000, headers={"content-type": "text/plain"}), 422, "image")
 
 
-def test_a_name_that_is_not_the_servers_is_not_answered(pipe):
+def test_an_unknown_host_is_not_answered(pipe):
     with served(pipe, hosts=("photos.example",)) as client:
         for host in ("photos.example", "Photos.Example:80", "localhost:8000", "127.0.0.1", "[::1]:8000", "10.0.0.7:80"):
             assert client.get("/healthz", headers={"host": host}).status_code == 200, host
@@ -720,7 +720,7 @@ def test_a_page_elsewhere_may_not_edit_unless_it_is_allowed(pipe):
 # ---------------------------------------------------------------------------------------------- generated clients
 
 
-def test_the_description_is_one_that_generators_of_clients_understand(pipe):
+def test_generators_of_clients_understand_the_description(pipe):
     with served(pipe, keys=("k",)) as client:
         described = client.get("/openapi.json").json()
     assert described["servers"] == [{"url": "http://testserver"}]
@@ -759,7 +759,7 @@ def test_the_page_for_people_fetches_nothing_from_elsewhere(client):
     assert client.get("/docs/assets/../../serve.py").status_code == 404
 
 
-def test_statuses_stand_in_the_documentation():
+def test_the_documentation_lists_every_status():
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
     listed = {int(status) for status in re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE)}
     assert listed == {200, 404, *ERRORS}
@@ -778,21 +778,21 @@ def edits(count: int) -> list[EditRequest]:
     ]
 
 
-class Held:
-    """A queue whose worker waits at a gate before every batch, and notes what each batch held."""
+class PausedQueue:
+    """A queue whose worker waits before every batch until it is released, and records the batches."""
 
     def __init__(self, pipe, **config):
         self.queue = EditQueue(pipe, ServeConfig(**{"window": 0.0, **config}))
         self.open, self.arrived, self.batches = threading.Event(), threading.Event(), []
         work = self.queue._compute
 
-        def held(prepared):
+        def wait_and_record(prepared):
             self.batches.append([ticket.request.seed for ticket, _ in prepared])
             self.arrived.set()
             assert self.open.wait(30)
             work(prepared)
 
-        self.queue._compute = held
+        self.queue._compute = wait_and_record
 
     def __enter__(self):
         self.queue.start()
@@ -810,39 +810,39 @@ class Held:
 
 
 def test_pixels_are_the_same_alone_and_in_a_batch(pipe):
-    with Held(pipe) as held:
-        held.occupy()
-        together = [held.queue.submit(edit) for edit in edits(4)]
-        held.open.set()
+    with PausedQueue(pipe) as paused:
+        paused.occupy()
+        together = [paused.queue.submit(edit) for edit in edits(4)]
+        paused.open.set()
         results = [ticket.result.result(60) for ticket in together]
-        assert held.batches == [[99], [0, 1, 2, 3]]
+        assert paused.batches == [[99], [0, 1, 2, 3]]
         for edit, result in zip(edits(4), results, strict=True):
-            assert (held.queue.submit(edit).result.result(60).pixels == result.pixels).all()
+            assert (paused.queue.submit(edit).result.result(60).pixels == result.pixels).all()
 
 
-def test_others_of_its_kind_are_waited_for(pipe):
+def test_a_batch_waits_for_requests_of_the_same_kind(pipe):
     """Two requests one after the other share a batch, because the window is long and ends when the batch is full."""
-    with Held(pipe, window=10.0, batch=2) as held:
-        held.open.set()
-        tickets = [held.queue.submit(edit) for edit in edits(2)]
+    with PausedQueue(pipe, window=10.0, batch=2) as paused:
+        paused.open.set()
+        tickets = [paused.queue.submit(edit) for edit in edits(2)]
         for ticket in tickets:
             ticket.result.result(60)
-        assert held.batches == [[0, 1]]
+        assert paused.batches == [[0, 1]]
 
 
-def test_only_what_is_alike_shares_a_batch_and_the_oldest_goes_first(pipe):
-    with Held(pipe, batch=2) as held:
-        held.occupy()
+def test_only_similar_requests_share_a_batch_and_the_oldest_goes_first(pipe):
+    with PausedQueue(pipe, batch=2) as paused:
+        paused.occupy()
         a, b, c, d = edits(4)
         other = EditRequest("inpaint", a.picture, a.inputs, 7, steps=1)
-        tickets = [held.queue.submit(edit) for edit in (a, other, b, c, d)]
-        held.open.set()
+        tickets = [paused.queue.submit(edit) for edit in (a, other, b, c, d)]
+        paused.open.set()
         for ticket in tickets:
             ticket.result.result(60)
-        assert held.batches == [[99], [0, 1], [7], [2, 3]]
+        assert paused.batches == [[99], [0, 1], [7], [2, 3]]
 
 
-def test_a_full_queue_says_when_to_come_again(pipe):
+def test_a_full_queue_says_when_to_retry(pipe):
     line = EditQueue(pipe, ServeConfig(queue=2, batch=1))
     with line.place(), line.place(), line.place():
         with pytest.raises(Busy, match="queue is full") as caught, line.place():
@@ -852,27 +852,27 @@ def test_a_full_queue_says_when_to_come_again(pipe):
         pass
 
 
-def test_what_is_abandoned_in_the_queue_is_never_computed(pipe):
-    with Held(pipe, queue=2) as held:
-        held.occupy()
-        first, second = (held.queue.submit(edit) for edit in edits(2))
-        held.queue.abandon(first)
-        third = held.queue.submit(edits(3)[2])  # there is room again
-        held.open.set()
+def test_an_abandoned_request_is_never_computed(pipe):
+    with PausedQueue(pipe, queue=2) as paused:
+        paused.occupy()
+        first, second = (paused.queue.submit(edit) for edit in edits(2))
+        paused.queue.abandon(first)
+        third = paused.queue.submit(edits(3)[2])  # there is room again
+        paused.open.set()
         second.result.result(60), third.result.result(60)
-        assert first.result.cancelled() and held.batches == [[99], [1, 2]]
+        assert first.result.cancelled() and paused.batches == [[99], [1, 2]]
 
 
 def test_sampling_stops_when_its_whole_batch_is_abandoned(pipe):
-    with Held(pipe) as held:
+    with PausedQueue(pipe) as paused:
         steps = []
         count = pipe.transformer.register_forward_hook(lambda *_: steps.append(1))
         try:
-            alone = held.occupy()
-            held.queue.abandon(alone)
-            pair = [held.queue.submit(EditRequest("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
+            alone = paused.occupy()
+            paused.queue.abandon(alone)
+            pair = [paused.queue.submit(EditRequest("inpaint", e.picture, e.inputs, e.seed, steps=5)) for e in edits(2)]
             pair[1].abandoned = True  # one of two: the other's wish counts
-            held.open.set()
+            paused.open.set()
             assert isinstance(alone.result.exception(60), queue.Abandoned)
             done = len(steps)
             assert done < 2, "of an upscale's two steps only one was taken"
@@ -890,11 +890,11 @@ def test_one_bad_request_does_not_spoil_its_batch(pipe, monkeypatch):
         return finish(job, generated, box)
 
     monkeypatch.setattr(get_task("inpaint"), "finish", fail_on_seed_one)
-    with Held(pipe) as held:
-        held.occupy()
-        tickets = [held.queue.submit(edit) for edit in edits(3)]
-        bad = held.queue.submit(EditRequest("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
-        held.open.set()
+    with PausedQueue(pipe) as paused:
+        paused.occupy()
+        tickets = [paused.queue.submit(edit) for edit in edits(3)]
+        bad = paused.queue.submit(EditRequest("inpaint", edits(1)[0].picture, {"mask_image": np.zeros_like(MASK)}, 9))
+        paused.open.set()
         assert isinstance(bad.result.exception(60), ValueError)
         assert [type(ticket.result.exception(60)) for ticket in tickets] == [type(None), ValueError, type(None)]
 
@@ -910,19 +910,19 @@ def test_health_and_readiness_follow_the_worker(pipe):
     refused(client.get("/readyz"), 503, "not ready")
 
 
-def test_closing_finishes_what_is_queued_and_takes_no_more(pipe):
-    with Held(pipe) as held:
-        held.occupy()
-        tickets = [held.queue.submit(edit) for edit in edits(3)]
-        closing = threading.Thread(target=held.queue.close)
+def test_closing_finishes_the_queue_and_accepts_no_more(pipe):
+    with PausedQueue(pipe) as paused:
+        paused.occupy()
+        tickets = [paused.queue.submit(edit) for edit in edits(3)]
+        closing = threading.Thread(target=paused.queue.close)
         closing.start()
-        while held.queue.ready:
+        while paused.queue.ready:
             time.sleep(0.001)
         with pytest.raises(Busy):
-            held.queue.submit(edits(1)[0])
-        held.open.set()
+            paused.queue.submit(edits(1)[0])
+        paused.open.set()
         closing.join(60)
-        assert all(ticket.result.done() for ticket in tickets) and not held.queue.ready
+        assert all(ticket.result.done() for ticket in tickets) and not paused.queue.ready
 
 
 # ---------------------------------------------------------------------------------------------- over a real connection
@@ -952,8 +952,8 @@ def address(pipe):
             yield address
 
 
-class Blocked:
-    """Keeps ``prepare`` of a task from returning until it is let."""
+class BlockedTask:
+    """A task whose ``prepare`` does not return until it is released."""
 
     def __init__(self, task, monkeypatch):
         self.entered, self.go, prepare = threading.Semaphore(0), threading.Event(), get_task(task).prepare
@@ -982,7 +982,7 @@ def in_thread(call, *args, **kwargs) -> Future:
 
 @pytest.mark.slow
 def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pipe, monkeypatch):
-    blocked = Blocked("inpaint", monkeypatch)
+    blocked = BlockedTask("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(queue=1, batch=1))
     with listening(app) as address:
 
@@ -1011,8 +1011,8 @@ def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pip
 
 
 @pytest.mark.slow
-def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
-    blocked = Blocked("inpaint", monkeypatch)
+def test_the_edit_of_a_client_that_hangs_up_is_dropped(pipe, monkeypatch):
+    blocked = BlockedTask("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(batch=1))
     line = app.state.queue
     with listening(app) as address:
@@ -1033,8 +1033,8 @@ def test_a_client_that_hangs_up_is_not_worked_for(pipe, monkeypatch):
 
 
 @pytest.mark.slow
-def test_stopping_finishes_what_has_been_taken(pipe, monkeypatch):
-    blocked = Blocked("inpaint", monkeypatch)
+def test_stopping_finishes_accepted_requests(pipe, monkeypatch):
+    blocked = BlockedTask("inpaint", monkeypatch)
     app = create_app(pipe, ServeConfig(batch=1))
     with listening(app) as address:
         asked = [in_thread(httpx.post, f"{address}/v1/inpaint", files=FILES, timeout=60) for _ in range(3)]
@@ -1129,7 +1129,7 @@ def test_nothing_that_the_documentation_allows_or_forbids_makes_the_server_fail(
 
 @pytest.mark.slow
 def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
-    """What schemathesis cannot make up is a picture; here hypothesis varies all else around real ones."""
+    """schemathesis cannot make up pictures; here the pictures are real, and hypothesis varies the other fields."""
     values = one_of(
         text(max_size=12), integers().map(str), sampled_from(["25%", "4:5", "80x80", "1", "2", "png", "true"])
     )
@@ -1152,7 +1152,7 @@ def test_real_pictures_with_made_up_settings_never_make_it_fail(address):
 
 @pytest.mark.slow
 def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
-    """In a process of its own, as it is started; stopped while an edit is on its way, it answers and ends with 0."""
+    """The real command in its own process. SIGTERM during an edit: it answers, then ends with status 0."""
     keys = tmp_path / "keys"
     keys.write_text("secret\n")
     command = [sys.executable, "-m", "photofound", "serve", "--port", "0", "--model", str(tiny_folder)]
@@ -1174,7 +1174,7 @@ def test_the_command_serves_until_sigterm(tiny_folder, tmp_path):
         process.stdout.close()
 
 
-def test_a_taken_port_is_one_line(tiny_folder, capsys):
+def test_a_port_in_use_is_one_line(tiny_folder, capsys):
     with connections.listen("127.0.0.1", 0) as taken:
         assert cli.main(["serve", "--port", str(taken.getsockname()[1])]) == 2
     error = capsys.readouterr().err

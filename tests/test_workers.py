@@ -36,7 +36,7 @@ def files():
     files.close()
 
 
-def test_a_picture_is_the_same_as_when_it_is_read_here(files):
+def test_a_worker_reads_the_same_picture(files):
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a cup"
     exif.get_ifd(0x8825)[1] = "N"
@@ -58,14 +58,14 @@ def test_a_picture_is_the_same_as_when_it_is_read_here(files):
     assert files.size(data, "it", 30) == (40, 60)
 
 
-def test_sixteen_bits_and_the_mark_travel(files):
+def test_sixteen_bits_and_the_mark_arrive(files):
     deep = Picture.from_any(np.arange(60 * 40 * 4, dtype=np.uint16).reshape(40, 60, 4))
     data = files.write(deep, "PNG", 30, mark=True)
     assert (files.read(data, "it", 10**6, 30).pixels == deep.pixels).all()
     assert provenance.source_type(Picture.from_any(data)) == provenance.COMPOSITE
 
 
-def test_errors_are_told_in_the_same_words(files):
+def test_errors_have_the_same_words(files):
     with pytest.raises(ValueError, match="photo: is not an image"):
         files.read(b"nothing", "photo", 10**6, 30)
     with pytest.raises(ValueError, match="photo: is 60x40, 0.0 megapixels, above the limit"):
@@ -75,7 +75,7 @@ def test_errors_are_told_in_the_same_words(files):
     assert files.size(jpeg(), "photo", 30) == (60, 40)  # and the process works on
 
 
-def stuck(files: Files, seconds: float):
+def ask_stopped_worker(files: Files, seconds: float):
     """What ``files`` answers while its process is stopped by a signal."""
     files.size(jpeg(), "photo", 30)  # there is a process
     (process,) = files._all
@@ -84,19 +84,19 @@ def stuck(files: Files, seconds: float):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process by a signal")
-def test_a_process_that_takes_too_long_is_killed_and_the_next_picture_has_another():
+def test_a_process_that_takes_too_long_is_replaced():
     files = Files(1, max_pixels=1_000_000)
     try:
         started = time.monotonic()
         with pytest.raises(ValueError, match="photo: takes more than 0.5 s"):
-            stuck(files, 0.5)
+            ask_stopped_worker(files, 0.5)
         assert time.monotonic() - started < 20 and not files._all
         assert files.size(jpeg(), "photo", 30) == (60, 40)
     finally:
         files.close()
 
 
-def test_a_process_that_dies_takes_nobody_along():
+def test_a_process_that_dies_harms_no_other():
     files = Files(1, max_pixels=1_000_000)
     try:
         files.size(jpeg(), "photo", 30)
@@ -125,7 +125,7 @@ def test_memory_is_bounded(monkeypatch):
         files.close()
 
 
-def test_one_slow_picture_keeps_no_other_waiting(files):
+def test_a_slow_picture_delays_no_other(files):
     """Two processes: while one of them is at work, the other answers."""
     entered, go = threading.Event(), threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -13,12 +14,16 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is a ValueError of one line."""
+    """argparse, but an error is a ValueError of one line, with a suggestion for a misspelt option."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: -"):
+            name = message.split()[2].partition("=")[0]
+            if close := difflib.get_close_matches(name, self._option_string_actions, 1):
+                message += f" (did you mean {close[0]}?)"
         raise ValueError(f"{message}; see '{self.prog} --help'")
 
 
@@ -40,7 +45,7 @@ port = whole_number(0, 65535)
 def file_name(text: str) -> str:
     """The name of a file or folder. ``-`` is refused, because people who write it mean a pipe."""
     if not text:
-        raise argparse.ArgumentTypeError("'' is no name of a file or folder")
+        raise argparse.ArgumentTypeError("'' is not the name of a file or folder")
     if text == "-":
         raise argparse.ArgumentTypeError(
             "'-' is not supported, pictures go from file to file; for a file of that name, write ./-"

@@ -221,5 +221,5 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "serve": (serve.run, serve.SUMMARY),
     "eval": (_eval, "judge models and other methods on photographs, and write a report"),
     "completion": (_completion, completion.SUMMARY),
-    "convert": (_convert, "make an editing model of a PRX text-to-image pipeline"),
+    "convert": (_convert, "turn a PRX text-to-image pipeline into an editing model"),
 }

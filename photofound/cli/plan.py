@@ -69,21 +69,9 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
     folder = args.image.is_dir()
     if args.recursive and not folder:
         raise ValueError(f"--recursive: {args.image} is not a folder; leave the option out")
-    work: list[Work] = []
     taken: dict[Path, Path] = {}
-    for photograph in _photographs(task, args) if folder else [args.image]:
-        try:
-            each = _work_on(task, args, photograph, folder)
-            for path in each.files:
-                if (other := taken.setdefault(path, photograph)) != photograph:
-                    raise ValueError(f"{path}: both {other.name} and {photograph.name} go there; rename one")
-                _check_output(path, args, folder)
-            image.output_format(None, each.outputs[0], args.format, task.alpha)
-        except FileExistsError:  # the remedy is an option, which holds for all photographs
-            raise
-        except (OSError, ValueError) as error:
-            each = Work(photograph, [], error=error)
-        work.append(each)
+    photographs = _photographs(task, args) if folder else [args.image]
+    work = [_plan_one(task, args, photograph, folder, taken) for photograph in photographs]
     if all(each.error for each in work):
         raise next(each.error for each in work if each.error)
     if args.report is not None:
@@ -91,6 +79,24 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
         if args.report in taken or is_picture(args.report):
             raise ValueError(f"--report: {args.report} is a picture, or named like one; name another file")
     return work
+
+
+def _plan_one(task: Task, args: argparse.Namespace, photograph: Path, folder: bool, taken: dict[Path, Path]) -> Work:
+    """The work on one photograph. ``taken``: the outputs so far, and which photograph each belongs to."""
+    from photofound import image
+
+    try:
+        work = _work_on(task, args, photograph, folder)
+        for path in work.files:
+            if (other := taken.setdefault(path, photograph)) != photograph:
+                raise ValueError(f"{path}: both {other.name} and {photograph.name} go there; rename one")
+            _check_output(path, args, folder)
+        image.output_format(None, work.outputs[0], args.format, task.alpha)
+        return work
+    except FileExistsError:  # the remedy is an option, which holds for all photographs
+        raise
+    except (OSError, ValueError) as error:
+        return Work(photograph, [], error=error)
 
 
 def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:

@@ -2,9 +2,9 @@
 
     serve run photofound.cluster:build model=editor gpus=1 max_replicas=8 server.queue=64
 
-Each replica is the whole of ``photofound.serve.app``: its own model and its own queue, which batches. Ray
-spreads requests over the replicas and adds one when more than ``target`` of them are under way per replica. It lies in
-the library, beside the server, because ``serve deploy`` imports it by name from an installed package on every machine.
+Each replica is the whole of ``photofound.serve.app``, with its own model and its own queue. Ray spreads requests over
+the replicas, and adds one when more than ``target`` requests are in progress in each. This file is part of the library
+because ``serve deploy`` imports it by name from the installed package on every machine.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class ClusterConfig:
 
     Attributes:
         model: a folder that every machine sees, or a Hub id; None = the embedded model.
-        gpus, cpus: of a replica; parts of one are shared.
+        gpus, cpus: what a replica gets; a fraction is shared with other replicas.
         min_replicas, max_replicas: bounds of the autoscaling.
-        target: requests under way per replica that Ray aims at.
-        upscale_seconds, downscale_seconds: how long it must be too much, or too little, before Ray acts.
+        target: how many requests per replica Ray aims at.
+        upscale_seconds, downscale_seconds: how long the load must be too high, or too low, before Ray acts.
         api_key_file: as of ``photofound serve``; without it $PHOTOFOUND_API_KEY of the machines.
-        server: what a replica takes on; its ``batch`` and ``queue`` together are what Ray sends it at once.
+        server: the settings of a replica; Ray sends it ``batch`` + ``queue`` requests at once.
     """
 
     model: str | None = None
@@ -67,7 +67,7 @@ def build(settings: dict[str, Any]) -> Any:
     deployment = serve.deployment(
         name="photofound",
         max_ongoing_requests=at_once,
-        max_queued_requests=at_once,  # beyond that Ray itself answers 503
+        max_queued_requests=at_once,  # Ray answers further ones with 503
         ray_actor_options={"num_gpus": wanted.gpus, "num_cpus": wanted.cpus},
         autoscaling_config={
             "min_replicas": wanted.min_replicas,
@@ -76,17 +76,17 @@ def build(settings: dict[str, Any]) -> Any:
             "upscale_delay_s": wanted.upscale_seconds,
             "downscale_delay_s": wanted.downscale_seconds,
         },
-        graceful_shutdown_timeout_s=600.0,  # for what a replica that goes away has in its queue
+        graceful_shutdown_timeout_s=600.0,  # a replica that is removed finishes its queue
     )
 
-    def application() -> FastAPI:  # a function, which Ray calls in each replica; anything else would be pickled here
+    def application() -> FastAPI:  # Ray calls it in each replica; an application would be pickled here
         return replica(wanted)
 
     return deployment(serve.ingress(application)()).bind()
 
 
 def replica(wanted: ClusterConfig) -> FastAPI:
-    """The ASGI application of one replica, model loaded; runs where the replica does."""
+    """The ASGI application of one replica, with its model loaded. Ray calls this on the replica's machine."""
     import torch
 
     from photofound.device import fast_dtype
@@ -94,7 +94,7 @@ def replica(wanted: ClusterConfig) -> FastAPI:
     from photofound.serve.app import create_app
     from photofound.serve.keys import read_keys
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # Ray shows a replica the GPUs that it was given
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # a replica sees only its own GPUs
     pipe = EditPipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
     keys = read_keys(wanted.api_key_file) or wanted.server.keys
     return create_app(pipe, replace(wanted.server, keys=keys))

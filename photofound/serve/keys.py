@@ -28,7 +28,7 @@ def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     try:
         lines = _read_bounded(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: is no UTF-8 text; write one API key per line") from None
+        raise ValueError(f"{path}: is not UTF-8 text; write one API key per line") from None
     keys = tuple(filter(None, (re.split(r"(?:^|\s)#", line.strip(), maxsplit=1)[0].strip() for line in lines)))
     if not keys:
         raise ValueError(f"{path}: holds no API key; write one per line, or leave the file out to let everybody in")
@@ -57,7 +57,7 @@ def _read_bounded(path: str | os.PathLike[str]) -> bytes:
             elif more is not None and (content or stat.S_ISREG(kind)):
                 return content
             elif time.monotonic() > deadline:
-                raise ValueError(f"{path}: nobody wrote it to its end within {KEY_SECONDS:g} s; {advice}")
+                raise ValueError(f"{path}: its writer did not finish within {KEY_SECONDS:g} s; {advice}")
             else:
                 time.sleep(0.01)
     finally:
