@@ -92,7 +92,8 @@ class PaintingPipeline(SamplingPipeline):
                 owners.append(owner)
         alike: dict[Any, list[int]] = {}
         for index, draft in enumerate(drafts):
-            alike.setdefault((draft.start is None, draft.job.resample, *self._look(draft.condition)), []).append(index)
+            key = draft.start is None, draft.job.resample, *self._batch_key(draft.condition)
+            alike.setdefault(key, []).append(index)
         pictures = [job.picture for job in jobs]
         most = max(_TOGETHER, len(jobs))
         for group in (like[i : i + most] for like in alike.values() for i in range(0, len(like), most)):
@@ -182,16 +183,21 @@ class PaintingPipeline(SamplingPipeline):
             )
         return takes
 
-    def _look(self, condition: Condition) -> Any:
+    def _batch_key(self, condition: Condition) -> Any:
         """What two conditions of batch 1 must have in common to be sampled together and come out as they would
         alone."""
         (prompt,), tiles = condition.prompt, self._tiling(condition.hole).boxes
         seen, room = condition.reference is not None, self._room([prompt])
         return condition.canvas.shape, tuple(condition.task), condition.strength.item(), room, seen, *tiles
 
+    @property
+    def _pixel_multiple(self) -> int:
+        """What the sides of a working picture must be a multiple of."""
+        return int(autoencoder.factor(self.vae) * self.transformer.config.patch_size)
+
     def _padded(self, x: Tensor, hole: bool = False) -> Tensor:
         """(B, C, H, W) up to whole patches, to the right and below. The model paints the padding, which nobody sees."""
-        multiple = autoencoder.factor(self.vae) * self.transformer.config.patch_size
+        multiple = self._pixel_multiple
         padding = (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple)
         return F.pad(x, padding, value=1.0) if hole else F.pad(x, padding, mode="replicate")
 

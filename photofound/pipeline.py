@@ -248,10 +248,20 @@ class EditPipeline(PaintingPipeline):
         rows = [given | {name: value[i % len(value)] for name, value in lists.items()} for i in range(number)]
         return [(row.pop("image"), row) for row in rows]
 
+    @classmethod
+    def _family(cls) -> type[EditPipeline]:
+        """What the pipelines of the tasks derive from."""
+        return EditPipeline
+
+    def check_task(self, task: str) -> None:
+        """Raises ValueError for a task that this model cannot do."""
+        if get_task(task).fit == "tiles" and not (self.is_trained(task) or self._enlarges_alone(task)):
+            raise ValueError(f"{task}: this model has not learnt it, and has no upscaler; use another model")
+
     def for_task(self, name: str, quiet: bool = True) -> EditPipeline:
         """A task's pipeline on the same weights, ``quiet``: without a progress bar. It costs microseconds. Raises
         ValueError naming the known tasks."""
-        pipe: EditPipeline = pipeline_class(name).from_pipe(self)
+        pipe: EditPipeline = pipeline_class(name, self._family()).from_pipe(self)
         if quiet:
             pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -285,8 +295,7 @@ class EditPipeline(PaintingPipeline):
         task = get_task(self.task_name)
         if task.takes_picture and picture is None:
             raise ValueError(f"image: {self.task_name} needs a photograph; pass one")
-        if task.fit == "tiles" and not (self.is_trained(task.name) or self._enlarges_alone(task.name)):
-            raise ValueError(f"{task.name}: this model has not learnt it, and has no upscaler; use another model")
+        self.check_task(task.name)
         if not task.takes_picture and inputs.get("size") is None:
             inputs["size"] = (self.config.tile, self.config.tile)
         inputs |= {each.name: _taken(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
@@ -390,14 +399,15 @@ class EditPipeline(PaintingPipeline):
 # ------------------------------------------------------------------------------------------- the pipelines of the tasks
 
 
-def pipeline_class(name: str) -> type[EditPipeline]:
-    """The pipeline of a task, ``InpaintPipeline`` for ``inpaint``: an EditPipeline that is called with the task's
+def pipeline_class(name: str, family: type[EditPipeline] = EditPipeline) -> type[EditPipeline]:
+    """The pipeline of a task, ``InpaintPipeline`` for ``inpaint``: a ``family`` that is called with the task's
     inputs. Raises ValueError naming the known tasks."""
-    return _pipeline_class(get_task(name))
+    made: type[EditPipeline] = _pipeline_class(get_task(name), cast(Any, family))
+    return made
 
 
 @cache
-def _pipeline_class(task: Task) -> type[EditPipeline]:
+def _pipeline_class(task: Task, family: type[EditPipeline]) -> type[EditPipeline]:
     parameter, kinds = inspect.Parameter, inspect.Parameter
     parameters = [parameter("self", kinds.POSITIONAL_OR_KEYWORD)]
     if task.takes_picture:
@@ -423,7 +433,7 @@ def _pipeline_class(task: Task) -> type[EditPipeline]:
     __call__.__doc__ = _call_docstring(task)
     __call__.__signature__ = signature  # type: ignore[attr-defined]
     members = {"task_name": task.name, "__call__": __call__, "__doc__": inspect.getdoc(type(task)) or task.summary}
-    return type(title, (EditPipeline,), members | {"__module__": "photofound", "__qualname__": title})
+    return type(title, (family,), members | {"__module__": "photofound", "__qualname__": title})
 
 
 _ANNOTATIONS: dict[str, Any] = {

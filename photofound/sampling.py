@@ -169,7 +169,7 @@ class SamplingPipeline(StoredPipeline):
         condition = condition.to(device)
         where, known = condition.hole if where is None else where.to(device), None
         if self._is_untrained(condition):
-            clean = torch.cat([autoencoder.encode(self.vae, each) for each in condition.canvas.split(1)])
+            clean = torch.cat([autoencoder.encode(self.vae, each).float() for each in condition.canvas.split(1)])
             known = KnownRegion.of(condition.hole, clean, resample)
             condition = as_text_to_image(condition)
         space = self.transformer.config.condition_space

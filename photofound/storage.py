@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
             name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
             _download_card(name, hub)
+        guests = import_module("photofound.guests")  # by name: it is built on this file
+        if guests.is_guest(Path(source)):
+            if teacher:
+                raise ValueError(f"model: {source} is no few-step student of ours; leave teacher out")
+            guest = guests.GuestPipeline.load(source, **kwargs)
+            return guest.for_task(cls.task_name, quiet=False) if hasattr(cls, "task_name") else guest
         replaced = {"transformer", "scheduler"} if teacher else set(kwargs)
         check_folder(Path(source), replaced)
         if teacher:
@@ -95,6 +102,8 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Any:
         """This task on another pipeline's components; no weights are copied or cast. ``components`` replace some of
         them."""
+        if hasattr(pipeline, "painter"):  # another model's, which keeps to itself
+            return pipeline.for_task(cls.task_name)
         settings = {name: pipeline.config[name] for name in cls.settings_names() if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
         if not components:  # these are the same weights still, and the same card is true of them

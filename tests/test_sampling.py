@@ -9,9 +9,9 @@ from photofound.sampling import KnownRegion, as_text_to_image
 from tests.helpers import seeded
 
 
-@pytest.fixture
-def untrained(tiny_folder):
-    pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def untrained(tiny_folder, request):
+    pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=request.param)
     pipe.register_to_config(trained_tasks=["generate"])
     return pipe
 

@@ -7,6 +7,7 @@ Each file imports only files above it:
     regions      which holes are painted together, and at which size
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours
     composite    harmonic filling, closing the seam on the generated side, back-projection
+    registration  where a model has moved or tinted what it was given, and how that is undone
     degradation  photographs made worse, to train upscaling on
     exemplar     holes filled from the photograph's own patches, at any size
     task         Condition, Job, the contract of a task, get_task

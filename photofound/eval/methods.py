@@ -6,8 +6,6 @@ Pictures are (H, W, 3) uint8, holes (H, W) bool.
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from photofound.device import fast_dtype, resolve_device
 from photofound.edits.exemplar import patchmatch, patchmatch_missing
 from photofound.edits.request import Request
+from photofound.edits.task import Condition
+from photofound.errors import first_line
 from photofound.eval.protocols import Problem
-from photofound.image import Picture
+from photofound.guests import GuestPipeline
+from photofound.image import Picture, to_tensor
 from photofound.pipeline import EditPipeline
 
 HOLES = ("inpaint", "expand", "erase")
@@ -196,7 +198,8 @@ def _without_border(problem: Problem) -> tuple[np.ndarray, dict[str, int]]:
 
 
 class DiffusersMethod(Method):
-    """Any inpainting or upscaling pipeline of diffusers, as its users get it: kept pixels are not pasted back.
+    """Any inpainting, editing or upscaling pipeline of diffusers, as its users get it: kept pixels are not pasted back.
+    The same folder as a ``PhotofoundMethod`` is the guest behind our compositing (``photofound.guests``).
 
     Args:
         source: a folder or a Hub id.
@@ -212,44 +215,37 @@ class DiffusersMethod(Method):
         device: str = "auto",
         dtype: torch.dtype | None = None,
     ) -> None:
-        from diffusers import AutoPipelineForInpainting, DiffusionPipeline
-
         target = resolve_device(device, "device")
-        options: dict[str, Any] = {"dtype": dtype or fast_dtype(target.type), "use_safetensors": True}
         try:
-            pipe = DiffusionPipeline.from_pretrained(source, **options)
-            if not _accepts(pipe, "mask_image") and not _enlarges(pipe):
-                pipe = AutoPipelineForInpainting.from_pipe(pipe)
+            self.guest = GuestPipeline.load(source, dtype=dtype or fast_dtype(target.type)).to(target)
         except (OSError, ValueError) as error:
-            reason = re.split(r"\.\s|\n", str(error))[0]
+            reason = first_line(error)
             raise ValueError(f"pipeline: {source} cannot be loaded for inpainting or upscaling ({reason})") from None
-        self.pipe = pipe.to(target)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.tasks = ("upscale",) if _enlarges(pipe) else (*HOLES, "outpaint")
-        options = {"num_inference_steps": steps, "guidance_scale": guidance}
-        self.options = {key: value for key, value in options.items() if value is not None}
+        can = self.guest.painter.can
+        self.tasks = ("upscale",) if can.enlarges else (*HOLES, "outpaint")
+        self.steps, self.guidance = steps or can.steps, can.guidance if guidance is None else guidance
         self.name = name or ", ".join([Path(source).name, *([f"{steps} steps"] if steps else [])])
 
     def device(self) -> torch.device:
-        return self.pipe.device
+        return self.guest.device
 
     def edit(self, problem: Problem, seed: int) -> np.ndarray:
         height, width = problem.given.shape[:2]
-        inputs: dict[str, Any] = {"prompt": problem.prompt, "image": Image.fromarray(problem.given)}
-        if problem.hole is not None:
-            # Every autoencoder divides such sides. The result is resized to the photograph's own size.
-            working = (round(width / 64) * 64 or 64, round(height / 64) * 64 or 64)
-            inputs |= {"image": inputs["image"].resize(working), "width": working[0], "height": working[1]}
-            inputs["mask_image"] = Image.fromarray(problem.hole.astype(np.uint8) * 255).resize(working)
-        inputs |= {"generator": torch.Generator().manual_seed(seed), "output_type": "pil", **self.options}
-        result = self.pipe(**{name: value for name, value in inputs.items() if _accepts(self.pipe, name)}).images[0]
-        size = (width * problem.scale, height * problem.scale)
-        return np.asarray(result.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+        painter, size = self.guest.painter, (width * problem.scale, height * problem.scale)
+        given, hole = to_tensor(problem.given.astype(np.float32) / 255), torch.zeros(1, 1, height, width)
+        if problem.hole is None:
+            working = height * painter.can.enlarges, width * painter.can.enlarges
+        else:
+            working = _to_multiple(height), _to_multiple(width)
+            hole = torch.from_numpy(problem.hole.astype(np.float32))[None, None]
+        pixels = F.interpolate(given, working, mode="bicubic", antialias=True).clamp(-1, 1)
+        hole = F.interpolate(hole, working)
+        condition = Condition(pixels, hole, [problem.task], [problem.prompt], torch.zeros(1))
+        result = painter.ask(condition, self.steps, self.guidance, torch.Generator().manual_seed(seed))
+        picture = Image.fromarray(np.rint(result * 255).astype(np.uint8))
+        return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
 
-def _accepts(pipe: Any, argument: str) -> bool:
-    return argument in inspect.signature(pipe.__call__).parameters
-
-
-def _enlarges(pipe: Any) -> bool:
-    return bool(re.search("Upscale|SuperResolution", type(pipe).__name__))
+def _to_multiple(side: int) -> int:
+    """A side that every autoencoder divides; the result is resized to the photograph's own."""
+    return round(side / 64) * 64 or 64

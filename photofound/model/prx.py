@@ -266,7 +266,7 @@ def _load_text_encoder(folder: Path, index: dict[str, Any]) -> nn.Module:
     return public.eval()
 
 
-def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -> tuple[int, dict[str, str]]:
+def _condition_of(index: dict[str, Any], prx: PRXTransformer2DModel, vae: Any) -> tuple[int, dict[str, Any]]:
     """Condition channels, and in which space the transformer works and what it predicts."""
     channels = prx.config.in_channels
     # PRX's pixel model predicts the clean image, its latent models the velocity.
