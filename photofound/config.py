@@ -122,7 +122,7 @@ def parse_yaml(text: str) -> Any:
         _weigh(node, {}, 0)
         return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
 
 
 def _bound(count: int, depth: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from photofound import config
 from photofound.cli.arguments import Parser
+from photofound.errors import one_line
 
 
 class _StageParser(Parser):
@@ -102,7 +103,7 @@ def launch(
             return _dry_run(config_class, stage_class, plan, args, overrides)
         finished = _run(config_class, stage_class, args.config, overrides, args.run_dir, args.resume)
     except (ValueError, OSError) as error:
-        line = f"photofound: {' '.join(str(error).split())}"
+        line = f"photofound: {one_line(error)}"
         print(line, file=sys.stderr)
         _tell_launcher(line)
         return 2

@@ -23,6 +23,7 @@ from typing import Any
 
 from photofound import __version__, config
 from photofound.cli.arguments import Parser
+from photofound.errors import one_line
 
 KEY = "blind-key.json"
 MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(?:@(?P<steps>\d+))?")
@@ -289,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("blind: --blind makes a page and --score reads its choices back; pass one of them")
         text = score_choices(args) if args.score else blind(args) if args.blind else run(args)
     except (ValueError, OSError, ImportError) as error:
-        print(f"photofound: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"photofound: {one_line(error)}", file=sys.stderr)
         return 2
     if args.score or not args.quiet:
         print(text)

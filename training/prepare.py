@@ -38,6 +38,7 @@ from photofound.data.photograph import decode, scaled
 from photofound.data.sources import Raw, Source, open_source, raw
 from photofound.data.store import PhotoStore
 from photofound.data.tars import IMAGES, write_tar
+from photofound.errors import one_line
 from photofound.train import annotate
 from photofound.train.annotate import AnnotateConfig
 
@@ -341,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         made = prepare(args.source, args.folder, settings)
     except (ValueError, OSError) as error:
-        print(f"photofound: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"photofound: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{args.folder}: {made['kept']:,} of {made['read']:,} photographs in {made['shards']} shards")
     return 0

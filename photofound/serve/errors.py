@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from photofound import image
+from photofound.errors import one_line
 from photofound.serve.config import ServeConfig
 from photofound.serve.queue import Busy, TooLong
 
@@ -30,7 +31,7 @@ def errors_as_answers(config: ServeConfig) -> Iterator[None]:
 
 def _answer_to(error: Exception, config: ServeConfig) -> HTTPException | None:
     """None for a bug."""
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if isinstance(error, Busy):
         return HTTPException(503, message, {"Retry-After": str(error.seconds)})
     if isinstance(error, TooLong):

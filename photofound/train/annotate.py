@@ -22,6 +22,7 @@ from photofound.data.sources import Raw
 from photofound.device import resolve_device
 from photofound.edits import colours, geometry
 from photofound.edits.masks import grabcut
+from photofound.errors import one_line
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _image_to_text(name: str) -> Callable[[np.ndarray], str]:
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)[:160]
         raise ValueError(f"captioner: {name!r} cannot be loaded ({reason}); see --help for what it may be") from None
     device = resolve_device("auto")
     model.to(device)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound.card import record
+from photofound.errors import one_line
 from photofound.signals import handled
 from photofound.train import checkpoint, optim
 from photofound.train.distributed import Engine, World, resolve_device, seed_of, spread, whole
@@ -366,7 +367,7 @@ class Trainer:
                 {name: spread(value, layout.get(name, value)) for name, value in tensors["model"].items()}
             )
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise ValueError(f"resume: {path} is of another model ({reason}); use the config it has") from None
         for name, average in self.ema.average.items():
             average.copy_(spread(tensors["ema"][name], average))
