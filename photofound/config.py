@@ -99,10 +99,10 @@ _DEEPEST = 50
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values from YAML. Aliases may be used, but what they stand for is bounded (20,000 values, 50 deep), or ten
-    lines could stand for ten billion values.
+    """Plain values from YAML. Aliases may be used. The values that they expand to are bounded (20,000, 50 deep): ten
+    lines could expand to ten billion.
 
-    Raises ValueError for what is no YAML, larger, or would build objects.
+    Raises ValueError for text that is not YAML, exceeds the bounds, or would build objects.
     """
     import yaml
 

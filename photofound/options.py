@@ -98,12 +98,12 @@ class _Source:
         return _Source.of(f"{module}.{name}").find(rest) if rest else _Source.of(module).find(name)
 
     def comment(self, node: ast.AST) -> str:
-        """What stands behind a field as a comment."""
+        """The comment behind a field."""
         assert isinstance(node, ast.AnnAssign) and node.end_lineno is not None
         return self.lines[node.end_lineno - 1][node.end_col_offset :].partition("#")[2].strip()
 
     def default(self, node: ast.expr) -> str:
-        """A default as YAML; what is no plain value as Python has it."""
+        """A default as YAML; one that is not a plain value as Python source."""
         if isinstance(node, ast.Call) and node.keywords:  # field(default_factory=...)
             factory = node.keywords[0].value
             if isinstance(factory, ast.Lambda):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from photofound.card import record
 from photofound.train import distributed
-from photofound.train.distributed import Engine, World, seed_of, spread, whole
+from photofound.train.distributed import Engine, World, seed_of, shard_like, whole
 from photofound.train.trainer import Trainer
 
 pytestmark = pytest.mark.slow  # whole runs, in processes of their own
@@ -153,7 +153,7 @@ def test_seeds_are_the_same_everywhere_and_differ_in_every_part():
 
 def test_what_is_not_sharded_stays_as_it_is():
     value = torch.ones(3)
-    assert whole(value) is value and spread(value, torch.zeros(3)) is value
+    assert whole(value) is value and shard_like(value, torch.zeros(3)) is value
 
 
 def test_trackers_that_are_missing_say_how_to_get_them(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from photofound import cli
 from photofound.train import estimate
-from photofound.train.estimate import Measured, Offer, Phase
+from photofound.train.estimate import Budget, Measured, Phase
 from photofound.train.settings import TrainConfig
 
 
@@ -33,8 +33,8 @@ class Absent(Toy):
         raise FileNotFoundError("model.vae: nowhere does not exist")
 
 
-def lines(stage=Toy, plan=None, offer=None, config=None):
-    said = estimate.dry_run(config or Config(), stage, plan, offer or Offer())
+def lines(stage=Toy, plan=None, budget=None, config=None):
+    said = estimate.dry_run(config or Config(), stage, plan, budget or Budget())
     return {line.split()[0].rstrip(":"): line for line in said}
 
 
@@ -60,7 +60,7 @@ class Shrinking(Toy):
 
 
 def test_every_phase_counts_by_its_share_of_the_run():
-    said = lines(Shrinking, config=Turning(), offer=Offer(gpus=2, tflops=1e-10))
+    said = lines(Shrinking, config=Turning(), budget=Budget(gpus=2, tflops=1e-10))
     assert said["FLOPs"] == lines()["FLOPs"]  # per sample: the same at both ends
     flops = int(re.search(r"(\d+) FLOP per sample", said["FLOPs"])[1])
     samples = 1000 * (0.75 * 8 + 0.25 * 4)
@@ -70,24 +70,24 @@ def test_every_phase_counts_by_its_share_of_the_run():
 
 def test_time_and_cost_follow_from_the_speed_of_a_gpu():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1)
-    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Budget(gpus=5, price=2.0)))
     assert "9,000 steps of 1,000 = 9,000,000 samples" in said
     assert "5.0 hours on 5 GPU(s), each as fast as this device" in said and "50.00 at 2 per GPU and hour" in said
     phases = [Measured(0.75, 1000, 2e15, 10.0), Measured(0.25, 250, 8e15, 40.0)]
-    said = "\n".join(estimate._whole_run(train, phases, Offer(gpus=10, price=2.0, tflops=500)))
+    said = "\n".join(estimate._whole_run(train, phases, Budget(gpus=10, price=2.0, tflops=500)))
     assert "1.8 hours on 10 GPU(s), at 500 TFLOP/s each" in said and "35.00 at 2 per" in said
     assert "9,000 steps of 250 to 1,000 = 7,312,500 samples" in said
 
 
 def test_minutes_limit_time_and_cost():
     train = replace(Config().train, steps=9000, batch_size=1000, micro_batches=1, minutes=150.0)
-    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Offer(gpus=5, price=2.0)))
+    said = "\n".join(estimate._whole_run(train, [Measured(1.0, 1000, 2e12, 10.0)], Budget(gpus=5, price=2.0)))
     assert "2.5 hours on 5 GPU(s)" in said and "ends it after 50% of its steps" in said and "25.00 at 2" in said
 
 
 def test_muon_is_counted_on_every_gpu():
     planned = [cost(work=1e12, update=4e12, counted=("transformer", "muon"), missing=("autoencoder",))]
-    said = lines(Absent, lambda config: planned, Offer(gpus=4, tflops=100))
+    said = lines(Absent, lambda config: planned, Budget(gpus=4, tflops=100))
     assert said["optimizer"] == "optimizer   4 TFLOP a step on every GPU, 67% of the work"
     assert "transformer, muon; not counted, since it is not here: autoencoder" in said["counted"]
     assert f"{1000 * (8 * 1e12 / 4 + 4e12) / 100e12 / 60:.1f} minutes on 4 GPU(s)" in said["time"]
@@ -108,9 +108,9 @@ def test_a_dry_run_tries_the_export_and_says_what_the_disk_needs():
 
 
 def test_a_model_that_is_too_large_or_not_here_is_still_planned():
-    small = lines(Absent, lambda config: [cost(parameters=1000)], Offer(gpus=8, price=3, tflops=400))
+    small = lines(Absent, lambda config: [cost(parameters=1000)], Budget(gpus=8, price=3, tflops=400))
     assert small["not"] == "not measured: model.vae: nowhere does not exist"
-    huge = lines(Toy, lambda config: [cost(parameters=10**15)], Offer(gpus=8, price=3, tflops=400))
+    huge = lines(Toy, lambda config: [cost(parameters=10**15)], Budget(gpus=8, price=3, tflops=400))
     assert "training takes at least" in huge["not"] and "256 tokens, 400 GFLOP a forward pass" in huge["plan"]
     hours = 1000 * 8 * 3 * 4e11 / (8 * 400e12) / 3600
     assert f"{hours * 60:.1f} minutes on 8 GPU(s), at 400 TFLOP/s each" in huge["time"]

@@ -72,7 +72,7 @@ def run(stage: str, argv: Sequence[str]) -> int:
     The stage, and torch with it, is imported when its words make sense: ``--help``, a misspelt option and a missing
     configuration file answer before. Raises ValueError and OSError for those, SystemExit after the help.
     """
-    if stage != "evaluate":  # which imports nothing heavy by itself
+    if stage != "evaluate":  # its module imports no torch
         text = Path(__file__).with_name(f"{stage}.py").read_text(encoding="utf-8")
         args, _ = parser(stage, ast.get_docstring(ast.parse(text))).split(argv)
         if args.config:
@@ -105,7 +105,7 @@ def launch(
     except (ValueError, OSError) as error:
         line = f"photofound: {one_line(error)}"
         print(line, file=sys.stderr)
-        _tell_launcher(line)
+        _write_for_launcher(line)
         return 2
     return 0 if finished else STOPPED
 
@@ -115,9 +115,9 @@ def _name_of(config_class: type) -> str:
     return Path(sys.modules[config_class.__module__].__file__ or "").stem
 
 
-def _tell_launcher(line: str) -> None:
-    """Put the line where torchrun, and ``accelerate launch`` with several processes, look for what to say at their end:
-    else it stands far above their own lines."""
+def _write_for_launcher(line: str) -> None:
+    """Write the line to the file whose text torchrun, and ``accelerate launch`` with several processes, print at their
+    end. Otherwise it stands far above their own lines."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
 
@@ -171,8 +171,8 @@ def _dry_run(
 ) -> int:
     from photofound.train import estimate
 
-    offer = estimate.Offer(args.gpus, args.price, args.tflops)
-    for line in estimate.dry_run(config.load(config_class, args.config, list(overrides)), stage_class, plan, offer):
+    budget = estimate.Budget(args.gpus, args.price, args.tflops)
+    for line in estimate.dry_run(config.load(config_class, args.config, list(overrides)), stage_class, plan, budget):
         if os.environ.get("RANK", "0") == "0":
             print(line, flush=True)
     return 0

@@ -75,7 +75,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything ``photofound train autoencoder`` can be told."""
+    """The options of ``photofound train autoencoder``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

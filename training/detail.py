@@ -35,7 +35,7 @@ from photofound.train.settings import TrainConfig
 
 L1 = 0.5  # weight of the mean absolute error in the hole
 _AT_ONCE = 32  # guesses that are sampled together
-_LOOK_EVERY = 200  # batches after which the folders are looked at again, since they may still be filled
+_REFRESH_EVERY = 200  # batches after which new shards are taken in, since the folders may still be filled
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything ``photofound train detail`` can be told."""
+    """The options of ``photofound train detail``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -127,7 +127,7 @@ class DetailStage:
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Batch:
         """One folder's samples, mirrored and turned; larger crops in smaller batches."""
         self.drawn += 1
-        if self.drawn % _LOOK_EVERY == 0:
+        if self.drawn % _REFRESH_EVERY == 0:
             self._refresh()
         cpu = torch.Generator().manual_seed(random_int(2**31, generator))
         shares = torch.tensor([float(len(store)) for store in self.stores])

@@ -141,7 +141,7 @@ class DistillStage(EditStage):
 
     @staticmethod
     def _check_tasks(config: Config) -> None:
-        """Refuse what the teacher cannot teach; a task with one right answer is learnt from that."""
+        """Raise ValueError for tasks that the teacher cannot teach. One with one right answer needs no teacher."""
         for name, folder in (("start", config.teacher), ("distill.student", config.distill.student)):
             if folder and not Path(folder).is_dir() and folder.count("/") != 1:
                 raise FileNotFoundError(f"{name}: {folder} does not exist; name a pipeline folder or a Hub id")
@@ -238,8 +238,8 @@ class DistillStage(EditStage):
 
     def _adversarial(self, made: Tensor, batch: Batch, hole: Tensor, last: Tensor, loss: Tensor) -> dict[str, Tensor]:
         """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture: it is
-        decoded and pasted, and told from the photograph on the features of a frozen network, in the hole (LADD does so
-        on those of a frozen diffusion model, arXiv:2403.12015)."""
+        decoded and pasted, and the critic compares it with the photograph, in the hole, on the features of a frozen
+        network (LADD uses those of a frozen diffusion model, arXiv:2403.12015)."""
         chosen = last.nonzero()[:, 0]
         critic: Any = self.module["critic"]
         if not len(chosen):  # the same weights have a gradient in every process: shards are summed together
@@ -256,7 +256,7 @@ class DistillStage(EditStage):
         return terms
 
     def validate(self) -> dict[str, Tensor]:
-        """``val_loss``: this stage's loss on what is held out, always with the same noise and times."""
+        """``val_loss``: this stage's loss on the held-out photographs, always with the same noise and times."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return {"val_loss": self.loss(self.validation_batch)[0]}
@@ -284,7 +284,7 @@ class DistillStage(EditStage):
         if seen and seen["referenced"].shape == taught.shape and seen["referenced"].dtype == torch.bool:
             twice["reference"] = torch.cat([seen["reference"], seen["reference"]])
             twice["referenced"] = torch.cat([seen["referenced"], torch.zeros_like(seen["referenced"])])
-        # Else they are the rows that have one, which lie in the first branch, or one for all, which nobody has.
+        # Otherwise they are the rows that have one, which lie in the first branch, or one for all that no sample has.
         few |= seen
         given |= self.reference_inputs(self.student, condition)
         both = torch.cat([taught, torch.full_like(taught, n)])  # rows of the text: their own, none
@@ -308,7 +308,7 @@ class DistillStage(EditStage):
     # ------------------------------------------------------------------------------------------------------- results
 
     def sheet(self) -> np.ndarray:
-        """One row per edit: what is given, the teacher after its steps, the student after its own, the target."""
+        """One row per edit: the canvas, the teacher after its steps, the student after its own, the target."""
         count, guidance = (
             2 * len(self.mixer.shares),
             max(self.options.guidance[0], self.pipeline.config.default_guidance),
@@ -319,11 +319,11 @@ class DistillStage(EditStage):
             pipeline.sample(condition, steps, guidance, [torch.Generator().manual_seed(i) for i in range(count)])
             for pipeline, steps in ((self.teacher_pipeline, 20), (self.pipeline, self.options.phases))
         ]
-        shown = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
-        return sheets.sheet([list(pictures) for pictures in zip(shown, *made, sample.pixels, strict=True)])
+        canvas = condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole
+        return sheets.sheet([list(pictures) for pictures in zip(canvas, *made, sample.pixels, strict=True)])
 
     def export(self, folder: Path) -> None:
-        """Save the student as a pipeline; a LoRA is merged into it, and lies in ``lora/`` by itself, too. The teacher
+        """Save the student as a pipeline; a LoRA is merged into it, and saved in ``lora/``, too. The teacher
         is saved as ``teacher/``."""
         pipeline = self.pipeline
         if self.options.lora_rank:

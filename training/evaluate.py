@@ -29,7 +29,7 @@ KEY = "blind-key.json"
 MODEL = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<source>.+?)(?P<teacher>:teacher)?(?:@(?P<steps>\d+))?")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Every option, without importing anything heavy."""
     made = Parser(prog="photofound eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument

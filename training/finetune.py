@@ -4,7 +4,7 @@
 
 PHOTOS is a folder of pictures (beside each, where there is one, its caption NAME.txt and its mask NAME.mask.png; or a
 metadata.jsonl), of tars or parquet files, or a dataset on the Hub. Three photographs are enough. docs/finetuning.md
-tells what to choose and what to expect.
+says what to choose and what to expect.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class FinetuneStage(AdaptedStage):
         return importance(matte, self.config.loss.object_weight, self.config.loss.background_weight)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss; beside it, when it is due, the losses on what is held out."""
+        """The training loss; in the log, when due, also the losses on held-out photographs."""
         measured = self.measure_if_due(batch.progress)
         loss, logs = flow_matching_loss(self, batch)
         return loss, logs | measured

@@ -74,7 +74,7 @@ class Config(settings.EditConfig):
 def read(folder: str, short_side: int, limit: int | None = None) -> tuple[list[Photograph], list[Photograph]]:
     """Preferred and rejected results, pair by pair; the matte of either is what the edit repainted.
 
-    A pair of which one is missing, damaged or of another size than the other is left out and named in the log.
+    A pair is left out, and named in the log, where one result is missing, damaged or of another size.
 
     Raises ValueError when there is no pair, or when more than 1 % of them are damaged.
     """

@@ -45,7 +45,7 @@ from photofound.train.annotate import AnnotateConfig
 
 @dataclass(frozen=True)
 class PrepareConfig(AnnotateConfig):
-    """What is kept of a collection, and what is added to it."""
+    """Which photographs are kept, and what is added to them."""
 
     source: dict[str, Any] = field(default_factory=dict)  # columns of SRC: image, captions, mask, foreground, ...
     min_side: int = 256  # drop what has a shorter side
@@ -137,8 +137,8 @@ def inspect(settings: PrepareConfig, key: str, sample: Raw | Damaged) -> dict[st
             return line | {"dropped": "too small", "why": f"{width}x{height}"}
         if max(width, height) > settings.max_aspect * min(width, height):
             return line | {"dropped": "too long", "why": f"{width}x{height}"}
-        shown = min(512, min(width, height)) if settings.scorer else 64
-        pixels, _ = decode(sample.image, scaled((width, height), shown), sample.mask, sample.name)
+        side = min(512, min(width, height)) if settings.scorer else 64
+        pixels, _ = decode(sample.image, scaled((width, height), side), sample.mask, sample.name)
     except Exception as error:
         return line | {"dropped": "damaged", "why": error_text(error)}
     if settings.scorer:
@@ -167,7 +167,7 @@ def write(job: Job, unit: int) -> None:
 
 
 def _write_part(job: Job, name: str, samples: Sequence[tuple[str, Raw]]) -> dict[str, Any]:
-    """One tar, and what is in it."""
+    """Write one tar; returns its entry and a line per sample."""
     lines, written = [], []
     for key, sample in samples:
         try:
@@ -284,7 +284,7 @@ def _begin(job: Job, count: int) -> None:
 
 
 def _choose(job: Job, count: int) -> list[dict[str, Any]]:
-    """Find duplicates over all units, and tell each unit what is kept of it. Returns what is dropped."""
+    """Find duplicates over all units, and write for each unit which samples are kept. Returns the dropped ones."""
     lines = [line for unit in range(count) for line in json.loads(job.result("scan", unit).read_text())]
     left = [line for line in lines if "dropped" not in line]
     twins = duplicates([line["bits"] for line in left], [line["colours"] for line in left], job.settings.near)

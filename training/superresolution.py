@@ -70,7 +70,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything ``photofound train superresolution`` can be told."""
+    """The options of ``photofound train superresolution``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,7 +1,7 @@
 """Drawn photographs: shaded balls and boxes before plain grounds, the same for everybody, without a file.
 
-For trying a training run (``data.drawn: 24``, training/configs/smoke.yaml) and for tests; nobody learns to see from
-them.
+For trying a training run (``data.drawn: 24``, training/configs/smoke.yaml) and for tests; a model
+learns nothing of the world from them.
 """
 
 from __future__ import annotations

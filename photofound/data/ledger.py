@@ -27,7 +27,7 @@ class Ledger:
         """Note a damaged sample."""
         self.damaged += 1
         what = error_text(reason).removeprefix(f"{name}: ")
-        self._last = " ".join(f"{name[:300]} ({what[:300]})".split())  # a stranger's names are one short line
+        self._last = " ".join(f"{name[:300]} ({what[:300]})".split())  # names come from foreign files: one short line
         logger.warning("data: skipped %s", self._last)
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ class Ledger:
 
 
 def error_text(error: object) -> str:
-    """What an error says, with its kind where that tells more."""
+    """The text of an error, with its kind where the text alone is not clear."""
     if not isinstance(error, Exception) or (isinstance(error, (ValueError, OSError)) and str(error)):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def without_damaged(found: Sequence[T | tuple[str, Exception]]) -> list[T]:
-    """What there is of a collection without its damaged samples, (name, error) each, which are counted and named.
+    """A collection without its damaged samples, which are (name, error) each; they are counted and named in the log.
 
     Raises ValueError when more than 1 % of it are damaged.
     """

@@ -49,7 +49,7 @@ def cut_clean(
     rgb = small.permute(1, 2, 0).numpy()
     mask = segmenter(rgb.astype(np.float32) / 255)
     matte, solid = torch.from_numpy(to_8_bit(mask))[None], mask > 0.5
-    # GrabCut's mattes never reach the frame: of an object that does, they end where it is told that there is none.
+    # GrabCut takes the outermost frame for ground. The matte of an object that touches the frame ends there.
     frame = math.ceil((GRABCUT_FRAME + 0.01) * min(solid.shape)) if segmenter is grabcut else 1
     if object_box(matte, frame) == (0, 0, 0, 0) or not 0.05 < float(solid.mean()) < 0.7:
         return None

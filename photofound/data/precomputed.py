@@ -1,5 +1,5 @@
-"""Text embeddings and latents that are made once, before training: how a sample's file holds them, and how training
-makes sure that they are what it would have computed itself.
+"""Text embeddings and latents that are computed once, before training: the file that holds them, and the check that
+training would compute the same.
 
 An embedding is of one caption, word for word, by a frozen text encoder, and is found by the caption. Latents are of the
 middle of the whole picture, scaled to cover its bucket: they take the place of encoding the target only where a batch
@@ -38,7 +38,8 @@ def pack(embeddings: Mapping[str, Tensor], latents: Tensor | None = None) -> byt
 
 
 def unpack(file: bytes | None) -> tuple[dict[str, Tensor], Tensor | None]:
-    """What ``pack`` was given, at half precision; nothing of no file. Raises ValueError for another file."""
+    """The embeddings and latents of a file of ``pack``, at half precision; of None nothing. Raises ValueError for any
+    other file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -62,8 +63,9 @@ def latents_fingerprint(vae: Any, side: int, multiple: int, widest: float) -> di
 
 
 def network_fingerprint(network: nn.Module, *facts: object) -> str:
-    """16 hex digits that tell networks apart by their weights, in whatever precision and under whatever names they are
-    kept, and by what else is given. Of large tensors 4,096 values count, spread evenly."""
+    """16 hex digits that differ for networks with different weights or other ``facts``.
+
+    The precision and the names of the weights do not count. Of large tensors 4,096 values are used, spread evenly."""
     digests = set()
     for tensor in network.state_dict().values():
         flat = tensor.detach().flatten()

@@ -1,6 +1,6 @@
 """Where photographs are read from: image folders, parquet, WebDataset tars and Hub ids, all as rows of ``datasets``.
 
-A row is still encoded: opening a source decodes nothing, and ``raw`` says which of its columns is what.
+A row is still encoded: opening a source decodes nothing. ``raw`` finds the picture, the mask and the captions in a row.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
 
 
 class _Listed(NamedTuple):
-    """A row of an image folder: what is said of it, and its files by column."""
+    """A row of an image folder: its metadata, and its files by column."""
 
     row: dict[str, Any]
     files: dict[str, Path]
@@ -183,7 +183,7 @@ def _folder(folder: Path, part: int) -> list[list[_Listed]]:
     Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
     folders below it, as ``datasets`` does; without one, every image is a row, with the files beside it that are named
     like it: its caption ``NAME.txt``, its mask ``NAME.mask.png`` (or any other suffix of a picture). Hidden files are
-    none of it, and what else is passed over is said.
+    left out, and a warning names the other files that are not read.
     """
     rows: list[_Listed] = []
     tables = sorted(folder.rglob("metadata.jsonl"))
@@ -241,9 +241,9 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def raw(row: Mapping[str, Any], source: Source) -> Raw:
-    """What a row holds. Only what is in it counts: text in it is never opened, be it a path or a URL.
+    """The sample in a row. A text in it is never opened as a path or a URL.
 
-    Raises whatever what reads it raises when it is damaged, ValueError for a column that it lacks.
+    Raises ValueError for a column that it lacks, and the errors of its readers when it is damaged.
     """
     name = str(row.get("name") or row.get("__key__") or "a sample")
     if DAMAGED in row:

@@ -4,7 +4,7 @@
     for sample in stream:  # an edit.Sample in the shape of one bucket; without end
 
 Each process has one reader, which goes through its share of the sources and sorts files, still encoded, into batches of
-one shape; workers decode them. Reading is a small part of the work, and since the reader alone decides the order, a run
+one shape; workers decode them. Reading is a small part of the work. The reader alone decides the order, so a run
 gives the same batches with any number of workers, also when it is resumed with another number.
 """
 
@@ -43,8 +43,8 @@ class Stream:
         enlarge: photographs that would have to be enlarged more than this are passed over.
         flip: mirror every other photograph; not for products with words on them.
         max_pixels: larger photographs count as damaged; nothing is decoded of them.
-        precomputed: ``text``, ``latents`` or both: what is read that ``photofound train prepare`` computed, besides the
-            pixels. With ``latents`` every picture is shown as its latents are, its middle, unmirrored.
+        precomputed: ``text``, ``latents`` or both: read them from the shards, where ``photofound train prepare`` has
+            put them. With ``latents`` every crop is the middle of its picture, not mirrored, like its latents.
         log: a file that names every damaged sample, besides the log of Python.
     """
 

@@ -19,7 +19,7 @@ from photofound import files
 from photofound.errors import first_line
 
 EMBEDDED = Path(__file__).parents[1] / "weights" / "nano"  # the model that comes along, in diffusers layout
-_WINDOW, _MARGIN = 96, 16  # in latents: what is coded at once, and more than a receptive field's reach around it
+_WINDOW, _MARGIN = 96, 16  # in latents: the side of a window, and a margin beyond the receptive field
 
 
 def load(source: str | None) -> Any | None:
@@ -29,7 +29,7 @@ def load(source: str | None) -> Any | None:
         source: a folder, a Hub id ``owner/name``, or ``owner/name/vae`` for one that lies inside a pipeline;
             ``embedded``: that of the embedded model. None or ``none``: no autoencoder, pixel space.
 
-    Raises FileNotFoundError when it is not to be had, ValueError when it is no autoencoder.
+    Raises FileNotFoundError when it does not exist, ValueError when it is not an autoencoder.
     """
     source = resolved(source)
     if source is None:
@@ -55,7 +55,7 @@ def load(source: str | None) -> Any | None:
 
 
 def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | None:
-    """What ``factor`` and ``channels`` need of an autoencoder, without its weights, to plan a run.
+    """An autoencoder without its weights, for ``factor`` and ``channels``, to plan a run.
 
     Args:
         source: as in ``load``; only a folder's configuration is read.
@@ -82,7 +82,7 @@ def outline(source: str | None, latent: Sequence[int] | None = None) -> Any | No
 
 
 def resolved(source: str | None) -> str | None:
-    """What the two words stand for, wherever the package is installed; anything else as it is."""
+    """The path that ``embedded`` stands for, None for ``none``; anything else as it is."""
     return {"none": None, "embedded": str(EMBEDDED / "vae")}.get(source or "none", source)
 
 
@@ -173,7 +173,7 @@ def decode(vae: Any | None, latents: Tensor, clamp: bool = True) -> Tensor:
 
 def _is_local(vae: Any) -> bool:
     """Whether each output depends on a small neighbourhood only: convolutions and per-position norms, no attention, no
-    group norm. Large pictures can then be coded window by window without a trace; other autoencoders have
+    group norm. Large pictures can then be coded window by window without seams; other autoencoders have
     ``enable_tiling`` for that."""
     if type(vae).__name__ == "AutoencoderTiny":
         return True
@@ -184,8 +184,8 @@ def _is_local(vae: Any) -> bool:
 def _windowed(
     code: Callable[[Tensor], Tensor], x: Tensor, unit: int, ratio: tuple[int, int], out_channels: int
 ) -> Tensor:
-    """Apply ``code`` to windows of (B, C, H, W), each with a margin that it forgets; small inputs go through in one
-    piece.
+    """Apply ``code`` to windows of (B, C, H, W), each with a margin that is cut off afterwards; small inputs go through
+    in one piece.
 
     Args:
         unit: input pixels per latent.

@@ -132,7 +132,7 @@ def contrastive_term(prediction: Tensor, target: Tensor, hole: Tensor, known_wei
         prediction, target: (B, C, h, w) velocities, B >= 2.
         hole: (B, 1, H, W) in [0, 1].
 
-    Raises ValueError for a single sample, which has no other to be told from.
+    Raises ValueError for a single sample: there is no other to compare it with.
     """
     if len(prediction) < 2:
         raise ValueError("recipe.contrastive: needs two samples at a time; raise train.batch_size")

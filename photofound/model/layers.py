@@ -205,8 +205,8 @@ class Attention(nn.Module):
         """x (B, T, D); text_kv from `encode_text`, of batch B or 1; mask (B, 1, 1, L + T), True = may be seen;
         reference_kv and referenced as in `ReferenceAttention`."""
         q, k, v = self.img_qkv_proj(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, T, N, d) each
-        placeless = self.norm_q(q)
-        q = rotate(placeless, rope, v.dtype)
+        unrotated = self.norm_q(q)  # without positions, for the reference
+        q = rotate(unrotated, rope, v.dtype)
         k = rotate(self.norm_k(k), rope, v.dtype)
         text_k, text_v = (t.expand(x.shape[0], -1, -1, -1) for t in text_kv)  # (B, L, N, d)
         # Keys and values have to be copied to be joined, so they are copied head by head, which the kernel reads 5 %
@@ -218,7 +218,7 @@ class Attention(nn.Module):
         if reference_kv is None:
             return out
         assert self.reference is not None, "keys of a reference for a block that takes none"
-        return out + self.reference(placeless, reference_kv, referenced)
+        return out + self.reference(unrotated, reference_kv, referenced)
 
 
 class Block(nn.Module):

@@ -202,7 +202,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             attention_mask: (B, L), true where there is text, false where there is padding; None = all text.
             attention_kwargs: {"scale": s} scales the active LoRA adapters; anything else is ignored.
             return_dict: False returns a tuple.
-            condition: (B, condition_channels, H, W), what may be seen of the picture and what is to be painted. None
+            condition: (B, condition_channels, H, W), the canvas and the hole (`fold_condition`). None
                 is the same as zeros.
             task: (B,) indices into `tasks`, or one int for all (cheaper: no gather). None = 0.
             strength: (B,) or (1,) in [0, 1], how much of the canvas is to be trusted. None adds nothing.
@@ -357,8 +357,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load as in diffusers. Raises ValueError where the weights are not exactly those of the configuration: what is
-        missing would be random, what is unknown would be lost."""
+        """Load as in diffusers. Raises ValueError where weights are missing, which would be random, or unknown, which
+        would be lost."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         for kind in ("missing", "unexpected", "mismatched"):
             if keys := info.get(f"{kind}_keys"):

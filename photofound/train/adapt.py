@@ -1,4 +1,4 @@
-"""Stages that adapt a trained model: what of it is trained, what is measured on the way, what is written.
+"""Stages that adapt a trained model: they freeze a part of it, measure held-out photographs, and write the result.
 
 Fine-tuning and preferences share this; distillation takes its LoRA from here.
 """
@@ -106,7 +106,7 @@ def without_adapters(transformer: Any) -> Iterator[None]:
 
 
 class AdaptedStage(EditStage):
-    """A trained model, of which some weights are frozen, measured on what is held out. A subclass adds ``measure`` and
+    """Trains some weights of a trained model, and measures it on held-out photographs. A subclass adds ``measure`` and
     ``loss``.
 
     Attributes:
@@ -178,7 +178,7 @@ class AdaptedStage(EditStage):
 
 
 def plan_adapted(config: Any) -> list[Phase]:
-    """What one sample takes, with what is frozen and the LoRA: see ``photofound.train.plan``."""
+    """The plan of a run with frozen weights and a LoRA: see ``photofound.train.plan``."""
     filled = with_start(config)
     return plan(filled, lambda module: adapt(module, filled.model))
 

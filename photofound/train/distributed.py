@@ -1,9 +1,8 @@
-"""The processes of a run and how they share a model: ``accelerate``, reduced to what the training loop needs.
+"""The processes of a run and how they share a model: the part of ``accelerate`` that the training loop needs.
 
 One process, DDP (each process holds the whole model), FSDP2 (weights, gradients and optimizer state are spread over
 all processes) or HSDP (spread within groups, repeated across them). Launched by ``photofound train``, ``accelerate
-launch`` or torchrun alike: the number of processes is the launcher's, the way they share a model is the
-configuration's.
+launch`` or torchrun: the launcher decides how many processes there are, the configuration how they share a model.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TRACKERS = {"tensorboard": "pip install 'photofound[train]'", "wandb": "pip inst
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run: what a stage needs to know to read its own share of the data."""
+    """Which of the run's processes this is. A stage needs it to read its own share of the data."""
 
     rank: int = 0
     size: int = 1
@@ -37,13 +36,13 @@ class World:
 
 
 def seed_of(*parts: object) -> int:
-    """A seed made of anything that can be written down: the same in every process and in every run."""
+    """A seed made of values that have a text: the same in every process and in every run."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest()
     return int.from_bytes(digest)
 
 
 class Engine:
-    """What the loop asks of its processes. Every method is called by all of them, in the same order.
+    """What the loop needs of its processes. All of them call every method, in the same order.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; of several processes on a node each takes the GPU of its local rank.
@@ -53,7 +52,7 @@ class Engine:
         trackers: names of ``TRACKERS``; they write below ``folder``.
 
     Raises:
-        ValueError: for sharding that would not take place, and for a tracker that is not installed.
+        ValueError: sharding would not take place, or a tracker is not installed.
     """
 
     def __init__(
@@ -73,7 +72,9 @@ class Engine:
         processes = int(os.environ.get("WORLD_SIZE", 1))
         place = resolve_device(device)
         _require(trackers)
-        AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run decides for all its runs
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # a process may start several runs, each with settings of its own
         self.accelerator = Accelerator(
             cpu=place.type == "cpu",
             device_placement=False,  # stages are built on ``world.device``, which may be a named GPU
@@ -102,9 +103,9 @@ class Engine:
         """Share ``module`` among the processes.
 
         Returns:
-            ``call``, in which ``call(function, *args)`` is ``function(*args)`` with the module's weights at hand, and
-            the optimizers, which now hold the weights of this process. Whatever uses the weights goes through it:
-            that is where gradients are averaged, shards gathered and precision set.
+            ``call`` and the optimizers, which now hold this process's part of the weights. ``call(function, *args)``
+            returns ``function(*args)``. Everything that uses the weights must go through ``call``: it averages
+            gradients, gathers shards and sets the precision.
         """
         if self.sharded:
             for parameter in module.parameters():
@@ -148,16 +149,16 @@ class Engine:
         return total[0], total[1] > 0
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         self.accelerator.wait_for_everyone()
 
     def first_on_node(self) -> AbstractContextManager:
-        """Around what a node's first process does before its others: filling caches, downloading."""
+        """Within the block the node's first process goes first: it fills caches and downloads."""
         return self.accelerator.local_main_process_first()
 
     @contextlib.contextmanager
     def unsharded(self) -> Iterator[None]:
-        """Within the block the weights are at hand outside of each block's forward, too, as sampling wants them."""
+        """Within the block every process holds whole weights, also outside of forward passes. Sampling needs that."""
         from torch.distributed.fsdp import FSDPModule
 
         units = [unit for unit in self._model.modules() if isinstance(unit, FSDPModule)] if self.sharded else []
@@ -173,7 +174,7 @@ class Engine:
 
     @contextlib.contextmanager
     def gathered(self, module: nn.Module) -> Iterator[None]:
-        """Within the block a sharded module holds whole weights, on the CPU, as a file of it does."""
+        """Within the block a sharded module holds whole weights on the CPU, for saving."""
         if not self.sharded:
             yield
             return
@@ -212,8 +213,9 @@ class Engine:
 
 
 class _Call(nn.Module):
-    """``module`` behind a forward that calls whatever it is given, in bfloat16 on the device type ``autocast``:
-    DDP and FSDP act around a forward."""
+    """Calls a function inside its ``forward``, since DDP and FSDP do their work around a forward.
+
+    ``autocast`` is the device type that computes in bfloat16; None = no autocast."""
 
     def __init__(self, module: nn.Module, autocast: str | None) -> None:
         super().__init__()
@@ -225,12 +227,12 @@ class _Call(nn.Module):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all of a sharded one, on the CPU (every process must call it)."""
+    """The tensor; of a sharded one all of it, on the CPU (every process must call this)."""
     gather = getattr(tensor.detach(), "full_tensor", None)  # a DTensor
     return tensor if gather is None else gather().cpu()
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor in the layout of ``like``: itself, or this process's shard of it."""
     mesh, placements = getattr(like, "device_mesh", None), getattr(like, "placements", None)
     if mesh is None:
@@ -241,7 +243,7 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _sharding(parallel: str, shard_size: int | None, processes: int, precision: str) -> dict[str, Any]:
-    """What ``Accelerator`` must be told to shard."""
+    """The arguments of ``Accelerator`` for sharding."""
     if parallel == "ddp":
         return {}
     from accelerate import FullyShardedDataParallelPlugin
@@ -266,8 +268,9 @@ def _sharding(parallel: str, shard_size: int | None, processes: int, precision: 
 
 
 def _check_launcher(environment: Mapping[str, str]) -> None:
-    """``accelerate launch --cpu`` starts one process, however many it was asked for, unless it is given MPI: it names
-    the address where several would meet (``MASTER_ADDR``), and nobody else comes."""
+    """Raise ValueError where ``accelerate launch --cpu`` was asked for several processes and started one.
+
+    It does so without MPI; it then sets ``MASTER_ADDR``, where several processes would meet, but no rank."""
     several = "MASTER_ADDR" in environment and environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
     ranks = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     if several and not any(name in environment for name in ranks):
@@ -278,7 +281,7 @@ def _check_launcher(environment: Mapping[str, str]) -> None:
 
 
 def _check_sharding(parallel: str, active: str, processes: int, device: torch.device) -> None:
-    """accelerate leaves its FSDP plugin aside without a word on CPUs and in a single process; we do not."""
+    """Raise ValueError where accelerate does not shard as asked: it says nothing on CPUs and in a single process."""
     if parallel != "ddp" and active != "FSDP":
         raise ValueError(
             f"train.parallel: {parallel} is not active, accelerate runs {processes} process(es) on {device.type} as "

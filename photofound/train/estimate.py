@@ -28,9 +28,9 @@ MUON_STEPS = 5  # of Newton-Schulz
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What is asked about: how many GPUs, at what price per hour each, sustaining how many TFLOP/s each (None: as fast
-    as the device of the dry run)."""
+class Budget:
+    """The GPUs that the estimate is for: how many, the price of each per hour, and the TFLOP/s that each sustains
+    (None: as fast as the device of the dry run)."""
 
     gpus: int | None = None
     price: float | None = None
@@ -44,7 +44,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run in which all steps are alike, as far as shapes alone tell.
+    """A part of a run in which all steps have the same shapes and terms.
 
     Attributes:
         parameters: of the transformer.
@@ -83,13 +83,16 @@ class Measured:
 
 
 def dry_run(
-    config: Any, stage_class: Callable[[Any, World], Stage], plan: Callable[[Any], Sequence[Phase]] | None, offer: Offer
+    config: Any,
+    stage_class: Callable[[Any, World], Stage],
+    plan: Callable[[Any], Sequence[Phase]] | None,
+    budget: Budget,
 ) -> Iterator[str]:
-    """Lines for people. Nothing is kept.
+    """The estimate, line by line. No file is kept.
 
     Args:
         config: the stage's configuration, with ``train``, and ``turns`` where its steps change on the way.
-        plan: what the stage can say without weights, data or memory.
+        plan: the stage's phases, computed without weights, data or memory.
 
     Raises ValueError and OSError for what would stop the run itself, unless a plan can still answer.
     """
@@ -110,15 +113,15 @@ def dry_run(
         if not planned:
             raise
         yield f"not measured: {error}"
-        phases = [_expected(phase, train, offer) for phase in planned]
+        phases = [_expected(phase, train, budget) for phase in planned]
         missing = dict.fromkeys(name for phase in planned for name in phase.missing)
         aside = f"; not counted, since it is not here: {', '.join(missing)}" if missing else ""
         if any(phase.update for phase in planned):
             work = sum(phase.share * phase.flops for phase in phases)
-            part = planned[0].update * (offer.gpus or 1) / work
+            part = planned[0].update * (budget.gpus or 1) / work
             yield f"optimizer   {_flop(planned[0].update)} a step on every GPU, {part:.0%} of the work"
         yield f"counted     {', '.join(planned[0].counted)}{aside}; samples, validation and checkpoints come on top"
-    yield from _whole_run(train, phases, offer)
+    yield from _whole_run(train, phases, budget)
 
 
 def muon_flops(shape: Sequence[int]) -> int:
@@ -128,12 +131,12 @@ def muon_flops(shape: Sequence[int]) -> int:
     return MUON_STEPS * (4 * short * short * long + 2 * short**3)
 
 
-def _expected(phase: Phase, train: TrainConfig, offer: Offer) -> Measured:
-    """What a planned phase comes to. The optimizer's work is done by every GPU."""
+def _expected(phase: Phase, train: TrainConfig, budget: Budget) -> Measured:
+    """The figures of a planned phase. Every GPU does the optimizer's work."""
     samples = max(1, round(train.batch_size * phase.batch))
     passes = 4 if train.checkpoint_activations else 3  # forward, backward twice as dear, forward again
     work = passes * phase.flops if phase.work is None else phase.work
-    return Measured(phase.share, samples, samples * work + phase.update * (offer.gpus or 1))
+    return Measured(phase.share, samples, samples * work + phase.update * (budget.gpus or 1))
 
 
 def _check_room(phases: Sequence[Phase], train: TrainConfig) -> None:
@@ -187,7 +190,7 @@ def _measure_step(trainer: Trainer, progress: float, share: float) -> Measured:
 
     device, samples = trainer.device, trainer.update_size(progress)
     mine = len(trainer.own_parts) / trainer.micro_batches
-    trainer.advance(progress)  # does what is done once: compiling, measuring what is held out
+    trainer.advance(progress)  # compiles, and measures held-out photographs: done once
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         trainer.advance(progress)
     start = time.perf_counter()
@@ -209,12 +212,12 @@ def _try_export(trainer: Trainer, folder: Path) -> str:
     return f"{_bytes(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))} the exported model"
 
 
-def _whole_run(train: TrainConfig, phases: Sequence[Measured], offer: Offer) -> Iterator[str]:
+def _whole_run(train: TrainConfig, phases: Sequence[Measured], budget: Budget) -> Iterator[str]:
     """How long, and for how much, by the FLOP of an update or by its seconds here, each phase by its share."""
-    gpus = offer.gpus or 1
-    if offer.tflops:
-        mean = sum(phase.share * phase.flops for phase in phases) / (gpus * offer.tflops * 1e12)
-        speed = f"at {offer.tflops:g} TFLOP/s each"
+    gpus = budget.gpus or 1
+    if budget.tflops:
+        mean = sum(phase.share * phase.flops for phase in phases) / (gpus * budget.tflops * 1e12)
+        speed = f"at {budget.tflops:g} TFLOP/s each"
     elif all(phase.seconds for phase in phases):
         mean = sum(phase.share * (phase.seconds or 0) for phase in phases) / gpus
         speed = "each as fast as this device"
@@ -229,8 +232,8 @@ def _whole_run(train: TrainConfig, phases: Sequence[Measured], offer: Offer) -> 
     yield f"time        {_hours(hours)} on {gpus} GPU(s), {speed}" + (
         f"; train.minutes ends it after {hours / whole:.0%} of its steps" if hours < whole else ""
     )
-    if offer.price:
-        yield f"cost        {hours * gpus * offer.price:,.2f} at {offer.price:g} per GPU and hour"
+    if budget.price:
+        yield f"cost        {hours * gpus * budget.price:,.2f} at {budget.price:g} per GPU and hour"
     else:
         yield "cost        say what a GPU costs per hour with --price"
 

@@ -1,4 +1,5 @@
-"""What is added to the objective while training: token routes, alignment with a vision model, perceptual losses.
+"""Terms that are added to the objective: token routes, alignment with a vision model, perceptual and adversarial
+losses.
 
 Shapes: B batch, C channels, H and W pixels, T tokens or patches. Pictures are RGB in [-1, 1].
 """
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from photofound.model.flow import masked_mean
 from photofound.model.vision import PerceptualNet, VisionModel
 
-SHOWN = 224  # side of the pictures that P-DINO compares
+P_DINO_SIDE = 224  # side of the pictures that P-DINO compares
 _TINY = 1e-12  # of a squared length
 
 
@@ -27,7 +28,7 @@ def sample_route(batch: int, tokens: int, skip: float, generator: torch.Generato
     """(B, T') long: for each sample, which tokens go through every block; drawn uniformly, in ascending order.
 
     TREAD (arXiv:2501.04765) leaves out half of them: ``skip`` = 0.5. For ``EditTransformer(route=...)``.
-    Published: DiT-XL/2 gets to where it was after 400,000 steps 14 times sooner. PRX (1.2 B) reports that it hurts at
+    Published: DiT-XL/2 reaches its quality of 400,000 steps 14 times sooner. PRX (1.2 B) reports that it hurts at
     256 tokens and helps, in quality and in speed, at 1,024 px.
     """
     scores = torch.rand(batch, tokens, generator=generator, device=generator.device)
@@ -51,10 +52,9 @@ class Projector(nn.Sequential):
 def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
     """(B,) minus the mean cosine of corresponding patches, (B, T, C) each, in [-1, 1] (REPA, arXiv:2410.06940).
 
-    Published weight 0.5, block 8 of 28: SiT-XL/2 gets to where it was after 7 million steps 17.5 times sooner. PRX
-    (1.2 B, 256 px): FID 18.2 -> 14.6 with DINOv3 at 12 % fewer steps a second. It helps early and binds later, so it is
-    stopped early (arXiv:2505.16792).
-    """
+    Published weight 0.5, block 8 of 28: SiT-XL/2 reaches its quality of 7 million steps 17.5 times sooner. PRX
+    (1.2 B, 256 px): FID 18.2 -> 14.6 with DINOv3 at 12 % fewer steps a second. It helps early and restrains the model
+    later, so it is stopped early (arXiv:2505.16792)."""
     return -F.cosine_similarity(projected.float(), target.float(), dim=-1).mean(1)
 
 
@@ -64,11 +64,11 @@ def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
 def patch_distance(net: VisionModel, a: Tensor, b: Tensor) -> Tensor:
     """P-DINO (PixelGen, arXiv:2602.02493): (B,) 1 - mean cosine of the patches of two pictures, in [0, 2].
 
-    ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1]; gradients reach both. Published weight 0.01, with DINOv2-B, which is
-    shown them at 224 x 224 pixels; others than squares keep their shape, at as many pixels.
+    ``a`` and ``b``: RGB (B, 3, H, W) in [-1, 1]; gradients reach both. Published weight 0.01, with DINOv2-B at
+    224 x 224 pixels. Pictures that are not square keep their aspect, at as many pixels.
     """
     stretch = math.sqrt(a.shape[-2] / a.shape[-1])
-    grid = tuple(max(1, round(SHOWN / net.side * scale)) for scale in (stretch, 1 / stretch))
+    grid = tuple(max(1, round(P_DINO_SIDE / net.side * scale)) for scale in (stretch, 1 / stretch))
     return 1 + alignment_loss(net.patches(a, (grid[0], grid[1])), net.patches(b, (grid[0], grid[1])))
 
 
@@ -83,7 +83,7 @@ def perceptual_distance(net: PerceptualNet, a: Tensor, b: Tensor) -> Tensor:
 
 
 def distance_of_taps(taps_a: Sequence[Tensor], taps_b: Sequence[Tensor]) -> Tensor:
-    """``perceptual_distance`` of feature maps that are there already, (B,)."""
+    """``perceptual_distance`` of feature maps that are computed already, (B,)."""
     total = torch.zeros(len(taps_a[0]), device=taps_a[0].device)
     for a, b in zip(taps_a, taps_b, strict=True):
         distance: Tensor = _DirectionDistance.apply(a.float(), b.float())
@@ -94,8 +94,8 @@ def distance_of_taps(taps_a: Sequence[Tensor], taps_b: Sequence[Tensor]) -> Tens
 class _DirectionDistance(torch.autograd.Function):
     """|a / |a| - b / |b||^2 over the channels: (B, C, H, W) twice -> (B, H, W). Where a map is 0, so is its direction.
 
-    By hand, since autograd would keep and pass over five maps of the size of ``a``, and passes over these maps are most
-    of what a perceptual loss costs."""
+    Written by hand: autograd would keep five maps of the size of ``a`` and read them again, and reading such maps is
+    most of the cost of a perceptual loss."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ class _DirectionDistance(torch.autograd.Function):
 
 
 class FeatureCritic(nn.Module):
-    """Critics on frozen features at three depths, pictures being told apart where a perceptual network looks (Projected
-    GAN, arXiv:2111.01007): taps of ``PerceptualNet`` -> logits (B, 1, h, w) for each depth."""
+    """Critics on frozen features at three depths of a perceptual network (Projected GAN, arXiv:2111.01007): taps of
+    ``PerceptualNet`` -> logits (B, 1, h, w) for each depth."""
 
     TAPS = {1: 128, 3: 256, 7: 512}  # index of the tap and its channels: 1/4, 1/4 and 1/8 of the resolution
 
@@ -179,9 +179,9 @@ def balanced(term: Tensor, loss: Tensor, at: Tensor) -> Tensor:
     has to be found by hand (VQGAN, arXiv:2012.09841, eq. 7, at the network's output instead of its last layer).
 
     Args:
-        term: scalar, of which the graph behind ``at`` is used up.
-        loss: scalar that stays to be differentiated.
-        at: the tensor that both are functions of.
+        term: scalar; its graph up to ``at`` is freed.
+        loss: scalar; its graph is kept.
+        at: the tensor that both depend on.
 
     Returns:
         A scalar with the value of ``term`` and the balanced gradient with respect to ``at``.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from photofound.train.distributed import spread, whole
+from photofound.train.distributed import shard_like, whole
 
 
 class Optimizers:
@@ -42,7 +42,7 @@ class Optimizers:
         return flat
 
     def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
-        """Restore what ``state_tensors`` gave."""
+        """Restore the tensors that ``state_tensors`` returned."""
         for o, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in flat.items():
@@ -55,9 +55,10 @@ class Optimizers:
 
 
 def matrices(module: nn.Module) -> set[nn.Parameter]:
-    """The parameters that multiply their input, which weight decay is for: those called ``weight``, of two or more
-    dimensions. Biases, gains, embeddings and what else is added or scales by itself is none, also where it is stacked
-    or has a row per task."""
+    """The parameters that weight decay is for: those that multiply their input.
+
+    They are called ``weight`` and have two or more dimensions. Biases, gains and embeddings are not among them, even
+    where they are stacked or have a row per task."""
     return {
         parameter
         for owner in module.modules()
@@ -70,12 +71,12 @@ def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
     """Give moments the layout of their weights: their shard, their memory format.
 
     Files hold them contiguous, and the fused AdamW walks both through memory in one order: with channels_last weights
-    it would pair each weight with another one's moments, without a word.
+    it would silently pair each weight with the moments of another one.
     """
     for weight, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(spread(value, weight))
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(shard_like(value, weight))
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
     """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
 
     Args:
-        module: what is trained.
+        module: the module to train.
         name: ``adamw`` or ``muon``.
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.

@@ -22,15 +22,15 @@ from photofound.train.settings import EditConfig, ModelConfig
 
 
 def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = None) -> list[Phase]:
-    """What one sample takes in this run, early and, where that differs, late in it.
+    """What one sample costs in this run: one phase, or two where pictures grow late in the run.
 
-    Computed on the meta device: no memory, no data, no weights; of ``model.vae``, ``model.start`` and the other
-    networks only a folder's configuration is read, and where they are not here, ``model.latent`` and the other shapes
-    given count. ``parameters``, ``tokens`` and ``flops`` are of the transformer, TREAD's savings included; ``work``
-    counts the frozen networks that are here, too.
+    It is counted on the meta device, without memory, data or weights. Of ``model.vae``, ``model.start`` and the other
+    networks only the configuration in their folder is read. Where there is no such folder, ``model.latent`` and the
+    other shapes of the configuration are used. ``parameters``, ``tokens`` and ``flops`` are those of the transformer,
+    with TREAD's savings; ``work`` counts the frozen networks, too.
 
     Args:
-        adapt: what freezes a part of the weights and adds a LoRA.
+        adapt: a function that freezes a part of the weights and adds a LoRA.
 
     Raises ValueError where the configuration does not fit together.
     """
@@ -41,7 +41,7 @@ def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = Non
 
 @dataclass(frozen=True)
 class _Outline:
-    """A run's networks without their weights, to count what it takes; None for one that is not used or not here."""
+    """A run's networks without their weights. None for one that is not used, or whose folder does not exist."""
 
     config: EditConfig
     transformer: Any
@@ -78,7 +78,7 @@ class _Outline:
         return cls(config, transformer, trained, vae, encoder, *networks)
 
     def phase(self, since: float, until: float) -> Phase:
-        """A sample between two shares of the run."""
+        """What one sample costs between two shares of the run."""
         files, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
         crop, batch = (files.late_crop, files.late_batch) if since >= files.late_from else (files.crop, 1.0)
         factor = autoencoder.factor(self.vae)
@@ -91,7 +91,7 @@ class _Outline:
         weights = dict(self.trained["transformer"].named_parameters())
         lora = sum(p.numel() for name, p in weights.items() if "lora_" in name)
         blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
-        passes = 3 if any(p.requires_grad for p in blocks) else 2  # what is frozen has no gradient of its own
+        passes = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
         passes += self.config.train.checkpoint_activations
         work = float(passes * cost.flops + 6 * lora * cost.tokens)
         counted, missing = ["transformer", *["LoRA"] * bool(lora)], list[str]()
@@ -114,8 +114,8 @@ class _Outline:
         )
 
     def _beside(self, crop: int, aligned: float) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
-        """What a sample goes through beside the transformer: a name, the network, how often (a backward pass counts as
-        one, or two where weights are trained), and how."""
+        """The other networks that a sample goes through: name, network, number of passes (a backward pass counts as
+        one, or as two where weights are trained), and a call of one pass."""
         files, recipe, length = self.config.data, self.config.recipe, self.config.model.text_length
         with torch.device("meta"):
             picture, tokens = torch.empty(1, 3, crop, crop), torch.empty(1, length, dtype=torch.long)
@@ -132,8 +132,8 @@ class _Outline:
         yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=tokens)
         yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(picture)
         yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(picture)
-        shown = torch.empty(1, 3, losses.SHOWN, losses.SHOWN, device="meta")
-        yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(shown)
+        small = torch.empty(1, 3, losses.P_DINO_SIDE, losses.P_DINO_SIDE, device="meta")
+        yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(small)
 
     def _muon(self) -> list[nn.Parameter]:
         """The matrices that Muon trains."""
@@ -152,8 +152,8 @@ class _Outline:
 
 
 def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:
-    """The text encoder without weights: a start folder's, the byte-level one, or a folder's; None for one that is not
-    here."""
+    """The text encoder without weights: that of the start folder, the byte-level one, or that of a folder. None where
+    the folder does not exist."""
     folder = start / "text_encoder" if start else Path(model.text_encoder) if model.text_encoder else None
     if folder is None:
         return text.build_byte_encoder(model.text_width, model.text_layers)[1]
@@ -161,7 +161,7 @@ def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:
 
 
 def _flops(net: Any, call: Callable[[Any], Any]) -> int | None:
-    """FLOP of a network on the meta device; None for one that is not here, or that cannot be counted there."""
+    """FLOP of a call of a network on the meta device; None for a network that is missing, or cannot be counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
     if not isinstance(net, nn.Module):
@@ -169,6 +169,6 @@ def _flops(net: Any, call: Callable[[Any], Any]) -> int | None:
     try:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             call(net)
-    except Exception:  # what a network does beyond shapes
+    except Exception:  # networks that need values, not only shapes
         return None
     return int(counter.get_total_flops())

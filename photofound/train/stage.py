@@ -1,7 +1,7 @@
 """The stage that trains the transformer on edits, which pretraining, fine-tuning, preferences and distillation share.
 
-It holds the pipeline, the photographs and the frozen networks; it makes batches, asks the model, measures what is held
-out, draws the sheet of samples and exports the pipeline. A subclass adds ``loss``.
+It holds the pipeline, the photographs and the frozen networks. It makes batches, runs the model, measures held-out
+photographs, draws the sheet of samples and exports the pipeline. A subclass adds ``loss``.
 
 Shapes: B samples, latents (B, C, h, w), pictures (B, 3, H, W) in [-1, 1], holes (B, 1, H, W) in [0, 1], times (B,).
 """
@@ -52,7 +52,7 @@ class EditStage:
 
     Attributes:
         pipeline: the EditPipeline whose parts are trained.
-        module: what is trained: ``transformer`` and, if asked for, ``text_encoder`` and the recipe's ``projector``.
+        module: the trained parts: ``transformer`` and, if asked for, ``text_encoder`` and the recipe's ``projector``.
         mixer: draws batches in which tasks are mixed.
         store: the photographs to train on; of a stream the first ones, for sheets.
         held_out: the photographs to measure on, or None.
@@ -94,7 +94,7 @@ class EditStage:
     # -------------------------------------------------------------------------------------------------------- set up
 
     def _build_networks(self, edits: Sequence[str]) -> None:
-        """Pipeline, recipe, and what of them is trained."""
+        """Build the pipeline and the recipe's networks, and choose the parts that are trained."""
         config = self.config
         self.pipeline = build_pipeline(config.model, edits)
         self.early_shift = config.mix.shift or float(self.pipeline.scheduler.config.shift)
@@ -339,7 +339,7 @@ class EditStage:
     # ----------------------------------------------------------------------------------------------------- validation
 
     def validate(self) -> dict[str, Tensor]:
-        """``val_loss``: the loss on what is held out."""
+        """``val_loss``: the loss on the held-out photographs."""
         return {"val_loss": self.validation_loss(self.validation_batch)}
 
     @cached_property
@@ -373,7 +373,7 @@ class EditStage:
     # -------------------------------------------------------------------------------------------------------- results
 
     def sheet(self) -> np.ndarray:
-        """One row per task: what is given, the model's picture, the target, three times over."""
+        """One row per task, three times: the canvas, the model's picture, the target."""
         rows = []
         for name in self.shares_for(self.store, self.last_crop):
             cpu, generator = torch.Generator().manual_seed(7), torch.Generator(self.device).manual_seed(7)

@@ -1,14 +1,14 @@
 """One training loop for every stage.
 
-A stage supplies what is trained, its batches and ``loss(batch)``; the trainer owns time: the schedule, the clock,
-the moving average, logs, samples, checkpoints and resuming. ``photofound.train.distributed`` owns the processes.
+A stage supplies a module, its batches and ``loss(batch)``. The trainer does the rest: the schedule, the clock, the
+moving average, sheets of samples, checkpoints and resuming. ``photofound.train.distributed`` handles the processes.
 
 An update's batch is ``micro_batches`` micro-batches, each drawn from a seed of its own, made of the run's seed, the
 step and the micro-batch's number. The processes only divide them up. Hence
 
 - any number of processes that divides ``micro_batches`` trains the same model on the same batches, and one process
   with ``micro_batches: 2`` is what two are;
-- a resumed run draws what the stopped one would have drawn: there is no random state to lose.
+- a resumed run draws what the stopped one would have drawn, since no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from photofound.card import record
 from photofound.errors import one_line
 from photofound.signals import handled
 from photofound.train import checkpoint, optim
-from photofound.train.distributed import Engine, World, resolve_device, seed_of, spread, whole
+from photofound.train.distributed import Engine, World, resolve_device, seed_of, shard_like, whole
 from photofound.train.ema import EMA
 from photofound.train.history import History
 from photofound.train.log import RunLog
@@ -142,7 +142,7 @@ class Trainer:
         return finished
 
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint takes on the disk: weights, average and moments, whole and in fp32."""
+        """The size of a checkpoint: weights, average and moments, whole and in fp32."""
         model = sum(value.numel() * value.element_size() for value in self.stage.module.state_dict().values())
         average = 4 * sum(value.numel() for value in self.ema.average.values())
         moments = sum(
@@ -154,14 +154,14 @@ class Trainer:
         return model + average + moments
 
     def _model_bytes(self) -> int:
-        """What the exported model takes, frozen weights and the other parts of a pipeline included."""
+        """The size of the exported model, with frozen weights and the other parts of a pipeline."""
         parts = getattr(getattr(self.stage, "pipeline", None), "components", {}).values()
         modules = [self.stage.module, *(part for part in parts if isinstance(part, nn.Module))]
         return sum({id(p): 4 * p.numel() for module in modules for p in module.parameters()}.values())
 
     def _check_end(self) -> None:
-        """Raise ValueError before the first step for what would stop the run later: no room for its checkpoints and its
-        model, or something else where they go."""
+        """Raise ValueError, before the first step, where the disk has no room for checkpoints and model, or where a
+        file is in the place of a folder."""
         if self.progress() >= 1:
             return
         folder, there = self.run_dir / "checkpoints", len(checkpoint.steps(self.run_dir / "checkpoints"))
@@ -205,8 +205,9 @@ class Trainer:
         return getattr(self.stage, "batch_size", lambda size, _: size)(size, progress)
 
     def advance(self, progress: float) -> tuple[dict[str, float], float]:
-        """One update: forward and backward of this process's micro-batches, then the optimizers; what is logged of it,
-        averaged over all processes, and the learning rate."""
+        """One update: forward and backward of this process's micro-batches, then the optimizers.
+
+        Returns the figures to log, averaged over all processes, and the learning rate."""
         config = self.config
         row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.own_parts]))
         row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
@@ -222,7 +223,7 @@ class Trainer:
         return row, scale * config.lr
 
     def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
-        """Add the gradients of one micro-batch; what is logged of it."""
+        """Add the gradients of one micro-batch; returns the figures to log."""
         torch.manual_seed(seed_of(self.config.seed, self.step, index, "batch"))
         generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
         batch = self.stage.batch(generator, self._micro_size(progress), progress)
@@ -234,7 +235,7 @@ class Trainer:
         return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in logs.items()}
 
     def _skip(self) -> None:
-        """One bad batch is left out; many in a row are a broken run."""
+        """Leave out a bad batch. Raises ValueError for many in a row: the run is broken."""
         self.stage.module.zero_grad(set_to_none=True)
         self.skipped += 1
         self.skips_in_a_row += 1
@@ -253,14 +254,15 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------- clock and signals
 
     def _tick(self) -> float:
-        """Bring the clock up to now, by the first process's watch, and stop if any process was told to; progress."""
+        """Advance the clock, by that of the first process, and stop if any process got a signal; returns the
+        progress."""
         now = time.perf_counter()
         self.seconds, self.stopping = self.engine.agree(self.seconds + now - self.mark, self.stopping)
         self.mark = now
         return self.progress()
 
     def _now(self) -> float:
-        """Seconds of the run, between ticks too."""
+        """Seconds of the run up to now."""
         return self.seconds + time.perf_counter() - self.mark
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -285,7 +287,7 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Within the block the model is the averaged one, in evaluation mode, at hand in whole, without gradients."""
+        """Within the block every process holds the averaged model, in evaluation mode, without gradients."""
         with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
             yield
 
@@ -364,13 +366,13 @@ class Trainer:
         try:
             layout = self.stage.module.state_dict()
             self.stage.module.load_state_dict(
-                {name: spread(value, layout.get(name, value)) for name, value in tensors["model"].items()}
+                {name: shard_like(value, layout.get(name, value)) for name, value in tensors["model"].items()}
             )
         except RuntimeError as error:
             reason = one_line(error)[:200]
             raise ValueError(f"resume: {path} is of another model ({reason}); use the config it has") from None
         for name, average in self.ema.average.items():
-            average.copy_(spread(tensors["ema"][name], average))
+            average.copy_(shard_like(tensors["ema"][name], average))
         self.optimizers.load_state_tensors(tensors["optimizer"])
         counts = ("step", "ema_updates", "skipped", "skips_in_a_row")
         if not all(isinstance(state[name], int) for name in counts) or not isinstance(state["seconds"], (int, float)):
