@@ -158,7 +158,7 @@ def _replace(part: Path, path: Path) -> Iterator[None]:
     """Rename ``part``, which the block writes, to ``path``; after an error delete it."""
     try:
         yield
-        if path.is_dir():  # a rename does not replace a folder, and deleting it first would leave nothing for long
+        if path.is_dir() and part.is_dir():  # a rename does not replace a folder; deleting it first takes too long
             old = path.with_name(f"{path.name}.old.partial")
             _remove(old)
             os.replace(path, old)

@@ -56,6 +56,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     files.write(path, "one")
     files.write(path, b"two")
     assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder: cannot be written"):
+        files.write(tmp_path / "folder", "a file in place of a folder")
+    (tmp_path / "folder").rmdir()
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match=f"{path}: cannot be written .No space left"):
         files.write(path, "three")

@@ -52,7 +52,7 @@ def from_srgb(rgb: np.ndarray, profile: bytes | None, is_grey: bool, dtype: np.d
 
 
 def profile_mode(profile: bytes | None, is_grey: bool) -> str | None:
-    """ "RGB" or "L": what the profile describes. None where native values are sRGB already."""
+    """The colours that a profile describes, "RGB" or "L"; None if native values are sRGB already."""
     convert = _transform(profile, is_grey, to_srgb=True)
     return None if convert is None else convert[1]
 
