@@ -97,6 +97,7 @@ class Page:
         self.work = work
         tasks = tabs_for(task_names())
         pipe = work.models.pipeline(tasks[0])  # a model that cannot be loaded is told at the start
+        tasks = [task for task in tasks if not task.instructs or pipe.offers(task.name)]
         settings = {"title": "photofound", "analytics_enabled": False, "delete_cache": (600, 6 * 3600)}
         with gr.Blocks(**settings) as self.blocks:
             self.desk = gr.State(None, delete_callback=work.close)
@@ -604,7 +605,7 @@ class Page:
 
     def on_load(self, model: str | None, lora: str, lora_file: str | None) -> list[Any]:
         pipe = self.work.models.pipeline(self.tabs[0].task, model, lora_file or lora or None)
-        millions = pipe.transformer.num_parameters() / 1e6
+        millions = pipe.parameter_count / 1e6
         line = (
             f"Loaded: {millions:,.1f} million parameters, {pipe.config.default_steps} steps unless you say otherwise."
         )

@@ -33,6 +33,7 @@ _PIPELINES = (
     "UpscalePipeline",
     "CutoutPipeline",
     "GeneratePipeline",
+    "InstructPipeline",
 )
 __all__ = ["__version__", *_PIPELINES, *_LAZY]
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline
     ErasePipeline = UpscalePipeline = CutoutPipeline = GeneratePipeline = EditPipeline
+    InstructPipeline = EditPipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from torch import Tensor
 from photofound import files
 from photofound.device import fast_dtype
 from photofound.edits import registration
-from photofound.edits.task import Backdrop, Condition
+from photofound.edits.task import Backdrop, Condition, get_task
 from photofound.errors import first_line
 from photofound.image import from_tensor, to_tensor
 from photofound.painting import Draft
@@ -165,6 +165,8 @@ class Painter:
     def _as_given(self, made: np.ndarray, condition: Condition) -> np.ndarray:
         """Undo what the guest did to the pixels that it was to leave alone."""
         given, hole = from_tensor(condition.canvas), condition.hole[0, 0].cpu().numpy() > 0.5
+        if hole.all():  # what changes is not known yet; most of it will be as it was
+            hole = np.zeros_like(hole)
         found = registration.register(made, given, hole)
         if found.failed:
             warnings.warn(
@@ -282,7 +284,15 @@ class GuestPipeline(EditPipeline):
         can = self.painter.can
         if task in ("upscale", "cutout", "generate"):
             return task == "upscale" and can.enlarges > 0
-        return can.mask or can.instruction
+        return can.instruction if get_task(task).instructs else can.mask or can.instruction
+
+    def offers(self, task: str) -> bool:
+        return task == "cutout" or self.is_trained(task)
+
+    @property
+    def parameter_count(self) -> int:
+        network = getattr(self.painter.pipe, "transformer", None) or getattr(self.painter.pipe, "unet", None)
+        return sum(weight.numel() for weight in network.parameters()) if network is not None else 0
 
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that the guest cannot do."""

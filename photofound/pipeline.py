@@ -253,8 +253,21 @@ class EditPipeline(PaintingPipeline):
         """What the pipelines of the tasks derive from."""
         return EditPipeline
 
+    def offers(self, task: str) -> bool:
+        """Whether the checkpoint is made for a task: what a server offers of it."""
+        return task in self.transformer.config.tasks
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the network that paints."""
+        return int(self.transformer.num_parameters())
+
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that this model cannot do."""
+        if get_task(task).instructs:
+            raise ValueError(
+                f"{task}: this model follows no instructions; name one that does (docs/models.md) with --model"
+            )
         if get_task(task).fit == "tiles" and not (self.is_trained(task) or self._enlarges_alone(task)):
             raise ValueError(f"{task}: this model has not learnt it, and has no upscaler; use another model")
 

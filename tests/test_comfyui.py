@@ -71,7 +71,10 @@ def pipe(tiny):
 
 
 def test_there_is_a_node_for_each_task_and_a_loader():
-    assert set(NODES) == {"PhotofoundLoader", *(f"Photofound{name.title()}" for name in (*TASKS, "cutout", "generate"))}
+    assert set(NODES) == {
+        "PhotofoundLoader",
+        *(f"Photofound{name.title()}" for name in (*TASKS, "cutout", "edit", "generate")),
+    }
     assert comfyui.NODE_DISPLAY_NAME_MAPPINGS.keys() == NODES.keys()
     assert comfyui.NODE_DISPLAY_NAME_MAPPINGS["PhotofoundErase"] == "Erase (photofound)"
 

@@ -1,6 +1,7 @@
 """Other people's pipelines behind our compositing: six families, tiny and random, and one that misbehaves on
 purpose."""
 
+import io
 import json
 
 import cv2
@@ -24,8 +25,9 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
-from helpers import seeded
+from helpers import encoded, seeded
 from PIL import Image
+from starlette.testclient import TestClient
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -37,9 +39,11 @@ from transformers import (
 
 from photofound import EditPipeline, InpaintPipeline, Picture, Request
 from photofound.cli import main
+from photofound.demos import comfyui
 from photofound.edits import registration
 from photofound.guests import GuestPipeline, abilities
 from photofound.model import text
+from photofound.serve.app import create_app
 
 SIZE = 64
 
@@ -194,6 +198,30 @@ def test_a_folder_of_a_guest_is_loaded_by_everybody(words, scene, tmp_path, caps
     assert "upscale: StableDiffusionInpaintPipeline cannot do it" in capsys.readouterr().err
 
 
+def test_a_guest_is_served_and_a_node(words, scene, tmp_path):
+    photo, mask = scene
+    pipe = GuestPipeline(build("sd", words))
+    pipe.painter.pipe.set_progress_bar_config(disable=True)
+    files = {"image": ("a.png", encoded(photo)), "mask": ("m.png", encoded(mask))}
+    with TestClient(create_app(pipe), raise_server_exceptions=False) as client, _quiet():
+        assert {task["name"] for task in client.get("/v1/tasks").json()} >= {
+            "inpaint",
+            "outpaint",
+            "expand",
+            "erase",
+            "cutout",
+        }
+        answer = client.post("/v1/inpaint", files=files, data={"prompt": "a cup", "steps": 2})
+        assert answer.status_code == 200, answer.text
+        made = np.asarray(Image.open(io.BytesIO(answer.content)))
+        assert (made[mask == 0] == photo[mask == 0]).all()
+        assert client.post("/v1/upscale", files={"image": files["image"]}).status_code == 404
+        node = comfyui.NODE_CLASS_MAPPINGS["PhotofoundInpaint"]()
+        given = torch.from_numpy(photo.astype(np.float32) / 255)[None]
+        (out,) = node.edit(pipe, given, seed=1, steps=2, mask_image=torch.from_numpy(mask.astype(np.float32) / 255))
+    assert torch.equal(out[0][mask == 0], given[0][mask == 0]) and pipe.parameter_count > 1000
+
+
 def test_an_upscaling_pipeline_enlarges(words, scene):
     parts = {
         "vae": vae((8, 8, 8)),
@@ -333,3 +361,50 @@ def test_a_moved_guest_fits_its_surroundings(monkeypatch):
 
 def test_the_default_model_is_no_guest(tiny_folder):
     assert not isinstance(EditPipeline.from_pretrained(tiny_folder), GuestPipeline)
+
+
+# ------------------------------------------------------------------------------------------------------ edits by
+# instruction
+
+
+class Painted(Mover):
+    """Follows an instruction: a red box at a place that only it knows; the rest as ``Mover`` does."""
+
+    def __call__(self, prompt, image, num_inference_steps=1, guidance_scale=1.0, generator=None):
+        picture = np.array(image)
+        height, width = picture.shape[:2]
+        picture[height // 3 : height // 2, width // 3 : width // 2] = (200, 20, 20)
+        nothing = Image.new("L", image.size)
+        return super().__call__(prompt, Image.fromarray(picture), nothing)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (2.0, 1.0)])
+def test_an_instruction_changes_what_it_names_and_nothing_else(shift):
+    photo, _ = wide_scene()
+    picture = Picture.from_any((photo * 255).astype(np.uint8))
+    pipe = GuestPipeline(Painted(shift))
+    assert pipe.painter.can.instruction and pipe.offers("edit")
+    made = pipe.answer(Request("edit", picture, {"prompt": "a red box"}))
+    pixels, box = made.images[0].pixels, np.zeros((224, 256), bool)
+    box[80:108, 90:122] = True
+    assert np.abs(pixels[box].astype(int) - (200, 20, 20)).mean() < 12
+    far = ~cv2.dilate(box.astype(np.uint8), np.ones((61, 61), np.uint8)).astype(bool)
+    same = (pixels == picture.pixels).all(-1)
+    assert same[far].mean() > 0.97 and same.mean() > 0.8
+    assert made.notes[0].startswith("kept bit for bit: 9") or made.notes[0].startswith("kept bit for bit: 8")
+
+
+def test_with_a_mask_all_outside_it_is_exact():
+    photo, hole = wide_scene()
+    picture, mask = Picture.from_any((photo * 255).astype(np.uint8)), hole.astype(np.uint8) * 255
+    pipe = GuestPipeline(Painted((2.0, 0.0)))
+    made = pipe.answer(Request("edit", picture, {"prompt": "a red box", "mask_image": mask})).images[0].pixels
+    assert (made[~hole] == picture.pixels[~hole]).all() and (made[hole] != picture.pixels[hole]).any()
+
+
+def test_a_model_that_follows_no_instructions_says_so(tiny_folder, scene, words):
+    for pipe in (EditPipeline.from_pretrained(tiny_folder), GuestPipeline(build("sd", words))):
+        with pytest.raises(ValueError, match="edit: .* (follows no instructions|cannot do it)"):
+            pipe.answer(Request("edit", Picture.from_any(scene[0]), {"prompt": "make it red"}))
+    with pytest.raises(ValueError, match="prompt: is empty; say what to change"):
+        GuestPipeline(Painted()).answer(Request("edit", Picture.from_any(scene[0])))

@@ -15,6 +15,7 @@ _SIDE = 512  # longest side at which the motion is measured; more finds it no be
 _LEAST_SHARE = 0.02  # of the picture; less that was given says nothing reliable of a motion
 _AGREES = 0.6  # correlation of what was given with what came back, below which the two are not the same picture
 _RING = 16  # pixels beside the hole whose colours are compared, at the working size
+_CHANGE = 0.06  # of full scale; smaller differences are an autoencoder's, not an edit's
 _GAINS = (0.75, 1.35)  # of a colour channel; beyond them it is another picture, not a tint
 
 
@@ -104,6 +105,25 @@ def toned(made: np.ndarray, given: np.ndarray, hole: np.ndarray) -> np.ndarray:
         gain = float(np.clip(((x - x.mean()) * (y - y.mean())).mean() / spread, *_GAINS)) if spread > 1e-4 else 1.0
         result[..., channel] = made[..., channel] * gain + (y.mean() - gain * x.mean())
     return result.clip(0, 1)
+
+
+def changed(made: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Where an edited picture differs from the given one: (H, W) float32 in [0, 1], 1 = changed, with soft edges.
+
+    An autoencoder changes every pixel a little; what counts as changed is what differs by more than it usually does, in
+    pieces that are no specks, and a margin around them.
+    """
+    side = max(made.shape[:2])
+    sigma = max(1.0, side / 256)
+    difference = np.abs(cv2.GaussianBlur(np.ascontiguousarray(made - given, np.float32), (0, 0), sigma)).max(-1)
+    usual = float(np.median(difference))
+    marked = (difference > max(_CHANGE, 4 * usual)).astype(np.uint8)
+    speck = max(3, round(side / 128) | 1)
+    marked = cv2.morphologyEx(marked, cv2.MORPH_OPEN, np.ones((speck, speck), np.uint8))
+    margin = 2 * max(2, round(side / 64)) + 1
+    marked = cv2.dilate(marked, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin)))
+    soft = cv2.GaussianBlur(marked.astype(np.float32), (0, 0), margin / 6)
+    return np.where(marked > 0, np.clip(soft, 0, 1), 0).astype(np.float32)
 
 
 def _grey(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -296,6 +296,7 @@ class Task(ABC):
         wants_segmenter: whether ``prepare`` takes ``segment``, which finds the subject of (H, W, 3) float32 in [0, 1]:
             a ``masks.Segmenter``.
         generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
+        instructs: whether its prompt is an instruction, which few models follow.
         takes_picture: whether it works on a photograph; if not, ``prepare`` is given None, and the task asks for a
             ``size``.
         alpha: whether results have an alpha channel, which not every file format holds.
@@ -312,6 +313,7 @@ class Task(ABC):
     wants_segmenter: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     takes_picture: ClassVar[bool] = True
+    instructs: ClassVar[bool] = False
     alpha: ClassVar[bool] = False
     regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
@@ -481,7 +483,10 @@ def _finders() -> dict[str, Callable[[], ModuleType]]:
 
 
 def class_name(task: str) -> str:
-    """What a task's pipeline is called: ``InpaintPipeline`` for ``inpaint``."""
+    """What a task's pipeline is called: ``InpaintPipeline`` for ``inpaint``, and ``InstructPipeline`` for ``edit``,
+    since ``EditPipeline`` is what all of them derive from."""
+    if task == "edit":
+        return "InstructPipeline"
     return "".join(part.capitalize() for part in task.split("_")) + "Pipeline"
 
 

@@ -124,7 +124,7 @@ def _tasks_of(pipe: EditPipeline) -> list[Task]:
         except Exception as error:  # a user's file may raise anything
             log.warning("task %r cannot be loaded: %s", name, error)
             continue
-        if name in pipe.transformer.config.tasks:
+        if pipe.offers(name):
             tasks.append(task)
         else:
             log.warning("task %r is left out: the model has not learnt it", name)
