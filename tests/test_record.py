@@ -61,7 +61,7 @@ def test_a_joined_chain_holds_each_training_once_as_told_last():
 
 def test_origins_are_counted_by_source_and_licence():
     pairs = [("a", "MIT")] * 2 + [("b", "CC0-1.0")] * 3 + [("a", "")] * 2 + [("", "")]
-    assert record.tally(pairs) == (
+    assert record.count_origins(pairs) == (
         Origin("a", "", 2), Origin("a", "MIT", 2), Origin("b", "CC0-1.0", 3), Origin("", "", 1),
     )  # fmt: skip
     assert record.licence_of({"license": "MIT"}) == "MIT" == record.licence_of({"licence": "MIT", "license": None})

@@ -1,12 +1,12 @@
-"""What is remembered of how a model was made: the facts behind its card.
+"""The record of how a model was made: the facts behind its card.
 
-A record is a list of ``Training``, the oldest first: an autoencoder's, the pretraining on its latents, what went on
-from there, a distillation. A run writes ``record.json`` into its folder, its own training behind those of the models
-that it started from, and the same as ``training.json`` beside the model that it exports. So a model's folder tells the
-whole chain, and hours and samples add up over it.
+A record is a list of ``Training``, the oldest first: for example of an autoencoder, the pretraining on its latents, and
+a distillation. A run writes ``record.json`` into its folder: the trainings of the models that it started from, then its
+own. It writes the same as ``training.json`` beside the model that it exports. So a model's folder has the whole chain,
+and hours and samples add up over it.
 
-A training has sessions, one for each time the run was started. They are kept in the checkpoints: a session that is
-resumed from ends where its checkpoint was taken, so that no step counts twice.
+A training has sessions, one for each start of the run. Checkpoints hold them. A session that was resumed ends at its
+checkpoint, so no step counts twice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from photofound import config, files
 
 RUN, MODEL = "record.json", "training.json"  # in a run's folder, beside a model's weights
-INCOMPLETE = "a part of it ran before runs kept records: its hardware is unknown, its samples are at most what is said"
+INCOMPLETE = "a part of it ran before runs kept records: its hardware is unknown, its samples are an upper bound"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Photographs of one source under one licence; "" where either is unknown, None where they were not counted."""
+    """Photographs of one source under one licence; "" if unknown, None if they were not counted."""
 
     source: str = ""
     licence: str = ""
@@ -36,15 +36,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Session:
-    """One stretch of a run, from its start or a checkpoint to its end or its last checkpoint.
+    """A part of a run, from its start or a checkpoint to its end or its last checkpoint.
 
     Attributes:
-        device: what each of its processes computed on; "" = not recorded.
-        count: how many of them.
+        device: the name of the device of each process; "" = not recorded.
+        count: the number of devices.
         torch, photofound: versions.
-        date: when it began, UTC.
-        seconds: by the clock, the same for all its devices.
-        changed: settings that differ from the session before: name -> "before -> now".
+        date: of the start, UTC.
+        seconds: by the clock, the same for all devices.
+        changed: settings that differ from the previous session: name -> "before -> now".
     """
 
     device: str = ""
@@ -63,12 +63,12 @@ class Training:
     """One training of some parts of a pipeline.
 
     Attributes:
-        id: the same in every copy of this record, so that a chain which is joined from several places counts it once.
+        id: the same in every copy of this training, so that joined records count it once.
         name: the stage: autoencoder, pretrain, finetune, ...
         parts: components that it changed: vae, transformer, text_encoder, upscaler.
-        settings: the run's configuration when it ended, without the places of files.
+        settings: the run's last configuration, without paths.
         filtering: sentences on what was left out of the data.
-        notes: sentences on anything else that its card must say.
+        notes: other sentences for the card.
     """
 
     id: str
@@ -106,11 +106,11 @@ class Training:
 
 
 def read(path: Path) -> list[Training]:
-    """The trainings of a file; none where there is no such file. Raises ValueError for a damaged one."""
+    """The trainings in a file; empty if there is no file. Raises ValueError for a damaged one."""
     if not path.is_file():
         return []
     try:
-        return parse(files.parse_json(files.read(path), "it")["trainings"])
+        return from_plain(files.parse_json(files.read(path), "it")["trainings"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"record: {path} is damaged ({error}); restore it, or delete it to do without") from None
 
@@ -118,30 +118,30 @@ def read(path: Path) -> list[Training]:
 def write(path: Path, trainings: Sequence[Training]) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps({"trainings": plain(trainings)}, indent=1, ensure_ascii=False) + "\n")
+    files.write(path, json.dumps({"trainings": to_plain(trainings)}, indent=1, ensure_ascii=False) + "\n")
 
 
-def parse(trees: Sequence[dict[str, Any]]) -> list[Training]:
-    """What ``plain`` made. Raises ValueError for anything else."""
+def from_plain(trees: Sequence[dict[str, Any]]) -> list[Training]:
+    """The inverse of ``to_plain``. Raises ValueError for other data."""
     return [config.build(Training, tree, "training.") for tree in trees]
 
 
-def plain(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """For JSON; what is empty is left out."""
+def to_plain(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+    """Dicts for JSON, without empty fields."""
     return [_without_defaults(config.to_dict(each)) for each in trainings]
 
 
 def _without_defaults(tree: dict[str, Any]) -> dict[str, Any]:
-    """Without what is empty, which ``read`` fills in; deeper down as well, but for the settings as they are."""
+    """Without empty fields, which ``read`` fills in, also in nested records; settings stay as they are."""
     lists = {k: [_without_defaults(x) for x in v] for k, v in tree.items() if k in ("data", "sessions")}
     return {name: value for name, value in (tree | lists).items() if value not in ("", [], {}, None)}
 
 
 def inherited(folder: str | Path | None) -> list[Training]:
-    """What a run that starts from a model's folder goes on from; from one component of it (``MODEL/vae``): what changed
-    that. Distillation is left out, since a student is trained on from its teacher.
+    """The trainings behind a model's folder, or behind one component of it (``MODEL/vae``).
 
-    Nothing for Hub ids and for folders without a record.
+    A distillation is left out, since training a student further starts from its teacher. Empty for Hub ids and folders
+    without a record.
     """
     if folder is None or not Path(folder).is_dir():
         return []
@@ -151,7 +151,7 @@ def inherited(folder: str | Path | None) -> list[Training]:
 
 
 def join(*chains: Iterable[Training]) -> list[Training]:
-    """The chains one after another, each training once, as its last chain tells it."""
+    """The chains one after another, each training once; its last copy counts."""
     found: dict[str, Training] = {}
     for training in (training for chain in chains for training in chain):
         found[training.id] = training
@@ -161,8 +161,8 @@ def join(*chains: Iterable[Training]) -> list[Training]:
 # -------------------------------------------------------------------------------------------------------- from the data
 
 
-def tally(pairs: Iterable[tuple[str, str]]) -> tuple[Origin, ...]:
-    """Sources with their licences and counts, of (source, licence) per photograph; the largest source first."""
+def count_origins(pairs: Iterable[tuple[str, str]]) -> tuple[Origin, ...]:
+    """Counts (source, licence) pairs, one per photograph; the largest source comes first."""
     counts = Counter(pairs)
     totals: Counter[str] = Counter()
     for (source, _), count in counts.items():
@@ -172,13 +172,13 @@ def tally(pairs: Iterable[tuple[str, str]]) -> tuple[Origin, ...]:
 
 
 def licence_of(metadata: Mapping[str, Any]) -> str:
-    """What a sample's metadata call its licence; "" if nothing."""
+    """The licence in a sample's metadata; "" if there is none."""
     return next((str(metadata[name]) for name in ("licence", "license") if metadata.get(name)), "")
 
 
 def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
-    """Origins and filtering by the ``report.json`` that ``photofound train prepare`` left beside its shards; nothing
-    where there is none."""
+    """Origins and filtering from the ``report.json`` that ``photofound train prepare`` writes beside its shards; empty
+    without one."""
     try:
         report = files.parse_json(files.read_beside(folder, "report.json") or "", "report.json")
         origins = tuple(Origin(**each) for each in report.get("origins", ()))
@@ -198,7 +198,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
 
 
 def without_paths(tree: Any) -> Any:
-    """A configuration whose absolute paths are names alone: where files lay is nobody's business."""
+    """The configuration with file names in place of absolute paths: a card must not show the folders of a machine."""
     if isinstance(tree, Mapping):
         return {name: without_paths(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -216,26 +216,28 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(run_dir: Path) -> dict[str, Any]:
-    """A run's ``config.yaml``; empty where there is none. Raises ValueError for one that holds no settings."""
+    """A run's ``config.yaml``; empty without one. Raises ValueError if it holds no settings."""
     path = run_dir / "config.yaml"
     return config.read(path) if path.is_file() else {}
 
 
 def of_folder(folder: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
-    """The record of a run or a model; none for a model that has none. A run from before there were records is pieced
-    together from ``config.yaml`` and ``metrics.jsonl``: its hardware stays unknown, its samples are at most those said.
+    """The record of a run or a model; empty for a model without one.
+
+    The record of an old run without one is reconstructed from ``config.yaml`` and ``metrics.jsonl``. Its hardware stays
+    unknown, and its number of samples is an upper bound.
 
     Args:
-        origins: (folder, limit) -> (source, licence) of every photograph: ``data.origins``.
+        origins: (folder, limit) -> (source, licence) of every photograph: ``photofound.data.photos.origins``.
 
-    Raises ValueError for a folder that is neither.
+    Raises ValueError for a folder that is neither a run nor a model.
     """
     if (folder / "model_index.json").is_file():
         return read(folder / MODEL)
-    return read(folder / RUN) or _pieced_together(folder, origins)
+    return read(folder / RUN) or _reconstructed(folder, origins)
 
 
-def _pieced_together(run_dir: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
+def _reconstructed(run_dir: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
     settings = settings_of(run_dir)
     log = run_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.is_file() else []
@@ -249,18 +251,15 @@ def _pieced_together(run_dir: Path, origins: Callable[[str, int | None], Iterabl
     parts = ("vae",) if is_vae else ("transformer",) + ("text_encoder",) * bool(model.get("train_text", True))
     samples = last["step"] * settings["train"]["batch_size"]
     session = Session(steps=last["step"], samples=samples, seconds=round(last["minutes"] * 60, 1))
-    name = (
-        "autoencoder"
-        if is_vae
-        else "distill"
-        if "distill" in settings
-        else "finetune"
-        if "prior" in settings
-        else "pretrain"
-    )
+    name = "autoencoder" if is_vae else _stage_of(settings)
     folder = files.get("folder")
-    data = tally(origins(folder, files.get("limit"))) if folder and Path(folder).is_dir() else ()
+    data = count_origins(origins(folder, files.get("limit"))) if folder and Path(folder).is_dir() else ()
     identity = f"{run_dir.resolve().name}-{rows[0]['loss']}"  # the first loss is a run's own
     filtering = prepared(folder)[1] if folder else ()
     own = Training(identity, name, parts, without_paths(settings), data, filtering, (session,), (INCOMPLETE,))
     return join(inherited(start or model.get("vae")), [own])
+
+
+def _stage_of(settings: Mapping[str, Any]) -> str:
+    """The stage that has such settings."""
+    return "distill" if "distill" in settings else "finetune" if "prior" in settings else "pretrain"

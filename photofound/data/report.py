@@ -27,7 +27,7 @@ def summarise(
         shards: entries of ``index.json``.
         seconds: pass -> its time in the last call.
     """
-    origins = record.tally((line["source"], line["licence"]) for line in kept)
+    origins = record.count_origins((line["source"], line["licence"]) for line in kept)
     return {
         "read": len(kept) + len(dropped),
         "kept": len(kept),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from photofound import files
-from photofound.card.record import Origin, tally
+from photofound.card.record import Origin, count_origins
 from photofound.data.captions import captions
 from photofound.data.objects import matte_plain_grounds, object_box, resized, shape_of_short_side
 from photofound.data.photograph import Photograph, to_unit
@@ -96,7 +96,7 @@ class PhotoStore:
 
     def origins(self) -> tuple[Origin, ...]:
         """Where the photographs of its rows are from, under which licences, and how many they are."""
-        return tally((self.sources[i], self.licences[i]) for i in self.photograph.unique().tolist())
+        return count_origins((self.sources[i], self.licences[i]) for i in self.photograph.unique().tolist())
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,7 @@
-"""How good a result is, in numbers: pure functions.
+"""The metrics as pure functions.
 
-Pictures are (H, W, 3) float arrays in [0, 1], masks (H, W), features (N, D) arrays with a row per picture, unless said
-otherwise.
+Unless a docstring says otherwise, pictures are (H, W, 3) float arrays in [0, 1], masks (H, W), and features (N, D)
+arrays with a row per picture.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from photofound.train.losses import patch_distance, perceptual_distance
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, infinite for equal pictures; within the boolean mask ``where`` (H, W), if
-    given."""
+    """Peak signal-to-noise ratio in dB; infinite for equal pictures. ``where`` (H, W) bool restricts it to a mask."""
     error = np.square(a.astype(np.float64) - b.astype(np.float64))
     mean = error.mean() if where is None else error[where].mean()
     return float("inf") if mean == 0 else float(-10 * np.log10(mean))
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Y of ITU-R BT.601 in studio range, in [16/255, 235/255]: what super-resolution papers measure PSNR on."""
+    """Y of ITU-R BT.601 in studio range, in [16/255, 235/255]. Super-resolution papers measure PSNR on it."""
     return (16 + rgb @ np.array([65.481, 128.553, 24.966])) / 255
 
 
 def luma_psnr(a: np.ndarray, b: np.ndarray, crop: int) -> float:
-    """PSNR of ``luma`` in dB, without ``crop`` pixels at every edge: what super-resolution papers report, where the
-    crop is the scale."""
+    """PSNR of ``luma`` in dB without ``crop`` pixels at every edge. Super-resolution papers report it with the scale as
+    the crop."""
     inner = (slice(crop, -crop or None),) * 2
     return psnr(luma(a)[inner], luma(b)[inner])
 
@@ -53,8 +52,11 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 @torch.no_grad()
 def perceptual(net: VisionModel, a: np.ndarray, b: np.ndarray) -> float:
-    """Distance over a frozen network; 0 = equal. Over a ``PerceptualNet`` as LPIPS has it (``perceptual_distance``),
-    over any other vision model the cosine distance of its patches (``patch_distance``)."""
+    """Distance over a frozen network; 0 = equal.
+
+    Over a ``PerceptualNet`` it is computed as in LPIPS (``perceptual_distance``), over any other vision model as the
+    cosine distance of patches (``patch_distance``).
+    """
     from photofound.image import to_tensor
 
     distance: Callable[..., torch.Tensor] = perceptual_distance if isinstance(net, PerceptualNet) else patch_distance
@@ -62,26 +64,30 @@ def perceptual(net: VisionModel, a: np.ndarray, b: np.ndarray) -> float:
 
 
 def consistency(result: np.ndarray, given: np.ndarray) -> float:
-    """PSNR in dB between an enlarged picture, scaled back down with an antialiased bicubic filter, and the smaller one
-    that it was made of: above some 45 dB nothing was invented that contradicts the input."""
+    """PSNR in dB between the input and its enlargement, scaled back down with an antialiased bicubic filter.
+
+    Above about 45 dB nothing in the enlargement contradicts the input.
+    """
     from photofound.edits.composite import shrink
     from photofound.image import from_tensor, to_tensor
 
     return psnr(from_tensor(shrink(to_tensor(result), given.shape[:2])), given)
 
 
-# ------------------------------------------------------------------------------------------------ what an edit must not
+# -------------------------------------------------------------------------------------------------- faults of an edit
 
 
 def altered(result: np.ndarray, original: np.ndarray, keep: np.ndarray) -> float:
-    """Share of the pixels under the boolean mask ``keep`` (H, W) that are not equal in every channel."""
+    """Share of the pixels in ``keep`` (H, W) bool that differ in at least one channel."""
     return float((result[keep] != original[keep]).any(-1).mean()) if keep.any() else 0.0
 
 
 def hole_patches(rgb: np.ndarray, hole: np.ndarray, side: int = 32, count: int = 16) -> np.ndarray:
-    """Squares around pixels of the boolean mask ``hole`` (H, W), spread evenly over it in the order of reading:
-    (at most ``count``, side, side, 3), cut from (H, W, 3). Equal holes give equal places. A picture that is smaller
-    than ``side`` gives smaller squares; one at the edge is moved inwards."""
+    """Squares (at most ``count``, side, side, 3) around pixels of ``hole`` (H, W) bool.
+
+    They are spread evenly over the hole, row by row; equal holes give equal places. A square at the edge is moved
+    inwards. A picture that is smaller than ``side`` gives smaller squares.
+    """
     places = np.flatnonzero(hole)
     chosen = places[np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)]
     height, width = hole.shape
@@ -94,9 +100,11 @@ def hole_patches(rgb: np.ndarray, hole: np.ndarray, side: int = 32, count: int =
 
 @torch.no_grad()
 def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
-    """(N, D) of patches (N, h, w, 3): what tells textures apart. The mean over places of features that were brought to
-    unit length, as the perceptual distance has them: of a ``PerceptualNet`` fire5's 256, which see some 50 pixels each,
-    of any other vision model those of its own patches."""
+    """Features (N, D) of patches (N, h, w, 3) that distinguish textures.
+
+    They are the mean over positions of unit-length features: of fire5 of a ``PerceptualNet`` (D = 256, each sees about
+    50 pixels), of any other vision model those of its patches.
+    """
     from photofound.image import to_tensor
 
     if not len(patches):
@@ -109,9 +117,8 @@ def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
 def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:
     """Mean absolute step in colour across the border of ``hole`` (H, W, > 0 = hole), in [0, 1].
 
-    Averages over all pairs of horizontal or vertical neighbours of which exactly one lies in the hole. Compare it with
-    the same
-    figure of an untouched photograph: what exceeds that is a visible seam.
+    The mean is over all pairs of horizontal or vertical neighbours with exactly one pixel in the hole. A photograph
+    without a seam has such a step, too: see ``seam_excess``.
     """
     inside = hole > 0
     steps = []
@@ -125,18 +132,20 @@ def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:
 
 
 def seam_excess(result: np.ndarray, original: np.ndarray, hole: np.ndarray) -> float:
-    """How much larger the step across the hole's border is than in the same place of the original, in [-1, 1]:
-    above 0 a visible seam, below 0 smoother than a photograph is."""
+    """The step across the hole's border minus the original's step at the same place, in [-1, 1].
+
+    Above 0 it is a visible seam, below 0 smoother than the photograph.
+    """
     return seam_step(result, hole) - seam_step(original, hole)
 
 
 def object_growth(subject: np.ndarray, found: np.ndarray) -> float:
-    """By what share of its own area an object grew (arXiv:2404.10157): E / area(subject), where
+    """The area that an object gained, as a share of its own area (arXiv:2404.10157): E / area(subject) with
     E = area(found united with subject) - area(subject).
 
     Args:
-        subject: (H, W) bool, the object that was given.
-        found: (H, W) bool, what a segmenter takes for the object in the result.
+        subject: (H, W) bool, the given object.
+        found: (H, W) bool, the object that a segmenter finds in the result.
 
     Raises ValueError for an empty subject.
     """
@@ -146,8 +155,10 @@ def object_growth(subject: np.ndarray, found: np.ndarray) -> float:
 
 
 def colour_shift(before: np.ndarray, after: np.ndarray, where: np.ndarray, target: np.ndarray) -> float:
-    """How much nearer the mean colour under the boolean mask ``where`` came to ``target`` (3,) in [0, 1], as a
-    difference of distances in CIE L*a*b*; some 2.3 are just noticeable."""
+    """How much nearer the mean colour in ``where`` (H, W) bool came to ``target`` (3,) in [0, 1].
+
+    It is a difference of distances in CIE L*a*b*; about 2.3 is just noticeable.
+    """
     means = np.array([before[where].mean(0), after[where].mean(0), target])
     was, became, wanted = lab(means * 255)
     return float(np.linalg.norm(was - wanted) - np.linalg.norm(became - wanted))
@@ -157,17 +168,17 @@ def colour_shift(before: np.ndarray, after: np.ndarray, where: np.ndarray, targe
 
 
 def clip_score(image: np.ndarray, text: np.ndarray) -> float:
-    """CLIPScore (arXiv:2104.08718) as it is commonly reported, 100 max(cos, 0), of two embeddings (D,)."""
+    """CLIPScore (arXiv:2104.08718) of two embeddings (D,) as commonly reported: 100 max(cos, 0)."""
     cosine = np.dot(image, text) / (np.linalg.norm(image) * np.linalg.norm(text))
     return float(100 * max(cosine, 0.0))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of two sets of features, seen as Gaussians (FID, arXiv:1706.08500, eq. 6); 0 = same.
+    """Frechet distance of two sets of features as Gaussians (FID, arXiv:1706.08500, eq. 6); 0 = same.
 
-    tr (Ca Cb)^1/2 is the sum of the singular values of A B^T, where A and B are the centred features over the root of
-    N - 1, so no root of a matrix is taken, and fewer pictures than features do no harm. Biased for few pictures:
-    compare only over equally many.
+    tr (Ca Cb)^1/2 is the sum of the singular values of A B^T, where A and B are the centred features divided by
+    sqrt(N - 1). So no matrix root is needed, and there may be fewer pictures than features. The distance is biased for
+    few pictures: compare it only over equal numbers of them.
     """
     _require_set(a, b)
     mean_a, mean_b = a.mean(0), b.mean(0)
@@ -179,8 +190,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (KID, arXiv:1801.01401, section 4); 0 = same, and small sets
-    may fall below."""
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (KID, arXiv:1801.01401, section 4).
+
+    0 = same; small sets may be below 0.
+    """
     _require_set(a, b)
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -194,8 +207,10 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def clip_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared MMD of unit-length features with a Gaussian kernel, sigma 10, times 1,000 (CMMD, arXiv:2401.09603); its
-    authors use CLIP's features. 0 = same."""
+    """Squared MMD of unit-length features with a Gaussian kernel, sigma 10, times 1,000 (CMMD, arXiv:2401.09603).
+
+    Its authors use CLIP's features. 0 = same.
+    """
     _require_set(a, b)
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
 
@@ -210,7 +225,7 @@ def _require_set(a: np.ndarray, b: np.ndarray) -> None:
         raise ValueError(f"a distance of sets needs 2 pictures or more, got {len(a)} and {len(b)}")
 
 
-# ------------------------------------------------------------------------------------------------------ how sure we are
+# ----------------------------------------------------------------------------------------------------------- intervals
 
 
 def bootstrap(values: np.ndarray, level: float = 0.95, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -224,7 +239,7 @@ def bootstrap(values: np.ndarray, level: float = 0.95, rounds: int = 2000, seed:
 def bootstrap_ratio(
     a: np.ndarray, b: np.ndarray, level: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of mean(a) / mean(b) of paired (N,) values: pairs are drawn together."""
+    """Percentile interval of mean(a) / mean(b) of paired (N,) values. Pairs are resampled together."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(a), (rounds, len(a)))
     low, high = np.quantile(a[chosen].mean(1) / b[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
@@ -232,13 +247,13 @@ def bootstrap_ratio(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of so many wins and losses if both were equally likely; ties are left out. 1 for none."""
+    """Two-sided exact p-value of wins and losses if both were equally likely, without ties; 1 for no trials."""
     count, most = wins + losses, max(wins, losses)
     return min(1.0, 2 * _tail(most, count, 0.5)) if count else 1.0
 
 
 def proportion_interval(successes: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934), at least as wide as it says; [0, 1] for a count of 0."""
+    """Exact interval of a share (Clopper and Pearson 1934) that covers at least ``level``; [0, 1] for no trials."""
     alpha = (1 - level) / 2
 
     def found(rises: Callable[[float], bool]) -> float:
@@ -264,12 +279,12 @@ def _tail(least: int, count: int, chance: float) -> float:
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], count: int, groups: int = 20) -> float:
-    """Standard error of a statistic of ``count`` pictures by leaving out a group of them at a time (Shao and Wu 1989).
+    """Standard error of a statistic of ``count`` pictures, leaving out one group of them at a time (Shao and Wu 1989).
 
-    For distances of sets: a bootstrap would draw pictures twice, which such distances take for less variety.
+    For distances of sets: a bootstrap would draw pictures twice, and such distances take that for less variety.
 
     Args:
-        statistic: from the indices (n,) of the pictures that stay to a number.
+        statistic: from the indices (n,) of the remaining pictures to a number.
     """
     parts = np.array_split(np.arange(count), min(groups, count))
     values = np.array([statistic(np.setdiff1d(np.arange(count), part)) for part in parts])

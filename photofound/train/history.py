@@ -44,7 +44,7 @@ class History:
         A checkpoint from before there were records knows only its steps and its time.
         """
         if "record" in state:
-            *self.parents, earlier = record.parse(state["record"])
+            *self.parents, earlier = record.from_plain(state["record"])
             changed = record.changes(earlier.settings, self.training.settings)
             self.session = replace(self.session, changed=changed)
         else:

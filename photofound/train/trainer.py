@@ -320,7 +320,7 @@ class Trainer:
             "seed": self.config.seed,
             "micro_batches": self.micro_batches,
             "data": self.engine.gather([position]),
-            "record": record.plain(self.recorded),
+            "record": record.to_plain(self.recorded),
         }
         if self.main:
             checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
