@@ -1,22 +1,22 @@
-"""What each published recipe does to pretraining in the same number of minutes, one after the other.
+"""Published recipes of pretraining, each trained for the same time: one table.
 
     python benchmarks/ablations.py --data SHARDS --perceptual squeezenet1_0.safetensors --minutes 15
     python benchmarks/ablations.py ... --only base tread repa --seeds 0 1
     python benchmarks/ablations.py ... --set train.batch_size=16 --set train.warmup_steps=50
 
 Every run is ``photofound train pretrain`` with the configuration ``--config`` and the overrides of ``RECIPES``; every
-n-th photograph is kept out of training. The averaged model of each run is then judged on crops of those photographs, a
-fixed number per task, with fixed noise:
+n-th photograph is kept out of training. The averaged model of each run is then measured on crops of those photographs,
+a fixed number per task, with fixed noise:
 
 - loss: ``objective.masked_loss`` of the velocity at fixed times, without any term of the recipe. It compares recipes
-  that share an autoencoder and a noise scale, however they were trained; not pixels with latents, where the table
-  leaves it out. A model that predicts the sample is compared fairly, but its errors count 1 / t^2: early in training a
-  few small times decide.
+  with the same autoencoder and noise scale. It cannot compare pixels with latents, where the table leaves it out. A
+  model that predicts the sample is compared fairly, but its errors are weighted by 1 / t^2: early in training a few
+  small times decide.
 - hole dB: PSNR, inside the hole and in pixels, of the clean sample that the model predicts from pure noise (t = 1), its
-  best guess at the mean. It compares everything, the autoencoder's own loss included, but it does not reward texture:
-  for that look at the samples in the runs' folders.
+  best guess at the mean. It compares all recipes, and includes the error of the autoencoder. It does not reward
+  texture: look at the samples in the runs' folders.
 
-A stopped script goes on where it was: runs that have a model are only judged again. Run nothing else on the machine: a
+A stopped script continues: runs that have a model are only measured again. Run nothing else on the machine, since a
 recipe is given minutes, not steps.
 """
 

@@ -1,4 +1,4 @@
-"""Do backgrounds obey? Colours, materials, own pictures and seeds, counted on product photographs; and a sheet.
+"""Do backgrounds follow prompts and pictures? Colours, materials, references and seeds on product photographs.
 
     python benchmarks/backgrounds.py --data DIR --perceptual squeezenet1_0.safetensors [--model DIR] [--products 4]
                                      [--plain] [--only PART ...] [--markdown FILE] [--sheet FILE.png]
@@ -13,8 +13,8 @@ alone, where the mask is 0 and a little away from the product.
   those of surfaces that are drawn with other seeds and without a product.
 - pictures: of two photographs A and B as ``reference`` (or, in a model without that input, as the ``gallery``) each
   result must be nearer to its own in colour and in the energy of its texture than the other result is.
-- seeds: the mean of 32 seeds, high-passed, over what chance leaves of a single one (1 = nothing in common), beyond the
-  product's shadow.
+- seeds: the mean of 32 seeds, high-passed, over the spread that independent pictures would leave (1 = nothing in
+  common), outside of the product's shadow.
 
 ``--plain`` switches drawn surfaces off: the model alone. ``--collapse`` measures what the model does with words.
 """
@@ -216,8 +216,8 @@ def sheet(pipe: Any, products: Sequence[Product]) -> np.ndarray:
 
 
 def collapse(pipe: Any, product: Product) -> list[str]:
-    """What the model alone does with words: how far apart its text encoder puts them, and how much of its background is
-    the word's, the seed's and nobody's."""
+    """What the model alone does with words: how far apart its text encoder puts them, and how much of its background
+    depends on the word, on the seed and on neither."""
     lines = ["| | mean cosine | least |", "|---|---|---|"]
     kinds = {
         "ten colours, 'on a X background'": [f"on a {word} background" for word in COLOURS],

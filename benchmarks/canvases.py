@@ -1,23 +1,23 @@
-"""What a hole of given pixels is filled with before the model looks: five ways, at equal training.
+"""Canvases: five ways to fill a hole before the model sees it, after equal training.
 
     photofound train prepare SHARDS EXEMPLARS --exemplars=4000
     python benchmarks/canvases.py --data SHARDS --exemplars EXEMPLARS --photos DIR --perceptual FILE
                                   [--steps 250] [--limit 12] [--sheets DIR]
 
-Three trainings go on from the same model for the same number of updates, which take equally long:
+Three trainings continue the same model for the same number of updates, which take equally long:
 
 - exemplar: the samples of EXEMPLARS; their holes are filled with the photograph's own patches.
 - harmonic: the same samples and holes, filled with the border's colours, interpolated smoothly.
-- mixed: the samples of EXEMPLARS in 70 % of a batch; the others are new crops with harmonic canvases, as the training
-  of the embedded model has it.
+- mixed: the samples of EXEMPLARS in 70 % of a batch; the others are new crops with harmonic canvases, as in the
+  training of the embedded model.
 
-Two more ways need no training of their own, and are asked of the model trained on exemplars:
+Two more ways need no training of their own. They use the model that was trained on exemplars:
 
 - residual paste: canvas + decode(z) - decode(encode(canvas)), so that only what the model changed is pasted.
 - start at t = 0.5: sampling begins at the canvas's latents, half noised (SDEdit, arXiv:2108.01073).
 
 None has a detail network. The canvas alone is PatchMatch. DIR holds photographs that were not trained on. Look at the
-sheets: neither PSNR nor the perceptual distance sees that a fill is a double exposure.
+sheets: neither PSNR nor the perceptual distance shows that a fill is a double exposure.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def smooth_twin(exemplars: Path, folder: Path) -> Path:
 
 
 def train(name: str, args: argparse.Namespace) -> float:
-    """Train one model in a process of its own, unless it is there; the CPU seconds that it took, 0 if it was there."""
+    """Train one model in a process of its own, unless it exists. Returns the CPU seconds, 0 if it existed."""
     folder = args.runs / name
     if (folder / "model" / "model_index.json").is_file():
         return 0.0
@@ -125,7 +125,7 @@ class Way(Method):
         return to_bytes(made)[0].permute(1, 2, 0).numpy()
 
     def painted(self, problem: protocols.Problem, canvas: Tensor, hole: Tensor, seed: int) -> Tensor:
-        """(1, 3, H, W), what the model makes of a canvas of that shape."""
+        """(1, 3, H, W), the model's result for a canvas of that shape."""
         height, width = hole.shape[-2:]
         padding = (0, -width % 16, 0, -height % 16)
         canvas, hole = F.pad(canvas, padding, mode="replicate"), F.pad(hole, padding, value=1.0)

@@ -5,8 +5,8 @@
 Data: two classes, eight narrow Gaussians on a circle, four of each class, alternating. The teacher, a small MLP, learns
 them by flow matching with 10 % of the classes dropped. Students start from it and are distilled by
 ``photofound.train.consistency``: plain LCM (P = 1) and phased (P = 4), with an averaged target (0.95) and without.
-Distance: RMS over 4,096 points between what a sampler makes in N steps and what 50 guided Euler steps of the teacher
-make from the same noise, for the scale 3. Plain LCM is sampled as it is used, with new noise after each step; its
+Distance: RMS over 4,096 points between a sampler's result in N steps and that of 50 guided Euler steps of the teacher
+from the same noise, for the scale 3. Plain LCM is sampled as it is used, with new noise after each step; its
 distance from more than one step therefore also holds that noise, so the last columns show the distance between
 distributions too (energy distance, which needs no pairs).
 """

@@ -1,13 +1,13 @@
-"""How well the subject is cut out, stage by stage: one table.
+"""The quality of cut-outs after each stage: one table.
 
     python benchmarks/cutout.py --data DIR [--model FOLDER] [--limit N] [--sheet FILE.png]
 
 DIR holds photographs with masks as ``photofound eval`` reads them: an ``eval.json`` that lists ``file``, ``task`` and
-``mask`` (white = subject), of which the tasks ``product`` and ``foreground`` are used, each a table of its own; or any
-folder of photographs with masks.
+``mask`` (white = subject), with a table for each of the tasks ``product`` and ``foreground``; or any folder of
+photographs with masks.
 
 Intersection over union at a matte of 0.5, the share of photographs above 0.9, mean absolute error of the matte, and
-seconds a photograph, decoded before. A checkpoint without the head starts from GrabCut.
+seconds per decoded photograph. A model without the head starts from GrabCut.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _others(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def stages(pipe: CutoutPipeline) -> dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]]:
-    """What is compared: from a photograph and the matte of the stage before it to a matte."""
+    """The stages: functions from a photograph and the previous stage's matte to a matte."""
     size = matting.WORKING_SIDE
     made: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
         "GrabCut at 224": lambda rgb, _: masks.grabcut(rgb)

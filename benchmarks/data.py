@@ -1,13 +1,13 @@
-"""Samples per second of photofound.data.stream against other loaders of the same tars, side by side in one run.
+"""Samples per second of photofound.data.stream and of other loaders of the same tars, in one run.
 
     python benchmarks/data.py --data SHARDS
     python benchmarks/data.py --data SHARDS --workers 2 --samples 4000 --repeats 5
 
 Every loader reads the tars, decodes with two workers, scales and crops to 256 x 256 and gives uint8 batches of 32. The
-loaders take turns, so that whatever else the machine does falls on all of them; a row gives the median of the repeats
+loaders take turns, so other load on the machine affects all of them; a row gives the median of the repeats
 and of the ratios to plain ``datasets`` of the same turn. datago reads tars from one cloud's buckets only, so it gets
-the same files unpacked, resizes in Rust, and has no captions to read; ours alone also looks at headers for buckets and
-gives floats. What is not installed is left out: pip install 'photofound[bench]'.
+the same files unpacked, resizes in Rust, and has no captions to read; ours also reads headers for buckets and gives
+floats. Loaders that are not installed are left out: pip install 'photofound[bench]'.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Two ways to see pixels at the end, trained for the same CPU seconds on the same samples.
+"""Detail network or conditioned decoder, trained for the same CPU seconds on the same samples.
 
     photofound train prepare SHARDS EXEMPLARS --exemplars=4000
     python benchmarks/decoders.py --exemplars EXEMPLARS --photos DIR --perceptual squeezenet1_0.safetensors
@@ -10,7 +10,7 @@
   weights of the decoder; what is added starts at zero.
 
 Both see the exemplar canvas, the embedded model's guess and the hole, and are trained with the terms of
-``photofound train detail``. They take turns, so that neither has the quieter machine. DIR holds photographs that were
+``photofound train detail``. They take turns, so other load on the machine affects both. DIR holds photographs that were
 not trained on.
 """
 
@@ -45,8 +45,8 @@ from photofound.training.detail import Config, DataConfig, DetailStage, LossConf
 FILLS = ("strokes-20", "box-centre", "border-12.5")
 
 
-class GivenDecoder(nn.Module):
-    """A decoder of deep compression that is told what is given. ``forward`` is ``DetailNetwork``'s."""
+class ConditionedDecoder(nn.Module):
+    """The decoder of an AutoencoderDC that also sees canvas and hole. ``forward`` is that of ``DetailNetwork``."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class GivenDecoder(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(4 * 4, half, 3, padding=1), ResidualBlock(half), ResidualBlock(half))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in ((half, quarter), (quarter, eighth)))
         self.blocks = nn.ModuleList(nn.Sequential(ResidualBlock(n), ResidualBlock(n)) for n in (half, quarter, eighth))
-        self.tell = nn.ModuleList(_zero(nn.Conv2d(n, n, 1)) for n in (half, quarter, eighth))
+        self.inject = nn.ModuleList(_zero(nn.Conv2d(n, n, 1)) for n in (half, quarter, eighth))
         self.gate = _zero(nn.Conv2d(half, 4, 3, padding=1))
 
     @property
@@ -73,17 +73,17 @@ class GivenDecoder(nn.Module):
         shown, guess = (F.pad(x, padding, mode="replicate") for x in (torch.cat([canvas, 2 * hole - 1], 1), guess))
         with torch.no_grad():
             z = autoencoder.encode(self.vae, guess.to(self.dtype)) / self.vae.config.scaling_factor
-        told = [self.stem(F.pixel_unshuffle(shown.to(self.dtype), 2))]
+        features = [self.stem(F.pixel_unshuffle(shown.to(self.dtype), 2))]
         for shrink in self.shrink:
-            told.append(shrink(told[-1]))
-        told = [blocks(x) for blocks, x in zip(self.blocks, told, strict=True)]
+            features.append(shrink(features[-1]))
+        features = [blocks(x) for blocks, x in zip(self.blocks, features, strict=True)]
         decoder: Any = self.decoder
         x = z.repeat_interleave(decoder.in_shortcut_repeats, 1) + decoder.conv_in(z)
         for level in (2, 1, 0):  # an eighth, a quarter, half of the resolution
             stage = decoder.up_blocks[level + 1]
             if level < 2:
                 x = stage[0](x)
-            x = x + self.tell[level](told[level])
+            x = x + self.inject[level](features[level])
             for block in stage[1:] if level < 2 else stage:
                 x = block(x)
         x = decoder.conv_act(decoder.norm_out(x.movedim(1, -1)).movedim(-1, 1))
@@ -100,10 +100,10 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def make_stage(args: argparse.Namespace, way: str, other: DetailStage | None) -> DetailStage:
-    """The stage of one way; guesses that ``other`` has made are shared."""
+    """The stage of one way; it shares the guesses of ``other``."""
     stage = DetailStage(settings(args), World())
     if way == "decoder":
-        stage.network = GivenDecoder(stage.pipeline.vae)  # type: ignore[assignment]
+        stage.network = ConditionedDecoder(stage.pipeline.vae)  # type: ignore[assignment]
         stage.module["detail"] = stage.network
         stage.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if other is not None:
@@ -121,7 +121,7 @@ def settings(args: argparse.Namespace) -> Config:
 
 
 def train(trainers: dict[str, Trainer], seconds: float) -> dict[str, int]:
-    """Whoever has had less time has the next update; the updates that each came to."""
+    """The one that has had less time gets the next update. Returns the number of updates of each."""
     spent = dict.fromkeys(trainers, 0.0)
     said = 0.0
     while (least := min(spent.values())) < seconds:
@@ -135,8 +135,8 @@ def train(trainers: dict[str, Trainer], seconds: float) -> dict[str, int]:
     return {name: trainer.step for name, trainer in trainers.items()}
 
 
-def judged(networks: dict[str, Any], args: argparse.Namespace) -> Evaluation:
-    """The embedded model with each network in the place of its own, and without one."""
+def evaluate_networks(networks: dict[str, Any], args: argparse.Namespace) -> Evaluation:
+    """Evaluates the embedded model with each network in place of its own, and without one."""
     methods: list[Method] = list(classical_methods(["patchmatch"]))
     for name, network in networks.items():
         ours = PhotofoundMethod(name=name)
@@ -176,7 +176,7 @@ def main() -> None:
             networks[way] = deepcopy(stages[way].network)
         size = sum(p.numel() for p in networks[way].parameters() if p.requires_grad)
         print(f"{way}: {size / 1e6:.2f} M parameters, {steps[way]} updates, held-out samples {held}", flush=True)
-    found = judged(networks, args)
+    found = evaluate_networks(networks, args)
     print(compare_with_rival(summarise(found), differences(found), "patchmatch"))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Our edits against what everybody has, on photographs with a known truth: one table.
+"""Our edits and classical methods on photographs with a known truth: one table.
 
     python benchmarks/edits.py --data DIR --perceptual squeezenet1_0.safetensors [--limit 12] [--markdown FILE]
                                [--sheet FILE.png]
@@ -9,10 +9,10 @@ DIR holds photographs, or an ``eval.json`` that lists ``file``, ``task`` (the ``
 products, ``mask``. ``photofound eval`` runs the same protocols and more, with intervals and pictures.
 
 Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every
-side. To erase, a product is pasted onto the photograph, whose own pixels are the truth. x2 and x4 start from a bicubic
-reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture. Outpainting has no
-truth: only what happened to the product's pixels is counted. SET5 is a folder of a super-resolution set, measured on
-luma; of an ``eval.json`` those photographs are taken that are from Set5.
+side. For erasing, a product is pasted on the photograph, and the photograph is the truth. x2 and x4 start from a
+bicubic reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture. Outpainting has no
+truth: only changes of the product's pixels are counted. SET5 is a folder of a super-resolution set, measured on
+luma; of an ``eval.json`` the photographs from Set5 are used.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def machine() -> str:
 
 
 def command(args: argparse.Namespace) -> str:
-    """What was typed, without the folders of this machine and where results go."""
+    """The command line, without this machine's folders and the output options."""
     said = {name: value for name, value in vars(args).items() if value is not None}
     said = {k: Path(v).name if isinstance(v, Path) else v for k, v in said.items() if k not in ("markdown", "sheet")}
     options = (f"--{name.replace('_', '-')} {value}" for name, value in said.items())
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--max-side", type=int, help="scale larger photographs down to it")
-    parser.add_argument("--seeds", type=int, help="how often ours is asked; default: 1")
+    parser.add_argument("--seeds", type=int, help="seeds of our model; default: 1")
     parser.add_argument("--tasks", help="only those whose name holds this word")
     parser.add_argument("--protocols", help=f"only these, with commas, of {', '.join(NAMES)}")
     parser.add_argument("--set5", type=Path, help="folder of a super-resolution set, at x2 and x4, at its own size")

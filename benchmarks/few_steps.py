@@ -4,9 +4,9 @@
     python benchmarks/few_steps.py --drawn 24 --students runs/student/model --crop 64 --count 4
 
 SHARDS holds photographs as training reads them; take ones that were not trained on. Each edit gets ``--count`` crops,
-with holes and noise from a fixed seed. Distance: RMS, over the latents of the hole, between what a model makes in N
-steps and what its teacher makes in 50 guided ones from the same noise; 0 is the teacher, and two unrelated results are
-about 1.4 standard deviations apart. A plain LCM student adds new noise after each step, which counts against it here
+with holes and noise from a fixed seed. Distance: RMS, over the latents of the hole, between a model's result in N
+steps and its teacher's in 50 guided steps from the same noise; 0 is the teacher, and two unrelated results are about
+1.4 standard deviations apart. A plain LCM student adds new noise after each step, which counts against it here
 from two steps on, as it should: it no longer follows its seed. The teacher is the first student's own, or --teacher.
 """
 
@@ -29,7 +29,7 @@ STEPS, TASKS = (1, 2, 4, 8), ("outpaint", "inpaint", "expand", "erase", "upscale
 
 
 def conditions(store: PhotoStore, task: str, crop: int, count: int) -> Condition:
-    """``count`` crops and what the task gives of them, always the same."""
+    """Conditions of ``count`` crops, always the same."""
     generator = torch.Generator().manual_seed(7)
     rows = store.rows(crop, get_task(task).needs_object)
     if not len(rows):
@@ -40,7 +40,7 @@ def conditions(store: PhotoStore, task: str, crop: int, count: int) -> Condition
 
 
 def latents(pipe: Any, condition: Condition, steps: int, guidance: float) -> Tensor:
-    """What the pipeline makes, (B, C, h, w), before it is decoded."""
+    """The pipeline's result as latents (B, C, h, w)."""
     last: list[Tensor] = []
 
     def keep(pipe: Any, step: int, t: Tensor, kept: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
     python benchmarks/finetuning.py RUN --out finetune.jpg
 
 RUN is the folder of a finished ``photofound train finetune`` of a LoRA with ``data.hold_out``. Each row of the sheet
-is one photograph: what the model is given, the start's result, the fine-tuned one's, the photograph. Both start from
+is one photograph: the input, the start's result, the fine-tuned model's result, the photograph. Both start from
 the same noise.
 """
 

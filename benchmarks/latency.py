@@ -1,21 +1,21 @@
-"""Seconds per edit, from PIL image to PIL image, task by task and size by size, and where they go.
+"""Seconds per edit, from PIL image to PIL image, per task and size, and of each part of an edit.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --sizes 512 4000x3000 --tasks inpaint --repeats 5 --markdown FILE
     python benchmarks/latency.py --model editor --device cuda --sizes 1024 --steps 4
 
-The photograph is drawn, the same for everybody: a lit ball before a textured ground. Inpaint and erase take a hole as
+The photograph is drawn and always the same: a lit ball on a textured background. Inpaint and erase take a hole as
 wide as a quarter of the short side, expand adds a quarter of the width on the left and on the right, upscale doubles
 the sides of what it is given (without an upscaler not at more than two megapixels), outpaint cuts the ball out by
 itself and has a prompt.
 
-A row gives the median of the whole call and of its parts: what the task prepares (masks, cutting out), text,
-encoder, network (all calls, and their number), decoder, the upscaler, what the task finishes (seams, compositing,
-back-projection); the rest is scaling and sampling. "CPU" is processor time over all threads: on a busy machine it is
-the steadier figure.
+A row gives the median of the whole call and of its parts: preparation (masks, cutting out), text, encoder,
+network (all calls, and their number), decoder, upscaler, finishing (seams, compositing, back-projection); the rest is
+scaling and sampling. "CPU" is processor time over all threads: on a busy machine it is
+more stable.
 "PRX" is the same call with diffusers' PRXTransformer2DModel of the same shape in place of our transformer (it has no
-input for the photograph, so that it has less to do). Last, the
-command line: from a cold start to the written file.
+input for the photograph, so it does less work). The last table is the command line, from a cold start to the written
+file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COLUMNS = ("task", "size", "seconds", "CPU", *PARTS, "calls", "PRX", "PRX CPU", 
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """A lit ball before a ground with texture at every scale."""
+    """A lit ball on a background with texture at every scale."""
     rng = np.random.default_rng(0)
     ground = sum(_noise(rng, width, height, 2**k) / 2**k for k in range(1, 7)) * 40 + (150, 120, 90)
     y, x = np.mgrid[:height, :width]
@@ -67,7 +67,7 @@ def _noise(rng: np.random.Generator, width: int, height: int, cells: int) -> np.
 
 
 def request(task: str, width: int, height: int) -> dict[str, Any]:
-    """What a user passes beside the photograph."""
+    """The user's inputs besides the photograph."""
     if task in ("inpaint", "erase"):
         mask = np.zeros((height, width), np.uint8)
         half = min(width, height) // 8
@@ -78,7 +78,7 @@ def request(task: str, width: int, height: int) -> dict[str, Any]:
 
 
 class PRXInPlace(nn.Module):
-    """diffusers' transformer behind our interface: what it has no input for is left out."""
+    """diffusers' transformer behind our interface; it ignores inputs that it does not have."""
 
     def __init__(self, ours: Any) -> None:
         super().__init__()
@@ -167,14 +167,14 @@ class Bench:
 
 
 def peak(device: str) -> int:
-    """Megabytes at the highest so far: of the GPU, or of this process."""
+    """Peak memory in MB: of the GPU, or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() // 10**6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
 
 
 def cold_start(args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds, and processor seconds, of the command line from nothing to a written file of 512x512."""
+    """Median seconds, and processor seconds, of the command line, from start to a written file of 512x512."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         photo, mask = Path(folder) / "photo.png", Path(folder) / "mask.png"

@@ -1,11 +1,11 @@
-"""What it saves to compute embeddings and latents once: training steps with and without, on the same shards.
+"""Training steps with and without precomputed embeddings and latents, on the same shards.
 
     python benchmarks/precomputed.py --data SHARDS
     python benchmarks/precomputed.py --data SHARDS --model DIR --side 512 --batch 64 --device cuda
 
 SHARDS are prepared into a temporary folder with the model's own text encoder and autoencoder. Each row is a whole step
 of pretraining from a stream (drawing, loss, gradients; the optimizer aside), the text encoder frozen. The rows take
-turns; a row gives the median, its ratio to computing everything, and what the file of a sample grows by.
+turns; a row gives the median, its ratio to computing everything, and the growth of a sample's file.
 """
 
 import argparse

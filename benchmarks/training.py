@@ -6,12 +6,12 @@
     python benchmarks/training.py --device cuda --shape 1b --resolutions 1024 --batches 32 --optimizer muon
         --checkpoint-activations
 
-Both train on latents and text embeddings that lie in memory, in bf16 autocast with fp32 weights and AdamW, gradients
-clipped to norm 1. Ours is a whole update of ``photofound.train.trainer`` as a run takes it (average of weights, NaN
-guard, one head per task, the condition's input); theirs is what a script without any of that would do. The rounds take
+Both train on latents and text embeddings in memory, in bf16 autocast with fp32 weights and AdamW, gradients
+clipped to norm 1. Ours is a whole update of ``photofound.train.trainer`` as in a run (average of weights, NaN guard,
+one head per task, the condition's input); theirs is a plain script without any of that. The rounds take
 turns, and a row gives the median step of each. MFU is the FLOPs of the model (forward counted by
-``torch.utils.flop_counter``, times three; what is computed twice counts once) over the peak, which is what a large
-matrix product of this machine reaches in the same run. Memory is the GPU's peak, on a CPU the size of the process.
+``torch.utils.flop_counter``, times three; recomputed activations count once) over the peak, which a large matrix
+product reaches on this machine in the same run. Memory is the GPU's peak, on a CPU the size of the process.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TASKS = ("generate", "inpaint", "expand", "outpaint", "erase", "upscale")
 
 
 class Latents:
-    """A stage (see ``photofound.train.trainer.Stage``) whose data cost nothing."""
+    """A stage (see ``photofound.train.trainer.Stage``) with data that cost nothing."""
 
     def __init__(self, args: argparse.Namespace, side: int) -> None:
         torch.manual_seed(0)

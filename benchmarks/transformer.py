@@ -5,9 +5,9 @@
     python benchmarks/transformer.py --tokens 1024 --dtypes float32 --repeats 3 --threads 1
 
 Two rows per size and dtype: one forward pass, and a sampling loop of 20 Euler steps without guidance, in which ours
-may compute the text's keys and values once (inside the timed part). The two models take turns step by step, so that
-whatever else the machine does falls on both. A row gives each model's median seconds and the median of the repeats'
-ratios, above 1 where ours is faster. The last column is the largest difference of the outputs over their standard
+computes the text's keys and values once (inside the timed part). The two models take turns step by step, so other load
+on the machine affects both. A row gives each model's median seconds and the median of the repeats'
+ratios, above 1 if ours is faster. The last column is the largest difference of the outputs over their standard
 deviation: the two must also agree.
 """
 
