@@ -10,9 +10,9 @@ products, ``mask``. ``photofound eval`` runs the same protocols and more, with i
 
 Holes come from a fixed seed: strokes over 20 % of the picture, a centre box of a ninth, a border of 12.5 % on every
 side. For erasing, a product is pasted on the photograph, and the photograph is the truth. x2 and x4 start from a
-bicubic reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture. Outpainting has no
-truth: only changes of the product's pixels are counted. SET5 is a folder of a super-resolution set, measured on
-luma; of an ``eval.json`` the photographs from Set5 are used.
+bicubic reduction. PSNR, SSIM and perceptual distance (SqueezeNet, lower is better) are of the whole picture.
+Outpainting has no truth: only changes of the product's pixels are counted. SET5 is a folder of a super-resolution set,
+measured on luma; of an ``eval.json`` the photographs from Set5 are used.
 """
 
 from __future__ import annotations

@@ -238,6 +238,7 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_verdict(photos, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--protocols", "box-centre,strokes-20", "-o", str(out)]

@@ -136,6 +136,7 @@ def seconds_to_answer(data: bytes) -> tuple[float, str]:
 ATTACKS = attacks(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_pieces_cost_no_more_than_pixels(name):
     seconds, said = seconds_to_answer(ATTACKS[name])

@@ -16,6 +16,7 @@ from photofound import EditPipeline, ErasePipeline, ExpandPipeline, InpaintPipel
 # -------------------------------------------------------------------------------------------------------------- threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["euler", "lcm"])
 def test_threads_share_one_pipeline_or_its_weights(tiny, photo, mask, scheduler):
     """Other numbers of steps side by side, over and over, with results as alone."""
@@ -226,6 +227,7 @@ def test_what_is_no_prompt_is_refused(tiny, photo, mask, prompt):
         tiny(InpaintPipeline)(photo, mask, prompt=prompt)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_cut_is_warned_of(tiny, photo, mask, recwarn):
     pipe, room = tiny(InpaintPipeline), "红" * 341
     pipe(photo, mask, prompt=room)

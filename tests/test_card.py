@@ -279,6 +279,7 @@ def test_mistakes_are_one_line(model, capsys, arguments, said):
 # ------------------------------------------------------------------------------------------------------------ pipelines
 
 
+@pytest.mark.slow
 def test_saving_carries_the_card_of_the_folder_that_was_loaded(model, tmp_path):
     (model / card.ABOUT).write_text("{name: mine, limits: [{text: Odd., picture: odd.png}]}")
     Image.new("RGB", (4, 4)).save(model / "odd.png")

@@ -853,6 +853,7 @@ def test_convert_gets_the_source_and_the_folder(run, monkeypatch):
     assert seen == [("a/b", "out")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--help"], ["eraze"], ["--version"], ["train"]])
 def test_nothing_heavy_is_imported_before_it_is_needed(argv):
     code = """

@@ -32,6 +32,7 @@ def files():
     return {"image": ("photo.png", stream.getvalue())}
 
 
+@pytest.mark.slow
 def test_a_replica_is_the_whole_server(tiny_folder, monkeypatch):
     monkeypatch.setenv("PHOTOFOUND_API_KEY", "secret")
     wanted = ClusterConfig(model=str(tiny_folder), server=ServeConfig(queue=3))

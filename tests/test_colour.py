@@ -52,6 +52,7 @@ def adobe_like(size):
     return bytes(profile)
 
 
+@pytest.mark.slow
 def test_a_colour_profile_is_told_by_its_hash_and_bounded(tmp_path):
     """Equal profiles share a transform, none is kept by the cache, and one of 30 MiB costs nothing."""
     import gc

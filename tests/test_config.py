@@ -119,6 +119,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BOMBS)
 def test_what_would_take_long_or_build_objects_is_refused(tmp_path, what):
     """In no time, and in one line that can be read."""

@@ -112,6 +112,7 @@ def test_what_training_converges_to_is_the_teachers_path(x, phases):
     assert torch.allclose(made, flow(x, at(1.0), end), atol=0.02)
 
 
+@pytest.mark.slow
 def test_gradient_descent_finds_the_exact_map():
     """A student that is affine in x at every time, trained by targets, pseudo-Huber loss and average on data: one jump
     from noise ends where ten Euler steps of the exact velocity do."""

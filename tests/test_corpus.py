@@ -52,10 +52,12 @@ def test_nothing_that_can_be_kept_is_lost(rows):
     assert {row.kind for row in with_all} == {"JPEG", "PNG", "WebP", "TIFF", "AVIF"}
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_measured(rows):
     assert corpus.DOCS.read_text() == corpus.page(rows), "run 'python -m tests.corpus' and read what has changed"
 
 
+@pytest.mark.slow
 def test_a_jpeg_changes_less_when_it_is_compressed_as_it_was():
     for quality, sampling in corpus.QUALITIES:
         _, same, other = corpus.recompressed(quality, sampling)

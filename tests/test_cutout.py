@@ -112,6 +112,7 @@ def test_no_subject_is_one_line(tiny, headed, monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- the head
 
 
+@pytest.mark.slow
 def test_the_head_is_asked_where_there_is_one_and_looks_twice(headed, monkeypatch):
     photo, inside = disc(160, 300)
     look, looks = matte_of(inside)
@@ -124,6 +125,7 @@ def test_the_head_is_asked_where_there_is_one_and_looks_twice(headed, monkeypatc
     assert len(looks) == 1
 
 
+@pytest.mark.slow
 def test_outpaint_keeps_what_the_head_finds(headed, tiny, monkeypatch):
     photo, inside = disc(160, 300)
     look, looks = matte_of(inside)
@@ -238,6 +240,7 @@ def test_training_is_a_regression_on_the_target(tiny_folder):
     assert stage.sheet().shape[2] == 3
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_answer_itself(tiny_folder, tmp_path):
     pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
     pipe.transformer.add_task("cutout")
@@ -294,6 +297,7 @@ def test_formats_with_alpha():
             image.output_format(jpeg, path, format, alpha=True)
 
 
+@pytest.mark.slow
 def test_the_server_answers_in_a_format_with_alpha(headed, monkeypatch):
     monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")
     photo, inside = disc()

@@ -95,6 +95,7 @@ def run(pipe, photo=PHOTO, seed=0, **inputs):
     return np.asarray(pipe(photo, generator=torch.Generator().manual_seed(seed), **inputs).images[0])
 
 
+@pytest.mark.slow
 def test_a_saved_detail_network_comes_back_and_paints(folder, tiny_folder):
     assert json.loads((folder / "model_index.json").read_text())["detail"] == [
         "photofound.detail",
@@ -106,6 +107,7 @@ def test_a_saved_detail_network_comes_back_and_paints(folder, tiny_folder):
     assert (detailed == run(load_pipeline(InpaintPipeline, folder), mask_image=MASK)).all(), "not the same again"
 
 
+@pytest.mark.slow
 def test_from_pipe_carries_it_and_kept_pixels_are_exact_when_expanding(folder):
     pipe = ExpandPipeline.from_pipe(load_pipeline(InpaintPipeline, folder))
     assert pipe.detail is not None
@@ -113,6 +115,7 @@ def test_from_pipe_carries_it_and_kept_pixels_are_exact_when_expanding(folder):
     assert wide.shape == (80, 126, 3) and (wide[:, 20:116] == PHOTO).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("canvas", ["harmonic", "exemplar"])
 def test_large_holes_are_brought_to_the_photographs_size(folder, canvas):
     pipe = load_pipeline(InpaintPipeline, folder)
@@ -124,6 +127,7 @@ def test_large_holes_are_brought_to_the_photographs_size(folder, canvas):
     assert result.shape == photo.shape and (result[mask == 0] == photo[mask == 0]).all()
 
 
+@pytest.mark.slow
 def test_the_canvas_is_what_the_checkpoint_says(tiny_folder, monkeypatch):
     seen = {}
 
@@ -219,6 +223,7 @@ def test_the_distance_is_that_of_directions_and_so_is_its_gradient():
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_critic_learns_to_tell_and_only_where_it_is_asked():
     critic = FeatureCritic(8)
     real, fake = taps(0), taps(1)

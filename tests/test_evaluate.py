@@ -76,6 +76,7 @@ def run(photos, *options):
     return cli.main(["eval", str(photos), "--model", "none", *options])
 
 
+@pytest.mark.slow
 def test_left_out_protocols_are_all_that_the_photographs_allow(photos, tmp_path):
     assert run(photos, "--limit", "1", "-o", str(tmp_path)) == 0
     asked = {each["protocol"] for each in json.loads((tmp_path / "report.json").read_text())["summary"]}
@@ -171,6 +172,7 @@ def test_models_are_named_with_their_steps(text, name, source, steps, teacher):
     assert evaluate._model(text) == {"name": name, "source": source, "steps": steps, "teacher": teacher}
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_the_same_table(photos, network, tiny_folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("skimage")
     options = ["--data", photos, "--perceptual", network, "--limit", 1, "--model", tiny_folder, "--steps", 1]

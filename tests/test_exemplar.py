@@ -41,6 +41,7 @@ def test_what_stood_in_the_hole_is_not_looked_at():
     assert (exemplar.fill(rgb, hole) == exemplar.fill(other, hole)).all()
 
 
+@pytest.mark.slow
 def test_same_seed_same_pixels_in_any_thread():
     rgb, hole = photograph(64), hole_of(64, 0.2, 0.7)
     alone = {seed: exemplar.fill(rgb, hole, seed) for seed in range(4)}
@@ -79,6 +80,7 @@ def as_pixels(rgb: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32))[None] / 127.5 - 1
 
 
+@pytest.mark.slow
 def test_large_pictures_have_texture_of_their_own_resolution():
     side = 512
     rgb, hole = photograph(side), hole_of(side, 0.35, 0.6)

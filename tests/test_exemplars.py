@@ -22,6 +22,7 @@ def store():
     return drawn.store(6, (72,))
 
 
+@pytest.mark.slow
 def test_holes_are_filled_and_the_rest_is_the_photograph(store, tmp_path):
     assert exemplars.write(store, tmp_path, 8, PLAN, workers=1) == 2
     made = Exemplars(tmp_path)
@@ -55,6 +56,7 @@ def test_another_plan_wants_another_folder(store, tmp_path):
         exemplars.write(store, tmp_path / "other", 4, Plan(crop=500), workers=1)
 
 
+@pytest.mark.slow
 def test_new_shards_are_taken_in_and_old_rows_keep_their_numbers(store, tmp_path):
     exemplars.write(store, tmp_path, 4, PLAN, workers=1)
     made = Exemplars(tmp_path)

@@ -261,6 +261,7 @@ def test_a_model_saved_with_a_lora_gives_the_same_pictures(tiny, photo, mask, tm
     assert pipe.config._name_or_path is None, "the card of the folder is not true of these weights"
 
 
+@pytest.mark.slow
 def test_fusing_and_unfusing(tiny, photo, mask, tmp_path):
     pipe = tiny(InpaintPipeline)
     plain = edited(pipe, photo, mask)

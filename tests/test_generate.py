@@ -46,6 +46,7 @@ def test_what_cannot_be_made_is_refused(tiny_folder, inputs, words):
         load_pipeline(GeneratePipeline, tiny_folder)(**inputs)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_draws_surfaces_and_says_what_it_cannot(recwarn):
     pipe = load_pipeline(GeneratePipeline)
     out = pipe(prompt="red cloth", size="96x64", generator=seeded())

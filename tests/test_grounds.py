@@ -141,6 +141,7 @@ def drawing(tiny):
     return pipe
 
 
+@pytest.mark.slow
 def test_a_prompt_chooses_the_background(drawing):
     for prompt, note, channel in (("on red cloth", "cloth, red", 0), ("on green grass", "grass, green", 1),
                                   ("a blue wall", "plaster, blue", 2)):  # fmt: skip
@@ -173,6 +174,7 @@ def test_seeds_have_no_pattern_in_common(drawing):
     assert shared < 1.6
 
 
+@pytest.mark.slow
 def test_without_a_known_word_or_the_setting_nothing_changes(tiny, drawing):
     plain = tiny(OutpaintPipeline)
     for prompt in ("in a kitchen", ""):
@@ -181,6 +183,7 @@ def test_without_a_known_word_or_the_setting_nothing_changes(tiny, drawing):
     assert outpaint(plain, "on a red cloth")[0].notes == [""]
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_members_alone(drawing):
     matte = (box(72, 88, 20, 60, 30, 60) * 255).astype(np.uint8)
     prompts = ("on red cloth", "in a kitchen", "on grey sand")
@@ -191,6 +194,7 @@ def test_a_batch_is_its_members_alone(drawing):
         assert (alone.pixels == result.pixels).all() and alone.note == result.note
 
 
+@pytest.mark.slow
 def test_the_setting_is_kept(drawing, tmp_path):
     assert OutpaintPipeline.from_pipe(drawing).config.surfaces is True
     drawing.save_pretrained(tmp_path)

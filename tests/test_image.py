@@ -11,6 +11,7 @@ from photofound import image as module
 pytestmark = pytest.mark.usefixtures("no_surprises")
 
 
+@pytest.mark.slow
 def test_the_import_is_cheap():
     """Neither torch nor OpenCV is loaded before it is needed."""
     code = "import sys, photofound.image; print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"

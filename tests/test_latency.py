@@ -23,6 +23,7 @@ def latency():
     del sys.modules["latency"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inpaint", "erase", "expand", "outpaint", "upscale"])
 def test_every_task_is_measured_and_so_is_prx(latency, tiny, task):
     pipe, encode = tiny(EditPipeline), autoencoder.encode

@@ -138,6 +138,7 @@ def greys():
     yield Image.fromarray(camera).resize((2048, 2048), Image.Resampling.BICUBIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(9))
 def test_a_grey_photograph_is_no_mask(index):
     grey = list(greys())[index]

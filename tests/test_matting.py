@@ -99,6 +99,7 @@ def test_the_guided_filter_is_that_of_the_paper():
     assert np.abs(matting.guided_filter(guide, x, radius, epsilon) - (a * guide + b)).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fine", [False, pytest.param(True, marks=WITH)])
 def test_soft_pixels_get_the_subjects_own_colours_and_others_stay(fine, monkeypatch):
     monkeypatch.setattr(matting, "has_pymatting", lambda: fine)

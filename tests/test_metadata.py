@@ -71,6 +71,7 @@ def test_what_stays_true_is_not_touched():
         assert metadata.without_stale(true) is true
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_left_out_where_it_names_such_data():
     bomb = b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + GONE["a gain map"]
     for bad in (bomb, GONE["a motion photo"][:-20], b"<a>" * 100_000 + b"ImageWidth" + b"</a>" * 100_000):

@@ -100,6 +100,7 @@ def test_ours_answers_every_task_in_the_truths_size_with_kept_pixels(tiny_folder
     assert (result == ours.edit(problem, 0)).all() and (result != ours.edit(problem, 1)).any()
 
 
+@pytest.mark.slow
 def test_ours_is_the_pipeline_itself_with_its_steps(tiny, tiny_folder):
     pipe, problem = tiny(UpscalePipeline), small()
     for steps in (1, 3):
@@ -171,6 +172,7 @@ def test_any_inpainting_pipeline_of_diffusers_can_be_asked(inpainter):
     assert (result != method.edit(problem, 1)).any()
 
 
+@pytest.mark.slow
 def test_any_upscaling_pipeline_of_diffusers_can_be_asked(tmp_path, text):
     from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionUpscalePipeline
 

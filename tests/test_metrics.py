@@ -363,6 +363,7 @@ def test_ratios_are_of_means_and_pairs_are_drawn_together():
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.005) and low < a.mean() / b.mean() < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 3), (14, 6), (6, 14), (260, 205), (4000, 3900)])
 def test_the_sign_test_and_its_interval_are_scipys(wins, losses):
     count = wins + losses

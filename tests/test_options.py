@@ -44,6 +44,7 @@ def test_every_option_is_listed_with_its_default_and_a_comment(stage):
         assert listed[name].help and listed[name].type and "None" not in listed[name].help, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_lists_the_options_and_imports_no_torch(stage):
     code = "import sys; from photofound import cli; code = 0\n"

@@ -239,6 +239,7 @@ def test_one_bad_sample_is_left_out_and_named(tmp_path, caplog, monkeypatch, odd
     assert len(photos.origins(tmp_path)) in (100, 101)
 
 
+@pytest.mark.slow
 def test_whatever_bytes_a_tar_holds_it_is_read_to_an_end(tmp_path):
     """With bytes of its headers changed at random, samples come or a row that says what is wrong; nothing raises."""
     whole = (hundred(tmp_path) / "x.tar").read_bytes()[: 40 * 512]
@@ -501,6 +502,7 @@ def test_a_crop_as_large_as_the_picture_is_the_picture():
     assert {find(bytes_of(p), photo.pixels) for p in sample.pixels} == {(0, 0, False), (0, 0, True)}
 
 
+@pytest.mark.slow
 def test_objects_lie_wholly_inside_the_crop(store):
     store, photographs = store
     rows = torch.full((200,), 1)

@@ -144,6 +144,7 @@ def surface(colour, size=(50, 70)):
     return np.broadcast_to(np.array(colour, np.uint8), (*size, 3))
 
 
+@pytest.mark.slow
 def test_the_reference_reaches_the_model_and_guidance_covers_it(referring, photo, mask):
     pipe = referring(InpaintPipeline)
 
@@ -200,6 +201,7 @@ def test_a_reference_is_encoded_once_and_seen_by_every_tile(referring, monkeypat
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_with_references_a_picture_has_the_same_pixels_alone_and_in_company(referring, photo, dtype):
     pipe, calls = referring(InpaintPipeline, torch_dtype=dtype), []
@@ -347,6 +349,7 @@ def test_group_offload(tiny, photo, mask):
     assert pipe(photo, mask, generator=seeded()).images[0].tobytes() == before
 
 
+@pytest.mark.slow
 def test_lora_changes_the_picture_and_goes_away_again(tiny, photo, mask, tmp_path):
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict

@@ -258,6 +258,7 @@ def pictures_of(pipe, prompt: str, **settings) -> np.ndarray:
     return np.asarray(pipe(prompt=prompt, generator=torch.Generator().manual_seed(3), **settings).images[0], np.int16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_generate_gives_the_pictures_of_prx(parts, source, tmp_path, prompt):
     """Resolution, steps, guidance, noise levels and the cleaning of prompts are PRX's without being told."""
@@ -299,6 +300,7 @@ def test_generate_gives_the_pictures_of_prx_in_pixels(parts, tmp_path):
     assert wanted.std() > 3 and np.abs(made - wanted).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_converted_model_edits_at_once(source, tmp_path):
     """Untrained heads are not used: the hole is painted as text to image, and what is given is put back every step."""
     from photofound import EditPipeline, Picture, Request

@@ -85,6 +85,7 @@ def test_squares_for_a_hole_lie_around_it_and_in_the_picture():
     assert not squares_in(torch.zeros(1, 1, 64, 64), seeded())[1].any()
 
 
+@pytest.mark.slow
 def test_an_outpainting_reference_shows_the_ground_alone_in_its_share_of_the_samples():
     sample, task = discs(200), get_task("outpaint")
     condition = with_references(task.example(sample, seeded()), sample, True, 0.7, 32, seeded(1))

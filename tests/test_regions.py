@@ -41,6 +41,7 @@ def check_shared_out(hole, parts):
     assert np.array_equal(painted, hole)
 
 
+@pytest.mark.slow
 def test_specks_are_worked_on_at_the_photographs_own_scale():
     hole = specks(8)
     parts = parts_of(hole)
@@ -50,6 +51,7 @@ def test_specks_are_worked_on_at_the_photographs_own_scale():
     assert max(whole(hole, TILE).size) < 1800, "in one box they would be shrunk"
 
 
+@pytest.mark.slow
 def test_three_holes_in_a_panorama():
     hole = holes(400, 9_000, (200, 500, 120, 150), (300, 4_800, 30, 400), (80, 8_300, 200, 180))
     parts = parts_of(hole)
@@ -87,6 +89,7 @@ def test_soft_edges_go_with_their_hole():
     assert len(parts) == 2 and np.allclose(sum(1 - part.keep(1 - mask) for part in parts), mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, 1500])
 def test_dust_all_over_is_split_in_a_moment(count):
     hole = specks(count)

@@ -137,6 +137,7 @@ def test_a_path_that_is_no_key_file_is_refused_at_once(tmp_path, path, why):
 # ---------------------------------------------------------------------------------------------- what it answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(NEEDS))
 def test_every_task_answers_with_the_pixels_that_the_pipeline_gives(client, pipe, task):
     response = client.post(f"/v1/{task}", **NEEDS[task])
@@ -149,6 +150,7 @@ def test_every_task_answers_with_the_pixels_that_the_pipeline_gives(client, pipe
     assert (decoded(response) == np.asarray(expected)).all()
 
 
+@pytest.mark.slow
 def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
     pipe = InpaintPipeline.from_pretrained(referring_folder, torch_dtype=torch.float32)
     seen = np.full((20, 30, 3), (200, 30, 40), np.uint8)
@@ -164,6 +166,7 @@ def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
     assert (decoded(with_it) != decoded(without)).any()
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_no_reference_says_so(client):
     refused(client.post("/v1/inpaint", files=FILES | {"reference": FILES["image"]}), 422, "takes no reference image")
 
@@ -221,6 +224,7 @@ def test_a_prompt_that_is_cut_is_in_the_answers_note(client):
     assert "its end is not read: it has 1026 bytes, and the model reads 1023" in note(342) and note(341) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
 def test_the_answer_has_the_format_that_was_asked_for(client, suffix):
     response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, "format": suffix})
@@ -236,6 +240,7 @@ def test_a_side_that_the_format_cannot_hold_is_refused_before_the_work(client):
     refused(wide, 422, "WEBP holds at most 16383 pixels a side", "choose png")
 
 
+@pytest.mark.slow
 def test_the_format_profile_and_metadata_are_the_photographs(client):
     exif = Image.Exif()
     exif[0x010E] = "a cup"
@@ -246,6 +251,7 @@ def test_the_format_profile_and_metadata_are_the_photographs(client):
     assert image.format == "JPEG" and image.getexif()[0x010E] == "a cup" and image.info["icc_profile"] == profile
 
 
+@pytest.mark.slow
 def test_the_answer_says_that_it_was_generated_unless_told_not_to(client):
     def ask(**fields):
         response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, **fields})
@@ -254,6 +260,7 @@ def test_the_answer_says_that_it_was_generated_unless_told_not_to(client):
     assert source_type(ask()) == COMPOSITE and source_type(ask(mark="false")) is None
 
 
+@pytest.mark.slow
 def test_the_place_is_left_out_on_demand(client):
     exif = Image.Exif()
     exif[0x010E] = "a cup"
@@ -317,6 +324,7 @@ def extra_task(tmp_path, monkeypatch):
         yield
 
 
+@pytest.mark.slow
 def test_an_extra_task_appears_by_itself(tiny, extra_task):
     pipe = tiny(InpaintPipeline)
     with served(pipe) as client:
@@ -333,6 +341,7 @@ def test_an_extra_task_appears_by_itself(tiny, extra_task):
 # ---------------------------------------------------------------------------------------------- what it does not do
 
 
+@pytest.mark.slow
 def test_damaged_and_missing_files(client):
     def ask(**files):
         return client.post("/v1/inpaint", files=FILES | files)
@@ -349,6 +358,7 @@ def test_damaged_and_missing_files(client):
     assert client.post("/v1/inpaint", content=b"--x\r\nnonsense", headers=broken).status_code in (400, 422)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -383,6 +393,7 @@ def test_too_many_bytes_are_refused_before_they_are_read_or_while_they_arrive(pi
         refused(client.post("/v1/inpaint", content=chunks(), headers=kind), 413, "MiB")
 
 
+@pytest.mark.slow
 def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
     huge = encoded(np.zeros((3000, 3000), np.uint8))
     reads = []
@@ -399,6 +410,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(pipe, monkeypatch):
         assert "PHOTOFOUND" not in canvas.text
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_before_anything_is_read(pipe):
     with served(pipe, keys=("first key", "clé")) as client:
         for headers in ({}, {"X-API-Key": "first"}, {"Authorization": "Basic first key"}, {"Authorization": "Bearer"}):
@@ -412,6 +424,7 @@ def test_a_key_is_asked_for_before_anything_is_read(pipe):
         assert client.get("/openapi.json").json()["components"]["securitySchemes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ["", "/", "/api", "/api/", "/v1", "/v", "/v1/tasks", "/metrics", "/docs", "/healthz"])
 def test_a_key_is_asked_for_under_any_root(pipe, root):
     """A key is needed with any root path of a proxy, whether the path includes it or not."""
@@ -589,6 +602,7 @@ def test_all_uploads_together_are_bounded(pipe):
             assert client.post("/v1/inpaint", files=FILES).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_place_is_taken_before_the_body_is_read_and_kept_until_the_answer_is_sent(pipe):
     """Straight through ASGI: places while the body arrives, and while the client takes its time to read."""
     app = create_app(pipe, ServeConfig(queue=1, batch=1))
@@ -750,6 +764,7 @@ def test_generators_of_clients_understand_the_description(pipe):
         assert set(answers) == {"200", *map(str, ERRORS)}
 
 
+@pytest.mark.slow
 def test_the_page_for_people_fetches_nothing_from_elsewhere(client):
     page = client.get("/docs").text
     parts = re.findall(r"""(?:src|href)=["']([^"']+)""", page)

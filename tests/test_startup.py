@@ -11,6 +11,7 @@ import pytest
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "cv2", "fastapi", "gradio"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -50,6 +51,7 @@ def test_a_command_without_a_model_imports_nothing_heavy(line):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_task_file_may_import_torch(tmp_path):
     """What users drop in is loaded as it is; only the built-in tasks promise a quick start."""
     (tmp_path / "mirror.py").write_text(

@@ -310,6 +310,7 @@ def test_another_batch_size_goes_on_reading_with_a_note(tmp_path, caplog):
 # ------------------------------------------------------------------------------------------------------------ buckets
 
 
+@pytest.mark.slow
 def test_batches_are_of_one_bucket_and_full(tmp_path):
     shards(tmp_path, 42, size=sizes)
     drawn = take(open_stream(tmp_path), 60)
@@ -388,6 +389,7 @@ def with_damage(folder, good, bad):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_samples_are_skipped_and_named(tmp_path, workers, caplog, monkeypatch):
     monkeypatch.setattr(ledger, "DAMAGED", 0.1)

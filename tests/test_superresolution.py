@@ -134,6 +134,7 @@ def test_a_folder_of_before_there_were_upscalers_loads_as_before(tiny_folder, ti
     assert results[0].tobytes() == results[1].tobytes()
 
 
+@pytest.mark.slow
 def test_without_steps_the_upscaler_does_it_and_with_steps_the_transformer(folder, tiny):
     pipe, calls = load_pipeline(UpscalePipeline, folder), []
     pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
@@ -155,6 +156,7 @@ def superresolution_result(made):
     return np.rint(from_tensor(composite.back_project(made, pixels())) * 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_steps_must_be_possible(folder, tiny):
     with pytest.raises(ValueError, match="num_inference_steps: -1 must be a whole number from 0 to 1000"):
         load_pipeline(UpscalePipeline, folder)(photo(), num_inference_steps=-1)
@@ -165,6 +167,7 @@ def test_steps_must_be_possible(folder, tiny):
     assert pipe.check({})[0] == 2, "the checkpoint's own word counts"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_picture_has_the_same_pixels_alone_and_in_company(folder, dtype):
     pipe, task = load_pipeline(UpscalePipeline, folder, torch_dtype=dtype), get_task("upscale")

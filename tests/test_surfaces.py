@@ -67,6 +67,7 @@ def test_materials_look_different():
     assert right >= 0.9 * 2 * len(names)
 
 
+@pytest.mark.slow
 def test_the_ground_recedes():
     """Tiles far away are smaller: more joints cross a row near the edge than one at the bottom."""
     made = render(surface("tiles", "ground"), (512, 512), 1, edge=0.4).mean(-1)

@@ -767,6 +767,7 @@ def test_a_loss_that_is_not_finite_is_enough(tmp_path):
         train(tmp_path, Lying(), max_skips=3)
 
 
+@pytest.mark.slow
 def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
     stage = Regression(bad=range(3, 100))
     with pytest.raises(

@@ -542,6 +542,7 @@ def flops_by_hand(model: EditTransformer, tokens: int, text: int, inner: int) ->
     return (c.depth - span) * block(tokens) + span * block(inner) + ends + vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [0.0, 0.5])
 def test_the_cost_is_counted_not_computed(skip):
     with torch.device("meta"):
