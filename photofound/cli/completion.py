@@ -5,7 +5,6 @@ photofound completion bash > ~/.local/share/bash-completion/completions/photofou
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from photofound.cli.arguments import Parser, file_name, path
 SUMMARY = "print a script that completes commands and options: photofound completion bash"
 
 
-def run(argv: list[str], parsers: Mapping[str, argparse.ArgumentParser]) -> int:
+def run(argv: list[str], parsers: Mapping[str, Parser]) -> int:
     """Print the script for a shell. ``parsers`` are those of all commands, by name."""
     parser = Parser(prog="photofound completion", description=SUMMARY)
     parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
@@ -28,7 +27,7 @@ def run(argv: list[str], parsers: Mapping[str, argparse.ArgumentParser]) -> int:
     return 0
 
 
-def _joined(parsers: Mapping[str, argparse.ArgumentParser], file: dict[str, str]) -> Parser:
+def _joined(parsers: Mapping[str, Parser], file: dict[str, str]) -> Parser:
     """One parser of all commands, in which arguments that are files say so."""
     root = Parser(prog="photofound")
     commands = root.add_subparsers()

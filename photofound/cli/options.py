@@ -56,7 +56,8 @@ def _add_sampling(parser: Parser) -> None:
 
     add = parser.add_argument_group("sampling").add_argument
     add("--steps", type=count, metavar="N", help="sampling steps; default: the model's")
-    add("--resample", type=whole_number(1, 20), metavar="N", help="of each step, if the model never learnt the task")
+    repeat = "repetitions of each step, if the model was never trained on the task; default: 4"
+    add("--resample", type=whole_number(1, 20), metavar="N", help=repeat)
     add("--guidance", type=number, metavar="X", help="how strongly to follow the prompt; default: the model's")
     seed = whole_number(LEAST_SEED, LARGEST_SEED)
     add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
