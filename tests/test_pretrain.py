@@ -594,8 +594,8 @@ def test_the_exact_clean_sample_has_no_loss(tiny_folder, shards, monkeypatch):
     )
     monkeypatch.setattr(flow, "sample_time", lambda n, *_: torch.full((n,), 0.005))
     assert stage.loss(batch)[0] < 1e-9
-    exam = take(batch.condition, torch.arange(14))
-    assert stage.validation_loss(batch._replace(condition=exam)) < 1e-9
+    condition = take(batch.condition, torch.arange(14))
+    assert stage.validation_loss(batch._replace(condition=condition)) < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -545,7 +545,7 @@ def test_time_goes_on_after_resuming(tmp_path, clock):
 # --------------------------------------------------------------------------------------------------------- the record
 
 
-class Told(Regression):
+class WithParent(Regression):
     """A stage that says what it is made of."""
 
     parent = record.Training("p", "autoencoder", ("vae",))
@@ -556,10 +556,10 @@ class Told(Regression):
 
 def test_the_record_tells_the_run_and_lies_beside_its_model(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {folder: /srv/me/photos}\n")
-    made = train(tmp_path, Told(), steps=5)
+    made = train(tmp_path, WithParent(), steps=5)
     parent, own = record.read(tmp_path / record.RUN)
-    assert parent == Told.parent and record.read(tmp_path / "model" / record.MODEL) == [parent, own]
-    assert (own.name, own.parts, own.data) == ("told", ("transformer",), (record.Origin("s", "MIT", 7),))
+    assert parent == WithParent.parent and record.read(tmp_path / "model" / record.MODEL) == [parent, own]
+    assert (own.name, own.parts, own.data) == ("withparent", ("transformer",), (record.Origin("s", "MIT", 7),))
     assert own.settings == {"data": {"folder": "photos"}}
     (session,) = own.sessions
     assert (session.steps, session.samples, session.count, session.changed) == (5, 80, 1, {})
@@ -569,12 +569,12 @@ def test_the_record_tells_the_run_and_lies_beside_its_model(tmp_path):
 
 def test_sessions_of_a_resumed_run_add_up_and_no_step_counts_twice(tmp_path, clock):
     slow = {"pause": 6.0}
-    train(tmp_path, Told(**slow, kill_at=3), steps=1000)
-    died = train(tmp_path, Told(**slow), "latest", steps=6, save_every=2, lr=0.1)  # this one saves at 4 and 6 ...
+    train(tmp_path, WithParent(**slow, kill_at=3), steps=1000)
+    died = train(tmp_path, WithParent(**slow), "latest", steps=6, save_every=2, lr=0.1)  # this one saves at 4 and 6 ...
     (tmp_path / "checkpoints" / "step-6" / "state.json").unlink()  # ... and is taken to have died before the latter
-    train(tmp_path, Told(**slow), "latest", steps=8)
+    train(tmp_path, WithParent(**slow), "latest", steps=8)
     parent, own = record.read(tmp_path / "model" / record.MODEL)
-    assert parent == Told.parent and died.history.training.id == own.id
+    assert parent == WithParent.parent and died.history.training.id == own.id
     assert [session.steps for session in own.sessions] == [3, 1, 4]
     assert [session.seconds for session in own.sessions] == pytest.approx([18, 6, 24])
     assert (own.steps, own.samples) == (8, 128)
@@ -584,9 +584,9 @@ def test_sessions_of_a_resumed_run_add_up_and_no_step_counts_twice(tmp_path, clo
 
 
 def test_resuming_a_finished_run_adds_nothing(tmp_path):
-    train(tmp_path, Told())
+    train(tmp_path, WithParent())
     before = record.read(tmp_path / record.RUN)
-    train(tmp_path, Told(), "latest")
+    train(tmp_path, WithParent(), "latest")
     assert record.read(tmp_path / "model" / record.MODEL) == before
 
 

@@ -124,16 +124,16 @@ class AutoencoderStage:
         self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         path = config.data.perceptual
         self.perceptual = PerceptualNet.from_file(path).to(self.device) if path else None
-        files = config.data
+        data = config.data
         store = (
-            drawn.store(files.drawn, files.sizes)
-            if files.drawn
-            else PhotoStore.open(files.folder, files.sizes, files.cache, files.limit)
+            drawn.store(data.drawn, data.sizes)
+            if data.drawn
+            else PhotoStore.open(data.folder, data.sizes, data.cache, data.limit)
         )
         self.store = store.to(self.device)
-        self.rows = self.store.rows(files.crop)
+        self.rows = self.store.rows(data.crop)
         if not len(self.rows):
-            raise ValueError(f"data: no photograph is as large as data.crop ({files.crop}) at any of data.sizes")
+            raise ValueError(f"data: no photograph is as large as data.crop ({data.crop}) at any of data.sizes")
         self.progress = 0.0
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Tensor:
@@ -169,8 +169,8 @@ class AutoencoderStage:
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the data and of the model that this one started from."""
-        files = self.config.data
-        filtering = () if files.drawn else record.prepared(files.folder)[1]
+        data = self.config.data
+        filtering = () if data.drawn else record.prepared(data.folder)[1]
         parents = record.inherited(self.config.model.start)
         return {"parts": ["vae"], "parents": parents, "data": self.store.origins(), "filtering": filtering}
 

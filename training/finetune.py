@@ -191,19 +191,19 @@ class FinetuneStage(AdaptedStage):
 
 def _photographs(config: Config) -> PhotoStore | None:
     """The products; None where they are drawn or streamed, which the stage does itself."""
-    files = config.data
-    if files.drawn or files.sources:
+    data = config.data
+    if data.drawn or data.sources:
         return None
-    store = _store(config, _read(config, Photos(files.folder, files.only, files.without, files.limit)))
-    if files.caption is not None:
-        store.captions = [[files.caption] for _ in store.captions]
+    store = _store(config, _read(config, Photos(data.folder, data.only, data.without, data.limit)))
+    if data.caption is not None:
+        store.captions = [[data.caption] for _ in store.captions]
     return store
 
 
 def _read(config: Config, which: Photos, caption: str = "") -> list[Photograph]:
     """Photographs; those without a caption get ``caption``."""
-    files = config.data
-    found = chosen.read(which.folder or files.folder, max(files.sizes), which.only, which.without, which.limit)
+    data = config.data
+    found = chosen.read(which.folder or data.folder, max(data.sizes), which.only, which.without, which.limit)
     return [photo if photo.caption else replace(photo, caption=caption) for photo in found]
 
 
@@ -217,8 +217,8 @@ def _check(config: Config) -> None:
     if config.model.train == "head" and config.train.weight_decay:
         decay = config.train.weight_decay
         raise ValueError(f"train.weight_decay: {decay} would shrink the other tasks' heads, too; set it to 0")
-    files = config.data
-    if files.sources and (files.only or files.without or files.limit or files.caption or config.prior.weight):
+    data = config.data
+    if data.sources and (data.only or data.without or data.limit or data.caption or config.prior.weight):
         raise ValueError(
             "data.sources: data.only, .without, .limit, .caption and prior are for data.folder; leave them"
         )

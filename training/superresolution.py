@@ -92,12 +92,12 @@ class SuperresolutionStage:
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.device = config, world.device
-        files, shape = config.data, config.model
-        if len(files.shares) != len(shape.scales):
-            raise ValueError(f"data.shares: {len(files.shares)} shares for {len(shape.scales)} scales; give one each")
-        if config.loss.perceptual and not files.perceptual:
+        data, shape = config.data, config.model
+        if len(data.shares) != len(shape.scales):
+            raise ValueError(f"data.shares: {len(data.shares)} shares for {len(shape.scales)} scales; give one each")
+        if config.loss.perceptual and not data.perceptual:
             raise ValueError("loss.perceptual: wants a network; name its file in data.perceptual, or set it to 0")
-        self.perceptual = PerceptualNet.from_file(files.perceptual).to(self.device) if files.perceptual else None
+        self.perceptual = PerceptualNet.from_file(data.perceptual).to(self.device) if data.perceptual else None
         torch.manual_seed(config.train.seed)
         self.model: Any = (
             Upscaler.from_pretrained(shape.start)
@@ -107,36 +107,36 @@ class SuperresolutionStage:
         self.scales = tuple(self.model.config.scales)
         self.module = self.model.to(self.device, memory_format=torch.channels_last)
         self.blocks: list[nn.Module] = [*self.model.blocks, self.model.body]
-        sizes = (files.short_side,)
+        sizes = (data.short_side,)
         store = (
-            drawn.store(files.drawn, sizes)
-            if files.drawn
-            else PhotoStore.open(files.folder, sizes, files.cache, files.limit)
+            drawn.store(data.drawn, sizes)
+            if data.drawn
+            else PhotoStore.open(data.folder, sizes, data.cache, data.limit)
         )
         self.store = store.to(self.device)
-        self.rows = self.store.rows(files.crop * max(self.scales))
+        self.rows = self.store.rows(data.crop * max(self.scales))
         if not len(self.rows):
-            raise ValueError(f"data: no photograph is {files.crop * max(self.scales)} px wide and high, as a crop is")
+            raise ValueError(f"data: no photograph is {data.crop * max(self.scales)} px wide and high, as a crop is")
         self.room = int(torch.minimum(self.store.height, self.store.width)[self.rows].min())
 
     def batch(self, generator: torch.Generator, size: int, progress: float) -> Pairs:
         """One scale and one reduction per batch, so that it is one tensor."""
-        files = self.config.data
+        data = self.config.data
         cpu = torch.Generator().manual_seed(random_int(2**31, generator))
-        pick = int(torch.multinomial(torch.tensor(files.shares), 1, generator=cpu))
+        pick = int(torch.multinomial(torch.tensor(data.shares), 1, generator=cpu))
         return self._pairs(self.scales[pick], size, cpu)
 
     def _pairs(self, scale: int, size: int, cpu: torch.Generator) -> Pairs:
-        files = self.config.data
-        side = files.crop * scale
+        data = self.config.data
+        side = data.crop * scale
         chance, where = torch.rand(2, generator=cpu).tolist()
-        reduction = files.least + where * (0.95 - files.least) if chance < files.shrunk else 1.0
+        reduction = data.least + where * (0.95 - data.least) if chance < data.shrunk else 1.0
         source = min(round(side / reduction), self.room)
         high = self._detailed(source, size, cpu)
         if source > side:
             high = composite.shrink(high, (side, side)).clamp_(-1, 1)
         high = _turned(high, cpu)
-        low = degrade(high, scale, _like(cpu, high), files.degraded)
+        low = degrade(high, scale, _like(cpu, high), data.degraded)
         low = ((low + 1) * 127.5).round_().div_(127.5).sub_(1)  # as the file of it is
         return Pairs(low, high, scale)
 
@@ -186,8 +186,8 @@ class SuperresolutionStage:
 
     def record(self) -> dict[str, Any]:
         """What the model's card says of the data and of the model that this one started from."""
-        files = self.config.data
-        filtering = () if files.drawn else record.prepared(files.folder)[1]
+        data = self.config.data
+        filtering = () if data.drawn else record.prepared(data.folder)[1]
         parents = record.inherited(self.config.model.start)
         return {"parts": ["upscaler"], "parents": parents, "data": self.store.origins(), "filtering": filtering}
 

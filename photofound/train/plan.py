@@ -79,8 +79,8 @@ class _Outline:
 
     def phase(self, since: float, until: float) -> Phase:
         """What one sample costs between two shares of the run."""
-        files, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
-        crop, batch = (files.late_crop, files.late_batch) if since >= files.late_from else (files.crop, 1.0)
+        data, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
+        crop, batch = (data.late_crop, data.late_batch) if since >= data.late_from else (data.crop, 1.0)
         factor = autoencoder.factor(self.vae)
         skip = recipe.tread if (crop // factor // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
         seen = (shape.reference_size // factor,) * 2 if shape.reference_embeds else None
@@ -116,7 +116,7 @@ class _Outline:
     def _beside(self, crop: int, aligned: float) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
         """The other networks that a sample goes through: name, network, number of passes (a backward pass counts as
         one, or as two where weights are trained), and a call of one pass."""
-        files, recipe, length = self.config.data, self.config.recipe, self.config.model.text_length
+        data, recipe, length = self.config.data, self.config.recipe, self.config.model.text_length
         with torch.device("meta"):
             picture, tokens = torch.empty(1, 3, crop, crop), torch.empty(1, length, dtype=torch.long)
             if self.vae is not None:
@@ -124,11 +124,11 @@ class _Outline:
                 latents = torch.empty(1, autoencoder.channels(self.vae), side, side)
         near = 3 * recipe.perceptual_below
         if self.vae is not None:
-            encodings = ("latents" not in files.precomputed) + (self.transformer.config.condition_space == "latents")
+            encodings = ("latents" not in data.precomputed) + (self.transformer.config.condition_space == "latents")
             yield "autoencoder", self.vae, encodings, lambda net: net.encode(picture)
             decodings = 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino)
             yield "decoder", self.vae, decodings, lambda net: net.decode(latents)
-        reads = 0 if "text" in files.precomputed else 3 if "text_encoder" in self.trained else 1
+        reads = 0 if "text" in data.precomputed else 3 if "text_encoder" in self.trained else 1
         yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=tokens)
         yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(picture)
         yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(picture)

@@ -122,12 +122,12 @@ class EditStage:
 
     def _read_photographs(self) -> PhotoStore:
         """The photographs that ``config.data`` names, those to hold out among them."""
-        files = self.config.data
-        if files.drawn:
-            return drawn.store(files.drawn, files.sizes)
-        if files.sources:
-            return self._first_of(files.sources)
-        return PhotoStore.open(files.folder, files.sizes, files.cache, files.limit, mattes=True)
+        data = self.config.data
+        if data.drawn:
+            return drawn.store(data.drawn, data.sizes)
+        if data.sources:
+            return self._first_of(data.sources)
+        return PhotoStore.open(data.folder, data.sizes, data.cache, data.limit, mattes=True)
 
     def _first_of(self, sources: Sequence[Source]) -> PhotoStore:
         """The first photographs of sources, in memory."""
@@ -147,42 +147,42 @@ class EditStage:
 
     def _check_precomputed(self) -> None:
         """Raise ValueError for embeddings and latents that other networks made, or of other pictures."""
-        files, model, mine = self.config.data, self.config.model, {}
-        if "text" in files.precomputed:
+        data, model, mine = self.config.data, self.config.model, {}
+        if "text" in data.precomputed:
             if "text_encoder" in self.module:
                 raise ValueError(
                     "model.train_text: embeddings are of the encoder before it is trained; set it to false"
                 )
             parts = self.pipeline.tokenizer, self.pipeline.text_encoder
             mine["text"] = precomputed.text_fingerprint(*parts, model.text_length)
-        if "latents" in files.precomputed:
+        if "latents" in data.precomputed:
             if self.vae is None:
                 raise ValueError("data.precomputed: there are no latents without an autoencoder; leave them out")
-            mine["latents"] = precomputed.latents_fingerprint(self.vae, files.crop, files.multiple, files.widest)
-        for source, (kind, fingerprint) in itertools.product(files.sources, mine.items()):
+            mine["latents"] = precomputed.latents_fingerprint(self.vae, data.crop, data.multiple, data.widest)
+        for source, (kind, fingerprint) in itertools.product(data.sources, mine.items()):
             precomputed.check(source, kind, fingerprint)
 
     def _check_sizes(self) -> None:
         """Raise ValueError for what would stop the run when pictures grow, or at its end when its sheet is drawn."""
-        files, recipe, shape = self.config.data, self.config.recipe, self.pipeline.transformer.config
+        data, recipe, shape = self.config.data, self.config.recipe, self.pipeline.transformer.config
         token = autoencoder.factor(self.vae) * shape.patch_size
-        if stray := set(self.exemplars) - {files.crop, files.late_crop}:
+        if stray := set(self.exemplars) - {data.crop, data.late_crop}:
             raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
-        if files.sources and files.multiple % token:
-            raise ValueError(f"data.multiple: {files.multiple} is no multiple of a token's {token} pixels; give one")
-        for name, crop in {"crop": files.crop, "late_crop": self.last_crop}.items():
+        if data.sources and data.multiple % token:
+            raise ValueError(f"data.multiple: {data.multiple} is no multiple of a token's {token} pixels; give one")
+        for name, crop in {"crop": data.crop, "late_crop": self.last_crop}.items():
             if crop % token:
                 raise ValueError(f"data.{name}: {crop} is no multiple of a token's {token} pixels; give one")
             routed = recipe.tread and (crop // token) ** 2 >= recipe.tread_tokens
             if routed and not self.pipeline.transformer.route_span:
                 raise ValueError(f"recipe.tread: a route needs a depth of at least 6, and this is {shape.depth}")
-            if files.sources:
-                check_sizes(files.sources, aspect_buckets(crop, files.multiple, files.widest))
-        crops = {self.last_crop} if files.sources else {files.crop, self.last_crop}  # a stream's store is for sheets
+            if data.sources:
+                check_sizes(data.sources, aspect_buckets(crop, data.multiple, data.widest))
+        crops = {self.last_crop} if data.sources else {data.crop, self.last_crop}  # a stream's store is for sheets
         for crop in crops:
-            if files.sources and max(files.sizes) < crop:
+            if data.sources and max(data.sizes) < crop:
                 raise ValueError(
-                    f"data.sizes: sheets of samples show crops of {crop} pixels, and {max(files.sizes)} is the largest "
+                    f"data.sizes: sheets of samples show crops of {crop} pixels, and {max(data.sizes)} is the largest "
                     "size; add a larger one"
                 )
             for name in self.shares_for(self.store, crop):
@@ -386,9 +386,9 @@ class EditStage:
 
     def record(self) -> dict[str, Any]:
         """For the model's card: the parts that are trained, the data, and the models that this one started from."""
-        model, files = self.config.model, self.config.data
+        model, data = self.config.model, self.config.data
         starts = (model.start,) if model.start else (autoencoder.resolved(model.vae), model.text_encoder)
-        folders = [source.path for source in files.sources] or [files.folder] * (not files.drawn)
+        folders = [source.path for source in data.sources] or [data.folder] * (not data.drawn)
         found = {folder: record.prepared(folder) for folder in folders}
         streamed = [
             each for path, (known, _) in found.items() for each in known or (Origin(record.without_paths(path)),)
@@ -396,7 +396,7 @@ class EditStage:
         return {
             "parts": [name for name in ("transformer", "text_encoder") if name in self.module],
             "parents": record.join(*map(record.inherited, starts)),
-            "data": streamed if files.sources else self.store.origins(),
+            "data": streamed if data.sources else self.store.origins(),
             "filtering": [line for _, lines in found.values() for line in lines],
         }
 
