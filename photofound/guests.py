@@ -353,7 +353,7 @@ def is_guest(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     cls = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    return isinstance(cls, type) and issubclass(cls, DiffusionPipeline)
+    return isinstance(cls, type) and issubclass(cls, DiffusionPipeline) and cls.__module__.startswith("diffusers.")
 
 
 def check_guest(folder: Path) -> None:

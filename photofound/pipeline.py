@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack, cast
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ModelMixin
@@ -65,10 +66,11 @@ class Settings(TypedDict, total=False):
             default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
             it was trained with.
         num_images_per_prompt: variants, >= 1.
+        negative_prompt: what guidance leads away from; None or "" = nothing. Not for a few-step student.
         resample: how often each step is taken for a task that the model was never trained for, 1 to 20 (RePaint,
             arXiv:2201.09865): more lets what is made fit what is given better. Left out or None, 4.
-        generator: the seed: one generator, or a list with one per result. With one, variant i equals what the i-th
-            call with that generator gives.
+        generator: the seed: a whole number, one generator, or a list with one per result. With one, variant i equals
+            what the i-th call with that generator gives.
         callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
             other latents of the same shape, or None. ``pipe._interrupt = True`` ends its own call; from another thread
             it ends every call that runs. The picture is then what the model saw coming, and what had not been begun,
@@ -82,8 +84,9 @@ class Settings(TypedDict, total=False):
     num_inference_steps: int | None
     guidance_scale: float | None
     num_images_per_prompt: int
+    negative_prompt: str | None
     resample: int | None
-    generator: torch.Generator | list[torch.Generator] | None
+    generator: torch.Generator | int | list[torch.Generator | int] | None
     callback_on_step_end: Callback | None
     callback_on_step_end_tensor_inputs: Sequence[str] | None
     output_type: str
@@ -201,6 +204,8 @@ class EditPipeline(PaintingPipeline):
         each input may be a list, or an array or tensor with a batch's dimension: one for each picture; anything else
         is for all. Results come picture by picture, the variants of each together."""
         unknown = set(settings) - set(Settings.__annotations__)
+        if named := sorted(unknown & set(_ELSEWHERE)):
+            raise ValueError(f"{named[0]}: {_ELSEWHERE[named[0]]}")
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
         steps, guidance, count = self.check(settings)
@@ -224,7 +229,8 @@ class EditPipeline(PaintingPipeline):
         generators = _generators(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
         # One after another, since variants that share a generator draw from it in turn.
-        with self._call():
+        with self._call() as call:
+            call.negative_prompt = self._negative(settings.get("negative_prompt"))
             for job, generator in zip((job for job in jobs for _ in range(count)), generators, strict=True):
                 if not self.interrupt:
                     pictures += self.run([job], [generator], steps, guidance, callback)
@@ -233,6 +239,19 @@ class EditPipeline(PaintingPipeline):
         if not settings.get("return_dict", True):
             return (images,)
         return EditOutput(images=images, notes=notes, keep=job.keep)
+
+    def _negative(self, prompt: Any) -> str:
+        """The prompt that guidance leads away from."""
+        if prompt in (None, ""):
+            return ""
+        if not isinstance(prompt, str):
+            raise ValueError(f"negative_prompt: {prompt!r} is no text; pass one string for all pictures")
+        if self.config.distilled:
+            raise ValueError(
+                "negative_prompt: a few-step model is not guided away from anything; say it in the prompt, or load its "
+                "teacher (teacher=True)"
+            )
+        return prompt
 
     def _requests(self, source: Any, inputs: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
         """What is asked for, picture by picture: lists have one entry for each, anything else is for all."""
@@ -345,6 +364,22 @@ class EditPipeline(PaintingPipeline):
             raise ValueError(f"num_images_per_prompt: {count!r} must be a whole number from 1 to 64")
         return steps, float(guidance), count
 
+    def enable_vae_tiling(self) -> None:
+        """Let the autoencoder work tile by tile, where it can: less memory for large working sizes."""
+        if hasattr(self.vae, "enable_tiling"):
+            self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Undo ``enable_vae_tiling``."""
+        if hasattr(self.vae, "disable_tiling"):
+            self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
+
+    def disable_vae_slicing(self) -> None:
+        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
+
     def unread(self, prompt: Any) -> str:
         """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""
         if self.tokenizer is None or not isinstance(prompt, str):
@@ -445,8 +480,23 @@ def _pipeline_class(task: Task, family: type[EditPipeline]) -> type[EditPipeline
     __call__.__qualname__, __call__.__module__ = f"{title}.__call__", "photofound"
     __call__.__doc__ = _call_docstring(task)
     __call__.__signature__ = signature  # type: ignore[attr-defined]
-    members = {"task_name": task.name, "__call__": __call__, "__doc__": inspect.getdoc(type(task)) or task.summary}
-    return type(title, (family,), members | {"__module__": "photofound", "__qualname__": title})
+    members: dict[str, Any] = {
+        "task_name": task.name,
+        "__call__": __call__,
+        "__doc__": inspect.getdoc(type(task)) or task.summary,
+    }
+    made = type(title, (family,), members | {"__module__": "photofound", "__qualname__": title})
+    if family is EditPipeline:
+        _known_to_diffusers(made)
+    return made
+
+
+def _known_to_diffusers(cls: type) -> None:
+    """``DiffusionPipeline.from_pretrained`` looks a folder's class up in diffusers, and nowhere else."""
+    setattr(diffusers, cls.__name__, cls)
+
+
+_known_to_diffusers(EditPipeline)
 
 
 _ANNOTATIONS: dict[str, Any] = {
@@ -493,10 +543,15 @@ def _generators(given: Any, count: int) -> list[torch.Generator | None]:
             )
     else:
         given = [given] * count  # each variant draws on from where the last one stopped
+    given = [torch.Generator().manual_seed(_plain(each)) if _is_seed(each) else each for each in given]
     for each in given:
         if each is not None and not isinstance(each, torch.Generator):
             raise ValueError(f"generator: {each!r} is none; pass torch.Generator().manual_seed(7)")
     return list(given)
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(_plain(value), int) and not isinstance(value, bool)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -534,6 +589,19 @@ def _taken(each: Input, value: Any) -> Any:
     return value
 
 
+# Arguments of other pipelines, and what stands for them here.
+_ELSEWHERE = {
+    "height": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
+    "width": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
+    "strength": "holes are painted from nothing; a grey mask mixes old and new, and reference= starts from a picture",
+    "padding_mask_crop": "a crop around the hole is taken by itself",
+    "prompt_2": "there is one prompt; pass it as prompt=",
+    "prompt_embeds": "pass the words as prompt=",
+    "latents": "pass generator= for the same noise",
+    "true_cfg_scale": "it is guidance_scale= here",
+    "sigmas": "pass num_inference_steps=",
+    "timesteps": "pass num_inference_steps=",
+}
 _CONVERTERS: dict[str, Callable[[Picture], Any]] = {
     "pil": lambda picture: picture.to_pil(),
     "np": lambda picture: picture.to_float(),

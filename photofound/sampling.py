@@ -130,6 +130,7 @@ class _Call:
 
     stop: bool = False
     steps: int = 0
+    negative_prompt: str = ""
 
 
 class SamplingPipeline(StoredPipeline):
@@ -241,10 +242,11 @@ class SamplingPipeline(StoredPipeline):
         if distilled:  # a student knows guidance as an input, within the range that it was trained in
             told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
         # Without a prompt or a reference both branches would be the same.
-        wanted = any(condition.prompt) or condition.reference is not None
+        negative = self._calls.get(threading.get_ident(), _Call()).negative_prompt
+        wanted = any(condition.prompt) or condition.reference is not None or bool(negative)
         guided = not distilled and guidance != 1 and wanted
         copies = 2 if guided else 1
-        tokens, mask = self._encode_prompts(list(condition.prompt) + [""] * (batch * guided))
+        tokens, mask = self._encode_prompts(list(condition.prompt) + [negative] * (batch * guided))
         heads = [model.task_index(name) for name in condition.task] * copies
         task = heads[0] if len(set(heads)) == 1 else torch.tensor(heads, device=folded.device)
         strength = condition.strength.float().repeat(copies)

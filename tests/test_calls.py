@@ -240,7 +240,7 @@ def test_a_prompt_that_is_cut_is_warned_of(tiny, photo, mask, recwarn):
 
 
 def test_what_is_no_generator_is_refused(tiny, photo, mask):
-    for odd in (7, np.random.default_rng(0), [7]):
+    for odd in ("7", np.random.default_rng(0), ["7"], True):
         with pytest.raises(ValueError, match="generator: .*pass torch.Generator"):
             tiny(InpaintPipeline)(photo, mask, generator=odd)
 
@@ -295,3 +295,65 @@ def test_results_and_a_bare_pipeline_can_be_pickled(tiny, photo, mask):
     result = tiny(InpaintPipeline)(photo, mask, output_type="picture")
     assert (_sent(result).images[0].pixels == result.images[0].pixels).all()
     assert isinstance(_sent(tiny(EditPipeline)), EditPipeline)
+
+
+# ---------------------------------------------------------------------------------------------------- habits from
+# diffusers
+
+
+def test_a_seed_may_be_a_number(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+    made = [
+        np.asarray(pipe(photo, mask, num_inference_steps=1, generator=seed).images[0])
+        for seed in (5, np.int64(5), torch.Generator().manual_seed(5), 6)
+    ]
+    assert (made[0] == made[1]).all() and (made[0] == made[2]).all() and (made[0] != made[3]).any()
+    with pytest.raises(ValueError, match="generator"):
+        pipe(photo, mask, generator="five")
+
+
+def test_a_torch_mask_is_a_mask(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+    made = [
+        np.asarray(pipe(photo, each, num_inference_steps=1, generator=1).images[0])
+        for each in (mask, torch.from_numpy(mask) / 255, torch.from_numpy(mask) > 0)
+    ]
+    assert (made[0] == made[1]).all() and (made[0] == made[2]).all()
+
+
+def test_a_negative_prompt_leads_away_from_it(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+
+    def made(**more):
+        settings = {"num_inference_steps": 2, "guidance_scale": 4.0, "generator": 1}
+        return np.asarray(pipe(photo, mask, "a cup", **settings, **more).images[0])
+
+    plain = made()
+    assert (made(negative_prompt="") == plain).all() and (made(negative_prompt=None) == plain).all()
+    assert (made(negative_prompt="blue")[mask > 0] != plain[mask > 0]).any()
+    assert (made() == plain).all(), "it is forgotten after its call"
+    with pytest.raises(ValueError, match="negative_prompt: .* is no text"):
+        made(negative_prompt=["a", "b"])
+    student = InpaintPipeline.from_pretrained()
+    with pytest.raises(ValueError, match="negative_prompt: a few-step model"):
+        student(photo, mask, negative_prompt="blue")
+
+
+@pytest.mark.parametrize("name", ["height", "width", "strength", "padding_mask_crop", "prompt_embeds", "latents"])
+def test_arguments_of_other_pipelines_are_answered_in_our_words(tiny, photo, mask, name):
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        tiny(InpaintPipeline)(photo, mask, **{name: 1})
+
+
+def test_diffusers_loads_a_folder_of_ours(tiny_folder, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    assert isinstance(DiffusionPipeline.from_pretrained(tiny_folder), EditPipeline)
+    ErasePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "erase")
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "erase")) is ErasePipeline
+
+
+def test_memory_switches_are_there(tiny):
+    pipe = tiny(InpaintPipeline)
+    for name in ("enable_vae_tiling", "disable_vae_tiling", "enable_vae_slicing", "disable_vae_slicing"):
+        getattr(pipe, name)()
