@@ -87,7 +87,7 @@ class Outpaint(Task):
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the user's own picture, with the subject's shadow."""
-        from photofound.edits import grounds
+        from photofound.edits import placement
         from photofound.edits.surfaces import Surface
 
         drawn, ground = isinstance(job.ground, Surface), job.ground
@@ -95,7 +95,7 @@ class Outpaint(Task):
         if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
             return None
         subject = job.picture.rgb(), job.keep
-        pixels = grounds.background(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
+        pixels = placement.background(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
         what = ground.description if drawn else ground.path.name if own else "as in the reference"
         return Backdrop(pixels, f"background: {what}")
 

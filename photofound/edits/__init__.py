@@ -19,5 +19,6 @@ Each file imports only files above it:
     materials    wood, marble, linen, ... from noise; Surface: a material in a colour
     surface_words    the surface that a prompt names
     surfaces     photographs of surfaces, drawn in code
-    grounds      a product on a surface: place, shadow, light, grain
+    shadow       the shadow of a subject
+    placement    a product on a surface: place, light, grain
 """
