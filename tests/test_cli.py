@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from photofound import cli, files, image
-from photofound.cli.options import task_parser
+from photofound.cli.options import spelling, task_parser
 from photofound.device import fast_dtype
 from photofound.edits import task as edit
 from photofound.edits.task import Input, Task
@@ -807,6 +807,12 @@ def test_completion_knows_tasks_options_and_commands(run, shell):
     status, out, err = run("completion", shell)
     assert (status, err) == (0, "")
     assert all(word in out for word in ("retouch", "--style-image", "--skip-existing", "serve", "--api-key-file"))
+
+
+def test_a_mask_has_one_name_whether_it_is_required_or_not():
+    assert spelling(Input("mask_image", "mask", "white = repaint", required=True)) == "MASK"
+    assert spelling(Input("mask_image", "mask", "white = repaint")) == "--mask MASK"
+    assert spelling(Input("style_image", "image", "a picture to imitate")) == "--style-image IMAGE"
 
 
 def test_tasks_lists_the_inputs(run, monkeypatch):

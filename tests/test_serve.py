@@ -1079,8 +1079,8 @@ def resident(process) -> float:
 
 @pytest.mark.hostile
 def test_hostile_pictures_neither_stop_nor_fill_the_server(tiny_folder):
-    """Every attack of tests/test_bounds.py at 30 MiB, two at a time, while somebody honest asks on; then 24 pictures of
-    a few kB that are 24 megapixels each."""
+    """Every attack of tests/test_bounds.py at 30 MiB, two at a time, while an honest client keeps asking; then 24
+    pictures of a few kB with 24 megapixels each."""
     from test_bounds import attacks
 
     stop, honest = threading.Event(), []

@@ -41,8 +41,11 @@ def task_parser(task: Task) -> Parser:
     if task.takes_picture:
         group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
     for each in inputs:
-        flag = each.name if each.required else option(each)
-        group.add_argument(flag, metavar=placeholder(each), type=_type(task, each), help=_help_text(each))
+        settings: dict[str, Any] = {"metavar": placeholder(each), "type": _type(task, each), "help": _help_text(each)}
+        if each.required:
+            group.add_argument(each.name, **settings)
+        else:
+            group.add_argument(option(each), dest=each.name, **settings)
     _add_sampling(parser)
     _add_result(parser, task)
     add_model_options(parser)
@@ -112,8 +115,9 @@ def inputs_of(task: Task) -> list[Input]:
 
 
 def option(each: Input) -> str:
-    """``--style-image`` for ``style_image``."""
-    return "--" + each.name.replace("_", "-")
+    """``--style-image`` for ``style_image``, but ``--mask`` for ``mask_image``."""
+    name = each.name.removesuffix("_image") if each.kind == "mask" else each.name
+    return "--" + name.replace("_", "-")
 
 
 def placeholder(each: Input) -> str:

@@ -170,7 +170,7 @@ FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a p
 # Names that belong to every edit, in one entry or another: an input of a task must not have them.
 RESERVED = frozenset(
     """
-    image pipe seed steps guidance num_images num_inference_steps guidance_scale num_images_per_prompt generator
+    image pipe seed steps guidance images num_images num_inference_steps guidance_scale num_images_per_prompt generator
     callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict
     output format resample strip mark no_mark overwrite skip_existing recursive report quiet max_pixels save_subject
     help model teacher device dtype
