@@ -44,7 +44,7 @@ class Edit(Task):
 
         Raises:
             ValueError: no instruction, empty or ill-fitting mask, unreadable image, a model that follows no
-            instructions.
+                instructions.
         """
         if not prompt.strip():
             raise ValueError("prompt: is empty; say what to change, like: make the mug green")
