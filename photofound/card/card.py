@@ -134,14 +134,14 @@ def copy_card(source: Path, folder: Path) -> bool:
 
 _SUMMARY = "An editor of photographs: one latent diffusion transformer for several edits, made with photofound."
 
-_USE = """For editing photographs that you have the right to edit, with a person looking at the results, and as a start
-for fine-tuning. Kept pixels are exact whatever the model paints: that is the pipeline's doing, not the weights'."""
+_USE = """For editing photographs that you have the right to edit, with a person who checks the results, and as a start
+for fine-tuning. The pipeline keeps the given pixels exact, whatever the model paints."""
 
-_PEOPLE = """Do not use it to change how a person looks without their consent, or to show somebody where they were not.
-Nothing in it recognises people; whether the training photographs show any was not checked."""
+_PEOPLE = """Do not use it to change how a person looks without their consent, or to show a person in a place where they
+were not. It does not recognise people. Nobody checked whether the training photographs show any."""
 
-_BRANDS = """The training photographs may show trade marks. Outpainting keeps a product's own marks, pixel for pixel;
-what is painted may resemble others by accident. Check before you publish."""
+_BRANDS = """The training photographs may show trade marks. Outpainting keeps a product's own marks, pixel for pixel.
+Painted parts may resemble other marks by accident. Check before you publish."""
 
 
 def render(
