@@ -69,6 +69,17 @@ def number(text: str) -> float:
     return value
 
 
+def number_between(least: float, most: float) -> Callable[[str], float]:
+    """A type for argparse: a number in this range."""
+
+    def read(text: str) -> float:
+        if not least <= (value := number(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return value
+
+    return read
+
+
 def rate(text: str) -> tuple[str, float]:
     """``NAME=X`` or ``X``: a name, which may be empty, and a number of at least 0."""
     name, _, value = text.rpartition("=")

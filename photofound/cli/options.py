@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli.arguments import Parser, add_model_options, count, file_name, number, path, whole_number
+from photofound.cli.arguments import Parser, add_model_options, count, file_name, number_between, path, whole_number
 
 if TYPE_CHECKING:
     from photofound.edits.task import Input, Task
@@ -58,23 +58,16 @@ def _add_sampling(parser: Parser) -> None:
     from photofound.edits.task import LARGEST_SEED, LEAST_SEED
 
     add = parser.add_argument_group("sampling").add_argument
-    add("--steps", type=count, metavar="N", help="sampling steps; default: the model's")
     repeat = "repetitions of each step, if the model was never trained on the task; default: 4"
+    weight = "how strongly to follow the prompt, 0 to 100; default: the model's"
+    seed, images = whole_number(LEAST_SEED, LARGEST_SEED), whole_number(1, 64)
+    add("--steps", type=whole_number(1, 1000), metavar="N", help="sampling steps; default: the model's")
     add("--resample", type=whole_number(1, 20), metavar="N", help=repeat)
-    add("--guidance", type=number, metavar="X", help="how strongly to follow the prompt; default: the model's")
-    seed = whole_number(LEAST_SEED, LARGEST_SEED)
+    add("--guidance", type=number_between(0, 100), metavar="X", help=weight)
     add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
-    add(
-        "--images",
-        dest="num_images",
-        type=count,
-        default=1,
-        metavar="N",
-        help="variants, numbered -1, -2, ...; default: 1",
-    )
-    add(
-        "--num-images", dest="num_images", type=count, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )  # its old name
+    numbered: dict[str, Any] = {"dest": "num_images", "type": images, "metavar": "N"}
+    add("--images", default=1, help="variants, numbered -1, -2, ...; default: 1", **numbered)
+    add("--num-images", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **numbered)  # its old name
 
 
 def _add_result(parser: Parser, task: Task) -> None:
