@@ -123,3 +123,37 @@ def tiny(tiny_folder):
         return pipe
 
     return load
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """A tar of twelve pictures of coloured discs on plain grounds, half of them with mattes."""
+    import numpy as np
+    from helpers import encoded, write_tar
+    from stages import disc
+
+    folder = tmp_path_factory.mktemp("shards")
+    rng, members = np.random.default_rng(0), {}
+    for i in range(12):
+        image, matte = disc(rng)
+        members[f"{i:03}.png"] = encoded(image)
+        if i % 2:
+            members[f"{i:03}.mask.png"] = encoded(matte)
+        members[f"{i:03}.json"] = {"text": "A photo of a ball.", "source": f"s{i % 3}"}
+    write_tar(folder / "photos-00000.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory):
+    """An untrained vision model and an untrained SqueezeNet, as files."""
+    from safetensors.torch import save_file
+    from transformers import Dinov2Config, Dinov2Model
+
+    from photofound.model.vision import PerceptualNet
+
+    folder = tmp_path_factory.mktemp("networks")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    Dinov2Model(Dinov2Config(**small, patch_size=14, image_size=28)).save_pretrained(folder / "dino")
+    save_file(PerceptualNet().state_dict(), folder / "squeezenet.safetensors")
+    return folder
