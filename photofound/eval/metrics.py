@@ -256,15 +256,15 @@ def proportion_interval(successes: int, count: int, level: float = 0.95) -> tupl
     """Exact interval of a share (Clopper and Pearson 1934) that covers at least ``level``; [0, 1] for no trials."""
     alpha = (1 - level) / 2
 
-    def found(rises: Callable[[float], bool]) -> float:
+    def bisect(rises: Callable[[float], bool]) -> float:
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (low, middle) if rises(middle) else (middle, high)
         return (low + high) / 2
 
-    lower = found(lambda p: _tail(successes, count, p) > alpha) if successes else 0.0
-    upper = found(lambda p: 1 - _tail(successes + 1, count, p) < alpha) if successes < count else 1.0
+    lower = bisect(lambda p: _tail(successes, count, p) > alpha) if successes else 0.0
+    upper = bisect(lambda p: 1 - _tail(successes + 1, count, p) < alpha) if successes < count else 1.0
     return lower, upper
 
 
