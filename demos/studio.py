@@ -12,8 +12,6 @@ import secrets
 import shutil
 import threading
 import time
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,28 @@ from typing import Any
 import numpy as np
 
 from photofound import image
+from photofound.demos.models import Models as Models
+from photofound.demos.preview import (
+    PREVIEW as PREVIEW,
+)
+from photofound.demos.preview import (
+    file_line as file_line,
+)
+from photofound.demos.preview import (
+    kept_preview as kept_preview,
+)
+from photofound.demos.preview import (
+    preview as preview,
+)
+from photofound.demos.preview import (
+    preview_size as preview_size,
+)
+from photofound.demos.preview import (
+    resized as resized,
+)
+from photofound.demos.preview import (
+    size_line as size_line,
+)
 from photofound.edits.request import Request
 from photofound.edits.task import Input, Job, Task, get_task, offered
 from photofound.image import Picture
@@ -29,7 +49,6 @@ from photofound.notices import warnings_to
 from photofound.picture import provenance
 from photofound.serve.workers import Files
 
-PREVIEW = 1024  # longest side of what is shown, in pixels
 READ_SECONDS = 15.0  # that reading a picture may take
 UNDO = 10  # steps back, and forth again
 HISTORY = 2 << 30  # bytes that these may take on disk, for each visitor; beyond it the farthest are forgotten
@@ -112,74 +131,6 @@ class Form:
     model: str | None = None  # the one that the demo was started with
     lora: str | None = None
     format: str | None = None  # of the download; the photograph's own
-
-
-class Models:
-    """The models that visitors may choose from; the last two stay in memory.
-
-    Args:
-        default: folder or Hub id; "" is the embedded model.
-        folder: holds further models as subfolders, and LoRAs as ``.safetensors``. Nothing else on this machine is read.
-        hub: whether visitors may name any model of the Hub, which is then downloaded.
-    """
-
-    def __init__(self, default: str = "", folder: Path | None = None, hub: bool = True, device: str = "cpu") -> None:
-        self.default, self.folder, self.hub, self.device = default, folder, hub, device
-        self._loaded: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
-
-    def choices(self) -> list[str]:
-        """Names of models: the embedded one as "", the one that the demo was started with, those of the folder."""
-        found = sorted(path.parent.name for path in self.folder.glob("*/model_index.json")) if self.folder else []
-        return list(dict.fromkeys([self.default, "", *found]))
-
-    def loras(self) -> list[str]:
-        """Names of the LoRA files in the folder."""
-        return sorted(path.name for path in self.folder.glob("*.safetensors")) if self.folder else []
-
-    def pipeline(self, task: Task, model: str | None = None, lora: str | None = None) -> Any:
-        """The task's pipeline on that model; ``lora`` is a name of ``loras()`` or the path of an uploaded file.
-
-        Raises ValueError for a model that is not offered, is no model, or does not fit the LoRA.
-        """
-        key = (self.default if model is None else model, lora)
-        if key not in self._loaded:
-            while len(self._loaded) > 1:
-                self._loaded.popitem(last=False)
-            self._loaded[key] = self._load(self._source(key[0]), lora)
-        self._loaded.move_to_end(key)
-        return self._loaded[key].for_task(task.name)
-
-    def _source(self, model: str) -> str | None:
-        """What to load for a name; None is the embedded model."""
-        if model == self.default or not model:
-            return model or None
-        if self.folder is not None and model in self.choices():
-            return str(self.folder / model)
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
-            raise ValueError(f"model: {model!r} is not offered here; choose one of the list or a Hub id (owner/name)")
-        if not self.hub or Path(model).exists():  # a folder of that name is not what the visitor may mean
-            raise ValueError(f"model: {model!r} cannot be fetched, this demo offers its own models only; choose one")
-        return model
-
-    def _load(self, source: str | None, lora: str | None) -> Any:
-        from photofound.pipeline import EditPipeline
-
-        try:
-            if not lora:
-                return EditPipeline.from_pretrained(source).to(self.device)
-            file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
-            with warnings.catch_warnings(action="ignore"):
-                return EditPipeline.with_lora(source, file).to(self.device)
-        except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
-            reason = re.split(r"\.\s|\n", str(error))[0]
-            raise ValueError(reason if reason.startswith("model:") else f"model: {source!r}: {reason}") from error
-
-    def _own_lora(self, name: str) -> Path:
-        if self.folder is None or name not in self.loras():
-            raise ValueError(
-                f"LoRA: {name!r} is not offered here; choose one of the list or upload a .safetensors file"
-            )
-        return self.folder / name
 
 
 class Studio:
@@ -442,66 +393,6 @@ def declared(task: Task) -> list[Input]:
 def is_subject(each: Input) -> bool:
     """Whether a mask marks what is kept, and can be found without the visitor; every other one marks what goes."""
     return each.kind == "mask" and each.name == "subject" and not each.required
-
-
-def preview(picture: Picture, side: int = PREVIEW) -> np.ndarray:
-    """A picture as the browser shows it: (h, w, 3) uint8 sRGB of at most ``side``, what is transparent chequered."""
-    small = picture.resize(preview_size(picture.size, side))
-    rgb, alpha = small.rgb(), small.alpha()
-    return _bytes(rgb if alpha is None else _over_chequers(rgb, alpha))
-
-
-def kept_preview(job: Job, side: int = PREVIEW) -> np.ndarray:
-    """What comes back exactly, on chequers: (h, w, 3) uint8. For a job that keeps nothing as it is, all of it."""
-    if not job.keep.any():
-        return preview(job.picture, side)
-    size = preview_size(job.picture.size, side)
-    return _bytes(_over_chequers(job.picture.resize(size).rgb(), resized(job.keep, size)))
-
-
-def size_line(desk: Desk, job: Job | None) -> str:
-    """One line about a job: the size before and after, and how much is kept."""
-    width, height = desk.photo.picture.size
-    if job is None:
-        return f"{width} × {height}"
-    after = "" if job.picture.size == (width, height) else f" → {job.picture.width} × {job.picture.height}"
-    share = float((job.keep == 1).mean())
-    return f"{width} × {height}{after}" + (f" · {share:.0%} kept bit for bit" if share > 0 else "")
-
-
-def file_line(photo: Photo) -> str:
-    """One line about a photograph's file."""
-    picture = photo.picture
-    kind = {1: "grey", 2: "grey, alpha", 3: "RGB", 4: "RGB, alpha"}[picture.pixels.shape[2]]
-    depth = 8 * picture.pixels.dtype.itemsize
-    return f"**{photo.name}** · {picture.width} × {picture.height} · {picture.format or 'PNG'}, {depth} bit {kind}"
-
-
-def preview_size(size: tuple[int, int], side: int = PREVIEW) -> tuple[int, int]:
-    """(width, height) of at most ``side``, never enlarged."""
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) in [0, 1] at (width, height), as (height, width) float32."""
-    import cv2
-
-    mask = np.ascontiguousarray(mask, np.float32)
-    if mask.shape[::-1] == tuple(size):
-        return mask
-    shrinks = size[0] < mask.shape[1]
-    return cv2.resize(mask, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _over_chequers(rgb: np.ndarray, alpha: np.ndarray, square: int = 12) -> np.ndarray:
-    rows, columns = (np.arange(side) // square for side in alpha.shape)
-    ground = np.where((rows[:, None] + columns) % 2, 0.80, 0.92)[..., None]
-    return rgb * alpha[..., None] + ground * (1 - alpha[..., None])
-
-
-def _bytes(rgb: np.ndarray) -> np.ndarray:
-    return np.rint(rgb.clip(0, 1) * 255).astype(np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -8,30 +8,42 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict, Unpack, cast
+from typing import Any, ClassVar, Unpack, cast
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ModelMixin
-from diffusers.utils import BaseOutput
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from photofound import image
+from photofound.call import (
+    CONVERTERS,
+    ELSEWHERE,
+    REPEATS,
+    as_list,
+    as_picture,
+    generators_of,
+    input_value,
+    is_pair,
+    plain,
+    repeats,
+)
+from photofound.call import (
+    EditOutput as EditOutput,
+)
+from photofound.call import (
+    ImageLike as ImageLike,
+)
+from photofound.call import (
+    Settings as Settings,
+)
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
-from photofound.edits import composite, geometry, masks, matting
-from photofound.edits.geometry import Box
-from photofound.edits.masks import Segmenter
 from photofound.edits.request import Request
 from photofound.edits.task import (
-    Condition,
-    Input,
     Job,
     Task,
     class_name,
@@ -39,77 +51,19 @@ from photofound.edits.task import (
 )
 from photofound.image import Picture
 from photofound.model import autoencoder, text
-from photofound.model.condition import fold_condition
 from photofound.model.folder import (
     check_settings,
 )
-from photofound.painting import PaintingPipeline, scaled_size
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
+from photofound.subjects import SubjectPipeline
 from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
 CANVASES = ("harmonic", "exemplar")
-ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
-
-_RESAMPLE = 4  # of a step, for a task that the model was never trained for (docs/experiments.md)
-_LOOK = 0.75  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
-_QUICK = 512  # long side at which an edit refines the outline that it was not given; more takes longer than the edit
 
 
-class Settings(TypedDict, total=False):
-    """How to sample and what to return; keyword arguments of every pipeline.
-
-    Attributes:
-        num_inference_steps: sampling steps, 1 to 1000; left out or None, the checkpoint's default.
-        guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's
-            default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
-            it was trained with.
-        num_images_per_prompt: variants, >= 1.
-        negative_prompt: what guidance leads away from; None or "" = nothing. Not for a few-step student.
-        resample: how often each step is taken for a task that the model was never trained for, 1 to 20 (RePaint,
-            arXiv:2201.09865): more lets what is made fit what is given better. Left out or None, 4.
-        generator: the seed: a whole number, one generator, or a list with one per result. With one, variant i equals
-            what the i-th call with that generator gives.
-        callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
-            other latents of the same shape, or None. ``pipe._interrupt = True`` ends its own call; from another thread
-            it ends every call that runs. The picture is then what the model saw coming, and what had not been begun,
-            further variants or pictures, is not in the result.
-        callback_on_step_end_tensor_inputs: what the callback is given: ``["latents"]``, all that there is.
-        output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
-            and profile.
-        return_dict: True for an EditOutput, False for the tuple ``(images,)``.
-    """
-
-    num_inference_steps: int | None
-    guidance_scale: float | None
-    num_images_per_prompt: int
-    negative_prompt: str | None
-    resample: int | None
-    generator: torch.Generator | int | list[torch.Generator | int] | None
-    callback_on_step_end: Callback | None
-    callback_on_step_end_tensor_inputs: Sequence[str] | None
-    output_type: str
-    return_dict: bool
-
-
-@dataclass
-class EditOutput(BaseOutput):
-    """What an edit gives.
-
-    Attributes:
-        images: a list of results, of the type that ``output_type`` names.
-        notes: what the edit says of each, such as which background was chosen; empty where there is nothing to say.
-        keep: (H, W) float32 in [0, 1], of the results' size: 1 = came back exactly, 0 = made, between = mixed. For
-            outpaint it is the subject.
-    """
-
-    images: list[Any]
-    notes: list[str] | None = None
-    keep: np.ndarray | None = None
-
-
-class EditPipeline(PaintingPipeline):
+class EditPipeline(SubjectPipeline):
     """What the tasks' pipelines share.
 
     Several threads may use one pipeline, or pipelines that share weights, at once: a call keeps what it changes to
@@ -204,29 +158,29 @@ class EditPipeline(PaintingPipeline):
         each input may be a list, or an array or tensor with a batch's dimension: one for each picture; anything else
         is for all. Results come picture by picture, the variants of each together."""
         unknown = set(settings) - set(Settings.__annotations__)
-        if named := sorted(unknown & set(_ELSEWHERE)):
-            raise ValueError(f"{named[0]}: {_ELSEWHERE[named[0]]}")
+        if named := sorted(unknown & set(ELSEWHERE)):
+            raise ValueError(f"{named[0]}: {ELSEWHERE[named[0]]}")
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
         steps, guidance, count = self.check(settings)
-        convert = _CONVERTERS.get(settings.get("output_type") or "pil")
+        convert = CONVERTERS.get(settings.get("output_type") or "pil")
         if convert is None:
-            raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(_CONVERTERS)}")
+            raise ValueError(f"output_type: {settings['output_type']!r} is unknown; use {', '.join(CONVERTERS)}")
         callback = settings.get("callback_on_step_end")
         if callback is not None and not callable(callback):
             raise ValueError(
                 f"callback_on_step_end: {callback!r} is no function; pass f(pipe, step, timestep, tensors)"
             )
-        for prompt in _listed(inputs.get("prompt")):
+        for prompt in as_list(inputs.get("prompt")):
             if sentence := self.unread(prompt):
                 warnings.warn(sentence, stacklevel=3)
         tensors = settings.get("callback_on_step_end_tensor_inputs") or ()
         if strange := [name for name in tensors if name not in self._callback_tensor_inputs]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: there is no {strange[0]!r}, only 'latents'")
-        resample = _resample(settings.get("resample"))
+        resample = repeats(settings.get("resample"))
         asked = self._requests(source, inputs)
-        jobs = [self.prepare(_picture(one), **given, resample=resample) for one, given in asked]
-        generators = _generators(settings.get("generator"), len(jobs) * count)
+        jobs = [self.prepare(as_picture(one), **given, resample=resample) for one, given in asked]
+        generators = generators_of(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
         # One after another, since variants that share a generator draw from it in turn.
         with self._call() as call:
@@ -259,7 +213,7 @@ class EditPipeline(PaintingPipeline):
         given = {"image": source, **inputs}
         given = {name: list(value) if getattr(value, "ndim", 0) == 4 else value for name, value in given.items()}
         lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
-        lists = {name: value for name, value in lists.items() if name not in pairs or not _is_pair(value)}
+        lists = {name: value for name, value in lists.items() if name not in pairs or not is_pair(value)}
         number = max([1, *map(len, lists.values())])
         for name, value in lists.items():
             if len(value) not in (1, number) or not value:
@@ -318,7 +272,7 @@ class EditPipeline(PaintingPipeline):
         """Steps and guidance of a request, with the checkpoint's own filled in. Raises ValueError."""
         return self.check({"num_inference_steps": request.steps, "guidance_scale": request.guidance})[:2]
 
-    def prepare(self, picture: Picture | None, resample: int = _RESAMPLE, **inputs: Any) -> Job:
+    def prepare(self, picture: Picture | None, resample: int = REPEATS, **inputs: Any) -> Job:
         """Make a request ready: ``Task.prepare``, with this model's segmenter where the task wants one. An input that
         is None has its default. ``picture`` is None for a task that takes none.
 
@@ -330,7 +284,7 @@ class EditPipeline(PaintingPipeline):
         self.check_task(task.name)
         if not task.takes_picture and inputs.get("size") is None:
             inputs["size"] = (self.config.tile, self.config.tile)
-        inputs |= {each.name: _taken(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
+        inputs |= {each.name: input_value(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
         if task.wants_segmenter:
             inputs["segment"] = self.segmenter
         job = task.prepare(picture, **task.with_defaults(inputs))
@@ -350,10 +304,10 @@ class EditPipeline(PaintingPipeline):
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""
-        steps, guidance = _plain(settings.get("num_inference_steps")), _plain(settings.get("guidance_scale"))
+        steps, guidance = plain(settings.get("num_inference_steps")), plain(settings.get("guidance_scale"))
         steps = self._default_steps(self.task_name) if steps is None else steps
         guidance = self.config.default_guidance if guidance is None else guidance
-        count = _plain(settings.get("num_images_per_prompt"))
+        count = plain(settings.get("num_images_per_prompt"))
         count = 1 if count is None else count
         least = 0 if self._enlarges_alone(self.task_name) else 1
         if not isinstance(steps, int) or not least <= steps <= 1000:
@@ -389,59 +343,6 @@ class EditPipeline(PaintingPipeline):
     def _enlarges_alone(self, task: str) -> bool:
         """Whether the upscaler does this task without the transformer, unless steps are asked for."""
         return task == "upscale" and self.upscaler is not None
-
-    # ----------------------------------------------------------------------------------------------- finding a subject
-
-    @property
-    def has_cutout(self) -> bool:
-        """Whether the checkpoint has a head that finds subjects."""
-        return self.is_trained("cutout")
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """What finds a photograph's subject in no time: the head ``cutout``, its outline refined, where the checkpoint
-        has one, else GrabCut."""
-        if not self.has_cutout:
-            return masks.grabcut
-        return lambda rgb: matting.refine(rgb, self.segment(rgb), _QUICK, soft=False)
-
-    @torch.no_grad()
-    def segment(self, rgb: np.ndarray) -> np.ndarray:
-        """The subject's matte by the head ``cutout``: all of the photograph is looked at, then the subject alone,
-        closer.
-
-        Args:
-            rgb: (H, W, 3) float32 in [0, 1].
-
-        Returns:
-            (H, W) float32 in [0, 1], 1 = subject; as fine as the model's working size.
-        """
-        matte = self._matte(rgb)
-        height, width = matte.shape
-        if not (matte > 0.5).any():
-            return matte
-        box = geometry.bounding_box(matte > 0.5)
-        box = geometry.grow_box(box, max(4, max(box.width, box.height) // 6), 16, width, height)
-        if max(box.width, box.height) > 0.8 * max(width, height):
-            return matte
-        matte[box.slices] = self._matte(rgb[box.slices])
-        return matte
-
-    @torch.no_grad()
-    def _matte(self, rgb: np.ndarray) -> np.ndarray:
-        """(H, W): one look of the head at (H, W, 3) and its mirror image."""
-        whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
-        height, width = scaled_size(whole, _LOOK * self.config.tile / max(whole.width, whole.height))
-        pixels = self._padded(composite.resize(image.to_tensor(rgb), (height, width)).clamp(-1, 1))
-        pixels = torch.cat([pixels, pixels.flip(-1)]).to(self._execution_device)
-        condition = Condition(pixels, torch.ones_like(pixels[:, :1]), ["cutout"] * 2, [""] * 2, torch.zeros(2))
-        folded = fold_condition(condition, self.vae, self.transformer.config.condition_space)
-        latents = folded.new_zeros((2, self.transformer.config.in_channels, *folded.shape[-2:]), dtype=torch.float32)
-        velocity = self._velocity(condition, folded.to(self.transformer.dtype), 1.0, condition.hole)
-        made = autoencoder.decode(self.vae, latents - velocity(latents, torch.ones(()))).mean(1, keepdim=True)
-        self.maybe_free_model_hooks()
-        made = ((made[:1] + made[1:].flip(-1)) / 4 + 0.5)[..., :height, :width].cpu()
-        return composite.resize(made, rgb.shape[:2])[0, 0].clamp(0, 1).numpy()
 
 
 # ------------------------------------------------------------------------------------------- the pipelines of the tasks
@@ -533,78 +434,3 @@ def _call_docstring(task: Task) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _generators(given: Any, count: int) -> list[torch.Generator | None]:
-    if isinstance(given, (list, tuple)):
-        if len(given) != count:
-            raise ValueError(
-                f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt"
-            )
-    else:
-        given = [given] * count  # each variant draws on from where the last one stopped
-    given = [torch.Generator().manual_seed(_plain(each)) if _is_seed(each) else each for each in given]
-    for each in given:
-        if each is not None and not isinstance(each, torch.Generator):
-            raise ValueError(f"generator: {each!r} is none; pass torch.Generator().manual_seed(7)")
-    return list(given)
-
-
-def _is_seed(value: Any) -> bool:
-    return isinstance(_plain(value), int) and not isinstance(value, bool)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _picture(source: Any) -> Picture | None:
-    return None if source is None else Picture.from_any(source)
-
-
-def _resample(value: Any) -> int:
-    value = _RESAMPLE if value is None else _plain(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 20:
-        raise ValueError(f"resample: {value!r} must be a whole number from 1 to 20")
-    return value
-
-
-def _is_pair(value: Sequence[Any]) -> bool:
-    return len(value) == 2 and all(isinstance(each, (int, float, np.number)) for each in value)
-
-
-def _plain(value: Any) -> Any:
-    """A number or string of numpy or torch as Python's own; anything else as it is."""
-    single = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0)
-    return value.item() if single else value
-
-
-def _taken(each: Input, value: Any) -> Any:
-    """A task's input as its ``prepare`` wants it."""
-    value = _plain(value)
-    if value is None and not each.required:
-        return each.default
-    if each.kind == "text" and not isinstance(value, str):
-        raise ValueError(f"{each.name}: {value!r} is no text; pass a string")
-    return value
-
-
-# Arguments of other pipelines, and what stands for them here.
-_ELSEWHERE = {
-    "height": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
-    "width": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
-    "strength": "holes are painted from nothing; a grey mask mixes old and new, and reference= starts from a picture",
-    "padding_mask_crop": "a crop around the hole is taken by itself",
-    "prompt_2": "there is one prompt; pass it as prompt=",
-    "prompt_embeds": "pass the words as prompt=",
-    "latents": "pass generator= for the same noise",
-    "true_cfg_scale": "it is guidance_scale= here",
-    "sigmas": "pass num_inference_steps=",
-    "timesteps": "pass num_inference_steps=",
-}
-_CONVERTERS: dict[str, Callable[[Picture], Any]] = {
-    "pil": lambda picture: picture.to_pil(),
-    "np": lambda picture: picture.to_float(),
-    "pt": lambda picture: torch.from_numpy(picture.to_float()).permute(2, 0, 1),
-    "picture": lambda picture: picture,
-}

@@ -18,7 +18,7 @@ from helpers import extra_tasks
 from PIL import Image
 
 from photofound import cli, image
-from photofound.demos import app, brush, studio
+from photofound.demos import app, brush, handlers, studio
 from photofound.demos import page as pages
 from photofound.demos.studio import Cancelled, Form, Models, Studio
 from photofound.demos.words import in_words
@@ -642,10 +642,10 @@ def test_uploads_are_told_by_their_names_alone(page, work, photograph, tmp_path)
 @pytest.mark.parametrize(("seed", "good"), [(-5, True), (None, True), (2.0**53, True), (1e30, False)])
 def test_a_seed_is_any_of_64_bits(seed, good):
     if good:
-        assert pages._seed(seed) == int(seed or 0)
+        assert handlers._seed(seed) == int(seed or 0)
         return
     with pytest.raises(ValueError, match="more than 64 bits"):
-        pages._seed(seed)
+        handlers._seed(seed)
 
 
 @pytest.fixture

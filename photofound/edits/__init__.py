@@ -10,6 +10,7 @@ Each file imports only files above it:
     registration  where a model has moved or tinted what it was given, and how that is undone
     degradation  photographs made worse, to train upscaling on
     exemplar     holes filled from the photograph's own patches, at any size
+    condition    what a model is given, and what it is trained on
     task         Condition, Job, the contract of a task, get_task
     request      what somebody asks for, from whichever entry
     collage      objects on other grounds, to train cut-outs on

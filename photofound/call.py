@@ -1,0 +1,150 @@
+"""What a call of a pipeline takes and gives: settings, results, and how arguments are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from photofound.edits.task import Input
+from photofound.image import Picture
+from photofound.sampling import Callback
+
+ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
+
+
+class Settings(TypedDict, total=False):
+    """How to sample and what to return; keyword arguments of every pipeline.
+
+    Attributes:
+        num_inference_steps: sampling steps, 1 to 1000; left out or None, the checkpoint's default.
+        guidance_scale: classifier-free guidance (arXiv:2207.12598, eq. 6), 1 = off; left out or None, the checkpoint's
+            default. A few-step student is told the scale instead of being computed twice; it takes the nearest one that
+            it was trained with.
+        num_images_per_prompt: variants, >= 1.
+        negative_prompt: what guidance leads away from; None or "" = nothing. Not for a few-step student.
+        resample: how often each step is taken for a task that the model was never trained for, 1 to 20 (RePaint,
+            arXiv:2201.09865): more lets what is made fit what is given better. Left out or None, 4.
+        generator: the seed: a whole number, one generator, or a list with one per result. With one, variant i equals
+            what the i-th call with that generator gives.
+        callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
+            other latents of the same shape, or None. ``pipe._interrupt = True`` ends its own call; from another thread
+            it ends every call that runs. The picture is then what the model saw coming, and what had not been begun,
+            further variants or pictures, is not in the result.
+        callback_on_step_end_tensor_inputs: what the callback is given: ``["latents"]``, all that there is.
+        output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
+            and profile.
+        return_dict: True for an EditOutput, False for the tuple ``(images,)``.
+    """
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    num_images_per_prompt: int
+    negative_prompt: str | None
+    resample: int | None
+    generator: torch.Generator | int | list[torch.Generator | int] | None
+    callback_on_step_end: Callback | None
+    callback_on_step_end_tensor_inputs: Sequence[str] | None
+    output_type: str
+    return_dict: bool
+
+
+@dataclass
+class EditOutput(BaseOutput):
+    """What an edit gives.
+
+    Attributes:
+        images: a list of results, of the type that ``output_type`` names.
+        notes: what the edit says of each, such as which background was chosen; empty where there is nothing to say.
+        keep: (H, W) float32 in [0, 1], of the results' size: 1 = came back exactly, 0 = made, between = mixed. For
+            outpaint it is the subject.
+    """
+
+    images: list[Any]
+    notes: list[str] | None = None
+    keep: np.ndarray | None = None
+
+
+def generators_of(given: Any, count: int) -> list[torch.Generator | None]:
+    if isinstance(given, (list, tuple)):
+        if len(given) != count:
+            raise ValueError(
+                f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt"
+            )
+    else:
+        given = [given] * count  # each variant draws on from where the last one stopped
+    given = [torch.Generator().manual_seed(plain(each)) if _is_seed(each) else each for each in given]
+    for each in given:
+        if each is not None and not isinstance(each, torch.Generator):
+            raise ValueError(f"generator: {each!r} is none; pass torch.Generator().manual_seed(7)")
+    return list(given)
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(plain(value), int) and not isinstance(value, bool)
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def as_picture(source: Any) -> Picture | None:
+    return None if source is None else Picture.from_any(source)
+
+
+def repeats(value: Any) -> int:
+    value = REPEATS if value is None else plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 20:
+        raise ValueError(f"resample: {value!r} must be a whole number from 1 to 20")
+    return value
+
+
+def is_pair(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(isinstance(each, (int, float, np.number)) for each in value)
+
+
+def plain(value: Any) -> Any:
+    """A number or string of numpy or torch as Python's own; anything else as it is."""
+    single = isinstance(value, np.generic) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0)
+    return value.item() if single else value
+
+
+def input_value(each: Input, value: Any) -> Any:
+    """A task's input as its ``prepare`` wants it."""
+    value = plain(value)
+    if value is None and not each.required:
+        return each.default
+    if each.kind == "text" and not isinstance(value, str):
+        raise ValueError(f"{each.name}: {value!r} is no text; pass a string")
+    return value
+
+
+# Arguments of other pipelines, and what stands for them here.
+ELSEWHERE = {
+    "height": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
+    "width": "a result has the photograph's size; expand and generate take size=, upscale takes scale=",
+    "strength": "holes are painted from nothing; a grey mask mixes old and new, and reference= starts from a picture",
+    "padding_mask_crop": "a crop around the hole is taken by itself",
+    "prompt_2": "there is one prompt; pass it as prompt=",
+    "prompt_embeds": "pass the words as prompt=",
+    "latents": "pass generator= for the same noise",
+    "true_cfg_scale": "it is guidance_scale= here",
+    "sigmas": "pass num_inference_steps=",
+    "timesteps": "pass num_inference_steps=",
+}
+
+
+CONVERTERS: dict[str, Callable[[Picture], Any]] = {
+    "pil": lambda picture: picture.to_pil(),
+    "np": lambda picture: picture.to_float(),
+    "pt": lambda picture: torch.from_numpy(picture.to_float()).permute(2, 0, 1),
+    "picture": lambda picture: picture,
+}
+
+
+REPEATS = 4  # of a step, for a task that the model was never trained for (docs/experiments.md)

@@ -1,0 +1,73 @@
+"""Finding a photograph's subject by the head ``cutout`` of the transformer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from photofound import image
+from photofound.edits import composite, geometry, masks, matting
+from photofound.edits.condition import Condition
+from photofound.edits.geometry import Box
+from photofound.edits.masks import Segmenter
+from photofound.model import autoencoder
+from photofound.model.condition import fold_condition
+from photofound.painting import PaintingPipeline, scaled_size
+
+_CUTOUT_SCALE = 0.75  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
+_OUTLINE_SIDE = 512  # long side at which an edit refines an outline that it found; more takes longer than the edit
+
+
+class SubjectPipeline(PaintingPipeline):
+    """A pipeline that can look for the subject of a photograph, if its checkpoint has learnt to."""
+
+    @property
+    def has_cutout(self) -> bool:
+        """Whether the checkpoint has a head that finds subjects."""
+        return self.is_trained("cutout")
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """What finds a photograph's subject in no time: the head ``cutout``, its outline refined, where the checkpoint
+        has one, else GrabCut."""
+        if not self.has_cutout:
+            return masks.grabcut
+        return lambda rgb: matting.refine(rgb, self.segment(rgb), _OUTLINE_SIDE, soft=False)
+
+    @torch.no_grad()
+    def segment(self, rgb: np.ndarray) -> np.ndarray:
+        """The subject's matte by the head ``cutout``: all of the photograph is looked at, then the subject alone,
+        closer.
+
+        Args:
+            rgb: (H, W, 3) float32 in [0, 1].
+
+        Returns:
+            (H, W) float32 in [0, 1], 1 = subject; as fine as the model's working size.
+        """
+        matte = self._matte(rgb)
+        height, width = matte.shape
+        if not (matte > 0.5).any():
+            return matte
+        box = geometry.bounding_box(matte > 0.5)
+        box = geometry.grow_box(box, max(4, max(box.width, box.height) // 6), 16, width, height)
+        if max(box.width, box.height) > 0.8 * max(width, height):
+            return matte
+        matte[box.slices] = self._matte(rgb[box.slices])
+        return matte
+
+    @torch.no_grad()
+    def _matte(self, rgb: np.ndarray) -> np.ndarray:
+        """(H, W): one look of the head at (H, W, 3) and its mirror image."""
+        whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
+        height, width = scaled_size(whole, _CUTOUT_SCALE * self.config.tile / max(whole.width, whole.height))
+        pixels = self._padded(composite.resize(image.to_tensor(rgb), (height, width)).clamp(-1, 1))
+        pixels = torch.cat([pixels, pixels.flip(-1)]).to(self._execution_device)
+        condition = Condition(pixels, torch.ones_like(pixels[:, :1]), ["cutout"] * 2, [""] * 2, torch.zeros(2))
+        folded = fold_condition(condition, self.vae, self.transformer.config.condition_space)
+        latents = folded.new_zeros((2, self.transformer.config.in_channels, *folded.shape[-2:]), dtype=torch.float32)
+        velocity = self._velocity(condition, folded.to(self.transformer.dtype), 1.0, condition.hole)
+        made = autoencoder.decode(self.vae, latents - velocity(latents, torch.ones(()))).mean(1, keepdim=True)
+        self.maybe_free_model_hooks()
+        made = ((made[:1] + made[1:].flip(-1)) / 4 + 0.5)[..., :height, :width].cpu()
+        return composite.resize(made, rgb.shape[:2])[0, 0].clamp(0, 1).numpy()
