@@ -31,15 +31,9 @@ from photofound.call import (
     plain,
     repeats,
 )
-from photofound.call import (
-    EditOutput as EditOutput,
-)
-from photofound.call import (
-    ImageLike as ImageLike,
-)
-from photofound.call import (
-    Settings as Settings,
-)
+from photofound.call import EditOutput as EditOutput
+from photofound.call import ImageLike as ImageLike
+from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits.request import Request
@@ -51,9 +45,7 @@ from photofound.edits.task import (
 )
 from photofound.image import Picture
 from photofound.model import autoencoder, text
-from photofound.model.folder import (
-    check_settings,
-)
+from photofound.model.folder import check_settings
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
 from photofound.subjects import SubjectPipeline

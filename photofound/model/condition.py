@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from photofound.edits.task import (
-    Condition,
-)
+from photofound.edits.task import Condition
 from photofound.model import autoencoder
 
 
