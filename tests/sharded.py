@@ -25,7 +25,7 @@ ALIKE = "--train.micro_batches=2"  # so that one process trains what two do
 SHORT = ["--train.steps=2", "--train.warmup_steps=1", "--train.precision=fp32", "--train.device=cpu",
          "--train.trackers=[]", "--train.batch_size=4"]  # fmt: skip
 DRAWN = ["--data.drawn=8", "--data.sizes=[72]", "--data.crop=64"]
-EDITS = [*DRAWN, "--data.late_crop=64"]
+EDITS = [*DRAWN, "--data.late_crop=64", "--mix.tasks={{inpaint: 1, outpaint: 1}}"]
 LORA = ["--model.lora.rank=2"]
 START, PERCEPTUAL, PAIRS, EXEMPLARS = "{tiny}", "{folder}/squeezenet.safetensors", "{folder}/pairs", "{folder}/filled"
 RUNS = {
