@@ -34,7 +34,7 @@ def warn_unread(folder: str | Path, read: Sequence[str]) -> None:
 def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
     """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
     of a sample lie together), and ``name`` for messages. One whose files are sparse or too large to be read has
-    ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those behind the damage follow;
+    ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those after the damage follow;
     one beside it that has fewer files than others is dropped."""
     current: str | None = None
     sample: dict[str, bytes] = {}
@@ -103,7 +103,7 @@ def _members(opened: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInf
     """The members of a tar, each with the archive to read it from. Where a header is broken, or a member claims more
     bytes than there are, what is wrong comes in between, and reading goes on at the next header that is whole."""
     stream: Any = opened
-    start, told = 0, False
+    start, reported = 0, False
     for _ in range(MAX_BREAKS):
         last = start  # the header that was read last
         try:
@@ -114,16 +114,16 @@ def _members(opened: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInf
                 last = member.offset_data - tarfile.BLOCKSIZE
                 if member.size < 0:
                     raise tarfile.ReadError("a member of negative size")
-                told = False
+                reported = False
                 yield archive, member
             last = archive.offset
             if _is_end(stream, last):
                 return
             raise tarfile.ReadError(f"a broken header at byte {last:,}")
         except Exception as error:
-            if not told:
+            if not reported:
                 yield error
-        told = True
+        reported = True
         try:
             found = _next_header(stream, last + tarfile.BLOCKSIZE)
         except Exception:  # of what decompresses

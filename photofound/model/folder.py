@@ -1,7 +1,7 @@
-"""What may be loaded: pipeline folders and LoRA files by strangers are looked at before anything of them is used.
+"""Checks of pipeline folders and LoRA files from elsewhere, before anything in them is used.
 
-Only JSON and the headers of safetensors are read here, within bounds; models are built without memory (torch's meta
-device) to learn which weights they want.
+Only JSON and the headers of safetensors are read here, within bounds. Models are built on torch's meta device, without
+memory, to learn which weights they need.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from photofound.errors import first_line
 _TRUSTED = ("diffusers", "transformers", "photofound")
 _OWN = ("photofound.transformer", "photofound.detail", "photofound.superresolution")
 _MOST_LAYERS = 1000
-_LAYERS = re.compile("depth|layers|blocks")  # names of a configuration's numbers that say how often something repeats
+_LAYERS = re.compile("depth|layers|blocks")  # names of numbers in a configuration that repeat something
 _MOST_TIMES = 100_000  # training timesteps of a scheduler, which makes a table of them
 _AGAIN = "download or copy the checkpoint again"
 
 
 def check_folder(folder: Path, without: Collection[str] = ()) -> None:
-    """Refuse a folder that cannot or must not be loaded, with one line that says why. Components ``without`` are not
-    looked at: they come from elsewhere.
+    """Raise an error of one line for a folder that cannot or must not be loaded. The components ``without`` are not
+    checked, since they come from elsewhere.
 
     Raises FileNotFoundError for a missing folder; ValueError for missing or damaged shards, weights that are not
     safetensors, weights that the configuration does not have or that it has and are missing, and classes other than
@@ -62,8 +62,8 @@ def check_folder(folder: Path, without: Collection[str] = ()) -> None:
 
 @contextmanager
 def loading_errors(source: Any) -> Iterator[None]:
-    """What libraries raise for a folder that they do not understand, as one ValueError; what is no fault of the
-    folder's (no such id, no memory) passes."""
+    """Turn the errors of libraries about a folder into one ValueError. Errors that are not about the folder (no such
+    id, no memory) pass."""
     try:
         yield
     except (OSError, MemoryError, ValueError):
@@ -73,7 +73,7 @@ def loading_errors(source: Any) -> Iterator[None]:
 
 
 def check_part(folder: Path, cls: type) -> None:
-    """Refuse one component's folder that does not hold what ``cls`` loads. Raises ValueError."""
+    """Raise ValueError for a component's folder that ``cls`` cannot load."""
     from diffusers import SchedulerMixin
 
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def check_part(folder: Path, cls: type) -> None:
 
 
 def check_settings(settings: Mapping[str, Any], where: str = "model") -> None:
-    """Refuse settings of a pipeline (``model_index.json``) that no edit could work with. Raises ValueError."""
+    """Raise ValueError for settings of a pipeline (``model_index.json``) that no edit could work with."""
 
     def number(value: Any, low: float, high: float, whole: bool = False) -> bool:
         kinds = (int,) if whole else (int, float)
@@ -130,7 +130,7 @@ def check_settings(settings: Mapping[str, Any], where: str = "model") -> None:
             raise ValueError(f"{where}: {name} is {settings[name]!r}; it must be {text}")
 
 
-FOR_TEACHER = ":teacher"  # how a LoRA's base_model_name_or_path ends that was trained on a student's teacher
+FOR_TEACHER = ":teacher"  # the end of base_model_name_or_path, for a LoRA trained on a student's teacher
 
 
 def find_lora(source: str | Path, weight_name: str | None = None) -> Path | None:
@@ -161,7 +161,7 @@ def is_for_teacher(path: Path) -> bool:
 
 @contextmanager
 def lora_errors(name: str) -> Iterator[None]:
-    """What diffusers, peft and safetensors raise for a LoRA that does not fit, as one ValueError."""
+    """Turn the errors of diffusers, peft and safetensors about a LoRA into one ValueError."""
     try:
         yield
     except Exception as error:
@@ -169,7 +169,7 @@ def lora_errors(name: str) -> Iterator[None]:
 
 
 def check_lora(path: Path, transformer: nn.Module) -> None:
-    """Refuse a LoRA file that does not fit the transformer. Raises ValueError that says why."""
+    """Raise ValueError for a LoRA file that does not fit the transformer."""
     if path.suffix != ".safetensors":
         raise ValueError(
             f"LoRA: {path.name} is not a .safetensors file; other formats can run code when they are loaded"
@@ -182,7 +182,7 @@ def check_lora(path: Path, transformer: nn.Module) -> None:
     for key, shape in shapes.items():
         layer, found, rest = key.removeprefix("transformer.").partition(".lora_")
         if not found or rest not in ("A.weight", "B.weight"):
-            continue  # of another kind: whether it fits is for peft to say
+            continue  # of another kind: peft checks it
         module = known.get(layer)
         size = None if module is None else tuple(getattr(module, "base_layer", module).weight.shape)
         side = 1 if rest == "A.weight" else 0
@@ -191,9 +191,9 @@ def check_lora(path: Path, transformer: nn.Module) -> None:
                 f"LoRA: {path.name} does not fit this model: it has no such layer as {layer}; choose another"
             )
         ranks.add(shape[1 - side])
-    told = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()] if ranks else []
-    if any(rank is not None and rank not in ranks for rank in told):
-        raise ValueError(f"LoRA: {path.name} is damaged: the rank that it tells is not its own; {_AGAIN}")
+    stated = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()] if ranks else []
+    if any(rank is not None and rank not in ranks for rank in stated):
+        raise ValueError(f"LoRA: {path.name} is damaged: the rank in its settings is not that of its weights; {_AGAIN}")
 
 
 def lora_settings(path: Path) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _kinds() -> dict[str, tuple[type, ...]]:
-    """What the parts of a pipeline may be."""
+    """The classes that the parts of a pipeline may have."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ModelMixin
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -242,7 +242,7 @@ def _kinds() -> dict[str, tuple[type, ...]]:
 
 
 def _class(folder: Path, name: str, entry: Any, kinds: tuple[type, ...]) -> type | None:
-    """The class that ``model_index.json`` names for a component, or None for none."""
+    """The class that ``model_index.json`` names for a component; None where it names none."""
     if entry is None or entry == [None, None]:
         return None
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
@@ -291,7 +291,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def one_line(what: str, path: Path) -> Iterator[None]:
-    """What reading a safetensors file raises, as one ValueError."""
+    """Turn the errors of reading a safetensors file into one ValueError."""
     from safetensors import SafetensorError
 
     try:
@@ -317,7 +317,7 @@ def _built(folder: Path, cls: Any, config: dict[str, Any]) -> Any:
 
 
 def _compare(folder: Path, model: Any, found: dict[str, tuple[int, ...]]) -> None:
-    """Every weight of the model once, and no others: a missing one would stay random, an unknown one is lost."""
+    """Raise ValueError unless the files hold every weight of the model, in its shape, and no others."""
     state = {name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items()}
     same: dict[int, list[str]] = {}  # names of one and the same weight
     for name, value in model.state_dict(keep_vars=True).items():
@@ -343,7 +343,7 @@ def _compare(folder: Path, model: Any, found: dict[str, tuple[int, ...]]) -> Non
 
 
 def _old_name(name: str) -> str:
-    """What diffusers called an autoencoder's attention weight once; it still reads those."""
+    """The earlier name of an autoencoder's attention weight, which diffusers still reads."""
     for new, old in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
         name = name.replace(new, old)
     return name

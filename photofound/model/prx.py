@@ -299,7 +299,7 @@ def _new_index(index: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(index: dict[str, Any]) -> dict[str, Any]:
-    """What PRX's pipelines do without being told, as settings of ours. They are defaults of their calls and
+    """The defaults of PRX's pipelines, as settings of ours. They are defaults of their calls and
     constructors: the index holds the resolution, the noise and the length of prompts alone."""
     pixel = index.get("_class_name") == "PRXPixelPipeline"
     pipeline = diffusers.PRXPixelPipeline if pixel else diffusers.PRXPipeline

@@ -134,7 +134,7 @@ def count(tokenizer: Any, prompt: str, max_length: int | None = None) -> int:
 
 
 def unread(tokenizer: Any, prompt: str, max_length: int | None = None) -> str:
-    """What to tell of a prompt that ``encode`` cuts, in one sentence; empty for one that is read whole."""
+    """A sentence on a prompt that ``encode`` cuts off; empty for one that is read whole."""
     length, most = _length(tokenizer, prompt), limit(tokenizer, max_length)
     if length <= most:
         return ""

@@ -50,7 +50,7 @@ def load_vision_model(source: str | Path) -> Any:
 
 
 def outline(source: str | Path | None) -> Any | None:
-    """A vision model without its weights, to count what it takes; None for one that is not here."""
+    """A vision model without its weights, to count its work; None where its folder does not exist."""
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
@@ -108,7 +108,7 @@ class Patches(nn.Module):
         """(B, 3, H, W) in [-1, 1] to (B, rows * columns, width), gradients included.
 
         The picture is resized so that the model's patches form ``grid`` (REPA, arXiv:2410.06940: 256 px are
-        shown at 224, so that 14-pixel patches match 16 x 16 latent tokens).
+        scaled to 224, so that 14-pixel patches match 16 x 16 latent tokens).
         """
         rows, columns = grid or self.grid
         shape = (rows * self.side, columns * self.side)
