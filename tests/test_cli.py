@@ -403,6 +403,7 @@ def test_a_missing_variant_is_made_again(run, photo, tmp_path):
     refused(run("retouch", cup, mask, "--skip-existing", "--overwrite"), "not allowed with")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_writes_leaves_no_partial_file(run, folders, tmp_path, monkeypatch):
     """SIGKILL while the second file is written, so that nothing can clean up."""
     target = tmp_path / "photos-retouch"

@@ -46,6 +46,7 @@ def test_16_bit_agrees_with_opencv(tmp_path, suffix, channels):
     np.testing.assert_array_equal(read[..., order], pixels)
 
 
+@pytest.mark.slow
 def test_a_large_photograph_is_exact(tmp_path):
     pixels = np.tile(noise(200, 300, 3), (10, 10, 1))
     pixels[1999, 2999] = 7, 8, 9

@@ -71,6 +71,7 @@ def test_the_command_line(tiny_folder, tmp_path, capsys, monkeypatch):
     assert main(["generate", "cup.png", "--prompt", "x"]) == 2 and "unrecognized" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_server(tiny_folder):
     pipe = EditPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
     with TestClient(create_app(pipe), raise_server_exceptions=False) as client:

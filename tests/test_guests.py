@@ -45,6 +45,8 @@ from photofound.guests import GuestPipeline, abilities
 from photofound.model import text
 from photofound.serve.app import create_app
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 
 

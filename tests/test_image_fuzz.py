@@ -98,6 +98,7 @@ def test_junk_behind_a_known_beginning(junk, file, length):
     read(file[:length] + junk)
 
 
+@pytest.mark.slow
 def test_the_damage_is_neither_trivial_nor_fatal():
     """The strategy above is worth something: what it makes is sometimes a picture and sometimes not."""
     seen = []
@@ -123,6 +124,7 @@ def test_a_file_cut_anywhere_is_whole_or_refused(name):
         assert picture is None or (picture.pixels == whole).all(), length
 
 
+@pytest.mark.slow
 @bounded(60)
 @given(damaged(), st.sampled_from([".png", ".jpg", ".webp", ".tif", ".bmp"]))
 def test_nothing_is_written_or_all_of_it(tmp_path_factory, data, suffix):

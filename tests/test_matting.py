@@ -111,6 +111,7 @@ def test_soft_pixels_get_the_subjects_own_colours_and_others_stay(fine, monkeypa
     assert matting.subject_colours(photo, (matte > 0.5).astype(np.float32)) is photo
 
 
+@pytest.mark.slow
 @WITH
 def test_both_soft_edges_are_near_the_truth_and_closed_form_is_nearer():
     photo, truth, _ = star()

@@ -33,6 +33,7 @@ def test_what_is_written_is_what_is_committed_and_what_the_pages_show(written):
     assert names == {name for page in shown for name in page}
 
 
+@pytest.mark.slow
 def test_pictures_are_narrow_jpegs_that_say_where_the_mask_was(written):
     for path in written.iterdir():
         with Image.open(path) as picture:
