@@ -89,7 +89,8 @@ class Handlers:
         return self._changed(self.work.open(shelf()[0]) if shelf() else None)
 
     def on_upload(self, desk: Desk | None, path: str | None) -> list[Any]:
-        return self._changed(self.work.open(_require(path, "photograph"), desk))
+        warn = lambda line: gr.Warning(in_words(line))  # noqa: E731
+        return self._changed(self.work.open(_require(path, "photograph"), desk, warn=warn))
 
     def on_shelf(self, desk: Desk | None, index: int) -> list[Any]:
         return self._changed(self.work.open(shelf()[index], desk))

@@ -135,16 +135,23 @@ class Studio:
 
     # --------------------------------------------------------------------------------------------------- photographs
 
-    def open(self, path: str | Path, desk: Desk | None = None, name: str | None = None) -> Desk:
-        """A desk with this file on it; the visitor's folder is kept, what was done before is forgotten."""
-        return self.open_picture(self._read(path), name or Path(path).stem, desk)
+    def open(
+        self,
+        path: str | Path,
+        desk: Desk | None = None,
+        name: str | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Desk:
+        """A desk with this file on it; the visitor's folder is kept, what was done before is forgotten. ``warn`` gets
+        what is lost in reading it, where that is done in another process."""
+        return self.open_picture(self._read(path, warn), name or Path(path).stem, desk)
 
-    def _read(self, path: str | Path) -> Picture:
+    def _read(self, path: str | Path, warn: Callable[[str], None] | None = None) -> Picture:
         """An upload. Its place on this machine is nobody's business, in messages neither."""
         data, name = Path(path).read_bytes(), Path(path).name
         if self.files is None:
             return image.decode(data, name, self.max_pixels)
-        return self.files.read(data, name, self.max_pixels, READ_SECONDS)
+        return self.files.read(data, name, self.max_pixels, READ_SECONDS, warn=warn)
 
     def open_picture(self, picture: Picture, name: str, desk: Desk | None = None) -> Desk:
         if desk is None:

@@ -21,9 +21,13 @@ _WORDS = (
     (r"num_images_per_prompt", "Images"),
     (r"\b(\w+)_image\b", r"\1"),
 )
-_PLACE = re.compile(
-    r"(?<![\w.):/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])*(?=[^\s\\/])"
-)  # all of a path but its last part
+_ROOT = r"(?:file://|[A-Za-z]:|~|\.{1,2})?[\\/]"
+# All of a path but its last part. With spaces it is a path between quotes, or from a start or a colon to a colon.
+_PLACES = (
+    re.compile(rf"(?<=['\"]){_ROOT}[^'\"]*[\\/](?=[^'\"])"),
+    re.compile(rf"(?:(?<=^)|(?<=: )){_ROOT}[^:;'\"]*[\\/](?=[^\\/:;'\"]+(?::|$))"),
+    re.compile(rf"(?<![\w.):/\\~]){_ROOT}(?:[^\\/\s'\"]+[\\/])*(?=[^\s\\/])"),
+)
 
 
 def in_words(error: BaseException | str) -> str:
@@ -35,4 +39,6 @@ def in_words(error: BaseException | str) -> str:
         return f"the server cannot use one of its files ({error.strerror.lower()}); try again later"
     for pattern, words in _WORDS:
         line = re.sub(pattern, words, line)
-    return _PLACE.sub("", line)
+    for place in _PLACES:
+        line = place.sub("", line)
+    return line

@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from photofound.edits.task import Input
+from photofound.edits.task import Input, check_text
 from photofound.image import Picture
 from photofound.sampling import Callback
 
@@ -121,6 +121,8 @@ def input_value(each: Input, value: Any) -> Any:
         return each.default
     if each.kind == "text" and not isinstance(value, str):
         raise ValueError(f"{each.name}: {value!r} is no text; pass a string")
+    if each.kind == "text":
+        check_text(each.name, value)
     return value
 
 

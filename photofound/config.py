@@ -148,8 +148,11 @@ def _weigh(node: Any, known: dict[int, int], depth: int) -> int:
 
 def read(path: Path) -> dict[str, Any]:
     """The nested dict in a YAML or JSON file. Raises FileNotFoundError and ValueError."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"config: {path} does not exist; pass a .yaml or .json file")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file, but a pipe or a device"
+        raise ValueError(f"config: {path} is {kind}; pass a .yaml or .json file")
     try:
         text = files.read(path, _LARGEST).decode("utf-8")
         tree = json.loads(text) if path.suffix == ".json" else parse_yaml(text)

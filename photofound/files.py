@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -39,9 +40,14 @@ def output_path(path: str | Path, setting: str) -> Path:
     Args:
         setting: the option's name, for the error.
     """
-    here = local(path)
-    if here is None:
-        raise ValueError(f"{setting}: {path} is a URL, and results are written on this machine; name a folder, copy it")
+    here, text = local(path), str(path)
+    # Path("s3://bucket") is "s3:/bucket".
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text) if not text.startswith("file://") else None
+    if here is None or (scheme and not Path(f"{scheme[1]}:").is_dir()):
+        advice = "only training data are read from URLs; name a folder or file of this machine, and copy it"
+        raise ValueError(f"{setting}: {path} is a URL, and nothing is written there: {advice}")
+    if not text:
+        raise ValueError(f"{setting}: the path is empty; name a file or folder")
     return here
 
 

@@ -40,6 +40,7 @@ from photofound.edits.request import Request
 from photofound.edits.task import (
     Job,
     Task,
+    check_text,
     class_name,
     get_task,
 )
@@ -164,6 +165,8 @@ class EditPipeline(SubjectPipeline):
                 f"callback_on_step_end: {callback!r} is no function; pass f(pipe, step, timestep, tensors)"
             )
         for prompt in as_list(inputs.get("prompt")):
+            if isinstance(prompt, str):
+                check_text("prompt", prompt)
             if sentence := self.unread(prompt):
                 warnings.warn(sentence, stacklevel=3)
         tensors = settings.get("callback_on_step_end_tensor_inputs") or ()

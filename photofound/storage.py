@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
+from photofound import files
 from photofound.device import fast_dtype
 from photofound.model import autoencoder
 from photofound.model.folder import (
@@ -114,6 +115,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
         what is known (``photofound.card.card``). LoRAs that are active are merged into the transformer that is written,
         so that the folder gives the same pictures; keep their own files to take them out again."""
+        save_directory = files.output_path(save_directory, "save_pretrained")
         if push_to_hub:
             hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -209,6 +211,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
     ) -> None:
         """Write LoRA layers so that ``load_lora_weights`` takes the folder. The metadata, peft's configuration as a
         dict, says the alpha; without it, alpha is taken to be the rank."""
+        save_directory = files.output_path(save_directory, "save_lora_weights")
         layers, metadata = {"transformer": transformer_lora_layers}, {"transformer": transformer_lora_adapter_metadata}
         cls._save_lora_weights(save_directory, layers, metadata, **kwargs)
 

@@ -48,7 +48,8 @@ class Outpaint(Task):
             prompt: the new background, like ``"on a dark red cloth"``. If it names a material, a colour or a studio,
                 and the checkpoint wants it (``surfaces`` in its config), the model starts from a drawn surface.
             subject: white = keep; as large as the image, or of its aspect ratio; or a cut-out, whose opaque part is
-                kept (``photofound.image.load_mask``). None = the image's alpha channel; with no alpha, the
+                kept (``photofound.image.load_mask``). Where the image is transparent, nothing more is kept than its
+                alpha shows. None = the image's alpha channel; with no alpha, the
                 subject is cut out (``photofound.edits.masks.cut_out``).
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
                 looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
@@ -60,10 +61,12 @@ class Outpaint(Task):
         """
         from photofound.edits import masks, surfaces
 
-        matte = subject_matte(picture, subject, segment)
-        soft = (matte > 0) & (matte < 1)
-        if soft.any() and not _has_own(picture, subject):
-            rgb = masks.foreground_colours(picture.rgb(), matte)
+        mask = None if subject is None else images.load_mask(subject, picture.size, "subject", kept=True)
+        matte = subject_matte(picture, mask, segment)
+        edges = matte if mask is None else mask
+        soft = (edges > 0) & (edges < 1)
+        if soft.any() and not _has_own(picture, mask):
+            rgb = masks.foreground_colours(picture.rgb(), edges)
             picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
         wanted = None if reference is None else Picture.from_any(reference)
         own = images.load(surfaces.from_gallery(gallery, prompt)) if gallery else None
@@ -107,19 +110,23 @@ class Outpaint(Task):
 
 
 def subject_matte(
-    picture: Picture, subject: Any = None, segment: Callable[[np.ndarray], np.ndarray] | None = None
+    picture: Picture, mask: np.ndarray | None = None, segment: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> np.ndarray:
-    """(H, W) float32 in [0, 1], 1 = keep: the given mask, else the picture's alpha, else what ``segment`` finds
-    (None: GrabCut).
+    """(H, W) float32 in [0, 1], 1 = keep: the given mask (H, W), else the picture's alpha, else what ``segment`` finds
+    (None: GrabCut). Of a mask and an alpha below it, alpha counts: what it hides is no part of the subject.
 
     Raises ValueError when it marks nothing or everything.
     """
     from photofound.edits import masks
 
     alpha = picture.alpha()
-    if subject is not None:
-        matte = images.load_mask(subject, picture.size, "subject", kept=True)
-    elif alpha is not None and _has_own(picture, subject):
+    if mask is not None:
+        matte = mask
+        if alpha is not None and matte.max() > 0:
+            matte = np.minimum(matte, alpha)
+            if matte.max() <= 0:
+                raise ValueError("the subject lies where the image is transparent; mark what is to be kept")
+    elif alpha is not None and _has_own(picture, mask):
         matte = alpha
     else:
         matte = masks.cut_out(picture.rgb(), segment or masks.grabcut)
@@ -127,10 +134,10 @@ def subject_matte(
     return matte
 
 
-def _has_own(picture: Picture, subject: Any) -> bool:
+def _has_own(picture: Picture, mask: np.ndarray | None) -> bool:
     """Whether the picture's own alpha is the matte: its colours are then the subject's alone already."""
     alpha = picture.alpha()
-    return subject is None and alpha is not None and bool(alpha.min() < 1)
+    return mask is None and alpha is not None and bool(alpha.min() < 1)
 
 
 TASK = Outpaint()

@@ -605,6 +605,11 @@ TOO_LARGE = "a: is 9x9, above the limit of 0.0; if you trust it, set max_pixels 
             ValueError("model: '/srv/models/mine': no weights in /srv/models/mine/vae"),
             "model: 'mine': no weights in vae",
         ),
+        (ValueError("'/srv/my models/mine': is bad"), "'mine': is bad"),
+        (ValueError("model: /srv/my models/mine: is bad"), "model: mine: is bad"),
+        (ValueError("file:///srv/models/mine.json is bad"), "mine.json is bad"),
+        (ValueError("cannot open(../srv/models/mine.json)"), "cannot open(mine.json)"),
+        (ValueError("aspect: '4/5' is not owner/model"), "aspect: '4/5' is not owner/model"),
         (NO_WORDS, str(NO_WORDS)),
         (OSError(28, "No space left on device", "/tmp/x/y.npy"), "the server cannot use one of its files (no space"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "the server has too little memory for this"),
@@ -626,6 +631,18 @@ def test_messages_are_in_the_pages_words_and_tell_no_place(error, words):
     said = in_words(error)
     assert said.startswith(words)
     assert not any(each in said for each in ("/tmp", "/srv", "Users", "max_pixels", "PHOTOFOUND", "white", "=MASK"))
+
+
+def test_what_is_lost_in_reading_an_upload_is_said(tmp_path):
+    from photofound.serve.workers import Files
+
+    said, files = [], Files(1, 10**6)
+    Image.new("CMYK", (64, 64)).save(tmp_path / "cup.jpg")
+    try:
+        Studio(tmp_path, None, files=files).open(tmp_path / "cup.jpg", warn=said.append)
+    finally:
+        files.close()
+    assert said == ["cup.jpg: is CMYK; converted to RGB"]
 
 
 def test_uploads_are_told_by_their_names_alone(page, work, photograph, tmp_path):

@@ -94,6 +94,13 @@ def attacks(scale: int) -> dict[str, bytes]:
         ),
         "JPEG of comments among its pixels": inside(jpeg, -2, segment(0xFE, b"") * (many // 4)),
         "JPEG of EXIF": inside(jpeg, 2, segment(0xE1, b"Exif\0\0" + bytes(1000)) * (many // 1010)),
+        "JPEG of Photoshop's records": inside(
+            jpeg, 2, segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5400) * (many // 65_000)
+        ),
+        "JPEG of components": inside(
+            jpeg, 2, segment(0xC0, b"\x08\0\x08\0\x08\3" + b"\1\x11\0" * 21_000) * (many // 63_000)
+        ),
+        "JPEG of tables": inside(jpeg, 2, segment(0xDB, bytes(65_000)) * (many // 65_000)),
         "JPEG of filling": inside(jpeg, 2, b"\xff" * many),
         "JPEG of restarts": inside(jpeg, 2, b"\xff\xd0" * (many // 2)),
         "GIF of comments": inside(gif, gif.index(b","), b"!\xfe\1a\0" * (many // 5)),
@@ -154,6 +161,9 @@ REFUSED = {name for name in ATTACKS if name.startswith(("GIF", "TIFF", "PPM", "P
     "JPEG of comments behind an end",
     "JPEG of comments among its pixels",
     "JPEG of EXIF",
+    "JPEG of Photoshop's records",
+    "JPEG of components",
+    "JPEG of tables",
     "JPEG of filling",
     "JPEG of restarts",
     "JPEG 2000 of boxes",
@@ -165,6 +175,24 @@ REFUSED = {name for name in ATTACKS if name.startswith(("GIF", "TIFF", "PPM", "P
 def test_the_chunks_of_a_png_are_counted_before_any_is_read(name):
     with pytest.raises(bounds.TooMuch, match="too many tiny pieces"):
         bounds.check(ATTACKS[name])
+
+
+def test_the_few_records_that_an_editor_writes_are_read():
+    record = b"8BIM\4\4\0\0\0\0\0\4abcd"
+    assert image.decode(inside(written("JPEG"), 2, segment(0xED, b"Photoshop 3.0\0" + record * 100))).size == (8, 8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_xmp_of_many_elements_is_left_out(kind):
+    """A megabyte of it took a minute to mark."""
+    head = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" Crop="">'
+    for body in (b"<a/>", b"<!---->", b"<?a?>", b"<![CDATA[a]]>"):
+        packet = head + body * (2**20 // len(body)) + b"</x:xmpmeta>"
+        picture = image.Picture(np.zeros((8, 8, 3), np.uint8), xmp=packet)
+        started = time.process_time()
+        with pytest.warns(UserWarning, match="XMP was left out .* elements and attributes"):
+            assert image.decode(image.encode(picture, kind)).xmp is None
+        assert time.process_time() - started < 3
 
 
 def test_what_follows_the_end_of_a_png_is_not_counted():

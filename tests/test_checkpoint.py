@@ -147,6 +147,7 @@ def damaged(tmp_path, name, content):
         ("model.safetensors", b""),
         ("model.safetensors", b"not safetensors at all, but long enough to have a header"),
         ("model.safetensors", None),
+        ("state.json", None),
         ("state.json", b"{"),
         ("state.json", b"\xff\xfe"),
         ("state.json", b"[]"),
@@ -161,6 +162,14 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, name, content):
     with pytest.raises(ValueError, match="damaged .*; resume from an earlier step") as caught:
         checkpoint.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["model", "ema"])
+def test_weights_that_are_no_numbers_are_damaged(tmp_path, group):
+    groups = tensors() | {group: {"w": torch.tensor([1.0, float("nan")])}}
+    path = checkpoint.save(tmp_path, 1, groups, {})
+    with pytest.raises(checkpoint.Damaged, match=f"of its {group} has values that are no numbers"):
+        checkpoint.load(path)
 
 
 def test_no_pickle_is_written(tmp_path):

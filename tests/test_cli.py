@@ -11,6 +11,7 @@ import sys
 import textwrap
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -580,6 +581,14 @@ def test_a_stream_that_cannot_be_written_is_no_failure(odd_names, tmp_path, monk
         assert ("cannot be printed any more" in capfd.readouterr().err) == (kind == "a full disk")
 
 
+def test_a_version_that_cannot_be_printed_says_nothing_of_results(monkeypatch, capfd):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["--version"]) == 0
+        monkeypatch.undo()
+    assert "results" not in capfd.readouterr().err
+
+
 def test_a_report_that_fails_midway_costs_no_result(run, folders, tmp_path):
     status, out, err = run("retouch", *folders, "--report", "/dev/full")
     refused((status, out, err), "/dev/full: is not a regular file")
@@ -630,6 +639,38 @@ def test_an_entry_of_a_folder_that_is_no_file_fails_alone(run, folders, tmp_path
     status, out, err = run("retouch", folders[0], folders[1] / "a.png")
     assert status == 1 and len(out.split()) == 3 and err.endswith("2 of 5 files failed\n")
     assert "lost.jpg: no such file" in err and "pipe.jpg: is not a regular file" in err
+
+
+@pytest.mark.parametrize("recursive", [[], ["--recursive"]])
+def test_a_link_that_leads_in_a_circle_fails_alone(run, folders, recursive):
+    (folders[0] / "loop.png").symlink_to("loop.png")
+    (folders[0] / "round").symlink_to("round")
+    status, out, err = run("retouch", folders[0], folders[1] / "a.png", *recursive)
+    assert status == 1 and len(out.split()) == 3 and err.endswith("1 of 4 files failed\n")
+    assert "loop.png: no such file" in err
+
+
+def test_an_output_behind_a_url_is_refused(run, photo, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cup, mask = photo(), photo("mask.png")
+    before = sorted(tmp_path.iterdir())
+    for url in ("s3://bucket/out/", "memory://out.png", "https://example.com/a.png"):
+        for option in ("-o", "--report"):
+            refused(run("retouch", cup, mask, option, url), option, "is a URL; only training data")
+        refused(run("retouch", *folders, "-o", url), "is a URL")
+        refused(run("card", tmp_path, "-o", url), "is a URL")
+        refused(run("convert", "--from-prx", tmp_path, "-o", url), "is a URL")
+        refused(run("eval", folders[0], "-o", url), "is a URL")
+        refused(run("train", "pretrain", "--run-dir", url), "is a URL")
+        refused(run("retouch", url, mask), "is a URL")
+        with pytest.raises(ValueError, match="is a URL, and nothing is written there: only training data"):
+            image.save(np.zeros((4, 4, 3), np.uint8), Path(url) / "a.png")
+    assert sorted(tmp_path.iterdir()) == before and FakePipeline.made == []
+    assert run("retouch", cup, mask, "-o", f"file://{tmp_path}/made.png")[0] == 0 and (tmp_path / "made.png").is_file()
+
+
+def test_a_prompt_that_is_not_utf_8_is_told_by_its_name(run, photo):
+    refused(run("retouch", photo(), photo("mask.png"), "--prompt", "a caf\udce9"), "--prompt", "is not UTF-8 text")
 
 
 def test_a_file_called_minus_is_read_and_written(run, photo, tmp_path, monkeypatch):

@@ -178,9 +178,16 @@ def test_a_grey_png_of_another_gamma():
     picture = decode(coloured_png((b"gAMA", struct.pack(">I", 100_000)), pixels=grey))
     expected = profiles._from_linear(grey / 255)
     np.testing.assert_allclose(picture.rgb()[..., :1], expected, atol=0.04)  # dark values have large steps
-    with pytest.warns(UserWarning, match="grey colour profile"):
-        promoted = picture.in_colour()
-    assert b"gAMA" not in encode(promoted, "PNG")
+    promoted = decode(encode(picture.in_colour(), "PNG"))
+    assert promoted.colour == picture.colour  # still true
+    np.testing.assert_allclose(promoted.rgb()[..., :1], expected, atol=0.04)
+
+
+def test_a_grey_png_of_other_primaries_has_the_same_greys_in_colour():
+    picture = decode(coloured_png((b"cICP", bytes([9, 8, 0, 1])), pixels=noise(8, 8, 1)))
+    promoted = decode(encode(picture.in_colour(), "PNG"))
+    assert promoted.colour == ()  # its profile has other primaries than the chunk names
+    np.testing.assert_allclose(promoted.rgb(), picture.rgb(), atol=0.04)
 
 
 def test_an_hdr_png_keeps_its_mark_and_warns():

@@ -12,7 +12,7 @@ from native import CHANNELS, DEPTHS, SIZES, noise, refused, write
 from PIL import Image, PngImagePlugin
 
 from photofound import image as module
-from photofound.image import Picture, decode, load, output_format, save
+from photofound.image import Picture, decode, encode, is_whole, load, output_format, save
 from photofound.picture.formats import LONGEST_SIDE
 
 pytestmark = pytest.mark.usefixtures("no_surprises")
@@ -142,6 +142,29 @@ def test_that_16_bits_become_8_is_said_before_the_work_and_in_saving(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module.check_fit(deep, "PNG")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_a_file_whose_second_half_is_zeros_is_not_whole(tmp_path, kind, dtype):
+    """What a copy leaves that was broken off after the room for it was taken."""
+    data = encode(Picture(noise(96, 96, 3) if dtype == np.uint8 else noise(96, 96, 3, dtype) // 2), kind)
+    path = tmp_path / "it"
+    path.write_bytes(data)
+    assert is_whole(path)
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    assert not is_whole(path)
+    if kind == "TIFF":
+        refused("second part is zeros", load, path)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "AVIF", "BMP"])
+def test_a_black_picture_is_whole(tmp_path, kind):
+    assert is_whole(save(np.zeros((300, 300, 3), np.uint8), tmp_path / "it", kind.lower()))
+
+
+def test_a_jpeg_of_noise_is_written():
+    assert decode(encode(Picture(noise(200, 240, 3)), "JPEG")).size == (240, 200)
 
 
 def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):

@@ -19,6 +19,7 @@ from photofound.edits.geometry import (
     nearest_bucket,
     parse_length,
     parse_pair,
+    parse_size,
     round_up,
     size_margins,
     tile_starts,
@@ -206,3 +207,18 @@ def test_the_middle_has_the_buckets_size_and_as_much_cut_off_on_either_side(size
     assert (box.width, box.height) == (48, 80)
     for low, high, length in ((box.left, box.right, size[0]), (box.top, box.bottom, size[1])):
         assert 0 <= (length - high) - low <= 1
+
+
+def test_numbers_of_hundreds_of_digits_are_refused():
+    for call in (
+        lambda huge: parse_length(huge, 200, "left"),
+        lambda huge: parse_length(str(huge), 200, "left"),
+        lambda huge: parse_length(f"{huge}%", 200, "left"),
+        lambda huge: aspect_margins(20, 20, (huge, 1)),
+        lambda huge: aspect_margins(20, 20, f"{huge}:1"),
+        lambda huge: size_margins(20, 20, (huge, huge)),
+        lambda huge: parse_size((1, huge), 100),
+    ):
+        with pytest.raises(ValueError, match=r"left|aspect|size"):
+            call(10**400)
+    assert parse_length("33.333333333333336%", 300, "left") == 100

@@ -94,6 +94,11 @@ def test_of_a_photograph_with_a_hole_the_hole_is_marked_and_of_a_cut_out_the_sub
     np.testing.assert_array_equal(load_mask(cut_out, (64, 48), "subject", kept=True), DRAWN / 255)
 
 
+def classes(*values):
+    """(48, 64) uint8: upright bars of three values."""
+    return np.repeat(np.uint8(values), [24, 20, 20])[None].repeat(48, axis=0)
+
+
 REFUSED = {
     "a photograph": (photograph(), "many colours"),
     "a flat map of classes": (np.dstack([DRAWN, 255 - DRAWN, DRAWN]), "many colours"),
@@ -110,6 +115,8 @@ REFUSED = {
     "a class with its outline": (np.where(DRAWN > 0, 15, np.pad(DRAWN, 2)[:48, :64]).astype(np.uint8), "class numbers"),
     "black on nothing": (painted((0, 0, 0, 255), (0, 0, 0, 0)), "black on nothing"),
     "nothing": (np.zeros((48, 64, 4), np.uint8), "transparent all over"),
+    "classes and 255 for none": (classes(1, 2, 255), "class numbers"),
+    "classes from 7 on": (classes(7, 8, 255), "class numbers"),
     "negative": (DRAWN.astype(int) - 1, "from -1 to 254"),
     "floats to 255": (DRAWN.astype(float), "scale it"),
 }
@@ -119,6 +126,19 @@ REFUSED = {
 def test_what_is_no_mask_is_refused(name):
     source, message = REFUSED[name]
     refused(message, load_mask, source, (64, 48))
+
+
+@pytest.mark.parametrize("values", [(0, 40, 255), (0, 56, 255), (0, 90, 255), (33, 34, 255)])
+def test_even_areas_of_an_odd_grey_warn(values):
+    with pytest.warns(UserWarning, match="even areas of grey .* class numbers"):
+        load_mask(classes(*values), (64, 48))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 64, 255), (0, 191, 255), (3, 255, 255), (0, 255, 255)])
+def test_even_areas_of_a_usual_share_do_not(values):
+    mask = load_mask(classes(*values), (64, 48))
+    assert mask.max() == 1 and mask.min() == 0
 
 
 def test_a_mask_of_greys_warns():

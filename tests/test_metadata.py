@@ -43,6 +43,7 @@ GONE = {
         f'xmlns:G="{GOOGLE}/camera/"', "<G:MicroVideo>1</G:MicroVideo><G:MicroVideoOffset>9</G:MicroVideoOffset>"
     ),
     "a depth map": xmp(f'xmlns:D="{GOOGLE}/depthmap/" D:Mime="image/png" D:Data="AAAA"'),
+    "a focus by a depth map": xmp(f'xmlns:F="{GOOGLE}/focus/" F:BlurAtInfinity="AAAA"'),
     "further XMP": xmp('xmlns:N="http://ns.adobe.com/xmp/note/" N:HasExtendedXMP="0123"'),
     "a preview": xmp('xmlns:xmp="http://ns.adobe.com/xap/1.0/"', "<xmp:Thumbnails><rdf:Alt/></xmp:Thumbnails>"),
     "another maker's video": xmp('xmlns:O="http://ns.oplus.com/photos/1.0/camera/" O:MotionPhotoOwner="oplus"'),
@@ -77,6 +78,18 @@ def test_what_cannot_be_read_is_left_out_where_it_names_such_data():
     for bad in (bomb, GONE["a motion photo"][:-20], b"<a>" * 100_000 + b"ImageWidth" + b"</a>" * 100_000):
         with pytest.warns(UserWarning, match="left out"):
             assert metadata.without_stale(bad) is None
+
+
+def test_iptc_regions_go_when_pixels_move():
+    region = xmp(
+        'xmlns:I="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" I:DigitalSourceType="d"',
+        '<I:ImageRegion><rdf:Bag><rdf:li><I:RegionBoundary I:rbUnit="pixel" I:rbX="9"/></rdf:li></rdf:Bag>'
+        "</I:ImageRegion>",
+    )
+    picture = Picture(np.zeros((8, 8, 3), np.uint8), xmp=region)
+    assert metadata.without_stale(region) == region
+    for changed in (picture.extend(left=4), picture.resize((16, 16))):
+        assert b"Region" not in changed.xmp and b"DigitalSourceType" in changed.xmp
 
 
 def test_places_in_the_picture_go_when_its_size_changes():

@@ -6,6 +6,7 @@ from corpus import profile
 from native import CHANNELS, DEPTHS, SIZES, noise
 
 from photofound.image import Picture, decode, encode
+from photofound.picture import profiles
 
 pytestmark = pytest.mark.usefixtures("no_surprises")
 
@@ -101,12 +102,19 @@ def test_grey_stays_grey_by_luma():
     assert (result.pixels == 76).all()  # 0.299 x 255
 
 
-def test_a_grey_profile_is_dropped_when_grey_gets_colour():
-    picture = Picture(noise(2, 2, 1), icc_profile=profile("GRAY", 1.0))
-    with pytest.warns(UserWarning, match="cannot hold colour"):
-        result = picture.paste(np.ones((2, 2, 3)), np.ones((2, 2)), colour=True)
-    assert result.icc_profile is None
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_a_grey_profile_becomes_one_for_colour(dtype):
+    picture = Picture(noise(16, 16, 1, dtype), icc_profile=profile("GRAY", 1.0))
+    result = picture.paste(np.ones((16, 16, 3)), np.ones((16, 16)), colour=True)
     np.testing.assert_array_equal(result.pixels, np.repeat(picture.pixels, 3, 2))
+    np.testing.assert_allclose(result.rgb(), picture.rgb(), atol=0.05 if dtype == np.uint8 else 1e-3)
+
+
+def test_a_grey_profile_without_a_curve_is_dropped(monkeypatch):
+    monkeypatch.setattr(profiles, "in_colour", lambda grey: None)
+    with pytest.warns(UserWarning, match="cannot hold colour"):
+        result = Picture(noise(2, 2, 1), icc_profile=profile("GRAY", 1.0)).in_colour()
+    assert result.icc_profile is None
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,9 @@ def test_warnings_are_in_the_answers_note(client):
         return response.headers.get("X-Photofound-Note", "")
 
     grey = np.where(MASK > 0, 128, 0).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(PHOTO).convert("CMYK").save(stream, "JPEG")
+    cmyk = stream.getvalue()
     deep = ("photo.png", image.encode(Picture.from_any(PHOTO.astype(np.uint16) * 257 - (PHOTO > 3)), "PNG"))
     for _ in range(2):
         assert "the mask is grey for the most part" in note(mask=grey)
@@ -201,7 +204,10 @@ def test_warnings_are_in_the_answers_note(client):
         assert "JPEG holds 8 bits per channel: 16 are rounded" in note(deep, format="jpg")
         both = note(deep, grey, format="webp")
         assert "grey for the most part" in both and "WEBP holds 8 bits" in both
-        assert note() == note(format="jpg") == note(deep) == ""
+        clear = ("photo.png", encoded(np.dstack([PHOTO, np.full((64, 64), 99, np.uint8)])))
+        assert "JPEG holds no transparency: flattened onto white" in note(clear, format="jpg")
+        assert "image: is CMYK; converted to RGB" in note(("photo.jpg", cmyk))
+        assert note() == note(format="jpg") == note(deep) == note(clear) == ""
 
 
 @pytest.mark.slow

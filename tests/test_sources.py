@@ -300,6 +300,26 @@ def test_every_picture_that_is_read_singly_is_read_from_a_folder_and_a_tar(tmp_p
         assert list(open_source(source)) and [said in line for line in caplog.messages] == [True]  # said once
 
 
+def test_links_in_a_tar_are_said(tmp_path, caplog):
+    (tmp_path / "cup.jpg").write_bytes(b"cup")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "cup.jpg", "0.jpg")
+        for name, kind in (("1.jpg", tarfile.SYMTYPE), ("2.jpg", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "0.jpg"
+            tar.addfile(link)
+    assert len(list(open_source(Source(str(tmp_path / "0.tar"))))) == 1
+    assert ["passed over 1.jpg, 2.jpg (2 links, which are not followed)" in line for line in caplog.messages] == [True]
+
+
+def test_a_table_that_names_a_link_in_a_circle_goes_on(tmp_path):
+    (tmp_path / "cup.jpg").write_bytes(b"cup")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    rows = ['{"file_name": "loop.jpg"}', '{"file_name": "cup.jpg"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    assert len(list(open_source(Source(str(tmp_path))))) == 2
+
+
 def test_what_lies_beside_tables_and_shards_is_said(tmp_path, caplog):
     for name in ("cup.jpg", "mug.tif"):
         (tmp_path / name).write_bytes(name.encode())

@@ -208,6 +208,24 @@ def test_the_new_background_is_seen_through_glass(tiny):
     assert a.std((0, 1)).max() > 2, "the background must be seen, too"
 
 
+def test_a_subject_is_kept_no_further_than_the_pictures_alpha(tiny):
+    """Colours under transparency are nowhere seen, and glass stays glass."""
+    photo = np.zeros((64, 64, 4), np.uint8)
+    photo[..., :3] = (255, 0, 255)
+    photo[20:44, 20:44] = (90, 120, 60, 255)
+    photo[28:36, 28:36, 3] = 128
+    subject = hole_in(64, 64, np.s_[12:52, 12:52])
+    job = get_task("outpaint").prepare(Picture.from_any(photo), subject=subject)
+    assert np.array_equal(job.keep, photo[..., 3] / np.float32(255) * (subject > 0))
+    other = np.where(photo[..., 3:] == 0, np.uint8([0, 255, 0, 0]), photo)
+    a, b = (run(tiny(OutpaintPipeline), each, subject=subject).pixels for each in (photo, other))
+    assert (a == b).all() and (a[20:28, 20:44] == (90, 120, 60)).all()
+    assert (np.abs(a[28:36, 28:36].astype(int) - (90, 120, 60)).max(2) > 2).any()
+    for outside in (np.s_[:10], np.s_[50:]):
+        with pytest.raises(ValueError, match="lies where the image is transparent"):
+            get_task("outpaint").prepare(Picture.from_any(photo), subject=hole_in(64, 64, outside))
+
+
 def test_an_edit_says_what_it_kept_and_prepares_once(tiny, monkeypatch):
     prepare, calls = get_task("outpaint").prepare, []
     monkeypatch.setattr(get_task("outpaint"), "prepare", lambda *a, **k: calls.append(1) or prepare(*a, **k))

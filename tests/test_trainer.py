@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -324,6 +325,8 @@ DAMAGES = {
     "cut off": lambda step: _truncate(step / "model.safetensors"),
     "empty": lambda step: (step / "optimizer.safetensors").write_bytes(b""),
     "gone": lambda step: (step / "ema.safetensors").unlink(),
+    "state gone": lambda step: (step / "state.json").unlink(),
+    "a file": lambda step: (shutil.rmtree(step), step.write_text("")),
     "no state": lambda step: (step / "state.json").write_text("{"),
     "half a state": lambda step: (step / "state.json").write_text('{"step": 4, "groups": ["model"]}'),
     "of other names": lambda step: save_file({"other": torch.ones(1)}, step / "ema.safetensors"),
@@ -354,6 +357,14 @@ def test_where_no_checkpoint_is_whole_the_run_says_so(tmp_path):
     for _ in range(2):  # a second try does not start anew
         with pytest.raises(ValueError, match="step-3 is damaged .*, and none in .* is whole; start anew in another"):
             train(tmp_path, resume="latest")
+
+
+def test_checkpoints_without_a_state_are_not_a_new_run(tmp_path):
+    train(tmp_path, save_every=3)
+    for path in (tmp_path / "checkpoints").iterdir():
+        (path / "state.json").unlink()
+    with pytest.raises(ValueError, match="step-3 is damaged .*, and none in .* is whole; start anew in another"):
+        train(tmp_path, resume="latest")
 
 
 def test_a_damaged_log_of_numbers_does_not_stop_a_run(tmp_path):

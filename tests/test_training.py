@@ -125,6 +125,31 @@ def test_a_signal_saves_and_exits_with_a_status_of_its_own(whole, tmp_path, monk
     assert losses(tmp_path) == losses(whole) and same(final(tmp_path), final(whole))
 
 
+def test_an_empty_place_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for stage in ("pretrain", "finetune"):
+        for option in ("--run-dir", "--run_dir", "--config", "--resume"):
+            for words in ([option, ""], [f"{option}="]):
+                assert cli.main(["train", stage, *words]) == 2
+                assert f"{option.replace('run_dir', 'run')}"[:5] in (said := capsys.readouterr().err) and "''" in said
+    for words in (["", "made"], ["photos", ""], ["photos", "made", "--config", ""]):
+        assert cli.main(["train", "prepare", *words]) == 2 and "''" in capsys.readouterr().err
+    assert cli.main(["eval", "photos", "-o", ""]) == 2 and "''" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_configuration_that_is_no_file_is_called_what_it_is(tmp_path, capsys, kind):
+    path = Path("/dev/null") if kind == "device" else tmp_path / "it"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    assert cli.main(["train", "pretrain", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert f"config: {path} is " in said and ("a folder" if kind == "folder" else "a pipe or a device") in said
+
+
 @pytest.mark.parametrize("arguments", [
     ["--run-dir", "{run}", "--train.steps", "1", "--train.lr", "0.1", "--data.sizes", "[40]"],
     ["--run_dir={run}", "--train.steps=1", "--train.lr=0.1", "--data.sizes=[40]"],

@@ -65,6 +65,26 @@ def test_sixteen_bits_and_the_mark_arrive(files):
     assert provenance.source_type(Picture.from_any(data)) == provenance.COMPOSITE
 
 
+def test_what_is_lost_is_told(files):
+    stream, said = io.BytesIO(), []
+    Image.new("CMYK", (8, 8)).save(stream, "JPEG")
+    files.read(stream.getvalue(), "photo", 10**6, 30, warn=said.append)
+    files.write(Picture(np.zeros((8, 8, 4), np.uint8)), "JPEG", 30, warn=said.append)
+    assert said[0] == "photo: is CMYK; converted to RGB" and said[1].startswith("JPEG holds no transparency")
+    files.read(jpeg(), "photo", 10**6, 30, warn=said.append)
+    assert len(said) == 2
+
+
+def test_a_fresh_process_reads_and_writes():
+    """As a server starts it: by the module's name, with its own Python."""
+    files = Files(1, max_pixels=1_000_000)
+    try:
+        assert (files.read(jpeg(), "photo", 10**6, 60).size, len(files._all)) == ((60, 40), 1)
+        assert files.write(Picture(PHOTO), "PNG", 60).startswith(b"\x89PNG")
+    finally:
+        files.close()
+
+
 def test_errors_have_the_same_words(files):
     with pytest.raises(ValueError, match="photo: is not an image"):
         files.read(b"nothing", "photo", 10**6, 30)

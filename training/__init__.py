@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from photofound import config
-from photofound.cli.arguments import Parser
+from photofound.cli.arguments import Parser, file_name
 from photofound.errors import one_line
 
 
@@ -51,19 +51,30 @@ def parser(stage: str, doc: str | None) -> _StageParser:
     """The parser of a stage: ``prepare`` takes two places, the trainings a run."""
     made = _StageParser(stage, doc)
     if stage == "prepare":
-        made.add_argument("source", metavar="SRC", help="folder, file, pattern, URL, or a dataset's id on the Hub")
-        made.add_argument("folder", metavar="DST", help="new folder, or one that an earlier call was stopped in")
-        made.add_argument("--config", help="YAML or JSON file of the settings")
+        made.add_argument(
+            "source", metavar="SRC", type=_named, help="folder, file, pattern, URL, or a dataset's id on the Hub"
+        )
+        made.add_argument(
+            "folder", metavar="DST", type=_named, help="new folder, or one that an earlier call was stopped in"
+        )
+        made.add_argument("--config", type=file_name, help="YAML or JSON file of the settings")
         return made
-    made.add_argument("--config", help="YAML or JSON file; what it leaves out has its default")
+    made.add_argument("--config", type=file_name, help="YAML or JSON file; what it leaves out has its default")
     where = "where checkpoints, metrics, samples and the model go"
-    made.add_argument("--run-dir", "--run_dir", default="runs/latest", help=where)
-    made.add_argument("--resume", help="'latest' or a checkpoint folder")
+    made.add_argument("--run-dir", "--run_dir", type=_named, default="runs/latest", help=where)
+    made.add_argument("--resume", type=file_name, help="'latest' or a checkpoint folder")
     made.add_argument("--dry-run", action="store_true", help="take one step and print what the run needs")
     made.add_argument("--gpus", type=int, help="dry run: estimate for so many GPUs")
     made.add_argument("--price", type=float, help="dry run: price of a GPU per hour")
     made.add_argument("--tflops", type=float, help="dry run: what a GPU sustains; else as fast as the one here")
     return made
+
+
+def _named(text: str) -> str:
+    """A place; where it may not be a URL, the stage says so."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no name of a file or folder")
+    return text
 
 
 def run(stage: str, argv: Sequence[str]) -> int:
@@ -136,7 +147,7 @@ def _run(
 
     settings: Any = config.load(config_class, path, list(overrides))
     folder = files.output_path(run_dir, "--run-dir")
-    if resume is None and checkpoint.steps(folder / "checkpoints"):
+    if resume is None and checkpoint.all_steps(folder / "checkpoints"):
         raise ValueError(
             f"--run-dir: {folder} holds a run; pass --resume latest to go on with it, or another --run-dir"
         )

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from photofound import __version__, config
-from photofound.cli.arguments import Parser
+from photofound import __version__, config, files
+from photofound.cli.arguments import Parser, path
 from photofound.errors import one_line
 
 KEY = "blind-key.json"
@@ -39,7 +39,7 @@ def parser() -> Parser:
         nargs="?",
         help="a folder of photographs, parquet files, tars, or a dataset's id on the Hub",
     )
-    add("-o", "--output", type=Path, default=Path("evaluation"), help="folder for the report; default: evaluation")
+    add("-o", "--output", type=path, default=Path("evaluation"), help="folder for the report; default: evaluation")
     add("--overwrite", action="store_true", help="replace an existing report")
     add(
         "--protocols", type=_names, help="names, separated by commas; default: all that the photographs can be used for"
@@ -68,8 +68,8 @@ def parser() -> Parser:
     add("--blind", nargs=2, metavar=("A", "B"),
         help="write a page of shuffled pairs without names, and its key, instead of a report; A and B: models as for "
         "--model or a classical method")  # fmt: skip
-    add("--score", type=Path, metavar="CHOICES", help="print the result of the choices that such a page saved")
-    add("--key", type=Path, metavar="FILE", help=f"key for --score; default: {KEY} beside CHOICES or in -o")
+    add("--score", type=path, metavar="CHOICES", help="print the result of the choices that such a page saved")
+    add("--key", type=path, metavar="FILE", help=f"key for --score; default: {KEY} beside CHOICES or in -o")
     add(
         "--pictures",
         type=_whole,
@@ -160,6 +160,7 @@ def metric_networks(args: argparse.Namespace) -> Any:
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raises ValueError if a report would be overwritten."""
+    files.output_path(folder, "output")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file; name a folder")
     if (folder / "report.json").exists() and not overwrite:

@@ -43,13 +43,22 @@ port = whole_number(0, 65535)
 
 
 def file_name(text: str) -> str:
-    """The name of a file or folder. ``-`` is refused, because people who write it mean a pipe."""
+    """The name of a file or folder of this machine, also as ``file://``. ``-`` is refused, because people who write it
+    mean a pipe."""
     if not text:
         raise argparse.ArgumentTypeError("'' is not the name of a file or folder")
     if text == "-":
         raise argparse.ArgumentTypeError(
             "'-' is not supported, pictures go from file to file; for a file of that name, write ./-"
         )
+    if "://" in text:
+        from photofound import files
+
+        try:
+            return str(files.output_path(text, "path"))
+        except ValueError:
+            reason = "is a URL; only training data may lie at URLs, all else is read and written on this machine"
+            raise argparse.ArgumentTypeError(f"{text!r} {reason}") from None
     return text
 
 

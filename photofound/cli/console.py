@@ -90,7 +90,7 @@ class _SafeStream:
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self._discard()
             if self is sys.stdout:
-                say(f"warning: the list of results cannot be printed any more ({one_line(error)})")
+                say(f"warning: what follows cannot be printed any more ({one_line(error)})")
 
     def _discard(self) -> None:
         """From now on, write to /dev/null."""

@@ -115,7 +115,7 @@ def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
     skipped: dict[str, list[str]] = {}
     named = [getattr(args, name) for name in _given_files(task, args)]
     named += [Path(each) for each in (args.output, args.report, getattr(args, "gallery", None)) if each]
-    own = {path.resolve() for path in named} - {args.image.resolve()}
+    own = {_resolved(path) for path in named} - {_resolved(args.image)}
 
     def unreadable(error: OSError) -> None:
         if Path(error.filename) == args.image:
@@ -123,8 +123,8 @@ def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
         skipped.setdefault("cannot be read", []).append(error.filename)
 
     for top, folders, names in os.walk(args.image, onerror=unreadable):
-        here = [path for path in map(Path(top).joinpath, sorted(names)) if path.resolve() not in own]
-        below = [path for path in map(Path(top).joinpath, sorted(folders)) if path.resolve() not in own]
+        here = [path for path in map(Path(top).joinpath, sorted(names)) if _resolved(path) not in own]
+        below = [path for path in map(Path(top).joinpath, sorted(folders)) if _resolved(path) not in own]
         results = _earlier_results(task, args, Path(top), [path.stem for path in here])
         for path in here:
             if path.name.startswith("."):
@@ -148,9 +148,14 @@ def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
     return sorted(found)
 
 
+def _resolved(path: Path) -> str:
+    """The path without links. Unlike ``Path.resolve`` it takes links that lead in a circle."""
+    return os.path.realpath(path)
+
+
 def _earlier_results(task: Task, args: argparse.Namespace, folder: Path, stems: Sequence[str]) -> set[str]:
     """Which stems of a folder are results of an earlier run, if this run writes into the folder that it reads."""
-    if args.output is None or Path(args.output).resolve() != args.image.resolve():
+    if args.output is None or _resolved(Path(args.output)) != _resolved(args.image):
         return set()
     known = set(stems)
     made = {stem: re.fullmatch(rf"(.+)-{re.escape(task.name)}(-\d+)?(-subject)?", stem, re.DOTALL) for stem in stems}
@@ -215,5 +220,5 @@ def _default_folder(task: Task, path: Path, folder: bool) -> Path:
     a second run would edit the results of the first."""
     if not folder:
         return path.parent
-    path = path if path.name not in ("", "..") else path.resolve()
+    path = path if path.name not in ("", "..") else Path(_resolved(path))
     return path.parent / f"{path.name}-{task.name}"

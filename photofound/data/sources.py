@@ -235,9 +235,9 @@ def _metadata(table: Path) -> Iterator[_Listed]:
 def _is_below(path: Path, folder: Path) -> bool:
     """Whether a file that a table names lies below the table's folder, links followed. In the Hub's own cache, where
     all files are links, that is its repository."""
-    base = folder.resolve()
+    base = Path(os.path.realpath(folder))  # unlike Path.resolve, it takes links that lead in a circle
     base = next((p.parent for p in base.parents if p.name == "snapshots" and (p.parent / "blobs").is_dir()), base)
-    return path.resolve().is_relative_to(base)
+    return Path(os.path.realpath(path)).is_relative_to(base)
 
 
 def raw(row: Mapping[str, Any], source: Source) -> Raw:

@@ -33,14 +33,15 @@ def warn_unread(folder: str | Path, read: Sequence[str]) -> None:
 
 def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
     """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
-    of a sample lie together), and ``name`` for messages. One whose files are sparse or too large to be read has
-    ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those after the damage follow;
-    one beside it that has fewer files than others is dropped."""
+    of a sample lie together), and ``name`` for messages. Links are passed over and named. One whose files are sparse or
+    too large to be read has ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those
+    after the damage follow; one beside it that has fewer files than others is dropped."""
     current: str | None = None
     sample: dict[str, bytes] = {}
     size, beside = 0, False  # beside a damage
     usual: set[str] | None = None
     without: list[str] = []  # names of samples that have no picture
+    links: list[str] = []
 
     def ended() -> Iterator[dict[str, bytes]]:
         nonlocal usual
@@ -64,6 +65,8 @@ def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
                     continue
                 archive, member = found
                 if not member.isfile():
+                    if member.issym() or member.islnk():
+                        links.append(member.name)
                     continue
                 key, _, extension = Path(member.name).name.partition(".")
                 key = f"{Path(member.name).parent}/{key}"
@@ -88,6 +91,7 @@ def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
         sample = _unreadable(tar, error)
     yield from ended()
     warn_passed_over(tar, without, "no picture beside it")
+    warn_passed_over(tar, links, f"{len(links)} links, which are not followed")
 
 
 def _unreadable(tar: str | Path, error: Exception) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -41,9 +42,11 @@ def round_up(value: int, multiple: int) -> int:
 def parse_length(value: int | str, whole: int, name: str) -> int:
     """Pixels from ``40``, ``"40"`` or ``"25%"`` (of ``whole``). Raises ValueError for anything else or a negative
     length."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|px)?\s*", str(value))
+    huge = isinstance(value, int) and abs(value) >= 10**12  # of thousands of digits, perhaps
+    match = None if huge else re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,40})?)\s*(%|px)?\s*", str(value))
     if isinstance(value, bool) or not match or ("." in match[1] and match[2] != "%"):
-        raise ValueError(f"{name}: {value!r} is not a length; give whole pixels (40) or a share of the side (25%)")
+        shown = "a number of more than 12 digits" if huge else reprlib.repr(value)
+        raise ValueError(f"{name}: {shown} is not a length; give whole pixels (40) or a share of the side (25%)")
     number = float(match[1])
     return round(whole * number / 100) if match[2] == "%" else int(number)
 
@@ -53,6 +56,8 @@ def parse_pair(value: str | tuple[float, float], separators: str, name: str, exa
     try:
         parts = re.split(f"[{separators}]", value) if isinstance(value, str) else list(value)
         first, second = (float(p) for p in parts)
+    except OverflowError:
+        raise ValueError(f"{name}: the numbers are too large; write it like {example}") from None
     except (TypeError, ValueError):
         raise ValueError(f"{name}: {value!r} cannot be read; write it like {example}") from None
     if not (first > 0 and second > 0 and math.isfinite(first) and math.isfinite(second)):

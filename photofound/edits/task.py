@@ -90,6 +90,8 @@ class Input:
     def parse(self, text: str) -> Any:
         """The pipeline's argument from text. Raises ValueError that says what is wanted."""
         pattern, wanted = SPELLINGS[self.kind]
+        if self.kind == "text":
+            check_text(self.name, text)
         if self.choices:
             wanted = f"possible; give {', '.join(map(str, self.choices[:-1]))} or {self.choices[-1]}"
         if not re.fullmatch(pattern, text):
@@ -99,6 +101,17 @@ class Input:
         if self.choices and value not in self.choices:
             raise ValueError(f"{text!r} is not {wanted}")
         return value
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise ValueError for text with bytes that are not UTF-8, as Python has them from a command line."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = f"at character {error.start + 1}"
+        raise ValueError(
+            f"{name}: is not UTF-8 text ({place}); type it in a terminal whose encoding is UTF-8"
+        ) from None
 
 
 def asks(kind: str, help: str, choices: Sequence[Any] = ()) -> Any:

@@ -58,7 +58,7 @@ def convert_prx(
         FileNotFoundError: the source, or a part of it, is not there.
         ValueError: the source is no PRX pipeline, has pickled or damaged weights, or the output is in use.
     """
-    output = Path(output)
+    output = files.output_path(output, "output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"output {output} is already there: remove it or name another folder")
     folder = _find(source)

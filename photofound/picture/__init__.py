@@ -11,6 +11,7 @@ Each file imports only files above it:
     profiles    ICC profiles in floats: parsed, built, applied to 16 bits
     metadata    EXIF, XMP, resolution, and which of them stay true
     colour      native colours <-> sRGB
+    png         a PNG's chunks that are not pixels
     jpeg        a JPEG's quantisation tables and subsampling, kept when it is written again
     reading     opening a file, and what Pillow leaves out
     picture     Picture: loading, compositing, resizing

@@ -35,6 +35,8 @@ JP2_HEADER = 2**21  # bytes of a JPEG 2000's, which holds its colour profile
 CHUNKS = 2**16  # of a PNG, and one more for each KiB
 SCANS = 100  # of a JPEG: a progressive photograph has ten, and each keeps the decoder busy with all of the picture
 MARKERS = 2**17  # of a JPEG
+JPEG_TABLES = 2**18  # bytes of a JPEG's frame headers and quantisation tables, which have some hundred
+RECORDS = 2**14  # of Photoshop in a JPEG, where an editor writes less than a hundred
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -158,13 +160,16 @@ def _check_png(data: bytes) -> None:
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # everything but data, padding and restarts
+_JPEG_TABLES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xDB)  # SOF, DQT
 _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 
 
 def _check_jpeg(data: bytes) -> None:
     if len(_EXIF.findall(data)) > EXIF_SEGMENTS:
         raise TooMuch(f"has more than {EXIF_SEGMENTS} segments of EXIF data")
-    markers = scans = 0
+    if data.count(b"8BIM") > RECORDS:
+        raise TooMuch(f"has more than {RECORDS} records of Photoshop")
+    markers = scans = tables = 0
     marker = _MARKER.search(data)
     while marker and not (scans and data[marker.end() - 1] == 0xD9):  # EOI; what follows is a preview, or a video
         kind, markers = data[marker.end() - 1], markers + 1
@@ -175,6 +180,9 @@ def _check_jpeg(data: bytes) -> None:
             raise TooMuch("consists of too many tiny pieces")
         is_bare = kind in (0xD8, 0xD9, 0x01)  # SOI, EOI and TEM have no length
         length = 0 if is_bare else int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        tables += length if kind in _JPEG_TABLES else 0
+        if tables > JPEG_TABLES:
+            raise TooMuch(f"has more than {JPEG_TABLES} bytes of frame headers and quantisation tables")
         marker = _MARKER.search(data, marker.end() + length)
 
 

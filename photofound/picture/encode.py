@@ -95,7 +95,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Check a path before the work is done: raise the errors that `save` would raise about it."""
     if not os.fspath(path):
         raise ValueError("the output's path is empty; name a file")
-    path = Path(path)
+    path = files.output_path(Path(path), "output")
     if len(os.fsencode(path.name)) > 255:  # of nearly every file system
         raise ValueError(f"{path}: the name is longer than 255 bytes; choose a shorter output")
     if path.is_dir():
@@ -151,7 +151,13 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     stream = io.BytesIO()
     try:
         image, options = _compression(picture, format, quality)
-        image.save(stream, format, **picture.pil_metadata, **options)  # not every writer reads `info`
+        try:
+            image.save(stream, format, **picture.pil_metadata, **options)  # not every writer reads `info`
+        except OSError:  # Pillow's buffer is too small for a noisy JPEG in more than one pass
+            if not options.get("optimize"):
+                raise
+            stream = io.BytesIO()
+            image.save(stream, format, **picture.pil_metadata, **options | {"optimize": False, "progressive": False})
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({first_line(error)}); try PNG") from error

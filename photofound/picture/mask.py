@@ -31,9 +31,10 @@ def load_mask(source: Any, size: tuple[int, int], name: str = "mask", kept: bool
     5. Opaque, grey: white is marked, grey in part; if all numbers are 0 or 1, 1 is white.
 
     Values within 16/255 of black or white are black or white, and pale specks in black are black: they are noise.
-    Photographs (grey ones are recognised by their detail), several colours, class numbers and masks without white are
-    refused. A mask that is mostly grey warns. A mask of another size with the same aspect ratio (within 1 %) is
-    resized, with a warning.
+    Photographs (grey ones are recognised by their detail), several colours, class numbers (even areas of 1 to 32 beside
+    black, or of several such values) and masks without white are refused. A mask that is mostly grey warns, and so does
+    one with white and even areas of a grey that is not a quarter, half or three quarters. A mask of another size with
+    the same aspect ratio (within 1 %) is resized, with a warning.
 
     Args:
         name: what errors and warnings call the mask.
@@ -107,10 +108,22 @@ def _from_greys(values: np.ndarray, picture: Picture, name: str) -> np.ndarray:
     top = int(values.max())
     if top == 1 and picture.lossless:
         return values.astype(np.float32)
-    if picture.lossless and (0 < top < picture.depth / 2 or _has_class_numbers(values)):
+    why = ""
+    if 0 < top < picture.depth / 2:
+        why = f"has no clear white, {picture.depth}"
+    elif _has_class_numbers(values):
+        why = "has even areas of small numbers"
+    if why and picture.lossless:
         raise ValueError(
-            f"the {name} has no clear white, {picture.depth}; are these class numbers? Pass (classes == number) as an "
-            f"array, or make the place to mark white"
+            f"the {name} {why}; are these class numbers? Pass (classes == number) as an array, or make what is to be "
+            "marked white"
+        )
+    if picture.lossless and (greys := _even_greys(values)):
+        numbers = " and ".join(map(str, greys[:3]))
+        warnings.warn(
+            f"the {name} has even areas of grey {numbers} beside white, which mark only in part; if they are class "
+            f"numbers, pass (classes == number)",
+            stacklevel=4,
         )
     amount = values.astype(np.float32) / np.float32(picture.depth)
     if _is_photograph(amount):
@@ -136,21 +149,40 @@ def _is_photograph(greys: np.ndarray) -> bool:
 
 
 def _has_class_numbers(values: np.ndarray) -> bool:
-    """Whether there are even regions of small numbers beside black: class numbers, often with 255 for "no class"."""
-    import cv2
-
+    """Whether there are even regions of small numbers beside black: class numbers, often with 255 for "no class".
+    Without any 0, the smallest of them may be a pale black."""
     if values.dtype != np.uint8:
         return False
     counts = np.bincount(values.ravel(), minlength=256)
     different = np.count_nonzero(counts)
-    if counts[0] == 0 or different > 64:  # no black beside it, or a compressed picture
+    if different > 64:  # a compressed picture
         return False
-    for value in range(1 if different <= 4 else 4, 33):
-        if counts[value] >= max(64, counts[239:].sum() / 2):
-            inside = cv2.erode((values == value).astype(np.uint8), np.ones((5, 5), np.uint8))
-            if 4 * inside.sum() >= counts[value]:
-                return True
-    return False
+    least = max(64, counts[239:].sum() / 2)
+    small = [value for value in range(1 if different <= 4 else 4, 33) if counts[value] >= least]
+    if counts[0] == 0:
+        small = small[1:]
+    return any(_is_even(values, value) for value in small)
+
+
+def _even_greys(values: np.ndarray) -> list[int]:
+    """The greys of even regions beside white that mark an odd part: few people mean 40/255, many class maps have it."""
+    if values.dtype != np.uint8:
+        return []
+    counts = np.bincount(values.ravel(), minlength=256)
+    if counts[255] == 0 or np.count_nonzero(counts) > 64:
+        return []
+    usual = {round(255 * part / 4) + rounding for part in (1, 2, 3) for rounding in (-1, 0, 1)}
+    least = max(64, values.size / 1000)
+    odd = (value for value in range(33, 239) if value not in usual and counts[value] >= least)
+    return [value for value in odd if _is_even(values, value)]
+
+
+def _is_even(values: np.ndarray, value: int) -> bool:
+    """Whether a quarter or more of the pixels of a value lie amid 5 x 5 pixels of that value."""
+    import cv2
+
+    same = (values == value).astype(np.uint8)
+    return bool(4 * cv2.erode(same, np.ones((5, 5), np.uint8)).sum() >= same.sum())
 
 
 def _from_brush(picture: Picture, low: np.ndarray, high: np.ndarray, name: str) -> np.ndarray:

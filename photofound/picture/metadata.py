@@ -13,6 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 from xml.dom import minidom
 from xml.parsers import expat
@@ -29,7 +30,7 @@ def orientation(image: Image.Image) -> int:
     """1 to 8, by EXIF, else by XMP, where Pillow misses some encodings and spellings."""
     found = image.getexif().get(0x0112)
     packet = image.info.get("xmp") or b""
-    if found is None and image.format in ("JPEG", "MPO", "PNG", "WEBP") and len(packet) <= _LARGEST_XMP:
+    if found is None and image.format in ("JPEG", "MPO", "PNG", "WEBP") and len(packet) <= LARGEST_XMP:
         with suppress(UnicodeError):
             text = packet if isinstance(packet, str) else _xmp_text(bytes(packet))
             match = re.search(r"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([1-8])", text)
@@ -60,15 +61,17 @@ EXIF_ERRORS = (OSError, SyntaxError, LookupError, TypeError, ValueError, Attribu
 """What Pillow raises on damaged EXIF data."""
 
 
-def drop_costly_exif(image: Image.Image, name: str) -> None:
-    """Remove EXIF data that would take long to read from a PIL image, with a warning."""
-    raw = image.info.get("Raw profile type exif")  # of a PNG, in hexadecimal
+def drop_bad_exif(image: Image.Image, name: str) -> None:
+    """Remove EXIF data that cannot be read, or would take long to read, from a PIL image, with a warning."""
+    exif = image.info.get("exif")
+    if not exif:
+        return
     try:
-        bounds.check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:]) if raw else ""))
-    except ValueError as error:
+        bounds.check_exif(exif)
+        Image.Exif().load(exif)
+    except EXIF_ERRORS as error:
         warnings.warn(f"{name}: its EXIF data is damaged and was left out ({first_line(error)})", stacklevel=6)
-        for key in ("exif", "Raw profile type exif"):
-            image.info.pop(key, None)
+        image.info["exif"] = b""
 
 
 def exif_bytes(exif: Image.Exif, name: str) -> bytes | None:
@@ -111,7 +114,9 @@ def exif_entries(exif: bytes | None) -> dict[int, Any]:
 
 # ----------------------------------------------------------------------------------------------------------------- XMP
 
-_LARGEST_XMP = 4 * 2**20  # bytes; a history of years has some hundred kilobytes
+LARGEST_XMP = 4 * 2**20
+"""Bytes. A history of years has some hundred kilobytes."""
+_LONGEST_XMP = 2**15  # elements, attributes and comments, where years of edits leave some thousand
 _DEEPEST_XMP = 64  # elements within elements; what editors write has less than twenty
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]")
 _XMP_ENCODING = re.compile(r"^(\s*<\?xml[^>]*?)\s+encoding\s*=\s*([\"'])[^\"'>]*\2")
@@ -146,15 +151,23 @@ def _xmp_text(xmp: bytes) -> str:
 
 
 def check_xmp(xmp: bytes) -> None:
-    """Refuse XMP that would take long to read or has no business in a file: larger than 4 MiB, elements more than 64
-    deep, declarations of entities. Raises ValueError. Bytes that are not XML pass, because nothing reads them."""
-    if len(xmp) > _LARGEST_XMP:
-        raise ValueError(f"it has {len(xmp) / 2**20:.0f} MiB, more than {_LARGEST_XMP / 2**20:.0f}")
-    depth, parser = 0, expat.ParserCreate()
+    """Refuse XMP that would take long to read or has no business in a file: larger than 4 MiB, more than 32,768
+    elements and attributes, elements more than 64 deep, declarations of entities. Raises ValueError. Bytes that are not
+    XML pass, because nothing reads them."""
+    if len(xmp) > LARGEST_XMP:
+        raise ValueError(f"it has {len(xmp) / 2**20:.0f} MiB, more than {LARGEST_XMP / 2**20:.0f}")
+    count, depth, parser = 0, 0, expat.ParserCreate()
 
-    def start(*_: Any) -> None:
+    def counted(*_: Any, more: int = 0) -> None:
+        nonlocal count
+        count += 1 + more
+        if count > _LONGEST_XMP:
+            raise ValueError(f"it has more than {_LONGEST_XMP} elements and attributes")
+
+    def start(_: str, attributes: list[str]) -> None:
         nonlocal depth
         depth += 1
+        counted(more=len(attributes) // 2)
         if depth > _DEEPEST_XMP:
             raise ValueError(f"its elements are nested more than {_DEEPEST_XMP} deep")
 
@@ -165,7 +178,9 @@ def check_xmp(xmp: bytes) -> None:
     def declared(*_: Any) -> None:
         raise ValueError("it declares entities")
 
+    parser.ordered_attributes = True
     parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, declared
+    parser.CommentHandler = parser.ProcessingInstructionHandler = parser.StartCdataSectionHandler = counted
     with suppress(expat.ExpatError):
         parser.Parse(xmp, True)
 
@@ -207,7 +222,7 @@ _OF_OTHER_DATA = {
     r"http://ns\.apple\.com/(HDRGainMap|pixeldatainfo|depthData|depthBlurEffect|PortraitLighting\w*)/.*": _ALL,
     r"http://ns\.google\.com/photos/1\.0/container/.*": _ALL,
     r"http://ns\.google\.com/photos/dd/1\.0/.*": _ALL,
-    r"http://ns\.google\.com/photos/1\.0/(depthmap|image|audio)/": _ALL,
+    r"http://ns\.google\.com/photos/1\.0/(depthmap|image|audio|focus)/": _ALL,
     r"http://ns\.google\.com/photos/1\.0/camera/": r"(MotionPhoto|MicroVideo|hdrp|HdrPlus|shot_log).*",
     r"http://ns\.(oplus|oppo|xiaomi|vivo|honor|huawei)\.com/photos/1\.0/camera/": _ALL,  # videos and depth, by offset
     r"http://purl\.org/dc/terms/": r"provenance",  # of a signature that is no longer this file's
@@ -223,12 +238,13 @@ _OF_PLACES = {
     r"http://www\.metadataworkinggroup\.com/schemas/regions/": r"Regions",
     r"http://ns\.microsoft\.com/photo/1\.2/": r"RegionInfo",
     r"http://ns\.apple\.com/faceinfo/.*": _ALL,
+    r"http://iptc\.org/std/Iptc4xmpExt/2008-02-29/": r"ImageRegion",
     r"http://ns\.adobe\.com/exif/1\.0/": r"Subject(Area|Location)|FocalPlane.*",
     r"http://ns\.adobe\.com/camera-raw-settings/1\.0/": r"(Has)?Crop.*",
 }
 _HINTS = re.compile(  # XMP without any of these is not parsed
     rb"hdr-gain-map|ns\.apple\.com|/photos/1\.0/|/photos/dd/|provenance|HasExtendedXMP|Thumbnails|LegacyIPTCDigest|"
-    rb"DocumentAncestors|ImageWidth|ImageLength|Pixel[XY]Dimension|NativeDigest|schemas/regions|RegionInfo|"
+    rb"DocumentAncestors|ImageWidth|ImageLength|Pixel[XY]Dimension|NativeDigest|schemas/regions|RegionInfo|ImageRegion|"
     rb"Subject(Area|Location)|FocalPlane|Crop"
 )
 
@@ -258,6 +274,7 @@ def without_stale(xmp: bytes | None, moved: bool = False) -> bytes | None:
 def _remove(document: minidom.Document, unwanted: dict[str, str]) -> bool:
     """Remove properties, wherever they are. Returns whether there were any."""
 
+    @cache  # of thousands of elements, most have the same few names
     def is_unwanted(space: str | None, name: str | None) -> bool:
         rules = unwanted.items()
         return any(re.fullmatch(where, space or "") and re.fullmatch(what, name or "") for where, what in rules)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from photofound.picture import arrays, bounds, colour, metadata, netpbm, reading
+from photofound.picture import arrays, bounds, colour, metadata, netpbm, profiles, reading
 from photofound.picture.jpeg import JpegSource
 
 _HIDDEN = 8 / 255  # the colour of a less opaque pixel is hardly visible: rounding, or left there by a program
@@ -262,15 +262,20 @@ class Picture:
         return dataclasses.replace(self, pixels=self.colours) if self.has_alpha else self
 
     def in_colour(self) -> Picture:
-        """Grey as RGB with r = g = b; RGB as it is. A grey profile cannot describe RGB and is dropped, with a warning
-        if that changes how the picture looks."""
+        """Grey as RGB with r = g = b; RGB as it is. A grey profile becomes one for RGB with the same curve. Without
+        a curve it is dropped, with a warning."""
         if not self.is_grey:
             return self
-        mode, chunks = colour.profile_mode(self.icc_profile, is_grey=True), self.colour
+        profile, chunks = self.icc_profile, self.colour
+        mode = colour.profile_mode(profile, is_grey=True)
         if mode == "L":
-            warnings.warn("the picture's grey colour profile cannot hold colour and was dropped", stacklevel=3)
-            chunks = ()
-        profile = self.icc_profile if mode == "RGB" else None
+            assert profile is not None
+            profile = profiles.in_colour(profile)
+            chunks = tuple(chunk for chunk in chunks if chunk[0] == b"gAMA" and profile)  # others name primaries
+            if profile is None:
+                warnings.warn("the picture's grey colour profile cannot hold colour and was dropped", stacklevel=3)
+        elif mode is None:
+            profile = None
         pixels = np.concatenate([np.repeat(self.colours, 3, axis=2), self.pixels[..., 1:]], axis=2)
         return dataclasses.replace(self, pixels=pixels, icc_profile=profile, colour=chunks)
 
@@ -335,17 +340,24 @@ def load(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
         raise ValueError(f"{path}: cannot be read, permission denied") from None
 
 
+_COMPRESSED = ("AVIF", "WEBP")  # no such file ends in many zeros, but decoders take one that does
+_ZERO_TAIL = 64
 _LAST_BYTES = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}  # decoders do not notice when these are missing
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a picture of any size and is complete, not cut off by a stopped copy or a full disk."""
+    """Whether a file is a picture of any size and is complete, not cut off by a stopped copy or a full disk.
+
+    A BMP of the whole length whose end is zeros counts as whole: zeros are black there.
+    """
     with warnings.catch_warnings(action="ignore"):
         try:
-            end = _LAST_BYTES.get(str(load(path, max_pixels=2**62).format), b"")
+            kind = str(load(path, max_pixels=2**62).format)
             with open(path, "rb") as stream:
-                stream.seek(-len(end), io.SEEK_END)
-                return stream.read() == end or not end
+                stream.seek(-min(_ZERO_TAIL, os.path.getsize(path)), io.SEEK_END)
+                tail = stream.read()
+            filled = kind not in _COMPRESSED or any(tail)
+            return filled and tail.endswith(_LAST_BYTES.get(kind, b""))
         except (ValueError, OSError):
             return False
 
@@ -364,7 +376,8 @@ def decode(
 
 def upright_size(data: bytes, name: str = "image", max_pixels: int | None = None) -> tuple[int, int]:
     """(width, height) when upright, from the header alone. Raises ValueError as `load` does."""
-    with reading.open_header(bounds.counting(data), name) as image:
+    image, _ = reading.open_header(bounds.counting(data), name)
+    with image:
         bounds.check_size(image.size, name, max_pixels)
         with bounds.one_line_errors(name):
             return image.size[::-1] if metadata.orientation(image) in arrays.SIDEWAYS else image.size
@@ -374,19 +387,23 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int | None, at_least: tuple
     if stream.seek(0, io.SEEK_END) == 0:
         raise ValueError(f"{name}: is empty (0 bytes); copy or download it again")
     stream.seek(0)
-    with reading.open_header(stream, name) as image:
+    image, stream = reading.open_header(stream, name)
+    with image:
         bounds.check_size(image.size, name, max_pixels)
         with bounds.one_line_errors(name):
-            if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG with a preview
+            animated = getattr(image, "is_animated", False) or image.info.get("frames", 1) > 1
+            if animated and image.format != "MPO":  # MPO: a phone's JPEG with a preview
                 warnings.warn(f"{name}: has several frames or pages; only the first is used", stacklevel=4)
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 sideways = metadata.orientation(image) in arrays.SIDEWAYS
                 image.draft(None, at_least[::-1] if sideways else at_least)
             stream.seek(0)
             netpbm.decode_with_numpy(image, stream.read() if image.format == "PPM" else b"")
+            if image.format == "TIFF":
+                reading.check_strips(image, stream)
             image.load()  # this also notices a truncated file, which OpenCV would read in part
             deep = reading.deep_pixels(image, stream, name)
-            chunks = reading.colour_chunks(stream) if image.format == "PNG" else ()
+            chunks = image.info.get("colour_chunks", ())
             image.info["code_points"] = reading.code_points(image.format, stream, chunks)
             picture = _from_pil(image, name, deep)
             jpeg = JpegSource.of(image, stream) if at_least is None else None

@@ -85,11 +85,7 @@ def parse(profile: bytes) -> Profile | None:
     if len(profile) > _LARGEST:
         return None
     try:
-        (count,) = struct.unpack(">I", profile[128:132])
-        tags = {}
-        for i in range(min(count, 100)):
-            name, start, size = struct.unpack(">4sII", profile[132 + 12 * i : 144 + 12 * i])
-            tags[name] = profile[start : start + size]
+        tags = _tags(profile)
         if any(name in tags for name in (b"A2B0", b"A2B1")):
             return None
         if profile[16:20] == b"GRAY":
@@ -102,6 +98,15 @@ def parse(profile: bytes) -> Profile | None:
         return Profile(tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")), matrix)
     except (KeyError, ValueError, struct.error, np.linalg.LinAlgError):
         return None
+
+
+def _tags(profile: bytes) -> dict[bytes, bytes]:
+    (count,) = struct.unpack(">I", profile[128:132])
+    tags = {}
+    for i in range(min(count, 100)):
+        name, start, size = struct.unpack(">4sII", profile[132 + 12 * i : 144 + 12 * i])
+        tags[name] = profile[start : start + size]
+    return tags
 
 
 def _curve(tag: bytes) -> np.ndarray:
@@ -179,8 +184,24 @@ def build(primaries: Sequence[float], curve: Sequence[float], name: str, grey: b
     if np.abs(colorants).max() > 100:
         return None
     tone = b"para" + bytes(4) + struct.pack(">HH", 0 if len(curve) == 1 else 3, 0) + _fixed(curve)
+    return _written(None if grey else colorants, tone, name)
+
+
+def in_colour(grey: bytes) -> bytes | None:
+    """The profile for RGB that has the curve of a grey one, and sRGB's primaries: equal values are the same greys. None
+    for a profile without a curve."""
+    try:
+        tone = _tags(grey)[b"kTRC"]
+        _curve(tone)
+    except (KeyError, ValueError, struct.error):
+        return None
+    return _written(_to_d50(SRGB), tone, "grey in colour")
+
+
+def _written(colorants: np.ndarray | None, tone: bytes, name: str) -> bytes:
+    """A profile's bytes: its colorants (3, 3), or None for grey; the tag of its curve; its name for readers."""
     tags = {b"desc": _text(name), b"cprt": _text("no copyright"), b"wtpt": b"XYZ " + bytes(4) + _fixed(D50)}
-    if grey:
+    if colorants is None:
         tags[b"kTRC"] = tone
     else:
         for i, channel in enumerate((b"r", b"g", b"b")):
@@ -191,7 +212,7 @@ def build(primaries: Sequence[float], curve: Sequence[float], name: str, grey: b
         value += bytes(-len(value) % 4)
         table += struct.pack(">4sII", tag, start + len(data), len(value))
         data += value
-    space = b"GRAY" if grey else b"RGB "
+    space = b"GRAY" if colorants is None else b"RGB "
     header = struct.pack(">I4sI4s4s4s", start + len(data), bytes(4), 0x04300000, b"mntr", space, b"XYZ ")
     header += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(D50) + bytes(48)
     return header + struct.pack(">I", len(tags)) + table + data

@@ -7,28 +7,37 @@ import io
 import re
 import struct
 import warnings
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from photofound.picture import arrays, bounds, metadata
+from photofound.picture import arrays, bounds, metadata, png
 from photofound.picture.formats import LOSSLESS, readable
 
 # ----------------------------------------------------------------------------------------------------------- the header
 
 
-def open_header(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
-    """The file as Pillow knows it before it decodes any pixels. Raises ValueError for anything but a readable image."""
+def open_header(stream: BinaryIO, name: str) -> tuple[ImageFile.ImageFile, BinaryIO]:
+    """The file as Pillow knows it before it decodes any pixels, and the stream to decode them from.
+
+    A PNG's stream is a new one, without the chunks that are not pixels (``png.separated``). Raises ValueError for
+    anything but a readable image.
+    """
     Image.init()
     allowed = readable()
     formats = [kind for kind in allowed if kind in Image.OPEN]
     try:
         stream.seek(0)
-        bounds.check(stream.read())
+        data, info = stream.read(), dict[str, Any]()
+        bounds.check(data)
+        if data.startswith(png.SIGNATURE):
+            data, info = png.separated(data, name)
+            stream = bounds.counting(data)
         image = _identify(stream, formats)
-        metadata.drop_costly_exif(image, name)
-        return image
+        image.info.update(info)
+        metadata.drop_bad_exif(image, name)
+        return image, stream
     except bounds.TooMuch as error:
         raise bounds.too_much(name, error) from error
     except UnidentifiedImageError:
@@ -107,6 +116,24 @@ def deep_pixels(image: Image.Image, stream: BinaryIO, name: str) -> np.ndarray |
 _PPM_HEADER = re.compile(rb"P[36](?:(?:\s|#[^\n]*\n)+(\d+)){3}\s")  # the last group that matches is white
 
 
+_TIFF_COMPRESSED = (5, 7, 8, 32773, 32946, 34925, 50000, 50001)  # LZW, JPEG, deflate, PackBits, LZMA, Zstd, WebP
+_TAIL = 16  # zero bytes, with which nothing that is compressed so ends
+
+
+def check_strips(image: Image.Image, stream: BinaryIO) -> None:
+    """Raise ValueError for a TIFF with a compressed strip or tile that ends in zeros: a copy that was broken off in a
+    file of the whole length. Decoders fill the picture and do not look at the strip's end."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(259) not in _TIFF_COMPRESSED:
+        return
+    for offsets, lengths in ((273, 279), (324, 325)):
+        for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False):
+            if length >= 2 * _TAIL:
+                stream.seek(offset + length - _TAIL)
+                if not any(stream.read(_TAIL)):
+                    raise ValueError("its second part is zeros")
+
+
 def bits_per_channel(image: Image.Image, stream: BinaryIO) -> int:
     """Bits per channel in the file; 8 for formats that have no more."""
     if image.format == "TIFF":
@@ -128,25 +155,10 @@ def bits_per_channel(image: Image.Image, stream: BinaryIO) -> int:
 
 # ----------------------------------------------------------------------------------------- what the file says of itself
 
-_COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
-
-
-def colour_chunks(stream: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
-    """Names and data of a PNG's chunks that say what its colours mean."""
-    found = []
-    stream.seek(8)
-    while len(header := stream.read(8)) == 8 and header[4:] not in (b"IDAT", b"IEND"):
-        length = int.from_bytes(header[:4], "big")
-        if header[4:] in _COLOUR_CHUNKS and length <= 64:
-            found.append((header[4:], stream.read(length)))
-            length = 0
-        stream.seek(length + 4, io.SEEK_CUR)
-    return tuple(found)
-
 
 def code_points(kind: str | None, stream: BinaryIO, chunks: tuple[tuple[bytes, bytes], ...]) -> tuple[int, int] | None:
     """Colour primaries and transfer function by ITU-T H.273, where a PNG or AVIF names them."""
-    if len(named := dict(chunks).get(b"cICP", b"")) == 4:
+    if named := dict(chunks).get(b"cICP"):
         return named[0], named[1]
     if kind == "AVIF":
         stream.seek(0)

@@ -67,16 +67,16 @@ class PictureCodec:
             raise HTTPException(413, f"{name}: is {size}; this server takes up to {limit:.1f}, send it smaller")
         return width * height + len(data) // 3
 
-    async def read(self, upload: UploadFile, name: str, strip: bool) -> Picture:
-        """The picture in an upload; ``strip``: without the place where it was taken. Raises ValueError for a file that
-        is no whole picture."""
+    async def read(self, upload: UploadFile, name: str, strip: bool, warn: Callable[[str], None]) -> Picture:
+        """The picture in an upload; ``strip``: without the place where it was taken; ``warn`` gets what is lost in
+        reading. Raises ValueError for a file that is no whole picture."""
         limits = (self.config.max_pixels, self.config.read_seconds)
-        return await self._run(self._files.read, await upload.read(), name, *limits, strip)
+        return await self._run(self._files.read, await upload.read(), name, *limits, strip, warn)
 
-    async def write(self, result: Picture, format: str, mark: bool) -> bytes:
+    async def write(self, result: Picture, format: str, mark: bool, warn: Callable[[str], None]) -> bytes:
         """The result's file, with the photograph's profile and metadata; ``mark``: they say that a part of it was
-        generated."""
-        return await self._run(self._files.write, result, format, self.config.edit_seconds, mark)
+        generated; ``warn`` gets what the format cannot hold."""
+        return await self._run(self._files.write, result, format, self.config.edit_seconds, mark, warn)
 
     async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

@@ -22,6 +22,7 @@ from photofound.serve.errors import errors_as_answers
 from photofound.serve.form import field_name, form_model
 from photofound.serve.queue import EditQueue, Ticket, TooLong
 
+_LONGEST_NOTE = 4000  # characters; proxies refuse headers of 8 KiB
 CLIENT_CLOSED = 499  # nginx's status for a client that hung up
 
 
@@ -33,7 +34,10 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
         uploads = {name: value for name, value in fields.items() if isinstance(value, UploadFile)}
         weight = sum([await codec.weigh(upload, name) for name, upload in uploads.items()])
         async with codec.room(weight):
-            pictures = {name: await codec.read(upload, name, fields["strip"]) for name, upload in uploads.items()}
+            warned: list[str] = []
+            pictures = {
+                name: await codec.read(upload, name, fields["strip"], warned.append) for name, upload in uploads.items()
+            }
             picture, given = pictures.get("image"), dict[str, Any]()
             for name, each in inputs.items():
                 value = pictures.get(name, fields[name])
@@ -44,8 +48,8 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
             result = await _result(queue, ticket)
             if picture is None and fields["mark"]:
                 result = provenance.mark(result, whole=True)
-            data = await codec.write(result, format, fields["mark"] and task.generates)
-        notes = [result.note, ticket.note, "" if picture is None else image.lost_depth(picture, format)]
+            data = await codec.write(result, format, fields["mark"] and task.generates, warned.append)
+        notes = [result.note, ticket.note, *warned]
         return Response(data, media_type=mime_type(format), headers=_headers(task, format, ticket, notes))
 
     async def edit(request: Request, form: Any) -> Response:
@@ -113,8 +117,9 @@ async def _hung_up(request: Request) -> None:
 def _headers(task: Task, format: str, ticket: Ticket, notes: Sequence[str]) -> dict[str, str]:
     """A name to save the answer under, the times that browsers show, and what to tell the client."""
     computed = time.monotonic() - ticket.queued - ticket.waited
-    note = "; ".join(filter(None, notes))
-    headers = {"X-Photofound-Note": note.encode("ascii", "replace").decode()} if note else {}
+    note = "; ".join(dict.fromkeys(filter(None, notes))).encode("ascii", "replace").decode()
+    note = "".join(character if character.isprintable() else "?" for character in note)[:_LONGEST_NOTE]
+    headers = {"X-Photofound-Note": note} if note else {}
     return headers | {
         "Content-Disposition": f'inline; filename="{task.name}{image.suffix_of(format)}"',
         "Server-Timing": f"queue;dur={ticket.waited * 1e3:.0f}, edit;dur={computed * 1e3:.0f}",

@@ -32,6 +32,7 @@ MEMORY = 2 * 2**30
 """Bytes of memory of a process, beside ``PER_PIXEL`` bytes for each pixel of the largest picture."""
 
 PER_PIXEL = 64
+_MOST_WARNINGS = 20
 
 
 class Files:
@@ -56,20 +57,35 @@ class Files:
         """As ``image.upright_size``, without its limit."""
         return self._ask(seconds, name, "size", data, name)
 
-    def read(self, data: bytes, name: str, max_pixels: int, seconds: float, strip: bool = False) -> Picture:
-        """As ``image.decode``; ``strip``: without the place where it was taken."""
-        return self._ask(seconds, name, "read", data, name, max_pixels, strip)
+    def read(
+        self,
+        data: bytes,
+        name: str,
+        max_pixels: int,
+        seconds: float,
+        strip: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> Picture:
+        """As ``image.decode``; ``strip``: without the place where it was taken. ``warn`` gets each warning."""
+        return self._ask(seconds, name, "read", data, name, max_pixels, strip, warn=warn)
 
-    def write(self, picture: Picture, format: str, seconds: float, mark: bool = False) -> bytes:
-        """As ``image.encode``; ``mark``: the metadata say that a part was generated."""
-        return self._ask(seconds, "the result", "write", picture, format, mark)
+    def write(
+        self,
+        picture: Picture,
+        format: str,
+        seconds: float,
+        mark: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> bytes:
+        """As ``image.encode``; ``mark``: the metadata say that a part was generated. ``warn`` gets each warning."""
+        return self._ask(seconds, "the result", "write", picture, format, mark, warn=warn)
 
     def close(self) -> None:
         """End all processes, at once."""
         for process in list(self._all):
             process.kill()
 
-    def _ask(self, seconds: float, name: str, *question: Any) -> Any:
+    def _ask(self, seconds: float, name: str, *question: Any, warn: Callable[[str], None] | None = None) -> Any:
         with self._free:
             process = self._idle.pop() if self._idle else self._start()
             self._all.add(process)
@@ -80,7 +96,10 @@ class Files:
                 self._all.discard(process)
                 raise
             self._idle.append(process)
-        kind, value = answer
+        kind, value, warned = answer
+        for sentence in warned:
+            if warn is not None:
+                warn(sentence)
         if kind == "answer":
             return value
         raise {"ValueError": ValueError, "MemoryError": MemoryError}.get(kind, RuntimeError)(value)
@@ -139,20 +158,23 @@ def work(memory: int) -> None:
     os.dup2(2, 1)  # what a library prints must not mix with answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     _limit_memory(memory)
-    warnings.simplefilter("ignore")
     known: dict[str, Callable[..., Any]] = {"size": _size, "read": _read, "write": _write}
     while True:
         try:
             what, *arguments = _receive(questions)
         except EOFError:
             return
-        try:
-            answer = ("answer", known[what](*arguments))
-        except (ValueError, MemoryError) as error:
-            answer = ("MemoryError" if isinstance(error, MemoryError) else "ValueError", str(error))
-        except Exception:
-            answer = ("fault", traceback.format_exc())
-        _send(answers, answer)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            try:
+                kind, value = "answer", known[what](*arguments)
+            except (ValueError, MemoryError) as error:
+                kind, value = "MemoryError" if isinstance(error, MemoryError) else "ValueError", str(error)
+            except Exception:
+                kind, value = "fault", traceback.format_exc()
+        said = [" ".join(str(each.message).split()) for each in caught if each.category is UserWarning]
+        _send(answers, (kind, value, list(dict.fromkeys(said))[:_MOST_WARNINGS]))
 
 
 def _size(data: bytes, name: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
             f"checkpoint: {target} cannot be written ({error}); {whole}, make room and --resume latest"
         ) from None
     for damaged in folder.glob(f"{_PREFIX}*.damaged"):
-        shutil.rmtree(damaged, ignore_errors=True)
+        _delete(damaged)
     others = [old for old in steps(folder) if old != step]  # this one stays, even if an earlier run got further
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(folder / f"{_PREFIX}{old}", ignore_errors=True)
@@ -67,9 +68,14 @@ def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps with a whole checkpoint below ``folder``, oldest first."""
-    names = (p.name.removeprefix(_PREFIX) for p in folder.glob(f"{_PREFIX}*") if (p / "state.json").is_file())
-    return sorted(int(name) for name in names if name.isdigit())
+    """The steps with a whole checkpoint below ``folder``, oldest first. Its files are not read."""
+    return [step for step in all_steps(folder) if (folder / f"{_PREFIX}{step}" / "state.json").is_file()]
+
+
+def all_steps(folder: Path) -> list[int]:
+    """The steps with a checkpoint below ``folder``, whole or not, oldest first."""
+    names = (path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*"))
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
 class Damaged(ValueError):
@@ -82,9 +88,9 @@ class Damaged(ValueError):
 
 def resolve(folder: Path, resume: str) -> list[Path]:
     """The checkpoints that ``resume`` names, the one to take first: all of them, the newest first, for ``latest`` (none
-    when there is none yet), else the one at a path."""
+    when there is none yet, and damaged ones, too), else the one at a path."""
     if resume == "latest":
-        return [folder / f"{_PREFIX}{step}" for step in reversed(steps(folder))]
+        return [folder / f"{_PREFIX}{step}" for step in reversed(all_steps(folder))]
     path = Path(resume)
     if not (path / "state.json").is_file():
         raise FileNotFoundError(f"resume: {path} is not a checkpoint (no state.json); pass 'latest' or a step-N folder")
@@ -93,8 +99,17 @@ def resolve(folder: Path, resume: str) -> list[Path]:
 
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint to ``step-N.damaged``, which the next save deletes, so that it is not found again."""
-    shutil.rmtree(aside := path.with_name(f"{path.name}.damaged"), ignore_errors=True)
+    aside = path.with_name(f"{path.name}.damaged")
+    _delete(aside)
     path.rename(aside)
+
+
+def _delete(path: Path) -> None:
+    """A folder or a file, which something else left in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -109,6 +124,11 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
         if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("its groups are no names of files")
-        return {name: load_file(path / f"{name}.safetensors") for name in names}, state
+        groups = {name: load_file(path / f"{name}.safetensors") for name in names}
+        for name, group in groups.items():
+            for key, tensor in group.items():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{key} of its {name} has values that are no numbers, NaN or infinite")
+        return groups, state
     except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError) as error:
         raise Damaged(path, error) from None
