@@ -7,6 +7,7 @@ and HSDP is tested without a GPU.
 """
 
 import os
+import shutil
 import socket
 import sys
 from dataclasses import replace
@@ -119,4 +120,6 @@ def train_all(folder):
 
 
 if __name__ == "__main__":
+    for name in RUNS:
+        shutil.rmtree(Path(sys.argv[1]) / name, ignore_errors=True)  # of an aborted try
     fork(2, lambda: train_all(Path(sys.argv[1])))

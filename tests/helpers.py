@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 
 
@@ -62,3 +67,34 @@ def extra_tasks(folder: Path, monkeypatch) -> Iterator[None]:
         forget()
         yield
     forget()
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` fills, once for all of pytest-xdist's workers in a run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(folder := tmp_path_factory.mktemp(name))
+        return folder
+    folder = tmp_path_factory.getbasetemp().parent / name  # the workers' folders lie side by side
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.with_suffix(".done").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".done").touch()
+    return folder
+
+
+def run_processes(script: Path, *arguments: object) -> None:
+    """Run a script that starts several processes of one group. Raises AssertionError where it fails.
+
+    It is tried twice: once in some twenty runs gloo's own threads abort a process that makes many process groups.
+    accelerate leaves its settings in the environment of a process that used it; they are not handed on.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, env=clean, timeout=280
+        )
+        if "terminate called without an active exception" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr[-5000:]

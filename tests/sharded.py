@@ -6,6 +6,7 @@ Two processes train every stage in shards into FOLDER, then four one stage in hy
 """
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -83,6 +84,8 @@ def run_all(names, folder, tiny, source, *more):
 
 if __name__ == "__main__":
     folder, tiny = map(Path, sys.argv[1:])
+    for name in (*RUNS, "hybrid"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an aborted try
     for name in RUNS:  # imported before the processes are forked: once for all
         import_module(f"photofound.training.{name}")
     fork(2, lambda: run_all(RUNS, folder, tiny, folder, "--train.parallel=fsdp", ALIKE))

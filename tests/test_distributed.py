@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import gloo
 import pytest
 import torch
+from helpers import made_once, run_processes
 from safetensors.torch import load_file
 
 from photofound.card import record
@@ -38,15 +36,7 @@ def alone(folder, name):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, ROOT / "tests" / "gloo.py", folder]
-    for _ in range(2):  # once in some twenty runs gloo's own threads abort a process that makes many process groups
-        shutil.rmtree(folder)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        if "terminate called without an active exception" not in done.stderr:
-            break
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    return made_once(tmp_path_factory, "gloo", lambda folder: run_processes(ROOT / "tests" / "gloo.py", folder))
 
 
 @pytest.mark.slow

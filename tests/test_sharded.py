@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sharded
+from helpers import made_once, run_processes
 from safetensors.torch import load_file
 
 from photofound import EditPipeline
@@ -23,17 +21,12 @@ MADE = {"autoencoder": "vae", "detail": "detail", "superresolution": "upscaler"}
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, tiny_folder):
     """All runs of sharded.py, by several processes."""
-    folder = tmp_path_factory.mktemp("sharded")
-    sharded.materials(folder)
-    command = [sys.executable, ROOT / "tests" / "sharded.py", folder, tiny_folder]
-    for _ in range(2):  # once in some twenty runs gloo's own threads abort a process that makes many process groups
-        for name in (*sharded.RUNS, "hybrid"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
-        if "terminate called without an active exception" not in done.stderr:
-            break
-    assert done.returncode == 0, done.stderr[-5000:]
-    return folder
+
+    def make(folder):
+        sharded.materials(folder)
+        run_processes(ROOT / "tests" / "sharded.py", folder, tiny_folder)
+
+    return made_once(tmp_path_factory, "sharded", make)
 
 
 def weights(run, part):
