@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -356,3 +357,13 @@ def test_a_lora_of_the_teacher_says_so(tiny, tiny_folder, tmp_path, photo, mask)
     other = adapted(tiny(InpaintPipeline), tmp_path / "other")
     assert InpaintPipeline.with_lora(tmp_path / "student", other).config.distilled, "this one says nothing of a teacher"
     check_folder(tmp_path / "student")
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/model", Path("s3://bucket/model"), "memory://model", ""])
+def test_nothing_is_saved_to_a_url(tiny, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    pipe = tiny(InpaintPipeline)
+    for save in (pipe.save_pretrained, lambda folder: pipe.save_lora_weights(folder, {})):
+        with pytest.raises(ValueError, match="is a URL, and nothing is written there|the path is empty"):
+            save(place)
+    assert not list(tmp_path.iterdir())
