@@ -17,3 +17,15 @@ Each file imports only files above it:
     app          the application
     cluster      the server on a Ray cluster
 """
+
+from importlib import import_module
+from typing import Any
+
+# The names of the server's Python interface; nothing is imported before one of them is used.
+_PUBLIC = {"create_app": "app", "run": "app", "ServeConfig": "config", "listen": "connections"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"photofound.serve.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'photofound.serve' has no attribute {name!r}")
