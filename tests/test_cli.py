@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -887,7 +888,8 @@ def test_train_passes_its_arguments_on(run, monkeypatch, tmp_path):
     seen = []
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").touch()
-    module = types.SimpleNamespace(main=lambda argv: seen.append(argv))
+    spec = importlib.util.find_spec("photofound.training.autoencoder")  # where the names of its settings are read
+    module = types.SimpleNamespace(main=lambda argv: seen.append(argv), __spec__=spec)
     monkeypatch.setitem(sys.modules, "photofound.training.autoencoder", module)
     assert run("train", "autoencoder", "--config", "c.yaml", "--train.minutes=1")[0] == 0
     assert seen == [["--config", "c.yaml", "--train.minutes=1"]]

@@ -5,8 +5,10 @@ if __name__ == "training":
 
 import argparse
 import ast
+import difflib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +16,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from photofound import config
+from photofound import config, options
 from photofound.cli.arguments import Parser, file_name
 from photofound.errors import one_line
+
+
+def _config_name(stage: str) -> str:
+    return "PrepareConfig" if stage == "prepare" else "Config"
 
 
 class _StageParser(Parser):
@@ -28,10 +34,8 @@ class _StageParser(Parser):
         super().__init__(prog=f"photofound train {stage}", description=doc, formatter_class=form)
 
     def format_help(self) -> str:
-        from photofound import options
-
-        name = "PrepareConfig" if self.stage == "prepare" else "Config"
-        return super().format_help() + "\n" + options.describe(f"photofound.training.{self.stage}", name) + "\n"
+        described = options.describe(f"photofound.training.{self.stage}", _config_name(self.stage))
+        return super().format_help() + "\n" + described + "\n"
 
     def split(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         """The words that this parser knows, and ``--name=value`` for each setting, which may be given as ``--name
@@ -85,10 +89,47 @@ def run(stage: str, argv: Sequence[str]) -> int:
     """
     if stage != "evaluate":  # its module imports no torch
         text = Path(__file__).with_name(f"{stage}.py").read_text(encoding="utf-8")
-        args, _ = parser(stage, ast.get_docstring(ast.parse(text))).split(argv)
+        args, overrides = parser(stage, ast.get_docstring(ast.parse(text))).split(argv)
         if args.config:
             config.read(Path(args.config))
+        try:
+            _check_names(stage, overrides)
+        except ValueError as error:
+            _write_for_launcher(f"photofound: {one_line(error)}")
+            raise
     return import_module(f"photofound.training.{stage}").main(list(argv)) or 0
+
+
+def _check_names(stage: str, overrides: Sequence[str]) -> None:
+    """Refuse a misspelt setting before torch is imported. What the dataclasses still read by an old name passes, and so
+    does anything below a known name: the configuration itself checks all of it later. Raises ValueError."""
+    known = [
+        each.name
+        for part in options.sections(f"photofound.training.{stage}", _config_name(stage))
+        for each in part.options
+    ]
+    for word in overrides:
+        name = word.removeprefix("--").partition("=")[0]
+        part = name.rpartition(".")[0]
+        inside = [each for each in known if each.rpartition(".")[0] == part]
+        if not word.startswith("--") or any(
+            f"{name}.".startswith(f"{each}.") or each.startswith(f"{name}.") for each in known
+        ):
+            continue
+        if inside and name.rpartition(".")[2] in _old_names():
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"see 'photofound train {stage} --help'"
+        raise ValueError(f"config: unknown key {name!r}; {hint}")
+
+
+def _old_names() -> set[str]:
+    """The names that configurations are read by, though options have them no longer; from the source, without importing
+    it."""
+    folders = Path(__file__).parent, Path(config.__file__).parent / "train"
+    text = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.glob("*.py")))
+    lines = re.findall(r"(?:RENAMED|RETIRED): ClassVar = \{(.*)\}", text)
+    return {name for line in lines for name in re.findall(r'"(\w+)":', line)}
 
 
 STOPPED = 75  # exit status of a run that a signal stopped: saved, to be resumed (EX_TEMPFAIL)
