@@ -81,6 +81,10 @@ class Handlers:
     download: Any
     file: Any
 
+    def _no_result(self) -> list[Any]:
+        off = gr.update(interactive=False)
+        return [None, gr.update(value=None, visible=False), "The result appears here.", off, off, ""]
+
     def _result_widgets(self) -> list[Any]:
         return [self.slider, self.gallery, self.status, self.use, self.download, self.file]
 

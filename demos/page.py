@@ -353,16 +353,6 @@ class Page(Handlers):
             drawn = (after or {}).get(tab.task.name, lambda event: event)(drawn)
             drawn.then(lambda: gr.update(interactive=True), None, tab.run, queue=False, **listen)
 
-    # ------------------------------------------------------------------------------- handlers: the photograph changes
-
-    def _no_result(self) -> list[Any]:
-        off = gr.update(interactive=False)
-        return [None, gr.update(value=None, visible=False), "The result appears here.", off, off, ""]
-
-    # ------------------------------------------------------------------------------------------- handlers: in one tab
-
-    # -------------------------------------------------------------------------------------------------- handlers: runs
-
 
 # ------------------------------------------------------------------------------------------------------------- helpers
 
