@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,10 @@ class Abilities:
 
 def abilities(pipe: DiffusionPipeline) -> Abilities:
     """Read a pipeline's abilities from its class and its call. Raises ValueError for one that cannot edit."""
-    call = inspect.signature(pipe.__call__).parameters
-    kind = type(pipe).__name__
+    call, kind = _arguments(pipe), type(pipe).__name__
     enlarges = (2 if "Latent" in kind else 4) if "Upscale" in kind else 0
     mask, picture = "mask_image" in call, "image" in call
-    if not (mask or picture or enlarges):
+    if not _edits(pipe):
         raise ValueError(
             f"model: {kind} makes pictures from words alone and has no way to edit one; name an editing model"
         )
@@ -80,6 +79,16 @@ def abilities(pipe: DiffusionPipeline) -> Abilities:
     return Abilities(
         mask, picture and not mask and not enlarges, enlarges, _side(pipe), multiple, steps, float(guidance), name
     )
+
+
+def _arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """What a pipeline can be called with."""
+    return inspect.signature(pipe.__call__).parameters
+
+
+def _edits(pipe: Any) -> bool:
+    """Whether a pipeline takes a picture at all."""
+    return not {"mask_image", "image"}.isdisjoint(_arguments(pipe)) or "Upscale" in type(pipe).__name__
 
 
 def _multiple(pipe: Any) -> int:
@@ -153,8 +162,8 @@ class Painter:
             inputs["image"] = _pil(from_tensor(small))
         if step is not None:
             inputs["callback_on_step_end"] = lambda pipe, index, *_: step(index) or {}
-        call = inspect.signature(self.pipe.__call__).parameters
-        made = self.pipe(**{name: value for name, value in inputs.items() if name in call}).images[0]
+        known = _arguments(self.pipe)
+        made = self.pipe(**{name: value for name, value in inputs.items() if name in known}).images[0]
         made = np.asarray(made, np.float32)
         if made.shape[:2] != (height, width):
             made = from_tensor(
@@ -176,7 +185,7 @@ class Painter:
             )
             return made
         made = registration.aligned(made, found)
-        return registration.toned(made, given, hole) if hole.any() and not hole.all() else made
+        return registration.toned(made, given, hole) if hole.any() else made
 
 
 def _pil(rgb: np.ndarray) -> Image.Image:
@@ -216,22 +225,19 @@ class GuestPipeline(EditPipeline):
 
         Raises ValueError for a folder that may not be loaded, or a pipeline that cannot edit. FileNotFoundError.
         """
-        if Path(source).is_dir():
-            check_guest(Path(source))
+        folder = Path(source)
+        if folder.is_dir():
+            check_guest(folder)
         options["torch_dtype"] = options.pop("dtype", None) or options.get("torch_dtype") or fast_dtype()
         try:
             guest = DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, **options)
-            call = inspect.signature(guest.__call__).parameters
-            if "mask_image" not in call and "Upscale" not in type(guest).__name__ and "image" not in call:
+            if not _edits(guest):
                 guest = AutoPipelineForInpainting.from_pipe(guest)  # a text-to-image model that has an inpainting way
         except (OSError, ValueError, TypeError) as error:
-            if Path(source).is_dir() and "PRX" in str(
-                files.read_json(Path(source) / "model_index.json")["_class_name"]
-            ):
-                raise ValueError(
-                    f"model: {source} is a PRX; convert it: photofound convert --from-prx {source} -o editor"
-                ) from error
-            raise ValueError(f"model: {source} cannot be used for editing: {first_line(error)}") from error
+            reason = f"cannot be used for editing: {first_line(error)}"
+            if folder.is_dir() and "PRX" in str(files.read_json(folder / "model_index.json")["_class_name"]):
+                reason = f"is a PRX; convert it: photofound convert --from-prx {source} -o editor"
+            raise ValueError(f"model: {source} {reason}") from error
         guest.set_progress_bar_config(disable=True)
         return cls(guest)
 
@@ -244,8 +250,7 @@ class GuestPipeline(EditPipeline):
         """This task with another guest pipeline's guest."""
         return cls(pipeline.painter.pipe)
 
-    # ------------------------------------------------------------------------------------- what the guest does by
-    # itself
+    # ------------------------------------------------------------------------------------ what the guest does by itself
 
     @property
     def _execution_device(self) -> torch.device:
@@ -277,8 +282,7 @@ class GuestPipeline(EditPipeline):
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         self.painter.pipe.enable_sequential_cpu_offload(*args, **kwargs)
 
-    # ----------------------------------------------------------------------------------------------------------
-    # painting
+    # --------------------------------------------------------------------------------------------------------- painting
 
     def is_trained(self, task: str) -> bool:
         can = self.painter.can
@@ -344,16 +348,6 @@ class GuestPipeline(EditPipeline):
         if backdrop is None:
             raise ValueError(f"reference: {type(self.painter.pipe).__name__} is given none here; say it in the prompt")
         return False
-
-
-def is_guest(folder: Path) -> bool:
-    """Whether a folder holds a diffusers pipeline that is not ours."""
-    try:
-        name = files.read_json(folder / "model_index.json").get("_class_name")
-    except (OSError, ValueError):
-        return False
-    cls = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    return isinstance(cls, type) and issubclass(cls, DiffusionPipeline) and cls.__module__.startswith("diffusers.")
 
 
 def check_guest(folder: Path) -> None:

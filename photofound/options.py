@@ -28,10 +28,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Section:
-    """The fields of one dataclass, and the first sentence of its docstring."""
+    """The fields of one dataclass, the first sentence of its docstring, and the dotted names that it had once and still
+    reads (``photofound.config``)."""
 
     about: str
     options: tuple[Option, ...]
+    former: tuple[str, ...]
 
 
 def sections(module: str, name: str) -> list[Section]:
@@ -133,6 +135,19 @@ def _fields(source: _Source, node: ast.ClassDef) -> dict[str, tuple[_Source, ast
     return fields
 
 
+def _former(source: _Source, node: ast.ClassDef, table: str) -> list[str]:
+    """The keys of a class's ``RENAMED`` or ``RETIRED``: its own, another class's that it names, or its base's."""
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign) and ast.unparse(each.target) == table and each.value is not None:
+            if isinstance(each.value, ast.Dict):
+                return [ast.literal_eval(key) for key in each.value.keys if key is not None]
+            owner = source.find(ast.unparse(each.value).removesuffix(f".{table}"))
+            assert owner is not None, ast.unparse(each)
+            return _former(*owner, table)
+    bases = (found for base in node.bases if (found := source.find(ast.unparse(base))))
+    return next((names for base in bases if (names := _former(*base, table))), [])
+
+
 def _sections(source: _Source, name: str, prefix: str) -> Iterator[Section]:
     found = source.find(name)
     assert found is not None, name
@@ -144,8 +159,9 @@ def _sections(source: _Source, name: str, prefix: str) -> Iterator[Section]:
         elif node.value is not None:
             options.append(Option(prefix + field, _type(annotation), where.default(node.value), comment))
     about = " ".join((ast.get_docstring(found[1]) or "").split()).partition(". ")[0]
+    former = [prefix + old for table in ("RENAMED", "RETIRED") for old in _former(*found, table)]
     if options:
-        yield Section(about.rstrip(".") + ":", tuple(options))
+        yield Section(about.rstrip(".") + ":", tuple(options), tuple(former))
     for part in parts:
         yield from part
 

@@ -17,15 +17,7 @@ from photofound import image
 from photofound.edits import composite, exemplar, masks, placement, reference, regions, surfaces
 from photofound.edits.geometry import Box
 from photofound.edits.regions import MAX_TILES, Part
-from photofound.edits.task import (
-    Backdrop,
-    Condition,
-    Job,
-    Task,
-    enlargement_strength,
-    get_task,
-    torch_from,
-)
+from photofound.edits.task import Backdrop, Condition, Job, Task, enlargement_strength, get_task, torch_from
 from photofound.image import Picture
 from photofound.model import autoencoder, superresolution
 from photofound.sampling import Callback, SamplingPipeline

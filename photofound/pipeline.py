@@ -37,13 +37,7 @@ from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits.request import Request
-from photofound.edits.task import (
-    Job,
-    Task,
-    check_text,
-    class_name,
-    get_task,
-)
+from photofound.edits.task import Job, Task, check_text, class_name, get_task
 from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
@@ -426,6 +420,3 @@ def _call_docstring(task: Task) -> str:
     return _CALL.format(image=_IMAGE * task.takes_picture, inputs=f"{inputs[1].rstrip()}\n" if inputs else "") + (
         f"\n{raises[0]}" if raises else ""
     )
-
-
-# ------------------------------------------------------------------------------------------------------------- helpers

@@ -20,10 +20,7 @@ from torch import Tensor
 
 from photofound.edits import geometry
 from photofound.edits.geometry import Box
-from photofound.edits.task import (
-    Condition,
-    is_regression,
-)
+from photofound.edits.task import Condition, is_regression
 from photofound.model import autoencoder, text
 from photofound.model.condition import fold_condition
 from photofound.storage import StoredPipeline
@@ -200,11 +197,8 @@ class SamplingPipeline(StoredPipeline):
                     latents, v = known.step(velocity, latents, scheduler.sigmas[i], scheduler.sigmas[i + 1], generators)
                 else:
                     v = velocity(latents, t / scheduler.config.num_train_timesteps)
-                    latents_before, latents = (
-                        latents,
-                        scheduler.step(v, t, latents, generator=draws, return_dict=False)[0],
-                    )
-                    answer = latents_before - v if answer is None else answer
+                    answer = latents - v if answer is None else answer
+                    latents = scheduler.step(v, t, latents, generator=draws, return_dict=False)[0]
                 if callback is not None:
                     latents = _latents(callback(self, i, t, {"latents": latents}), latents)
                 bar.update()
@@ -242,7 +236,7 @@ class SamplingPipeline(StoredPipeline):
         if distilled:  # a student knows guidance as an input, within the range that it was trained in
             told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
         # Without a prompt or a reference both branches would be the same.
-        negative = self._calls.get(threading.get_ident(), _Call()).negative_prompt
+        negative = self._current.negative_prompt
         wanted = any(condition.prompt) or condition.reference is not None or bool(negative)
         guided = not distilled and guidance != 1 and wanted
         copies = 2 if guided else 1
@@ -342,14 +336,19 @@ class SamplingPipeline(StoredPipeline):
             del self._calls[here]
 
     @property
+    def _current(self) -> _Call:
+        """This thread's call, or that of a thread in which nothing goes on."""
+        return self._calls.get(threading.get_ident(), _Call())
+
+    @property
     def interrupt(self) -> bool:
         """Whether this thread's call is to stop."""
-        return self._calls.get(threading.get_ident(), _Call()).stop
+        return self._current.stop
 
     @property
     def num_timesteps(self) -> int:
         """For callbacks: steps of the sampling that goes on in this thread; 0 where none does."""
-        return self._calls.get(threading.get_ident(), _Call()).steps
+        return self._current.steps
 
     @property
     def _interrupt(self) -> bool:  # the name that diffusers' pipelines have for it

@@ -26,6 +26,7 @@ from photofound.model.folder import (
     check_part,
     find_lora,
     is_for_teacher,
+    is_foreign,
     loading_errors,
     lora_errors,
     read_json,
@@ -66,10 +67,10 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
             hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
             name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
             _download_card(name, hub)
-        guests = import_module("photofound.guests")  # by name: it is built on this file
-        if guests.is_guest(Path(source)):
+        if is_foreign(Path(source)):
             if teacher:
                 raise ValueError(f"model: {source} is no few-step student of ours; leave teacher out")
+            guests = import_module("photofound.guests")  # by name: it is built on this file
             guest = guests.GuestPipeline.load(source, **kwargs)
             return guest.for_task(cls.task_name, quiet=False) if hasattr(cls, "task_name") else guest
         replaced = {"transformer", "scheduler"} if teacher else set(kwargs)

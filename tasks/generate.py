@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -55,31 +54,20 @@ class Generate(Task):
     def result_size(self, picture: Picture | None, **inputs: Any) -> tuple[int, int]:
         return parse_size(inputs.get("size") or _SIZE, LARGEST)
 
-    def run(
-        self,
-        pipe: Any,
-        jobs: Sequence[Job],
-        generators: Sequence[torch.Generator | None],
-        steps: int,
-        guidance: float,
-        callback: Callable[..., Any] | None = None,
-    ) -> list[Picture]:
-        """A model that draws surfaces says what else it cannot draw."""
-        if pipe.config.get("surfaces") and any(job.ground is None for job in jobs):
-            warnings.warn(
-                "generate: this model is small. It draws materials and colours (wood, a red cloth, ...) and makes "
-                "soft shapes of anything else, no objects; use a larger model (--model)",
-                stacklevel=2,
-            )
-        return super().run(pipe, jobs, generators, steps, guidance, callback)
-
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """Nothing is given."""
         return pixels * 0
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
-        """The surface that the prompt names."""
-        if job.ground is None or not surfaces:
+        """The surface that the prompt names. A model that draws surfaces says what else it cannot draw."""
+        if not surfaces:
+            return None
+        if job.ground is None:
+            warnings.warn(
+                "generate: this model is small. It draws materials and colours (wood, a red cloth, ...) and makes "
+                "soft shapes of anything else, no objects; use a larger model (--model)",
+                stacklevel=2,
+            )
             return None
         from photofound.edits.surfaces import render
 

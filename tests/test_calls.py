@@ -297,8 +297,7 @@ def test_results_and_a_bare_pipeline_can_be_pickled(tiny, photo, mask):
     assert isinstance(_sent(tiny(EditPipeline)), EditPipeline)
 
 
-# ---------------------------------------------------------------------------------------------------- habits from
-# diffusers
+# ------------------------------------------------------------------------------------------------ habits from diffusers
 
 
 def test_a_seed_may_be_a_number(tiny, photo, mask):

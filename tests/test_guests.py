@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
@@ -23,19 +22,12 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionUpscalePipeline,
     StableDiffusionXLInpaintPipeline,
-    UNet2DConditionModel,
 )
 from helpers import encoded, seeded
 from PIL import Image
 from starlette.testclient import TestClient
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-)
+from tiny_parts import SIDE, clip, tokenizer, unet, vae
+from transformers import T5Config, T5EncoderModel
 
 from photofound import EditPipeline, InpaintPipeline, Picture, Request
 from photofound.cli import main
@@ -47,36 +39,10 @@ from photofound.serve.app import create_app
 
 pytestmark = pytest.mark.slow
 
-SIZE = 64
-
-
-def vae(channels=(8, 8), latents=4, **more):
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * len(channels)}
-    blocks |= {"up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 4, "sample_size": SIZE}
-    return AutoencoderKL(block_out_channels=channels, layers_per_block=1, latent_channels=latents, **blocks, **more)
-
-
-def unet(channels, **more):
-    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
-    sizes = {"block_out_channels": (8,), "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4}
-    sizes |= {"sample_size": SIZE // 2, "out_channels": 4, "layers_per_block": 1}
-    return UNet2DConditionModel(in_channels=channels, **{**sizes, **more}, **blocks)
-
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    known = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(known)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-
-
-def clip(words, projected=False):
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 1}
-    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=16, projection_dim=16, **sizes, **ends)
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+    return tokenizer(tmp_path_factory.mktemp("words"))
 
 
 def t5():
@@ -120,7 +86,7 @@ def build(family, words):
         )
     if family == "sd3":
         network = SD3Transformer2DModel(
-            sample_size=SIZE // 2, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8,
+            sample_size=SIDE // 2, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8,
             num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
         )  # fmt: skip
         encoders = {f"text_encoder{n}": clip(words, projected=True) for n in ("", "_2")} | {"text_encoder_3": None}
@@ -271,8 +237,7 @@ def foreign(folder):
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
-# --------------------------------------------------------------------------------------------- guests that do not keep
-# still
+# ---------------------------------------------------------------------------------------- guests that do not keep still
 
 
 class Mover(DiffusionPipeline):
@@ -365,8 +330,7 @@ def test_the_default_model_is_no_guest(tiny_folder):
     assert not isinstance(EditPipeline.from_pretrained(tiny_folder), GuestPipeline)
 
 
-# ------------------------------------------------------------------------------------------------------ edits by
-# instruction
+# ------------------------------------------------------------------------------------------------- edits by instruction
 
 
 class Painted(Mover):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from skimage.restoration import inpaint_biharmonic
+from tiny_parts import clip, tokenizer, unet, vae
 
 from photofound import UpscalePipeline
 from photofound.eval.methods import CLASSICAL, DiffusersMethod, PhotofoundMethod, classical_methods
@@ -117,37 +118,10 @@ def test_ours_is_the_pipeline_itself_with_its_steps(tiny, tiny_folder):
 # ----------------------------------------------------------------------------------------------- pipelines of diffusers
 
 
-def vae(channels=(8, 8)):
-    from diffusers import AutoencoderKL
-
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * len(channels)}
-    blocks |= {"up_block_types": ["UpDecoderBlock2D"] * len(channels), "norm_num_groups": 4}
-    return AutoencoderKL(block_out_channels=channels, layers_per_block=1, latent_channels=4, **blocks)
-
-
-def unet(channels, **more):
-    from diffusers import UNet2DConditionModel
-
-    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
-    sizes = {"block_out_channels": (8,), "cross_attention_dim": 16, "attention_head_dim": 2, "norm_num_groups": 4}
-    sizes |= {"sample_size": 64}  # the pipeline asks for it
-    return UNet2DConditionModel(in_channels=channels, out_channels=4, layers_per_block=1, **sizes, **blocks, **more)
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    import json
-
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("text")
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
-    return {"text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
+    words = tokenizer(tmp_path_factory.mktemp("text"))
+    return {"text_encoder": clip(words), "tokenizer": words}
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,24 @@ def test_every_option_is_listed_with_its_default_and_a_comment(stage):
         assert listed[name].help and listed[name].type and "None" not in listed[name].help, name
 
 
+def former(cls, prefix=""):
+    """Dotted names that the dataclasses read though they have no such field."""
+    hints = typing.get_type_hints(cls)
+    found = {prefix + name for table in ("RENAMED", "RETIRED") for name in getattr(cls, table, {})}
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= former(hints[field.name], f"{prefix}{field.name}.")
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_former_names_are_those_that_the_configuration_reads(stage):
+    config = getattr(import_module(f"photofound.training.{stage}"), name_of(stage))
+    listed = {name for part in options.sections(config.__module__, config.__name__) for name in part.former}
+    assert listed == former(config)
+    assert stage != "finetune" or listed == {"mix.given_weight", "mix.drop_condition"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_lists_the_options_and_imports_no_torch(stage):

@@ -248,8 +248,7 @@ def test_parts_that_do_not_belong_together_are_refused(source, parts, tmp_path):
         convert_prx(tmp_path / "bare", tmp_path / "ours")
 
 
-# ------------------------------------------------------------------------------------------------- what it can do at
-# once
+# ----------------------------------------------------------------------------------------------- what it can do at once
 
 PROMPTS = ("A Red Cup & #12 (best offer) HTTP://shop.com", "two dogs")
 

@@ -8,7 +8,6 @@ import ast
 import difflib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -103,33 +102,17 @@ def run(stage: str, argv: Sequence[str]) -> int:
 def _check_names(stage: str, overrides: Sequence[str]) -> None:
     """Refuse a misspelt setting before torch is imported. What the dataclasses still read by an old name passes, and so
     does anything below a known name: the configuration itself checks all of it later. Raises ValueError."""
-    known = [
-        each.name
-        for part in options.sections(f"photofound.training.{stage}", _config_name(stage))
-        for each in part.options
-    ]
+    parts = options.sections(f"photofound.training.{stage}", _config_name(stage))
+    current = [each.name for part in parts for each in part.options]
+    known = [*current, *(name for part in parts for name in part.former)]
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]
-        part = name.rpartition(".")[0]
-        inside = [each for each in known if each.rpartition(".")[0] == part]
-        if not word.startswith("--") or any(
-            f"{name}.".startswith(f"{each}.") or each.startswith(f"{name}.") for each in known
-        ):
+        passes = any(f"{name}.".startswith(f"{each}.") or each.startswith(f"{name}.") for each in known)
+        if passes or not word.startswith("--"):
             continue
-        if inside and name.rpartition(".")[2] in _old_names():
-            continue
-        close = difflib.get_close_matches(name, known, 1)
+        close = difflib.get_close_matches(name, current, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"see 'photofound train {stage} --help'"
         raise ValueError(f"config: unknown key {name!r}; {hint}")
-
-
-def _old_names() -> set[str]:
-    """The names that configurations are read by, though options have them no longer; from the source, without importing
-    it."""
-    folders = Path(__file__).parent, Path(config.__file__).parent / "train"
-    text = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.glob("*.py")))
-    lines = re.findall(r"(?:RENAMED|RETIRED): ClassVar = \{(.*)\}", text)
-    return {name for line in lines for name in re.findall(r'"(\w+)":', line)}
 
 
 STOPPED = 75  # exit status of a run that a signal stopped: saved, to be resumed (EX_TEMPFAIL)

@@ -28,6 +28,19 @@ _MOST_TIMES = 100_000  # training timesteps of a scheduler, which makes a table 
 _AGAIN = "download or copy the checkpoint again"
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds a diffusers pipeline that is not ours."""
+    import diffusers
+
+    try:
+        name = files.read_json(folder / "model_index.json").get("_class_name")
+    except (OSError, ValueError):
+        return False
+    cls = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    library = diffusers.DiffusionPipeline
+    return isinstance(cls, type) and issubclass(cls, library) and cls.__module__.startswith("diffusers.")
+
+
 def check_folder(folder: Path, without: Collection[str] = ()) -> None:
     """Raise an error of one line for a folder that cannot or must not be loaded. The components ``without`` are not
     checked, since they come from elsewhere.

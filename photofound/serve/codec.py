@@ -73,10 +73,10 @@ class PictureCodec:
         limits = (self.config.max_pixels, self.config.read_seconds)
         return await self._run(self._files.read, await upload.read(), name, *limits, strip, warn)
 
-    async def write(self, result: Picture, format: str, mark: bool, warn: Callable[[str], None]) -> bytes:
+    async def write(self, result: Picture, format: str, mark: bool, whole: bool, warn: Callable[[str], None]) -> bytes:
         """The result's file, with the photograph's profile and metadata; ``mark``: they say that a part of it was
-        generated; ``warn`` gets what the format cannot hold."""
-        return await self._run(self._files.write, result, format, self.config.edit_seconds, mark, warn)
+        generated, or the ``whole``; ``warn`` gets what the format cannot hold."""
+        return await self._run(self._files.write, result, format, self.config.edit_seconds, mark, whole, warn)
 
     async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

@@ -15,7 +15,6 @@ from photofound import image
 from photofound.edits import request as edits
 from photofound.edits.task import Task, offered
 from photofound.image import Picture
-from photofound.picture import provenance
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig
 from photofound.serve.errors import errors_as_answers
@@ -46,9 +45,8 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
             format = _output_format(task, picture, fields["format"], given)
             ticket = queue.submit(edits.Request(task.name, picture, given, *_sampling(fields)))
             result = await _result(queue, ticket)
-            if picture is None and fields["mark"]:
-                result = provenance.mark(result, whole=True)
-            data = await codec.write(result, format, fields["mark"] and task.generates, warned.append)
+            mark, whole = fields["mark"] and task.generates, not task.takes_picture
+            data = await codec.write(result, format, mark, whole, warned.append)
         notes = [result.note, ticket.note, *warned]
         return Response(data, media_type=mime_type(format), headers=_headers(task, format, ticket, notes))
 

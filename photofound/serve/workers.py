@@ -75,10 +75,12 @@ class Files:
         format: str,
         seconds: float,
         mark: bool = False,
+        whole: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> bytes:
-        """As ``image.encode``; ``mark``: the metadata say that a part was generated. ``warn`` gets each warning."""
-        return self._ask(seconds, "the result", "write", picture, format, mark, warn=warn)
+        """As ``image.encode``; ``mark``: the metadata say that a part was generated, or the ``whole``. ``warn`` gets
+        each warning."""
+        return self._ask(seconds, "the result", "write", picture, format, mark, whole, warn=warn)
 
     def close(self) -> None:
         """End all processes, at once."""
@@ -186,8 +188,8 @@ def _read(data: bytes, name: str, max_pixels: int, strip: bool) -> Picture:
     return picture.without_location() if strip else picture
 
 
-def _write(picture: Picture, format: str, mark: bool) -> bytes:
-    return image.encode(provenance.mark(picture) if mark else picture, format)
+def _write(picture: Picture, format: str, mark: bool, whole: bool) -> bytes:
+    return image.encode(provenance.mark(picture, whole) if mark else picture, format)
 
 
 def _limit_memory(size: int) -> None:
