@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from photofound import OutpaintPipeline, image
-from photofound.edits import placement, surfaces
+from photofound.edits import staging, surfaces
 from photofound.edits.colours import lab
 from photofound.edits.surfaces import Surface
 from photofound.image import Picture
@@ -170,7 +170,7 @@ def pictures(pipe: Any, product: Product, photographs: Sequence[Path], folder: P
     for first, second in zip(photographs[::2], photographs[1::2], strict=True):
         about, means, energies = [], [], []
         for path in (first, second):
-            small = placement.crop_to_fill(image.load(path).rgb(), product.picture.size)
+            small = staging.crop_to_fill(image.load(path).rgb(), product.picture.size)
             about.append((mean_lab(small, product.background), texture_energy(small, product.background)))
             if by_reference:
                 result = edit(pipe, product, "", reference=path)

@@ -18,7 +18,7 @@ from photofound.demos import samples, studio
 from photofound.demos.brush import painted, painting
 from photofound.demos.studio import Desk, Form, Studio
 from photofound.demos.words import in_words
-from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Input, Task
+from photofound.edits.task import LARGEST_SEED, LEAST_SEED, WRITTEN, Input, Task
 from photofound.image import Picture
 
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
@@ -126,7 +126,7 @@ class Handlers:
             elif each.kind == "length":
                 values.append(float(str(value or 0).removesuffix("%")))
             else:
-                values.append("" if value is None and each.kind in ("text", "aspect", "size") else value)
+                values.append("" if value is None and each.kind in ("text", *WRITTEN) else value)
         return values if len(values) > 1 else values[0]
 
     def _changed(self, desk: Desk | None, format: str = SAME_FORMAT) -> list[Any]:

@@ -26,7 +26,7 @@ FIRST = (
     "generate",
 )  # the order of tabs; further tasks follow
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
-KINDS = ("image", "mask", "text", "int", "length", "aspect", "size")
+KINDS = ("image", "mask", "text", "int", "length", "aspect", "size", "share", "sides", "fit", "background", "flag")
 PICTURES = ["image", *READABLE_SUFFIXES]  # browsers and mimetypes know but a part of the suffixes
 
 MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit a photograph. What you do not touch stays as it is, bit for bit.</p>"""
@@ -148,7 +148,10 @@ class Page(Handlers):
         if each.kind == "aspect":
             return gr.Radio(list(ASPECTS), value="", **shared)
         if each.choices:
-            return gr.Radio(list(each.choices), value=each.default, **shared)
+            choices = [("as usual", "")] * (each.default is None) + [(str(each), each) for each in each.choices]
+            return gr.Radio(choices, value="" if each.default is None else each.default, **shared)
+        if each.kind == "flag":
+            return gr.Checkbox(bool(each.default), info=each.help, **shared)
         if each.kind == "int":
             return gr.Number(each.default, precision=0, info=each.help, **shared)
         return gr.Textbox(each.default or "", placeholder=each.help, lines=1, max_lines=3, **shared)
@@ -375,7 +378,12 @@ def tabs_for(names: Sequence[str]) -> list[Task]:
 
 def is_folded(each: Input) -> bool:
     """Whether an input is for the few who look for it: what the task can do without and says no default of."""
-    return not each.required and each.default is None and each.kind in ("int", "size")
+    rare = each.kind in ("int", "size", "share", "sides", "fit", "flag") or each.name in (
+        "align",
+        "reference_box",
+        "snap",
+    )
+    return not each.required and each.default is None and (rare or each.name.startswith("shadow_"))
 
 
 def _one_model_at_a_time() -> dict[str, Any]:

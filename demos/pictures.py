@@ -91,10 +91,10 @@ def given(sample: Sample, photograph: Image.Image, mask: Image.Image | None, siz
 
 def cut_out(pipe: Any, photograph: Image.Image) -> Image.Image:
     """What outpainting replaces, white, where nobody says what is to be kept."""
+    from photofound.edits.subject import matte_of
     from photofound.image import Picture
-    from photofound.tasks.outpaint import subject_matte
 
-    matte = subject_matte(Picture.from_any(photograph), None, pipe.segmenter)
+    matte = matte_of(Picture.from_any(photograph), None, pipe.segmenter)
     return Image.fromarray(((1 - matte) * 255).round().astype("uint8"))
 
 

@@ -29,7 +29,7 @@ from photofound.demos.preview import preview_size as preview_size
 from photofound.demos.preview import resized as resized
 from photofound.demos.preview import size_line as size_line
 from photofound.edits.request import Request
-from photofound.edits.task import Input, Job, Task, get_task, offered
+from photofound.edits.task import WRITTEN, Input, Job, Task, get_task, offered
 from photofound.image import Picture
 from photofound.notices import warnings_to
 from photofound.picture import provenance
@@ -238,6 +238,8 @@ class Studio:
                 value = f"{value:g}%"
             elif each.kind == "int":
                 value = int(value)
+            elif each.kind in WRITTEN and isinstance(value, str):
+                value = each.parse(value.strip())
             if value is not None:
                 found[each.name] = value
         return found

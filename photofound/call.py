@@ -121,7 +121,7 @@ def input_value(each: Input, value: Any) -> Any:
         return each.default
     if each.kind == "text" and not isinstance(value, str):
         raise ValueError(f"{each.name}: {value!r} is no text; pass a string")
-    if each.kind == "text":
+    if each.kind == "text" or (each.kind == "background" and isinstance(value, str)):
         check_text(each.name, value)
     return value
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from photofound import image
-from photofound.edits import composite, exemplar, masks, placement, reference, regions, surfaces
+from photofound.edits import composite, exemplar, masks, reference, regions, staging, surfaces
 from photofound.edits.geometry import Box
 from photofound.edits.regions import MAX_TILES, Part
 from photofound.edits.task import Backdrop, Condition, Job, Task, enlargement_strength, get_task, torch_from
@@ -112,7 +112,7 @@ class PaintingPipeline(SamplingPipeline):
         start = draft.start.to(self._execution_device)
         again = autoencoder.decode(self.vae, autoencoder.encode(self.vae, start)).cpu()
         scene = image.to_tensor(draft.backdrop.pixels[draft.part.box.slices])
-        return placement.add_light(scene, made, again, draft.condition.hole)
+        return staging.add_light(scene, made, again, draft.condition.hole)
 
     def _parts(self, task: Task, job: Job) -> list[Part]:
         if task.fit != "hole":

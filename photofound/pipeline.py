@@ -37,7 +37,7 @@ from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits.request import Request
-from photofound.edits.task import Job, Task, check_text, class_name, get_task
+from photofound.edits.task import Job, Task, check_text, class_name, get_task, names_file
 from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
@@ -203,6 +203,8 @@ class EditPipeline(SubjectPipeline):
         given = {name: list(value) if getattr(value, "ndim", 0) == 4 else value for name, value in given.items()}
         lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
         lists = {name: value for name, value in lists.items() if name not in pairs or not is_pair(value)}
+        sides = {each.name for each in get_task(self.task_name).inputs if each.kind == "sides"}
+        lists = {name: value for name, value in lists.items() if name not in sides or isinstance(value, list)}
         number = max([1, *map(len, lists.values())])
         for name, value in lists.items():
             if len(value) not in (1, number) or not value:
@@ -364,6 +366,9 @@ def _pipeline_class(task: Task, family: type[EditPipeline]) -> type[EditPipeline
         inputs = dict(given.arguments)
         settings = inputs.pop("settings")
         del inputs["self"]
+        for each in task.inputs:  # here alone: a server's client must not name files
+            if each.kind == "background" and isinstance(name := inputs[each.name], str) and names_file(name):
+                inputs[each.name] = Path(name)
         return self.edit(inputs.pop("image", None), settings, **inputs)
 
     title = class_name(task.name)
@@ -397,6 +402,11 @@ _ANNOTATIONS: dict[str, Any] = {
     "length": int | str,
     "aspect": str | tuple[float, float] | None,
     "size": str | tuple[int, int] | None,
+    "share": str | float | None,
+    "sides": int | str | tuple[int | str, ...],
+    "fit": str,
+    "background": ImageLike | None,
+    "flag": bool,
     "folder": str | Path | None,
 }
 

@@ -53,14 +53,14 @@ class Inpaint(Task):
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the reference, in the light of what is around the hole."""
-        from photofound.edits import placement
+        from photofound.edits import staging
         from photofound.edits.surfaces import Surface
 
         if job.ground is None or not surfaces:
             return None
         drawn, seed = isinstance(job.ground, Surface), drawn_seed(generator)
         ground, rgb = job.ground if drawn else job.ground.rgb(), job.picture.rgb(job.hole > 0)
-        pixels = placement.fill(ground, rgb, job.hole, seed)
+        pixels = staging.fill(ground, rgb, job.hole, seed)
         return Backdrop(pixels, f"painted: {job.ground.description if drawn else 'as in the reference'}")
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:

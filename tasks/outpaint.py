@@ -59,15 +59,10 @@ class Outpaint(Task):
             ValueError: empty, full or ill-fitting subject, unreadable image, bad setting, nothing in the gallery that
                 fits. FileNotFoundError: missing file or folder.
         """
-        from photofound.edits import masks, surfaces
+        from photofound.edits import surfaces
+        from photofound.edits.subject import find
 
-        mask = None if subject is None else images.load_mask(subject, picture.size, "subject", kept=True)
-        matte = subject_matte(picture, mask, segment)
-        edges = matte if mask is None else mask
-        soft = (edges > 0) & (edges < 1)
-        if soft.any() and not _has_own(picture, mask):
-            rgb = masks.foreground_colours(picture.rgb(), edges)
-            picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
+        picture, matte = find(picture, subject, segment)
         wanted = None if reference is None else Picture.from_any(reference)
         own = images.load(surfaces.from_gallery(gallery, prompt)) if gallery else None
         ground = own or wanted or surfaces.surface_of(prompt)
@@ -90,7 +85,7 @@ class Outpaint(Task):
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the user's own picture, with the subject's shadow."""
-        from photofound.edits import placement
+        from photofound.edits import staging
         from photofound.edits.surfaces import Surface
 
         drawn, ground = isinstance(job.ground, Surface), job.ground
@@ -98,7 +93,7 @@ class Outpaint(Task):
         if ground is None or not (own or surfaces) or not (job.keep > 0.5).any():
             return None
         subject = job.picture.rgb(), job.keep
-        pixels = placement.background(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
+        pixels = staging.background(ground if drawn else ground.rgb(), *subject, drawn_seed(generator))
         what = ground.description if drawn else ground.path.name if own else "as in the reference"
         return Backdrop(pixels, f"background: {what}")
 
@@ -107,37 +102,6 @@ class Outpaint(Task):
         the subject."""
         rgb, keep = images.from_tensor(generated), job.keep[box.slices]
         return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
-
-
-def subject_matte(
-    picture: Picture, mask: np.ndarray | None = None, segment: Callable[[np.ndarray], np.ndarray] | None = None
-) -> np.ndarray:
-    """(H, W) float32 in [0, 1], 1 = keep: the given mask (H, W), else the picture's alpha, else what ``segment`` finds
-    (None: GrabCut). Of a mask and an alpha below it, alpha counts: what it hides is no part of the subject.
-
-    Raises ValueError when it marks nothing or everything.
-    """
-    from photofound.edits import masks
-
-    alpha = picture.alpha()
-    if mask is not None:
-        matte = mask
-        if alpha is not None and matte.max() > 0:
-            matte = np.minimum(matte, alpha)
-            if matte.max() <= 0:
-                raise ValueError("the subject lies where the image is transparent; mark what is to be kept")
-    elif alpha is not None and _has_own(picture, mask):
-        matte = alpha
-    else:
-        matte = masks.cut_out(picture.rgb(), segment or masks.grabcut)
-    images.require_hole(matte, "subject", white="kept")
-    return matte
-
-
-def _has_own(picture: Picture, mask: np.ndarray | None) -> bool:
-    """Whether the picture's own alpha is the matte: its colours are then the subject's alone already."""
-    alpha = picture.alpha()
-    return mask is None and alpha is not None and bool(alpha.min() < 1)
 
 
 TASK = Outpaint()

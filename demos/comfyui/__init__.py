@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from photofound.edits.request import Request
-from photofound.edits.task import FILE_KINDS, SPELLINGS, Input, Task, get_task, offered, task_names
+from photofound.edits.task import FILE_KINDS, SPELLINGS, WRITTEN, Input, Task, get_task, offered, task_names
 from photofound.image import Picture
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-WRITTEN = tuple(kind for kind in SPELLINGS if kind not in ("text", "int"))  # kinds that are lines of text, like 25%
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
 LAST_SEED = 2**53 - 1  # the browser's whole numbers end there
 
@@ -131,7 +130,11 @@ def _inputs(task: Task) -> list[Input]:
 def _is_widget(each: Input) -> bool:
     """Whether a person sets it on the node itself. Otherwise it is a socket, left out while nothing is connected: a
     number without a default, too, since a widget always has a value."""
-    return bool(each.choices) or each.kind in ("text", *WRITTEN) or (each.kind == "int" and each.default is not None)
+    return (
+        bool(each.choices)
+        or each.kind in ("text", "flag", *WRITTEN)
+        or (each.kind == "int" and each.default is not None)
+    )
 
 
 def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
@@ -143,6 +146,8 @@ def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
         return [""] * (each.default is None and not each.required) + list(each.choices), options
     if each.kind in FILE_KINDS:
         return each.kind.upper(), options
+    if each.kind == "flag":
+        return "BOOLEAN", options | {"default": bool(each.default)}
     if each.kind == "int":
         return "INT", {"min": -LARGEST, "max": LARGEST, "forceInput": not _is_widget(each), **options}
     if each.kind == "text":

@@ -20,6 +20,11 @@ PLACEHOLDERS = {
     "length": "PX|N%",
     "aspect": "W:H",
     "size": "WxH",
+    "share": "N%",
+    "sides": "PX|N%[,...]",
+    "fit": "HOW|N%",
+    "background": "COLOUR|IMAGE|SURFACE",
+    "flag": "",
 }
 
 
@@ -42,6 +47,8 @@ def task_parser(task: Task) -> Parser:
         group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
     for each in inputs:
         settings: dict[str, Any] = {"metavar": placeholder(each), "type": _type(task, each), "help": _help_text(each)}
+        if each.kind == "flag":
+            settings = {"action": argparse.BooleanOptionalAction, "default": None, "help": _help_text(each)}
         if each.required:
             group.add_argument(each.name, **settings)
         else:
@@ -122,7 +129,7 @@ def placeholder(each: Input) -> str:
 
 def spelling(each: Input) -> str:
     """How an input is typed: ``MASK``, or ``--prompt TEXT``."""
-    return placeholder(each) if each.required else f"{option(each)} {placeholder(each)}"
+    return placeholder(each) if each.required else f"{option(each)} {placeholder(each)}".rstrip()
 
 
 def _help_text(each: Input) -> str:
@@ -132,7 +139,7 @@ def _help_text(each: Input) -> str:
 
 def _type(task: Task, each: Input) -> Callable[[str], Any]:
     """The function that reads an input from the command line."""
-    from photofound.edits.task import FILE_KINDS, FOLDER, SPELLINGS
+    from photofound.edits.task import FILE_KINDS, FOLDER, SPELLINGS, names_file
 
     if each.kind in (*FILE_KINDS, FOLDER):
         return path
@@ -141,6 +148,8 @@ def _type(task: Task, each: Input) -> Callable[[str], Any]:
         raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
 
     def read(text: str) -> Any:
+        if each.kind == "background" and names_file(text):
+            return path(text)
         try:
             return each.parse(text)
         except ValueError as error:

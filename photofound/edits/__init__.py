@@ -6,6 +6,7 @@ Each file imports only files above it:
     masks        random masks to train on, growing masks, cutting a subject out
     regions      which holes are painted together, and at which size
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours
+    subject      the subject of a photograph: given, by alpha, or found
     composite    harmonic filling, closing the seam on the generated side, back-projection
     registration  where a model has moved or tinted what it was given, and how that is undone
     degradation  photographs made worse, to train upscaling on
@@ -21,5 +22,5 @@ Each file imports only files above it:
     surface_words    the surface that a prompt names
     surfaces     photographs of surfaces, drawn in code
     shadow       the shadow of a subject
-    placement    a product on a surface: place, light, grain
+    staging      a product on a surface: where it stands, its light, grain
 """

@@ -1,7 +1,7 @@
 """Photographs of surfaces, drawn in code: a material in any colour, lit, flat or receding to a horizon.
 
 A model of a few million parameters does not know what wood is. A drawn surface gives it the material, the colour and
-the perspective that a prompt asks for; joining them with a product is `placement` and the model.
+the perspective that a prompt asks for; joining them with a product is `staging` and the model.
 
 Pictures are (H, W, 3) float32 sRGB in [0, 1]; lengths are in the units of ``noise``.
 """

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from photofound.image import Picture
 
 
+_LENGTH = r"[0-9]{1,9}(px)?|[0-9]{1,9}(\.[0-9]{1,9})?%"
 # Kinds of input that are written as text: how, and what that is called.
 SPELLINGS = {
     "text": (r"(?s:.*)", "text"),
@@ -42,7 +43,17 @@ SPELLINGS = {
     "length": (r"[0-9]{1,9}|[0-9]{1,9}(\.[0-9]{1,9})?%", "whole pixels like 200 or a share like 25%"),
     "aspect": (r"[0-9]{1,9}(\.[0-9]{1,9})?:[0-9]{1,9}(\.[0-9]{1,9})?", "an aspect ratio like 4:5"),
     "size": (r"[0-9]{1,9}x[0-9]{1,9}", "a size like 1200x800, in pixels"),
+    "share": (r"[0-9]{1,3}(\.[0-9]{1,9})?%", "a share like 25%"),
+    "sides": (
+        rf"({_LENGTH})(\s*,\s*({_LENGTH})){{0,3}}",
+        "one length like 40 or 10%, or one for each side: top,right,bottom,left",
+    ),
+    "fit": (r"contain|cover|none|[0-9]{1,4}(\.[0-9]{1,9})?%", "contain, cover, none, or a scale like 80%"),
+    "background": (r"(?s:.*)", "a colour like #ffffff, a surface like wood:brown, blur or transparent"),
+    "flag": (r"(?i:true|false|yes|no|on|off|1|0)", "yes or no"),
 }
+WRITTEN = tuple(kind for kind in SPELLINGS if kind not in ("text", "int", "flag"))  # lines of text, like 25%
+_YES = ("true", "yes", "on", "1")
 LEAST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1  # what a torch.Generator takes; -1 is the same seed as the largest
 FILE_KINDS = ("image", "mask")  # kinds of input that are files
 FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a page or a server may be told to read
@@ -68,7 +79,9 @@ class Input:
     Attributes:
         name: the pipeline's argument.
         kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
-            (``"800x600"``), ``folder`` (of this machine: on the command line and in Python alone).
+            (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``fit``, ``background``
+            (text that is never a file's name, but on the command line and in Python), ``flag`` (yes or no),
+            ``folder`` (of this machine: on the command line and in Python alone).
         help: one line for people.
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
@@ -90,17 +103,26 @@ class Input:
     def parse(self, text: str) -> Any:
         """The pipeline's argument from text. Raises ValueError that says what is wanted."""
         pattern, wanted = SPELLINGS[self.kind]
-        if self.kind == "text":
+        if self.kind in ("text", "background"):
             check_text(self.name, text)
         if self.choices:
             wanted = f"possible; give {', '.join(map(str, self.choices[:-1]))} or {self.choices[-1]}"
         if not re.fullmatch(pattern, text):
             raise ValueError(f"{text!r} is not {wanted}")
+        if self.kind == "flag":
+            return text.lower() in _YES
         whole = self.kind == "int" or (self.kind == "length" and not text.endswith("%"))
         value = int(text) if whole else text
         if self.choices and value not in self.choices:
             raise ValueError(f"{text!r} is not {wanted}")
         return value
+
+
+def names_file(background: str) -> bool:
+    """Whether a ``background`` names a file of this machine: it has the suffix of a picture. A server never asks."""
+    from photofound.image import READABLE_SUFFIXES
+
+    return Path(background).suffix.lower() in READABLE_SUFFIXES
 
 
 def check_text(name: str, text: str) -> None:

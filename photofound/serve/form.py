@@ -15,7 +15,10 @@ from photofound.edits.task import FILE_KINDS, Input, Task, offered
 from photofound.serve.config import ServeConfig
 
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
-_EXAMPLES = {"length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table"}
+_EXAMPLES = {
+    "length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table", "share": "25%", "sides": "10%",
+    "fit": "contain", "background": "#ffffff",
+}  # fmt: skip
 
 
 def field_name(each: Input) -> str:
@@ -38,8 +41,12 @@ def _field(each: Input) -> tuple[Any, Any]:
         kind = UploadFile
     elif each.kind == "int":
         kind, settings = int, settings | {"ge": -(10**9), "le": 10**9}
-    elif each.kind == "text":
-        settings |= {"max_length": 2000, "examples": [_EXAMPLES["text"]]}
+    elif each.kind == "flag":
+        kind = bool
+    elif each.choices and kind is str:
+        kind = Literal[each.choices]
+    elif each.kind in ("text", "background"):
+        settings |= {"max_length": 2000, "examples": [_EXAMPLES[each.kind]]}
     else:
         settings |= {"max_length": 40, "pattern": f"^({each.spelling})$", "examples": [_EXAMPLES[each.kind]]}
     if each.required:

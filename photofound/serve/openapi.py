@@ -31,7 +31,7 @@ class InputInfo(BaseModel):
     kind: str
     help: str
     required: bool
-    default: str | int | float | None
+    default: str | bool | int | float | None
 
 
 class TaskInfo(BaseModel):

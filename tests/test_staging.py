@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from photofound import InpaintPipeline, OutpaintPipeline, image
-from photofound.edits import placement, shadow
+from photofound.edits import shadow, staging
 from photofound.edits.colours import lab
 from photofound.edits.surfaces import surface_of
 from photofound.edits.task import get_task
@@ -26,34 +26,34 @@ def lit_from(side, matte):
 
 
 def test_where_a_subject_stands():
-    where = placement.placement(box())
+    where = staging.standing(box())
     assert (where.base, where.top) == (90 / 120, 30 / 120) and (where.left, where.right) == (50 / 160, 110 / 160)
     assert where.top < where.edge < where.base  # the ground ends behind it
     for bottom in (20, 60, 120):
-        assert 0 < placement.placement(box(top=0, bottom=bottom)).edge < bottom / 120
+        assert 0 < staging.standing(box(top=0, bottom=bottom)).edge < bottom / 120
     with pytest.raises(ValueError, match="nothing is opaque"):
-        placement.placement(np.zeros((5, 5), np.float32))
+        staging.standing(np.zeros((5, 5), np.float32))
 
 
 def test_light_is_seen_on_the_subject_alone():
     matte = box()
-    left, right = (placement.light_side(lit_from(side, matte), matte) for side in (-1, 1))
+    left, right = (staging.light_side(lit_from(side, matte), matte) for side in (-1, 1))
     assert -0.61 < left < -0.2 and 0.2 < right < 0.61
     disturbed = lit_from(-1, matte)
     disturbed[matte == 0] = lit_from(1, matte)[matte == 0]
-    assert placement.light_side(disturbed, matte) == pytest.approx(left, abs=0.02)
+    assert staging.light_side(disturbed, matte) == pytest.approx(left, abs=0.02)
     top = np.linspace(1, 0, 120, dtype=np.float32)[:, None, None] * np.ones((120, 160, 3), np.float32)
-    assert abs(placement.light_side(top, matte)) < 0.35  # from above: no side
+    assert abs(staging.light_side(top, matte)) < 0.35  # from above: no side
 
 
 def test_grain_is_measured_in_smooth_parts():
     matte, rng = box(240, 320, 20, 220, 40, 280), np.random.default_rng(0)
     smooth = np.full((240, 320, 3), 0.5, np.float32)
-    assert placement.estimate_grain(smooth, matte) < 1e-3
+    assert staging.estimate_grain(smooth, matte) < 1e-3
     noisy = smooth + 0.006 * rng.standard_normal((240, 320, 1)).astype(np.float32)
-    assert placement.estimate_grain(noisy, matte) == pytest.approx(0.006, rel=0.25)
+    assert staging.estimate_grain(noisy, matte) == pytest.approx(0.006, rel=0.25)
     noisy[:100] += 0.3 * (np.indices((100, 320)).sum(0) % 2)[..., None]  # a chequered part does not count
-    assert placement.estimate_grain(noisy, matte) == pytest.approx(0.006, rel=0.35)
+    assert staging.estimate_grain(noisy, matte) == pytest.approx(0.006, rel=0.35)
 
 
 @pytest.mark.parametrize("view", ["ground", "wall", "flat"])
@@ -86,38 +86,38 @@ def test_placed_is_seeded_and_never_brighter_under_the_subject():
     matte = box(96, 128)
     rgb = lit_from(1, matte)
     surface = surface_of("on a wooden table")
-    first, again, other = (placement.background(surface, rgb, matte, seed) for seed in (1, 1, 2))
+    first, again, other = (staging.background(surface, rgb, matte, seed) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any(-1).mean() > 0.9
     assert first[91:94, 55:105].mean() < 0.8 * first[91:94, :30].mean()
 
 
 def test_pure_white_stays_white_but_for_the_shadow():
     matte = box(96, 128, 20, 60, 50, 80)
-    made = placement.background(surface_of("pure white"), lit_from(1, matte), matte)
+    made = staging.background(surface_of("pure white"), lit_from(1, matte), matte)
     assert (made[:10] > 0.998).all() and (made[62, 55:75] < 0.95).all()
 
 
 def test_a_picture_fills_the_frame():
     picture = np.zeros((50, 200, 3), np.float32)
     picture[:, 75:125] = 1  # the middle is kept
-    assert placement.crop_to_fill(picture, (60, 60)).shape == (60, 60, 3)
-    assert placement.crop_to_fill(picture, (60, 60)).mean() > 0.95
-    assert placement.crop_to_fill(picture, (7, 300)).shape == (300, 7, 3)
+    assert staging.crop_to_fill(picture, (60, 60)).shape == (60, 60, 3)
+    assert staging.crop_to_fill(picture, (60, 60)).mean() > 0.95
+    assert staging.crop_to_fill(picture, (7, 300)).shape == (300, 7, 3)
 
 
 def test_a_model_changes_light_and_nothing_else():
     torch.manual_seed(0)
     scene = torch.rand(1, 3, 64, 64) - 0.5
     again, hole = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
-    assert torch.allclose(placement.add_light(scene, again, again, hole), scene)
+    assert torch.allclose(staging.add_light(scene, again, again, hole), scene)
     tinted = again + torch.tensor([0.3, -0.1, -0.2])[None, :, None, None]  # no lightness in it
-    assert torch.allclose(placement.add_light(scene, tinted, again, hole), scene, atol=1e-5)
+    assert torch.allclose(staging.add_light(scene, tinted, again, hole), scene, atol=1e-5)
     chequered = again + 0.2 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2 - 1)
-    assert (placement.add_light(scene, chequered, again, hole) - scene).abs().max() < 0.01
-    lighter = placement.add_light(scene, again + 0.1, again, hole) - scene
-    assert torch.allclose(lighter, torch.full_like(lighter, 0.1 * placement.LIGHT_STRENGTH), atol=1e-4)
+    assert (staging.add_light(scene, chequered, again, hole) - scene).abs().max() < 0.01
+    lighter = staging.add_light(scene, again + 0.1, again, hole) - scene
+    assert torch.allclose(lighter, torch.full_like(lighter, 0.1 * staging.LIGHT_STRENGTH), atol=1e-4)
     white = torch.ones(1, 3, 64, 64)
-    assert (placement.add_light(white, again - 0.5, again, hole) == 1).all()
+    assert (staging.add_light(white, again - 0.5, again, hole) == 1).all()
 
 
 # ---------------------------------------------------------------------------------------------------------- outpainting
@@ -276,14 +276,14 @@ def test_what_is_more_than_a_surface_is_left_to_the_model(tiny, painting, prompt
 def test_a_filled_hole_is_lit_as_what_is_around_it():
     rgb = np.repeat(np.linspace(0.2, 0.9, 96, dtype=np.float32)[None, :, None], 64, 0).repeat(3, 2)
     hole = box(64, 96, 16, 48, 16, 80)
-    made = placement.fill(surface_of("grey paper"), rgb, hole)
+    made = staging.fill(surface_of("grey paper"), rgb, hole)
     assert made.shape == rgb.shape
     assert made[16:48, 60:80].mean() > 1.2 * made[16:48, 16:36].mean()
-    assert (placement.fill(surface_of("pure white"), rgb, hole)[hole > 0] > 0.99).all()
+    assert (staging.fill(surface_of("pure white"), rgb, hole)[hole > 0] > 0.99).all()
 
 
 def test_of_a_reference_the_middle_fills_the_holes_box():
     picture = np.zeros((50, 200, 3), np.float32)
     picture[:, 75:125] = 1
-    made = placement.fill(picture, np.full((64, 64, 3), 0.5, np.float32), box(64, 64, 10, 30, 20, 40))
+    made = staging.fill(picture, np.full((64, 64, 3), 0.5, np.float32), box(64, 64, 10, 30, 20, 40))
     assert made[10:30, 20:40].mean() > 0.9

@@ -29,7 +29,7 @@ _MAX_GRAIN = 0.01  # standard deviation; more than that is texture
 
 
 @dataclass(frozen=True)
-class Placement:
+class Standing:
     """Where a subject stands, in shares of the picture's height (y) and width (x).
 
     Attributes:
@@ -49,12 +49,12 @@ class Placement:
         return float(np.clip(wanted, min(0.3, max(0.08, self.base - 0.1)), 0.66))
 
 
-def placement(matte: np.ndarray) -> Placement:
+def standing(matte: np.ndarray) -> Standing:
     """Where the subject stands. Raises ValueError if nothing is opaque."""
     check_subject(matte)
     rows, columns = (np.flatnonzero((matte > 0.5).any(axis)) for axis in (1, 0))
     height, width = matte.shape
-    return Placement((rows[-1] + 1) / height, rows[0] / height, columns[0] / width, (columns[-1] + 1) / width)
+    return Standing((rows[-1] + 1) / height, rows[0] / height, columns[0] / width, (columns[-1] + 1) / width)
 
 
 def light_side(rgb: np.ndarray, matte: np.ndarray) -> float:
@@ -113,7 +113,7 @@ def background(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray,
         (H, W, 3), the background everywhere, also behind the subject.
     """
     height, width = matte.shape
-    light, where = light_side(rgb, matte), placement(matte)
+    light, where = light_side(rgb, matte), standing(matte)
     if isinstance(ground, Surface):
         view = ground.view
         edge = where.edge + (0.05 * float(np.random.default_rng([seed, 3]).uniform()) - 0.025) * (where.edge > 0.2)
