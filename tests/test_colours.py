@@ -85,7 +85,10 @@ def test_recoloured_grounds_have_the_colour_that_the_prompt_names():
 
 def test_a_ground_keeps_its_light():
     pixels = torch.linspace(-0.8, 0.4, 32).expand(3, 32, 32)
-    made = colours.recolour_background(pixels, torch.zeros(1, 32, 32), torch.tensor([0.4, 0.1, 0.1])) / 2 + 0.5
+    both = torch.stack([pixels, pixels.flip(0, 1)])
+    made = (
+        colours.recolour_background(both, torch.zeros(2, 1, 32, 32), torch.tensor([[0.4, 0.1, 0.1]] * 2))[0] / 2 + 0.5
+    )
     luma = pixels[0] / 2 + 0.5
     torch.testing.assert_close(made[0], 0.4 * luma / luma.mean())
     torch.testing.assert_close(made[1] * 4, made[0])

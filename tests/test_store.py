@@ -213,3 +213,14 @@ def test_another_file_is_no_store(tmp_path):
         write()
         with pytest.raises(ValueError, match="data.cache: .*store.safetensors is no photo store .*delete it"):
             PhotoStore.load(path)
+
+
+def test_a_gpu_gathers_the_windows_that_a_cpu_stacks(store):
+    store = store[0]
+    rows = torch.tensor([0, 1, 3, 5, 1, 5])
+    where = [torch.tensor([0, 3, 1, 2, 0, 7]), torch.tensor([4, 0, 11, 2, 9, 0])]
+    flip = torch.tensor([True, False, True, False, True, True])
+    for offset, channels in ((store.offset[rows], 3), (store.matte_offset[rows], 1)):
+        assert (offset < 0).any() == (channels == 1)  # photographs without a matte
+        stacked, gathered = (cut(offset, channels, rows, *where, 18, flip) for cut in (store._stacked, store._gathered))
+        assert torch.equal(stacked, gathered) and stacked.any()

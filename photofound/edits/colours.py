@@ -77,16 +77,20 @@ def recolour_backgrounds(sample: Sample, share: float, generator: torch.Generato
     """
     if not share:
         return sample
-    pixels, prompts = sample.pixels.clone(), list(sample.prompt)
-    for i in (torch.rand(len(prompts), generator=generator) < share).nonzero()[:, 0].tolist():
+    prompts, colours = list(sample.prompt), []
+    chosen = (torch.rand(len(prompts), generator=generator) < share).nonzero()[:, 0]
+    for i in chosen.tolist():
         name, shade = _SHADES[int(torch.randint(len(_SHADES), (), generator=generator))]
         jitter = 0.12 * torch.rand(3, generator=generator) - 0.06
-        colour = (torch.tensor(shade) / 255 + jitter).clamp(0, 1).to(pixels.device)
-        pixels[i] = recolour_background(pixels[i], sample.matte[i], colour)
+        colours.append((torch.tensor(shade) / 255 + jitter).clamp(0, 1))
         ground = f"on a {name} {_BACKGROUND_WORDS[int(torch.randint(len(_BACKGROUND_WORDS), (), generator=generator))]}"
         subject = _subject(prompts[i])
         short = float(torch.rand((), generator=generator)) < 0.5
         prompts[i] = ground if short or not subject else f"{subject} {ground}"
+    if not colours:
+        return sample
+    pixels, rows = sample.pixels.clone(), chosen.to(sample.pixels.device)
+    pixels[rows] = recolour_background(pixels[rows], sample.matte[rows], torch.stack(colours).to(pixels))
     return replace(sample, pixels=pixels, prompt=prompts)
 
 
@@ -99,11 +103,13 @@ def recolour_background(pixels: Tensor, matte: Tensor, colour: Tensor) -> Tensor
     """The background in another colour and its own light: the colour times the background's luma over its mean.
 
     Args:
-        pixels: (3, H, W) in [-1, 1].
-        matte: (1, H, W) in [0, 1], 1 = the object, which stays as it is.
-        colour: (3,) in [0, 1].
+        pixels: (B, 3, H, W) in [-1, 1].
+        matte: (B, 1, H, W) in [0, 1], 1 = the object, which stays as it is.
+        colour: (B, 3) in [0, 1].
     """
-    luma = ((pixels + 1) / 2 * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
-    mean = (luma * (1 - matte)).sum() / (1 - matte).sum().clamp(min=1)
-    ground = (colour[:, None, None] * luma / mean.clamp(min=0.05)).clamp(0, 1) * 2 - 1
+    weights = pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    luma = ((pixels + 1) / 2 * weights).sum(1, keepdim=True)
+    area = (1 - matte).sum((1, 2, 3), keepdim=True).clamp(min=1)
+    mean = (luma * (1 - matte)).sum((1, 2, 3), keepdim=True) / area
+    ground = (colour[:, :, None, None] * luma / mean.clamp(min=0.05)).clamp(0, 1) * 2 - 1
     return matte * pixels + (1 - matte) * ground
