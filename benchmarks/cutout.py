@@ -61,7 +61,7 @@ def stages(pipe: CutoutPipeline) -> dict[str, Callable[[np.ndarray, np.ndarray |
     if pipe.has_cutout:
         made["head, one look"] = lambda rgb, _: pipe._matte(rgb)
         made["head, two looks"] = lambda rgb, _: pipe.segment(rgb)
-        made["what outpaint uses"] = lambda rgb, _: pipe.segmenter(rgb)
+        made["what outpaint uses"] = lambda rgb, _: pipe.search()(rgb)
     made[f"+ GrabCut at {size}"] = lambda rgb, rough: matting.refine(rgb, rough, soft=False)
     made["+ closed-form matting"] = lambda rgb, rough: matting.refine(rgb, rough)
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,19 @@ class Models:
         default: folder or Hub id; "" is the embedded model.
         folder: holds further models as subfolders, and LoRAs as ``.safetensors``. Nothing else on this machine is read.
         hub: whether visitors may name any model of the Hub, which is then downloaded.
+        segmenters: what visitors may find subjects with, beside the model's own way (``photofound.segmenters``).
     """
 
-    def __init__(self, default: str = "", folder: Path | None = None, hub: bool = True, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        default: str = "",
+        folder: Path | None = None,
+        hub: bool = True,
+        device: str = "cpu",
+        segmenters: Sequence[str] = (),
+    ) -> None:
         self.default, self.folder, self.hub, self.device = default, folder, hub, device
+        self.segmenters = tuple(segmenters)
         self._loaded: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
 
     def choices(self) -> list[str]:

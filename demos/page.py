@@ -12,7 +12,7 @@ from photofound.demos import samples, studio
 from photofound.demos.brush import brush
 from photofound.demos.handlers import SAME_FORMAT, Handlers, Tab, _attempt, _colour, _guarded, shelf
 from photofound.demos.studio import Desk, Studio
-from photofound.edits.task import Input, Task, get_task, task_names
+from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Task, get_task, task_names
 from photofound.errors import one_line
 from photofound.image import READABLE_SUFFIXES, Picture
 
@@ -26,7 +26,7 @@ FIRST = (
     "generate",
 )  # the order of tabs; further tasks follow
 ASPECTS = (("free", ""), ("square", "1:1"), ("4:5", "4:5"), ("9:16", "9:16"), ("16:9", "16:9"))
-KINDS = ("image", "mask", "text", "int", "length", "aspect", "size", "share", "sides", "fit", "background", "flag")
+KINDS = ("image", "mask", "text", "int", "flag", *WRITTEN)
 PICTURES = ["image", *READABLE_SUFFIXES]  # browsers and mimetypes know but a part of the suffixes
 
 MASTHEAD = """<h1>photo<b>found</b></h1><p>Edit a photograph. What you do not touch stays as it is, bit for bit.</p>"""
@@ -147,6 +147,11 @@ class Page(Handlers):
             return gr.Slider(0, 100, value=0, step=1, min_width=140, buttons=[], **shared | {"label": f"{label}, %"})
         if each.kind == "aspect":
             return gr.Radio(list(ASPECTS), value="", **shared)
+        if each in SUBJECT_INPUTS:
+            shared["visible"] = bool(self.work.models.segmenters)  # the model's own way can be told nothing
+        if each.kind == "segmenter":
+            names = [("automatic", ""), *((name, name) for name in self.work.models.segmenters)]
+            return gr.Dropdown(names, value="", info="what finds the subject", **shared)
         if each.choices:
             choices = [("as usual", "")] * (each.default is None) + [(str(each), each) for each in each.choices]
             return gr.Radio(choices, value="" if each.default is None else each.default, **shared)
@@ -383,7 +388,8 @@ def is_folded(each: Input) -> bool:
         "reference_box",
         "snap",
     )
-    return not each.required and each.default is None and (rare or each.name.startswith("shadow_"))
+    rare = each.default is None and (rare or each.name.startswith("shadow_"))
+    return not each.required and (rare or each in SUBJECT_INPUTS)
 
 
 def _one_model_at_a_time() -> dict[str, Any]:

@@ -94,7 +94,7 @@ def cut_out(pipe: Any, photograph: Image.Image) -> Image.Image:
     from photofound.edits.subject import matte_of
     from photofound.image import Picture
 
-    matte = matte_of(Picture.from_any(photograph), None, pipe.segmenter)
+    matte = matte_of(Picture.from_any(photograph), None, pipe.search())
     return Image.fromarray(((1 - matte) * 255).round().astype("uint8"))
 
 

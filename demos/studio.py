@@ -29,7 +29,7 @@ from photofound.demos.preview import preview_size as preview_size
 from photofound.demos.preview import resized as resized
 from photofound.demos.preview import size_line as size_line
 from photofound.edits.request import Request
-from photofound.edits.task import WRITTEN, Input, Job, Task, get_task, offered
+from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Job, Task, get_task, offered
 from photofound.image import Picture
 from photofound.notices import warnings_to
 from photofound.picture import provenance
@@ -132,6 +132,7 @@ class Studio:
         self.folder, self.models, self.max_pixels, self.files = folder, models, max_pixels, files
         self._model = threading.Lock()  # a scheduler knows one run at a time
         self._running: dict[str, threading.Event] = {}
+        self._found: tuple[Any, np.ndarray] | None = None  # the last subject that a visitor described, and by what
 
     # --------------------------------------------------------------------------------------------------- photographs
 
@@ -238,6 +239,8 @@ class Studio:
                 value = f"{value:g}%"
             elif each.kind == "int":
                 value = int(value)
+            elif each.kind == "segmenter" and value not in self.models.segmenters:
+                raise ValueError(f"segmenter: {value!r} is not offered here; choose one of the list")
             elif each.kind in WRITTEN and isinstance(value, str):
                 value = each.parse(value.strip())
             if value is not None:
@@ -274,11 +277,28 @@ class Studio:
 
     def _job(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Job:
         """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""
-        matte = desk.mattes.get(task.name)
-        if task.wants_segmenter and matte is not None:
-            inputs = {**inputs, "segment": lambda rgb: matte}
+        if task.wants_segmenter:
+            inputs = {**inputs, "segment": self._segment(desk, task, inputs)}
         picture = desk.photo.picture if task.takes_picture else None
         return task.prepare(picture, **task.with_defaults(inputs))
+
+    def _segment(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Any:
+        """How the subject is found: as the visitor says, else as it was before; None = as the model does by itself."""
+        told = [inputs.get(each.name) for each in SUBJECT_INPUTS]
+        shown = any(map(is_subject, declared(task)))
+        if not any(told):
+            matte = desk.mattes.get(task.name) if shown else None
+            return None if matte is None else lambda rgb: matte
+        search = self.models.pipeline(task).search(*told)
+        key = (desk.photo.id, *map(str, told))
+
+        def find(rgb: np.ndarray) -> np.ndarray:
+            """What was found last is not looked for again: every change of the page asks for a preview."""
+            if self._found is None or self._found[0] != key:
+                self._found = key, search(rgb)
+            return self._found[1]
+
+        return find if shown else search
 
     # ---------------------------------------------------------------------------------------------------------- runs
 

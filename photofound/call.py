@@ -11,6 +11,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from photofound.edits.segmenter import is_points
 from photofound.edits.task import Input, check_text
 from photofound.image import Picture
 from photofound.sampling import Callback
@@ -150,3 +151,11 @@ CONVERTERS: dict[str, Callable[[Picture], Any]] = {
 
 
 REPEATS = 4  # of a step, for a task that the model was never trained for (docs/experiments.md)
+
+SINGLE: dict[str, Callable[[Any], bool]] = {
+    "aspect": is_pair,
+    "size": is_pair,
+    "sides": lambda value: isinstance(value, tuple),
+    "points": is_points,
+}
+"""Kinds of input whose values may be sequences, and whether one is a single value."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,11 +23,11 @@ from photofound.call import (
     CONVERTERS,
     ELSEWHERE,
     REPEATS,
+    SINGLE,
     as_list,
     as_picture,
     generators_of,
     input_value,
-    is_pair,
     plain,
     repeats,
 )
@@ -37,7 +37,7 @@ from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits.request import Request
-from photofound.edits.task import Job, Task, check_text, class_name, get_task, names_file
+from photofound.edits.task import SUBJECT_INPUTS, Job, Task, check_text, class_name, get_task, names_file
 from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
@@ -198,13 +198,11 @@ class EditPipeline(SubjectPipeline):
 
     def _requests(self, source: Any, inputs: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
         """What is asked for, picture by picture: lists have one entry for each, anything else is for all."""
-        pairs = {each.name for each in get_task(self.task_name).inputs if each.kind in ("aspect", "size")}
+        single = {each.name: SINGLE[each.kind] for each in get_task(self.task_name).inputs if each.kind in SINGLE}
         given = {"image": source, **inputs}
         given = {name: list(value) if getattr(value, "ndim", 0) == 4 else value for name, value in given.items()}
         lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
-        lists = {name: value for name, value in lists.items() if name not in pairs or not is_pair(value)}
-        sides = {each.name for each in get_task(self.task_name).inputs if each.kind == "sides"}
-        lists = {name: value for name, value in lists.items() if name not in sides or isinstance(value, list)}
+        lists = {name: value for name, value in lists.items() if name not in single or not single[name](value)}
         number = max([1, *map(len, lists.values())])
         for name, value in lists.items():
             if len(value) not in (1, number) or not value:
@@ -218,8 +216,8 @@ class EditPipeline(SubjectPipeline):
         return EditPipeline
 
     def offers(self, task: str) -> bool:
-        """Whether the checkpoint is made for a task: what a server offers of it."""
-        return task in self.transformer.config.tasks
+        """Whether the checkpoint is made for a task, or the task does without one: what a server offers."""
+        return task in self.transformer.config.tasks or task == "cutout"
 
     @property
     def parameter_count(self) -> int:
@@ -277,7 +275,8 @@ class EditPipeline(SubjectPipeline):
             inputs["size"] = (self.config.tile, self.config.tile)
         inputs |= {each.name: input_value(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
         if task.wants_segmenter:
-            inputs["segment"] = self.segmenter
+            found = (inputs.get(each.name) for each in SUBJECT_INPUTS)
+            inputs["segment"] = self.search(*found)
         job = task.prepare(picture, **task.with_defaults(inputs))
         return job if resample == job.resample else replace(job, resample=resample)
 
@@ -407,11 +406,19 @@ _ANNOTATIONS: dict[str, Any] = {
     "fit": str,
     "background": ImageLike | None,
     "flag": bool,
+    "segmenter": str | Callable[..., Any] | None,
+    "points": str | Sequence[tuple[float, ...]] | None,
     "folder": str | Path | None,
 }
 
 
 _IMAGE = "    image: PIL image, numpy array (H, W) or (H, W, C), path or Picture; any size, 8 or 16 bit.\n"
+_SUBJECT = """\
+    segmenter: what finds the subject: a name (docs/segmenters.md), or a function from (H, W, 3) uint8, and ``text`` and
+        ``points`` if it takes them, to a matte (H, W) in [0, 1]. None: the checkpoint's own head, else GrabCut.
+    subject_text: the subject in words, for a segmenter that reads them.
+    subject_points: (x, y) or (x, y, inside) in pixels, or a sequence of them, for a segmenter that takes them.
+"""
 _CALL = """Make one picture, or a list of them.
 
 Args:
@@ -426,7 +433,7 @@ def _call_docstring(task: Task) -> str:
     """That of ``prepare``, whose arguments and errors are the pipeline's, too."""
     own = inspect.getdoc(task.prepare) or ""
     inputs = re.search(r"^Args:\n((?: .*\n?|\n(?= ))*)", own, re.M)
+    asked = f"{inputs[1].rstrip()}\n" if inputs else ""
+    asked += _SUBJECT * task.wants_segmenter
     raises = re.search(r"^Raises:\n(?:.|\n)*", own, re.M)
-    return _CALL.format(image=_IMAGE * task.takes_picture, inputs=f"{inputs[1].rstrip()}\n" if inputs else "") + (
-        f"\n{raises[0]}" if raises else ""
-    )
+    return _CALL.format(image=_IMAGE * task.takes_picture, inputs=asked) + (f"\n{raises[0]}" if raises else "")

@@ -1,15 +1,17 @@
-"""Finding a photograph's subject by the head ``cutout`` of the transformer."""
+"""Finding a photograph's subject: by the head ``cutout`` of the transformer, or by another segmenter."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from photofound import image
-from photofound.edits import composite, geometry, masks, matting
+from photofound import image, segmenters
+from photofound.edits import composite, geometry
 from photofound.edits.condition import Condition
 from photofound.edits.geometry import Box
-from photofound.edits.masks import Segmenter
+from photofound.edits.segmenter import Search, Segmenter, of_function
 from photofound.model import autoencoder
 from photofound.model.condition import fold_condition
 from photofound.painting import PaintingPipeline, scaled_size
@@ -26,13 +28,32 @@ class SubjectPipeline(PaintingPipeline):
         """Whether the checkpoint has a head that finds subjects."""
         return self.is_trained("cutout")
 
-    @property
-    def segmenter(self) -> Segmenter:
-        """What finds a photograph's subject in no time: the head ``cutout``, its outline refined, where the checkpoint
-        has one, else GrabCut."""
+    def search(self, segmenter: Any = None, text: str | None = "", points: Any = ()) -> Search:
+        """How to find subjects: a function from (H, W, 3) float32 in [0, 1] to the matte (H, W).
+
+        Args:
+            segmenter: a name (``photofound.segmenters``), ``cutout`` for the checkpoint's own head, or a function as
+                ``segmenter.Find`` says. None: the head where the checkpoint has one, else GrabCut.
+            text, points: what it is told of the subject (``segmenter.Search``).
+
+        Raises ValueError for a segmenter that cannot be had, or cannot be told that.
+        """
+        return Search(self._segmenter(segmenter), text or "", () if points is None else points)
+
+    def _segmenter(self, given: Any) -> Segmenter:
+        if given is None or given == "":
+            given = "cutout" if self.has_cutout else "grabcut"
+        if callable(given):
+            return of_function(given, getattr(given, "__name__", "your function"))
+        if not isinstance(given, str):
+            raise ValueError(f"segmenter: {given!r} is neither a name nor a function from a picture to a matte")
+        if given.strip() != "cutout":
+            return segmenters.load(given, self._execution_device)
         if not self.has_cutout:
-            return masks.grabcut
-        return lambda rgb: matting.refine(rgb, self.segment(rgb), _OUTLINE_SIDE, soft=False)
+            raise ValueError("segmenter: this model has no head that cuts out; leave the option out, or name another")
+        return Segmenter(
+            "cutout", lambda picture, **_: self.segment(picture.astype(np.float32) / 255), outline=_OUTLINE_SIDE
+        )
 
     @torch.no_grad()
     def segment(self, rgb: np.ndarray) -> np.ndarray:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from photofound.edits.segmenter import Search
 from photofound.edits.task import Condition, Job, Sample, Task
 from photofound.image import Picture
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from photofound.edits.masks import Segmenter
 
 
 class Cutout(Task):
@@ -31,18 +30,19 @@ class Cutout(Task):
     fit = "canvas"
     needs_object = True
     needs_others = True
+    wants_segmenter = True
     generates = False
     alpha = True
     regression = True
 
-    def prepare(self, picture: Picture, prompt: str = "") -> Job:
-        """All of the photograph is looked at; there is nothing else to say.
+    def prepare(self, picture: Picture, prompt: str = "", segment: Search | None = None) -> Job:
+        """All of the photograph is looked at.
 
         Raises:
             ValueError: no subject found, unreadable image, bad setting. FileNotFoundError: missing file.
         """
         shape = (picture.height, picture.width)
-        return Job(picture, hole=np.ones(shape, np.float32), keep=np.zeros(shape, np.float32))
+        return Job(picture, hole=np.ones(shape, np.float32), keep=np.zeros(shape, np.float32), segment=segment)
 
     def run(
         self,
@@ -53,11 +53,8 @@ class Cutout(Task):
         guidance: float,
         callback: Callable[..., Any] | None = None,
     ) -> list[Picture]:
-        """The model's matte is only the start: ``EditPipeline.segment`` and ``matting`` do what sampling and ``finish``
-        do for the other tasks."""
-        from photofound.edits import masks
-
-        return [_cut(job.picture, pipe.segment if pipe.has_cutout else masks.grabcut) for job in jobs]
+        """A segmenter and ``matting`` do what sampling and ``finish`` do for the other tasks."""
+        return [_cut(job.picture, job.segment or pipe.search()) for job in jobs]
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The photograph, all of it."""
@@ -80,16 +77,19 @@ class Cutout(Task):
         return (2 * sample.matte - 1).expand(-1, 3, -1, -1)
 
 
-def _cut(picture: Picture, segment: Segmenter) -> Picture:
-    """The picture with its subject's matte as alpha; one that has transparent parts is cut out already."""
+def _cut(picture: Picture, segment: Search) -> Picture:
+    """The picture with its subject's matte as alpha; one that has transparent parts is cut out already. The first
+    matte is refined, unless its soft edge is to be trusted."""
     from photofound.edits import masks, matting
 
     own = picture.alpha()
     if own is not None and own.min() < 1:
         return picture.with_alpha(own)
     rgb = picture.rgb()
-    rough = masks.cut_out(rgb, segment)
-    matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough))
+    matte = masks.cut_out(rgb, segment)
+    if not segment.fine:
+        rough = matte
+        matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough))
     # What the file will hold decides where the edge is soft.
     matte = np.rint(matte * picture.depth) / np.float32(picture.depth)
     soft = (matte > 0) & (matte < 1)

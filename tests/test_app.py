@@ -446,9 +446,9 @@ def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_pat
     desk = opened(work, path, "outpaint")
     assert desk.mattes == {}
     tab = page.tabs[0]
-    painting, view, line = page.on_draw(tab, desk, [None, "", None])
+    painting, view, line = page.on_draw(tab, desk, [None, "", None, "", "", ""])
     assert painting["mask"] is None and "brush over what to keep" in line
-    view, line = page.on_preview(tab, desk, [brushed(desk, studio.KEEP), "", None])
+    view, line = page.on_preview(tab, desk, [brushed(desk, studio.KEEP), "", None, "", "", ""])
     assert line == "72 × 48 · 6% kept bit for bit"
 
 

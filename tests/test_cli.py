@@ -50,6 +50,9 @@ class FakePipeline:
     def for_task(self, name, quiet=True):
         return self
 
+    def search(self, *told):
+        pass
+
     def answer(self, request, count=1, callback=None):
         settings = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
         settings |= {"num_images_per_prompt": count, "generator": request.generator(), "output_type": "picture"}

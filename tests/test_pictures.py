@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def written(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "load", lambda model: SimpleNamespace(segmenter=grabcut))
+        patch.setattr(pictures, "load", lambda model: SimpleNamespace(search=lambda: grabcut))
         patch.setattr(pictures, "edit", lambda pipe, sample, photograph, *_, **__: photograph.resize((1200, 800)))
         assert pictures.main(["--out", str(out)]) == 0
     return out

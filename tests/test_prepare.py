@@ -467,7 +467,7 @@ def failing(unit):
         (["{in}", "{out}", "--shortside=64"], "unknown key 'shortside'; did you mean 'short_side'"),
         (["{in}", "{out}", "--text=true"], "name a pipeline that makes them with --model=DIR"),
         (["{in}", "{out}", "--text=true", "--model={in}"], "model"),
-        (["{in}", "{out}", "--matte=magic"], "matte: 'magic' is unknown; use grabcut, or module:function"),
+        (["{in}", "{out}", "--matte=magic"], "matte: 'magic' is unknown; give cutout, grabcut"),
         (["{in}", "{out}", "--scorer=nothing:here"], "'nothing:here' is no module:function that can be imported"),
         (["{in}", "{out}", "--captioner=nobody/nothing"], "captioner: 'nobody/nothing' cannot be loaded"),
         (["{in}", "{out}", "--source={imgae: x}"], "unknown key 'source.imgae'; did you mean 'image'"),

@@ -281,7 +281,7 @@ def test_the_place_is_left_out_on_demand(client):
 
 def test_tasks_are_listed_with_their_fields(client):
     tasks = {task["name"]: task for task in client.get("/v1/tasks").json()}
-    assert set(tasks) == {*NEEDS, "generate"}
+    assert set(tasks) == {*NEEDS, "cutout", "generate"}
     fields = {field["name"]: field for field in tasks["inpaint"]["inputs"]}
     assert list(fields) == ["image", "mask", "prompt", "reference"]
     assert fields["mask"]["required"] and not fields["prompt"]["required"]
@@ -747,6 +747,7 @@ def test_generators_of_clients_understand_the_description(pipe):
     operations = {path: each for path, methods in described["paths"].items() for each in methods.values()}
     assert {each["operationId"] for each in operations.values()} == {
         *NEEDS,
+        "cutout",
         "generate",
         "list_tasks",
         "healthz",

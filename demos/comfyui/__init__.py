@@ -19,8 +19,19 @@ import torch
 from torch import Tensor
 
 from photofound.edits.request import Request
-from photofound.edits.task import FILE_KINDS, SPELLINGS, WRITTEN, Input, Task, get_task, offered, task_names
+from photofound.edits.task import (
+    FILE_KINDS,
+    SPELLINGS,
+    SUBJECT_INPUTS,
+    WRITTEN,
+    Input,
+    Task,
+    get_task,
+    offered,
+    task_names,
+)
 from photofound.image import Picture
+from photofound.segmenters import is_function
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -73,13 +84,15 @@ class TaskNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What must be connected or has a widget is required; sockets that may stay empty are optional."""
+        """What must be connected or has a widget is required; sockets that may stay empty are optional, and so is what
+        is asked of the subject: its widgets come last, and workflows from before stay valid."""
         required: dict[str, Any] = {"pipe": (PIPE,)}
         if cls.task.takes_picture:
             required["image"] = ("IMAGE",)
         optional: dict[str, Any] = {}
         for each in _inputs(cls.task):
-            (required if each.required or _is_widget(each) else optional)[each.name] = _declared(each)
+            needed = each.required or (_is_widget(each) and each not in SUBJECT_INPUTS)
+            (required if needed else optional)[each.name] = _declared(each)
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
         steps = {"default": 0, "min": 0, "max": 1000, "tooltip": "sampling steps; 0 = the model's own number"}
         guidance = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
@@ -168,6 +181,8 @@ def _value(each: Input, value: Any, i: int, batch: int) -> Any:
         return value
     if not value.strip():
         return None
+    if each.kind == "segmenter" and is_function(value):
+        raise ValueError(f"{each.name}: {value!r} is code, and workflows may come from strangers; name a model instead")
     try:
         return each.parse(value.strip()) if written else value
     except ValueError as error:

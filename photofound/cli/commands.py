@@ -164,7 +164,13 @@ def _demo(argv: list[str]) -> int:
     local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share
     app.serve(
         # Only on this machine may the page download models: other visitors must not fill the disk.
-        app.Models(args.model, args.models, hub=local, device=str(resolve_device(args.device, "device"))),
+        app.Models(
+            args.model,
+            args.models,
+            hub=local,
+            device=str(resolve_device(args.device, "device")),
+            segmenters=args.segmenter,
+        ),
         host=args.host,
         port=args.port,
         share=args.share,
@@ -184,6 +190,8 @@ def _demo_parser() -> Parser:
     add("--host", default="127.0.0.1", help="default: this machine only; 0.0.0.0: all networks")
     add("--port", type=count, metavar="N", help="default: the first free one from 7860 on")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    segmenter = "what visitors may find subjects with, beside the model's own way; may be repeated: docs/segmenters.md"
+    add("--segmenter", action="append", default=[], metavar="NAME", help=segmenter)
     add("--share", action="store_true", help="get a public address through Gradio's tunnel")
     add("--open", action="store_true", help="open the page in the browser")
     add("--max-pixels", type=count, default=40_000_000, metavar="N", help="largest photograph; default: 40 million")

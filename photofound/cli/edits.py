@@ -206,7 +206,11 @@ def _read_input(path: Path, top: Path, photograph: Path, name: str) -> Picture:
 
 def _load_model(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device. It shows a bar if a person waits for one picture."""
+    from photofound.edits.task import SUBJECT_INPUTS
+
     pipe = load_pipeline(args).for_task(task.name, quiet=False)
+    if task.wants_segmenter:
+        pipe.search(*(getattr(args, each.name) for each in SUBJECT_INPUTS))  # a bad one is one error, not one for each
     one = not task.takes_picture or not args.image.is_dir()
     pipe.set_progress_bar_config(disable=args.quiet or not one or not sys.stderr.isatty(), leave=False)
     return pipe

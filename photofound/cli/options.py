@@ -25,6 +25,8 @@ PLACEHOLDERS = {
     "fit": "HOW|N%",
     "background": "COLOUR|IMAGE|SURFACE",
     "flag": "",
+    "segmenter": "NAME",
+    "points": "X,Y",
 }
 
 

@@ -31,6 +31,8 @@ def run(argv: list[str]) -> int:
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
         if not config.keys and host not in ("127.0.0.1", "::1"):
             say(f"warning: {host} is open to others and there is no API key; see --api-key-file")
+        for name in config.segmenters:
+            pipe.search(name)  # what cannot be had is told at the start
         app.run(pipe, config, listener)
     return 0
 
@@ -47,6 +49,7 @@ def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
         read_seconds=args.read_seconds,
         edit_seconds=args.edit_seconds,
         formats=tuple(name.strip().upper() for name in args.formats.split(",")),
+        segmenters=tuple(args.segmenter),
         keys=keys,
         hosts=_hosts(args.host, args.allow_host),
         origins=tuple(args.allow_origin),
@@ -68,6 +71,8 @@ def serve_parser() -> Parser:
     default = ServeConfig()
     _add_address(parser)
     add_model_options(parser)
+    help = "what clients may find subjects with, beside cutout and grabcut; may be repeated: docs/segmenters.md"
+    parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)
     _add_work(parser, default)
     _add_limits(parser, default)
     return parser

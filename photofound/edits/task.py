@@ -26,6 +26,7 @@ import numpy as np
 
 from photofound.edits.condition import Condition as Condition
 from photofound.edits.condition import Sample as Sample
+from photofound.edits.segmenter import POINT, Search
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,8 @@ SPELLINGS = {
     "fit": (r"contain|cover|none|[0-9]{1,4}(\.[0-9]{1,9})?%", "contain, cover, none, or a scale like 80%"),
     "background": (r"(?s:.*)", "a colour like #ffffff, a surface like wood:brown, blur or transparent"),
     "flag": (r"(?i:true|false|yes|no|on|off|1|0)", "yes or no"),
+    "segmenter": (r"[^\0-\x1f]{1,300}", "the name of a segmenter"),
+    "points": (rf"{POINT}([ ;]+{POINT}){{0,63}}", "points like 320,240 or 50%,40%; one off the subject like 10,20,0"),
 }
 WRITTEN = tuple(kind for kind in SPELLINGS if kind not in ("text", "int", "flag"))  # lines of text, like 25%
 _YES = ("true", "yes", "on", "1")
@@ -81,6 +84,7 @@ class Input:
         kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
             (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``fit``, ``background``
             (text that is never a file's name, but on the command line and in Python), ``flag`` (yes or no),
+            ``segmenter`` (what finds subjects, by name), ``points`` (``"320,240 10,20,0"``),
             ``folder`` (of this machine: on the command line and in Python alone).
         help: one line for people.
         default: the value when it is left out.
@@ -116,6 +120,14 @@ class Input:
         if self.choices and value not in self.choices:
             raise ValueError(f"{text!r} is not {wanted}")
         return value
+
+
+SUBJECT_INPUTS = (
+    Input("segmenter", "segmenter", "what finds the subject: cutout, grabcut, rembg, nobg, a model, module:function"),
+    Input("subject_text", "text", "the subject in words, for a segmenter that reads: 'the left shoe'", default=""),
+    Input("subject_points", "points", "places on the subject, and off it (,0), for a segmenter that takes them"),
+)
+"""What every task asks that finds a subject. The pipeline makes the ``segment`` of it that ``prepare`` takes."""
 
 
 def names_file(background: str) -> bool:
@@ -167,6 +179,7 @@ class Job:
         reference: a picture of the wanted surface, as the user gave it, or None.
         ground: the surface or picture that is painted; None where the model invents it.
         resample: how often each step is taken if the model was never trained for the task.
+        segment: how the subject is found, for a task that finds it in ``run``; None = as the model does by itself.
     """
 
     picture: Picture
@@ -177,6 +190,7 @@ class Job:
     reference: Picture | None = None
     ground: Any = None
     resample: int = 1
+    segment: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -209,8 +223,8 @@ class Task(ABC):
         exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
             (``photofound.edits.exemplar``).
         needs_others: whether ``compose`` wants other photographs.
-        wants_segmenter: whether ``prepare`` takes ``segment``, which finds the subject of (H, W, 3) float32 in [0, 1]:
-            a ``masks.Segmenter``.
+        wants_segmenter: whether ``prepare`` takes ``segment``, a ``segmenter.Search``, which finds the subject of
+            (H, W, 3) float32 in [0, 1]. Such a task also asks for ``SUBJECT_INPUTS``, from which the search is made.
         generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
         instructs: whether its prompt is an instruction, which few models follow.
         takes_picture: whether it works on a photograph; if not, ``prepare`` is given None, and the task asks for a
@@ -237,7 +251,7 @@ class Task(ABC):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "prepare" in cls.__dict__ and "inputs" not in cls.__dict__:
-            cls.inputs = declared(cls.prepare)
+            cls.inputs = declared(cls.prepare) + (SUBJECT_INPUTS if cls.wants_segmenter else ())
 
     @property
     def takes_reference(self) -> bool:
@@ -246,8 +260,10 @@ class Task(ABC):
 
     def with_defaults(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs, and the defaults of those that were left out; None for a required one, which ``prepare``
-        refuses."""
-        return {each.name: each.default for each in self.inputs} | dict(inputs)
+        refuses. Without ``SUBJECT_INPUTS``: ``prepare`` takes ``segment`` in their place."""
+        given = {each.name: each.default for each in self.inputs} | dict(inputs)
+        searched = {each.name for each in SUBJECT_INPUTS} if self.wants_segmenter else set()
+        return {name: value for name, value in given.items() if name not in searched}
 
     @abstractmethod
     def prepare(self, picture: Any, *args: Any, **inputs: Any) -> Job:

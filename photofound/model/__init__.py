@@ -14,5 +14,6 @@ Each file imports only files above it:
     flow             the path between noise and data: times, velocities, the masked loss
     vision           frozen networks that see: features, alignment targets, LPIPS
     folder           what may be loaded: model folders and LoRAs are looked at before they are used
+    segmentation     segmentation models of transformers, and of nobg, as segmenters
     prx              a PRX pipeline folder -> ours
 """

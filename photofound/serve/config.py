@@ -22,6 +22,7 @@ class ServeConfig:
         read_seconds: time to read one picture; after it, the process that reads it is killed.
         edit_seconds: time to compute an edit after it has begun, and again to write its result.
         formats: Pillow's names of the file formats that are read.
+        segmenters: names that clients may ask for beside ``cutout`` and ``grabcut`` (``photofound.segmenters``).
         keys: API keys; empty = no key is needed.
         hosts: names in the header Host that are answered, beside addresses and localhost; empty = all.
         origins: pages elsewhere that may call the server from a browser, such as https://example.com; * = all.
@@ -37,6 +38,7 @@ class ServeConfig:
     read_seconds: float = 15.0
     edit_seconds: float = 300.0
     formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
+    segmenters: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()

@@ -11,14 +11,16 @@ from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
 
 from photofound import image
+from photofound.edits.segmenter import OWN
 from photofound.edits.task import FILE_KINDS, Input, Task, offered
 from photofound.serve.config import ServeConfig
 
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
 _EXAMPLES = {
     "length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table", "share": "25%", "sides": "10%",
-    "fit": "contain", "background": "#ffffff",
+    "fit": "contain", "background": "#ffffff", "points": "320,240",
 }  # fmt: skip
+_LONGEST = {"points": 1500}  # characters of what is written; of other kinds 40
 
 
 def field_name(each: Input) -> str:
@@ -29,11 +31,11 @@ def field_name(each: Input) -> str:
 def form_model(task: Task, config: ServeConfig) -> type[BaseModel]:
     """The whole form of a task."""
     asked = [*[PHOTOGRAPH] * task.takes_picture, *offered(task)]
-    fields: dict[str, Any] = {field_name(each): _field(each) for each in asked}
+    fields: dict[str, Any] = {field_name(each): _field(each, config) for each in asked}
     return create_model(f"Body_{task.name}", **(fields | _common_fields(config)))
 
 
-def _field(each: Input) -> tuple[Any, Any]:
+def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
     """An input's type and its pydantic field: default, bounds, help and example."""
     kind: Any = str
     settings: dict[str, Any] = {"description": each.help.replace("%%", "%")}
@@ -43,12 +45,15 @@ def _field(each: Input) -> tuple[Any, Any]:
         kind, settings = int, settings | {"ge": -(10**9), "le": 10**9}
     elif each.kind == "flag":
         kind = bool
+    elif each.kind == "segmenter":
+        kind = Literal[tuple(dict.fromkeys((*OWN, *config.segmenters)))]
     elif each.choices and kind is str:
         kind = Literal[each.choices]
     elif each.kind in ("text", "background"):
         settings |= {"max_length": 2000, "examples": [_EXAMPLES[each.kind]]}
     else:
-        settings |= {"max_length": 40, "pattern": f"^({each.spelling})$", "examples": [_EXAMPLES[each.kind]]}
+        longest = _LONGEST.get(each.kind, 40)
+        settings |= {"max_length": longest, "pattern": f"^({each.spelling})$", "examples": [_EXAMPLES[each.kind]]}
     if each.required:
         return kind, Field(**settings)
     if each.default is None:

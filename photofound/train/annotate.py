@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from photofound import config, image
+from photofound import config, image, segmenters
 from photofound.data import precomputed
 from photofound.data.captions import captions as ways_to_caption
 from photofound.data.objects import cut_clean
@@ -22,6 +22,7 @@ from photofound.data.sources import Raw
 from photofound.device import resolve_device
 from photofound.edits import colours, geometry
 from photofound.edits.masks import grabcut
+from photofound.edits.segmenter import Search
 from photofound.errors import one_line
 
 
@@ -30,7 +31,7 @@ class AnnotateConfig:
     """What is added to a photograph."""
 
     captioner: str | None = None  # colour | module:function (RGB -> text) | an image-to-text model of transformers
-    matte: str | None = None  # grabcut (plain grounds only) | module:function (RGB -> (H, W) in [0, 1])
+    matte: str | None = None  # grabcut (plain grounds only) | module:function (RGB -> (H, W) in [0, 1]) | a segmenter
     text: bool = False  # add the embedding of every caption
     latents: bool = False  # add the latents of the middle of the picture, in the shape of its bucket
     model: str | None = None  # a pipeline's folder or id, whose text encoder and autoencoder make the two
@@ -53,8 +54,8 @@ def load_models(settings: AnnotateConfig) -> None:
     """Load every model once, so that one that cannot be loaded is an error before any work is done."""
     if settings.captioner and settings.captioner != "colour" and ":" not in settings.captioner:
         _image_to_text(settings.captioner)
-    if settings.matte and settings.matte != "grabcut" and ":" not in settings.matte:
-        raise ValueError(f"matte: {settings.matte!r} is unknown; use grabcut, or module:function")
+    if settings.matte and settings.matte != "grabcut" and not segmenters.is_function(settings.matte):
+        _search(settings.matte)
     fingerprints(settings)
 
 
@@ -63,9 +64,22 @@ def cut_out(matte: str, pixels: np.ndarray) -> np.ndarray | None:
     planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     if matte == "grabcut":
         found = cut_clean(planes, grabcut, short_side=320)
-    else:
+    elif segmenters.is_function(matte):
         found = cut_clean(planes, config.function(matte), plain=False, short_side=1024)
+    else:
+        try:
+            found = cut_clean(planes, _search(matte), plain=False, short_side=1024)
+        except ValueError:  # it finds nothing
+            found = None
     return None if found is None else found[0].numpy()
+
+
+def _search(name: str) -> Search:
+    """A segmenter by name (``photofound.segmenters``). Raises ValueError for one that cannot be had."""
+    try:
+        return Search(segmenters.load(name, resolve_device("auto")))
+    except ValueError as error:
+        raise ValueError(f"matte: {str(error).removeprefix('segmenter: ')}") from None
 
 
 def describe(captioner: str | None, sample: Raw, pixels: np.ndarray) -> dict[str, str]:
