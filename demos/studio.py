@@ -364,7 +364,9 @@ class Studio:
                     if stop.is_set():
                         raise Cancelled
                     steps_done = 0
-                    results += pipe.run([job], [request.generator(made)], *settings, on_step)
+                    (result,) = pipe.run([job], [request.generator(made)], *settings, on_step)
+                    asked = dataclasses.replace(request, seed=(request.seed or 0) + made)
+                    results.append(pipe.with_recipe(result, asked, job))
                 seconds = time.perf_counter() - start
         finally:
             self._running.pop(visitor, None)

@@ -77,13 +77,37 @@ def generators_of(given: Any, count: int) -> list[torch.Generator | None]:
             raise ValueError(
                 f"generator: got {len(given)} for {count} images; give one, or as many as num_images_per_prompt"
             )
+        given = [_from_seed(each) for each in given]
     else:
-        given = [given] * count  # each variant draws on from where the last one stopped
-    given = [torch.Generator().manual_seed(plain(each)) if _is_seed(each) else each for each in given]
+        given = [_from_seed(given)] * count  # each variant draws on from where the last one stopped
     for each in given:
         if each is not None and not isinstance(each, torch.Generator):
             raise ValueError(f"generator: {each!r} is none; pass torch.Generator().manual_seed(7)")
     return list(given)
+
+
+def _from_seed(value: Any) -> Any:
+    return torch.Generator().manual_seed(plain(value)) if _is_seed(value) else value
+
+
+class Seeds:
+    """Which seed and which variant each picture of a call has, so that it can be made again alone."""
+
+    def __init__(self) -> None:
+        self._drawn: dict[int, tuple[int | None, Any, int]] = {}  # by generator: its seed, the job, pictures so far
+
+    def of(self, generator: torch.Generator | None, job: Any) -> tuple[int | None, int]:
+        """The seed, and how many pictures of the job were drawn from its generator before; the seed is None if that
+        cannot be said: without a generator, with one that somebody has drawn from, or that another job has."""
+        if generator is None:
+            return None, 0
+        if id(generator) not in self._drawn:
+            fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+            same = torch.equal(fresh.get_state(), generator.get_state())
+            self._drawn[id(generator)] = (generator.initial_seed() if same else None, job, 0)
+        seed, first, count = self._drawn[id(generator)]
+        self._drawn[id(generator)] = (seed, first, count + 1)
+        return (seed if first is job else None), count
 
 
 def _is_seed(value: Any) -> bool:

@@ -24,6 +24,7 @@ from photofound.call import (
     ELSEWHERE,
     REPEATS,
     SINGLE,
+    Seeds,
     as_list,
     as_picture,
     generators_of,
@@ -36,11 +37,13 @@ from photofound.call import ImageLike as ImageLike
 from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
+from photofound.edits import recipe
 from photofound.edits.request import Request
 from photofound.edits.task import SUBJECT_INPUTS, Job, Task, check_text, class_name, get_task, names_file
 from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
+from photofound.picture import provenance
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
 from photofound.subjects import SubjectPipeline
@@ -171,12 +174,20 @@ class EditPipeline(SubjectPipeline):
         jobs = [self.prepare(as_picture(one), **given, resample=resample) for one, given in asked]
         generators = generators_of(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
+        seeds = Seeds()
         # One after another, since variants that share a generator draw from it in turn.
         with self._call() as call:
             call.negative_prompt = self._negative(settings.get("negative_prompt"))
             for job, generator in zip((job for job in jobs for _ in range(count)), generators, strict=True):
-                if not self.interrupt:
-                    pictures += self.run([job], [generator], steps, guidance, callback)
+                if self.interrupt:
+                    break
+                seed, variant = seeds.of(generator, job)
+                made = self.run([job], [generator], steps, guidance, callback)
+                if settings.get("output_type") == "picture":
+                    request = replace(job.asked, seed=seed, resample=settings.get("resample"))
+                    request = replace(request, steps=steps, guidance=guidance)
+                    made = [self.with_recipe(each, request, job, variant, call.negative_prompt) for each in made]
+                pictures += made
         images = [convert(picture) for picture in pictures]
         notes = [picture.note for picture in pictures]
         if not settings.get("return_dict", True):
@@ -223,6 +234,12 @@ class EditPipeline(SubjectPipeline):
     def parameter_count(self) -> int:
         """Parameters of the network that paints."""
         return int(self.transformer.num_parameters())
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the network that paints computes in."""
+        dtype: torch.dtype = self.transformer.dtype
+        return dtype
 
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that this model cannot do."""
@@ -277,8 +294,8 @@ class EditPipeline(SubjectPipeline):
         if task.wants_segmenter:
             found = (inputs.get(each.name) for each in SUBJECT_INPUTS)
             inputs["segment"] = self.search(*found)
-        job = task.prepare(picture, **task.with_defaults(inputs))
-        return job if resample == job.resample else replace(job, resample=resample)
+        asked = Request(task.name, picture, {name: value for name, value in inputs.items() if name != "segment"})
+        return replace(task.prepare(picture, **task.with_defaults(inputs)), resample=resample, asked=asked)
 
     @torch.no_grad()
     def run(
@@ -290,7 +307,19 @@ class EditPipeline(SubjectPipeline):
         callback: Callback | None = None,
     ) -> list[Picture]:
         """Work on what ``prepare`` has made ready: one picture per job."""
-        return get_task(self.task_name).run(self, jobs, generators, steps, guidance, callback)
+        made = get_task(self.task_name).run(self, jobs, generators, steps, guidance, callback)
+        return [provenance.without_recipe(picture) for picture in made]
+
+    def with_recipe(
+        self, made: Picture, request: Request, job: Job, variant: int = 0, negative_prompt: str = ""
+    ) -> Picture:
+        """A result with the recipe that ``provenance.mark`` writes into its metadata: what was asked for, of which
+        pictures, by which model, and what was kept."""
+        steps, guidance = self.settings(request)
+        sampled: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt or None}
+        computed = {"device": self._execution_device.type, "dtype": str(self.precision).removeprefix("torch.")}
+        made_by = {"model": self.fingerprint(), "computed": {**computed, "torch": torch.__version__.partition("+")[0]}}
+        return replace(made, recipe=recipe.of(request, job, made, sampled, made_by, variant))
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""
@@ -307,6 +336,22 @@ class EditPipeline(SubjectPipeline):
         if not isinstance(count, int) or not 1 <= count <= 64:
             raise ValueError(f"num_images_per_prompt: {count!r} must be a whole number from 1 to 64")
         return steps, float(guidance), count
+
+    def enable_vae_tiling(self) -> None:
+        """Let the autoencoder work tile by tile, where it can: less memory for large working sizes."""
+        if hasattr(self.vae, "enable_tiling"):
+            self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Undo ``enable_vae_tiling``."""
+        if hasattr(self.vae, "disable_tiling"):
+            self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
+
+    def disable_vae_slicing(self) -> None:
+        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
 
     def unread(self, prompt: Any) -> str:
         """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from photofound import files
 from photofound.device import fast_dtype
-from photofound.model import autoencoder
+from photofound.model import autoencoder, fingerprint
 from photofound.model.folder import (
     check_folder,
     check_lora,
@@ -31,7 +31,6 @@ from photofound.model.folder import (
     lora_errors,
     read_json,
 )
-from photofound.model.quantize import is_quantized
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -95,6 +94,12 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         pipe.load_lora_weights(lora)
         return pipe
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Which model it is, for a recipe: ``name``, a folder's or an id of the Hub, or None, and ``sha256``, over its
+        files (``photofound.model.fingerprint``); for weights that are no folder's over the weights, and with a LoRA
+        also ``lora``."""
+        return fingerprint.of_pipeline(self)
+
     @classmethod
     def settings_names(cls) -> list[str]:
         """The arguments of the constructor that are no networks: what a folder's ``model_index.json`` says of them."""
@@ -117,7 +122,6 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
         what is known (``photofound.card.card``). LoRAs that are active are merged into the transformer that is written,
         so that the folder gives the same pictures; keep their own files to take them out again."""
-        self._require_whole("save_pretrained")
         save_directory = files.output_path(save_directory, "save_pretrained")
         if push_to_hub:
             hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
@@ -159,11 +163,6 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         options = {"token": token, "commit_message": commit_message, "create_pr": create_pr, "subfolder": subfolder}
         return self._upload_folder(str(folder), repo_id, **options)
 
-    def _require_whole(self, what: str) -> None:
-        """Raises ValueError where weights have eight bits: no file format of ours holds them, and no LoRA is added."""
-        if is_quantized(self.transformer) or is_quantized(self.text_encoder):
-            raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
-
     def _save_card(self, folder: Path) -> None:
         """Weights that were loaded from a folder and not adapted since have that folder's card."""
         from photofound.card import card  # at use: whoever edits needs no card
@@ -182,7 +181,6 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
         Raises FileNotFoundError for a file that is not there; ValueError for one that holds no LoRA for this model.
         """
-        self._require_whole("load_lora_weights")
         kwargs["use_safetensors"] = True
         file = None if isinstance(source, dict) else find_lora(source, kwargs.get("weight_name"))
         if file is not None:
@@ -203,13 +201,11 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def fuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Add the active LoRAs to the weights, as in diffusers: ``lora_scale``, ``adapter_names``, ``safe_fusing``."""
-        self._require_whole("fuse_lora")
         super().fuse_lora(list(components), **kwargs)
         self.register_to_config(_name_or_path=None)  # the weights are no longer that folder's, nor is its card true
 
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Take them out again; the weights are the former ones but for rounding."""
-        self._require_whole("unfuse_lora")
         super().unfuse_lora(list(components), **kwargs)
 
     @classmethod

@@ -52,7 +52,7 @@ class Expand(Task):
         canvas = picture.extend(m.left, m.top, m.right, m.bottom)
         hole = np.ones((canvas.height, canvas.width), np.float32)
         hole[m.top : m.top + picture.height, m.left : m.left + picture.width] = 0
-        return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt)
+        return Job(canvas, hole=hole, keep=1 - hole, prompt=prompt, at=(m.left, m.top))
 
     def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         sides = {side: inputs.get(side, 0) for side in SIDES}

@@ -51,7 +51,7 @@ class Upscale(Task):
         canvas = picture.resize(self.result_size(picture, scale=scale))
         shape = (canvas.height, canvas.width)
         hole, keep = np.ones(shape, np.float32), np.zeros(shape, np.float32)
-        return UpscaleJob(canvas, hole, keep, prompt, strength=enlargement_strength(scale), source=picture)
+        return UpscaleJob(canvas, hole, keep, prompt, strength=enlargement_strength(scale), at=None, source=picture)
 
     def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         scale = inputs.get("scale", 2)

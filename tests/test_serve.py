@@ -33,7 +33,7 @@ from PIL import Image, ImageCms
 from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
-from photofound import InpaintPipeline, Picture, cli, image
+from photofound import InpaintPipeline, Picture, cli, image, provenance
 from photofound.cli import serve as cli_serve
 from photofound.edits.request import Request as EditRequest
 from photofound.edits.task import get_task
@@ -264,6 +264,42 @@ def test_the_answer_says_that_it_was_generated_unless_told_not_to(client):
         return Picture.from_any(response.content)
 
     assert source_type(ask()) == COMPOSITE and source_type(ask(mark="false")) is None
+
+
+@pytest.mark.slow
+def test_the_answer_says_how_it_was_made_and_can_be_made_again(client, pipe, tmp_path):
+    def ask(**fields):
+        response = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, "seed": 4, **fields})
+        return Picture.from_any(response.content)
+
+    answer = ask(prompt="a secret")
+    said = provenance.recipe(answer)
+    assert (said["task"], said["seed"], said["inputs"]["prompt"]) == ("expand", 4, "a secret")
+    assert provenance.verify(Picture.from_any(FILES["image"][1]), answer).altered == 0
+    image.save(Picture.from_any(FILES["image"][1]), tmp_path / "photo.png")
+    assert provenance.redo(answer, places=[tmp_path], pipe=pipe).same
+    untold = ask(prompt="a secret", recipe="false")
+    assert source_type(untold) == COMPOSITE and provenance.recipe(untold) is None and b"secret" not in untold.xmp
+
+
+@pytest.mark.slow
+def test_a_server_with_a_certificate_signs_its_answers(pipe, tmp_path):
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    from test_credentials import certificate
+
+    from photofound.picture import credentials
+
+    chain, key = map(str, certificate(tmp_path))
+    with served(pipe, c2pa_cert=chain, c2pa_key=key) as client:
+        for fields, signed in (({}, True), ({"mark": "false"}, False)):
+            answer = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, **fields})
+            (tmp_path / "answer.png").write_bytes(answer.content)
+            found = credentials.read(tmp_path / "answer.png")
+            assert (found is not None) == signed and (not signed or found.state == "Valid")
+        bitmap = client.post("/v1/expand", files={"image": FILES["image"]}, data={"left": 8, "format": "bmp"})
+        assert "BMP holds no Content Credentials" in bitmap.headers["X-Photofound-Note"]
+    with pytest.raises(ValueError, match="belong together"):
+        ServeConfig(c2pa_cert=chain)
 
 
 @pytest.mark.slow

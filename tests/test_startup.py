@@ -36,6 +36,10 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "datasets",
         "demo --help",
         "card --help",
         "convert --help",
+        "verify --help",
+        "verify missing.png other.png",
+        "redo --help",
+        "redo missing.png -o again.png",
     ],
 )
 def test_a_command_without_a_model_imports_nothing_heavy(line):

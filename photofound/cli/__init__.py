@@ -19,6 +19,7 @@ Each file imports only files above it:
     formats     which files are pictures, and which suffix a result gets
     plan        which photographs are read, and where each result goes
     model       load a model quietly
+    proof       photofound verify, photofound redo
     edits       photofound TASK
     serve       photofound serve
     completion  photofound completion

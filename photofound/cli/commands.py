@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, serve
-from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate
+from photofound.cli import completion, proof, serve
+from photofound.cli.arguments import Parser, count, file_name, path, rate
 from photofound.cli.console import say
-from photofound.cli.model import optimize, quiet_libraries
+from photofound.cli.model import quiet_libraries
 from photofound.cli.options import inputs_of, spelling, task_parser
 from photofound.errors import one_line
 
@@ -161,7 +161,6 @@ def _demo(argv: list[str]) -> int:
     from photofound.device import resolve_device
 
     quiet_libraries()
-    device = str(resolve_device(args.device, "device"))
     local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share
     app.serve(
         # Only on this machine may the page download models: other visitors must not fill the disk.
@@ -169,9 +168,8 @@ def _demo(argv: list[str]) -> int:
             args.model,
             args.models,
             hub=local,
-            device=device,
+            device=str(resolve_device(args.device, "device")),
             segmenters=args.segmenter,
-            optimize=lambda pipe: optimize(pipe, args),
         ),
         host=args.host,
         port=args.port,
@@ -198,7 +196,6 @@ def _demo_parser() -> Parser:
     add("--open", action="store_true", help="open the page in the browser")
     add("--max-pixels", type=count, default=40_000_000, metavar="N", help="largest photograph; default: 40 million")
     add("--max-upload", type=count, default=50, metavar="MB", help="largest file to upload; default: 50")
-    add_optimizations(parser)
     return parser
 
 
@@ -213,6 +210,7 @@ def _completion(argv: list[str]) -> int:
     train.add_argument("--run-dir", type=path)
     parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
     parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
+    parsers |= {"verify": proof.verify_parser(), "redo": proof.redo_parser()}
     parsers |= {"serve": serve.serve_parser(), "eval": evaluate.parser(), "convert": _convert_parser()}
     return completion.run(argv, parsers)
 
@@ -226,6 +224,8 @@ def _parser(name: str) -> Parser:
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
+    "verify": (proof.verify, proof.VERIFY),
+    "redo": (proof.redo, proof.REDO),
     "demo": (_demo, "try the edits in a browser, on this machine"),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),

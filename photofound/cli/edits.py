@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from photofound.cli.formats import is_picture
 from photofound.cli.model import load_pipeline, without_gc
 from photofound.cli.options import inputs_of, task_parser
 from photofound.cli.plan import Work, new_outputs, plan_work
+from photofound.cli.proof import signing
 from photofound.errors import one_line
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def run_edit(name: str, argv: list[str]) -> int:
     args = task_parser(task).parse_args(argv)
     if args.max_pixels is not None:
         os.environ["PHOTOFOUND_MAX_PIXELS"] = str(args.max_pixels)  # masks and enlarged canvases obey it too
+    if task.generates:
+        signing(args)  # a bad certificate is told before the work
     if not task.takes_picture:
         return _make(task, args)
     work = plan_work(task, args)
@@ -121,7 +125,7 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance, args.resample)
     edited = model().answer(request, args.num_images)
     overwrite = args.overwrite or args.skip_existing  # some of several variants may exist
-    _save(task, args, edited.images, work.outputs, format, overwrite)
+    _save(task, args, edited.images, work.outputs, format, overwrite, work.image)
     if work.subject is not None:
         image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
@@ -136,17 +140,21 @@ def _save(
     paths: Sequence[Path],
     format: str,
     overwrite: bool,
+    photograph: Path | None = None,
 ) -> None:
-    """Write the results, marked as generated, and print what the edit notes."""
+    """Write the results, marked as generated and signed, and print what the edit notes."""
     from photofound import image
     from photofound.picture import provenance
 
     if (note := pictures[0].note) and not args.quiet:
         say(note)
+    whole = not task.takes_picture
+    sign = signing(args)(photograph, whole) if task.generates else None
     for path, result in zip(paths, pictures, strict=True):
+        result = dataclasses.replace(result, recipe="") if args.no_recipe else result
         if task.generates and not args.no_mark:
-            result = provenance.mark(result, whole=not task.takes_picture)
-        image.save(result, path, format, overwrite=overwrite)
+            result = provenance.mark(result, whole)
+        image.save(result, path, format, overwrite=overwrite, sign=sign)
 
 
 def _make(task: Task, args: argparse.Namespace) -> int:

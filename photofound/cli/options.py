@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli.arguments import Parser, add_model_options, count, file_name, number_between, path, whole_number
+from photofound.cli.arguments import (
+    Parser,
+    add_credentials_options,
+    add_model_options,
+    count,
+    file_name,
+    number_between,
+    path,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from photofound.edits.task import Input, Task
@@ -58,6 +67,8 @@ def task_parser(task: Task) -> Parser:
     _add_sampling(parser)
     _add_result(parser, task)
     add_model_options(parser)
+    if task.generates:
+        add_credentials_options(parser)
     if task.takes_picture:
         _add_folder(parser)
     return parser
@@ -95,6 +106,11 @@ def _add_result(parser: Parser, task: Task) -> None:
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
+    add(
+        "--no-recipe",
+        action="store_true",
+        help="do not say in the metadata how it was made (the prompt, the seed, ...)",
+    )
     if not task.takes_picture:
         return
     existing.add_argument("--skip-existing", action="store_true", help="keep outputs that exist: continue after a stop")

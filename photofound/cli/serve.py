@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from photofound.cli.arguments import Parser, add_model_options, count, file_name, number, port
+from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, count, file_name, number, port
 from photofound.cli.console import print_line, say
 from photofound.cli.model import load_pipeline
+from photofound.cli.proof import signing
 from photofound.serve.config import ServeConfig
 from photofound.serve.keys import read_keys
 
@@ -23,6 +24,7 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}; pip install 'photofound[serve]'") from None
 
+    signing(args)  # a bad certificate is told before the model is loaded
     config = _config(args, read_keys(args.api_key_file))
     with listen(args.host, args.port) as listener:
         pipe = load_pipeline(args)
@@ -53,6 +55,8 @@ def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
         keys=keys,
         hosts=_hosts(args.host, args.allow_host),
         origins=tuple(args.allow_origin),
+        c2pa_cert=str(args.c2pa_cert or ""),
+        c2pa_key=str(args.c2pa_key or ""),
     )
 
 
@@ -71,6 +75,7 @@ def serve_parser() -> Parser:
     default = ServeConfig()
     _add_address(parser)
     add_model_options(parser)
+    add_credentials_options(parser)
     help = "what clients may find subjects with, beside cutout and grabcut; may be repeated: docs/segmenters.md"
     parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)
     _add_work(parser, default)

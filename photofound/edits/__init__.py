@@ -15,6 +15,8 @@ Each file imports only files above it:
     condition    what a model is given, and what it is trained on
     task         Condition, Job, the contract of a task, get_task
     request      what somebody asks for, from whichever entry
+    recipe       how a result was made: written into its metadata, and read
+    proof        whether a photograph was kept: a result held against what it was made from
     collage      objects on other grounds, to train cut-outs on
     reference    reference pictures of a surface: a user's, and crops to train on
     colours      names of background colours, and backgrounds in other colours

@@ -27,14 +27,14 @@ class Request:
         picture: the photograph; None for a task that takes none.
         inputs: what the task asks for, by name; masks and images as pictures or arrays. What is left out has its
             default.
-        seed: the same seed gives the same pixels, alone or in a batch.
+        seed: the same seed gives the same pixels, alone or in a batch; None = unknown, for a recipe alone.
         steps, guidance, resample: None = the model's own, see ``photofound.pipeline.Settings``.
     """
 
     task: str
     picture: Picture | None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: int | None = 0
     steps: int | None = None
     guidance: float | None = None
     resample: int | None = None
@@ -43,4 +43,5 @@ class Request:
         """What the noise of a variant is drawn from: on the CPU, so that every device draws the same numbers."""
         import torch
 
+        assert self.seed is not None
         return torch.Generator().manual_seed(self.seed + variant)

@@ -67,7 +67,8 @@ RESERVED = frozenset(
     """
     image pipe seed steps guidance images num_images num_inference_steps guidance_scale num_images_per_prompt generator
     callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict
-    output format resample strip mark no_mark overwrite skip_existing recursive report quiet max_pixels save_subject
+    output format resample strip mark no_mark recipe no_recipe c2pa_cert c2pa_key overwrite skip_existing recursive
+    report quiet max_pixels save_subject
     help model teacher device dtype
     """.split()
 )
@@ -180,6 +181,8 @@ class Job:
         ground: the surface or picture that is painted; None where the model invents it.
         resample: how often each step is taken if the model was never trained for the task.
         segment: how the subject is found, for a task that finds it in ``run``; None = as the model does by itself.
+        at: (x, y) in ``picture`` of the photograph's first pixel; None = it was scaled, and none of its pixels is kept.
+        asked: the Request that it was made of, as far as ``prepare`` knows it.
     """
 
     picture: Picture
@@ -191,6 +194,8 @@ class Job:
     ground: Any = None
     resample: int = 1
     segment: Search | None = None
+    at: tuple[int, int] | None = (0, 0)
+    asked: Any = None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 Each file imports only files above it:
 
     layers           RoPE, attention, norms, modulation, MLP
-    cache            blocks that are skipped where little has changed since the last step
     checks           what the transformer refuses
-    quantize         weights of eight bits
     transformer      EditTransformer: trunk, edit inputs, task heads
     cost             what a forward pass costs
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none
@@ -18,4 +16,5 @@ Each file imports only files above it:
     folder           what may be loaded: model folders and LoRAs are looked at before they are used
     segmentation     segmentation models of transformers, and of nobg, as segmenters
     prx              a PRX pipeline folder -> ours
+    fingerprint      which model it is: a digest of its files
 """

@@ -17,6 +17,9 @@ Each file imports only files above it:
     picture     Picture: loading, compositing, resizing
     encode      writing: formats, 16 bits, checks of the output
     mask        what is marked in a mask
-    provenance  saying in a file that a part of it was generated
+    digest      what stands for pixels in a recipe: digests of pictures and regions
+    provenance  saying in a file that a part of it was generated, and how it was made
+    compare     which pixels of two pictures are identical, and where one lies in the other
+    credentials  Content Credentials (C2PA): signing a file, and who has signed one
     sheet       pictures side by side in rows
 """

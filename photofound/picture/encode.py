@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def save(
     format: str | None = None,
     quality: int | None = None,
     overwrite: bool = False,
+    sign: Callable[[bytes, str], bytes] | None = None,
 ) -> Path:
     """Write anything that `Picture.from_any` takes to `path`, and return the path. The file is written whole or not at
     all; after an error the old one is unchanged.
@@ -81,13 +82,15 @@ def save(
         quality: 1 to 100, of JPEG, AVIF and lossy WebP, without subsampling. None: a JPEG that comes from a JPEG of the
             same size is compressed in the same way, so that kept pixels change least; all others at 95.
         overwrite: replace an existing file.
+        sign: what is done to the file's bytes, given its format, before they are written (`picture.credentials`).
 
     Raises FileExistsError without `overwrite`, ValueError for a bad format or size, OSError if `path` is not writable.
     """
     path, picture = Path(path), Picture.from_any(picture)
     format = output_format(picture, path, format)
     check_output(path, overwrite)
-    files.write(path, encode(picture, format, quality))
+    data = encode(picture, format, quality)
+    files.write(path, data if sign is None else sign(data, format))
     return path
 
 

@@ -189,20 +189,23 @@ _NAMES_PLACE = re.compile("gps|latitude|longitude|altitude|location|^(city|state
 
 
 def xmp_without_location(xmp: bytes | None) -> bytes | None:
-    """XMP without the properties that name a place, whatever their namespace; None where it is no clean XML."""
+    """XMP without the properties that name a place, whatever their namespace, the same bytes if there are none; None
+    where it is no clean XML."""
     if not xmp:
         return None
     try:
         check_xmp(xmp)
         if b"<!" in xmp:
             raise ValueError("comments and declarations may name it, too")
-        document = minidom.parseString(xmp)
+        document, found = minidom.parseString(xmp), False
         for element in document.getElementsByTagName("*"):
             for name in [n for n in element.attributes.keys() if _NAMES_PLACE.search(n.rpartition(":")[2])]:
                 element.removeAttribute(name)
+                found = True
             if element.parentNode and _NAMES_PLACE.search(element.tagName.rpartition(":")[2]):
                 element.parentNode.removeChild(element)
-        return _to_bytes(document)
+                found = True
+        return _to_bytes(document) if found else xmp
     except (expat.ExpatError, ValueError) as error:
         warnings.warn(f"the XMP cannot be searched for places and was left out ({first_line(error)})", stacklevel=3)
         return None

@@ -44,6 +44,7 @@ class Picture:
     jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
     colour: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # a PNG's chunks about its colours
     note: str = ""  # an edit's description of its result; `provenance.mark` writes it into the metadata
+    recipe: str = ""  # how a result was made, as JSON (`photofound.edits.recipe`); `provenance.mark` writes it, too
 
     def __post_init__(self) -> None:
         assert self.pixels.ndim == 3 and self.pixels.shape[2] in (1, 2, 3, 4), self.pixels.shape

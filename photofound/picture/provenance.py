@@ -4,8 +4,9 @@
 
 The mark is XMP with the properties of the IPTC (Photo Metadata Standard 2025.1): the digital source type, by which
 search engines and social networks recognise generated pictures; the system that was used; the edit's note
-(``Picture.note``); and an entry in the history of edits. PNG, JPEG, WebP, TIFF and AVIF carry it, BMP does not. All
-other XMP stays as it was. The mark is a label, not a proof: nothing is signed.
+(``Picture.note``); and an entry in the history of edits. Beside it stands how the picture was made, in a property of
+our own (``Picture.recipe``). PNG, JPEG, WebP, TIFF and AVIF carry it, BMP does not. All other XMP stays as it was. The
+mark is a label: who wants it signed adds Content Credentials (``photofound.picture.credentials``).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterator
+from typing import Any
 from xml.dom import minidom
 from xml.parsers.expat import ExpatError
 
-from photofound import __version__
+from photofound import __version__, files
 from photofound.picture.metadata import check_xmp
 from photofound.picture.picture import Picture
 
@@ -28,6 +30,7 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _MM = "http://ns.adobe.com/xap/1.0/mm/"
 _EVENT = "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"
+_OURS = "urn:photofound:xmp:1/"
 _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"></rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
@@ -49,21 +52,48 @@ def mark(picture: Picture, whole: bool = False) -> Picture:
     if picture.note:
         properties["AIPromptInformation"] = picture.note
     for name in properties:
-        _remove(document, name)
+        _remove(document, _IPTC, name)
+    _remove(document, _OURS, "Recipe")
     description = _description(document)
     for name, value in properties.items():
         description.appendChild(_element(document, _IPTC, f"Iptc4xmpExt:{name}")).appendChild(
             document.createTextNode(value)
         )
+    if picture.recipe:
+        ours = description.appendChild(_element(document, _OURS, "photofound:Recipe"))
+        ours.setAttribute("xmlns:photofound", _OURS)
+        ours.appendChild(document.createTextNode(picture.recipe))
     _history(document, description).appendChild(_event(document))
-    xmp = "".join(node.toxml() for node in document.childNodes).encode()
-    return dataclasses.replace(picture, xmp=xmp)
+    return dataclasses.replace(picture, xmp=_to_bytes(document))
 
 
 def source_type(picture: Picture) -> str | None:
     """The digital source type in a picture's metadata, such as ``COMPOSITE``; None if there is none."""
     document = _parsed(picture.xmp)
     return None if document is None else _value(document, "DigitalSourceType")
+
+
+def recipe(source: Any) -> dict[str, Any] | None:
+    """How a result, anything that ``Picture.from_any`` takes, was made: from its metadata; None if they do not say it.
+
+    Raises ValueError if they are damaged, or if it is no picture.
+    """
+    picture = Picture.from_any(source)
+    document = _parsed(picture.xmp) if picture.xmp and _OURS.encode() in picture.xmp else None
+    text = None if document is None else _value(document, "Recipe", _OURS)
+    return None if text is None else files.parse_json(text, "the recipe in the picture's metadata")
+
+
+def without_recipe(picture: Picture) -> Picture:
+    """The picture without a recipe in its metadata: that of a photograph is not true of what is made of it."""
+    if not picture.xmp or _OURS.encode() not in picture.xmp or (document := _parsed(picture.xmp)) is None:
+        return picture
+    _remove(document, _OURS, "Recipe")
+    return dataclasses.replace(picture, xmp=_to_bytes(document))
+
+
+def _to_bytes(document: minidom.Document) -> bytes:
+    return "".join(node.toxml() for node in document.childNodes).encode()
 
 
 def _parsed(xmp: bytes | None) -> minidom.Document | None:
@@ -93,22 +123,20 @@ def _properties(document: minidom.Document, space: str, name: str) -> Iterator[m
                 yield node
 
 
-def _value(document: minidom.Document, name: str) -> str | None:
-    """A simple property of the IPTC's extension. XMP may write it as an attribute or as an element."""
-    found = [each.getAttributeNS(_IPTC, name) for each in _descriptions(document)]
-    for node in _properties(document, _IPTC, name):
-        found += [
-            node.getAttributeNS(_RDF, "resource"),
-            *(child.data for child in node.childNodes if child.nodeType == 3),
-        ]
+def _value(document: minidom.Document, name: str, space: str = _IPTC) -> str | None:
+    """A simple property. XMP may write it as an attribute or as an element."""
+    found = [each.getAttributeNS(space, name) for each in _descriptions(document)]
+    for node in _properties(document, space, name):
+        found.append(node.getAttributeNS(_RDF, "resource"))
+        found.append("".join(child.data for child in node.childNodes if child.nodeType in (3, 4)))
     return next((value.strip() for value in found if value.strip()), None)
 
 
-def _remove(document: minidom.Document, name: str) -> None:
+def _remove(document: minidom.Document, space: str, name: str) -> None:
     for description in _descriptions(document):
-        if description.hasAttributeNS(_IPTC, name):
-            description.removeAttributeNS(_IPTC, name)
-    for node in _properties(document, _IPTC, name):
+        if description.hasAttributeNS(space, name):
+            description.removeAttributeNS(space, name)
+    for node in _properties(document, space, name):
         _drop(node)
 
 

@@ -12,6 +12,7 @@ from fastapi import HTTPException
 from starlette.datastructures import UploadFile
 
 from photofound.image import Picture
+from photofound.picture.credentials import Signer
 from photofound.serve.config import ServeConfig
 from photofound.serve.workers import Files
 
@@ -30,6 +31,7 @@ class PictureCodec:
         self.config = config
         self._files = Files(PROCESSES, config.max_pixels, config.formats)
         self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="photofound-files")
+        self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
         self._free = PICTURES * config.max_pixels + config.max_bytes // 3
         self._heads = asyncio.Semaphore(PROCESSES)
         self._turn, self._changed = asyncio.Lock(), asyncio.Event()
@@ -73,10 +75,29 @@ class PictureCodec:
         limits = (self.config.max_pixels, self.config.read_seconds)
         return await self._run(self._files.read, await upload.read(), name, *limits, strip, warn)
 
-    async def write(self, result: Picture, format: str, mark: bool, whole: bool, warn: Callable[[str], None]) -> bytes:
+    async def write(
+        self,
+        result: Picture,
+        format: str,
+        mark: bool,
+        whole: bool,
+        warn: Callable[[str], None],
+        photograph: UploadFile | None = None,
+    ) -> bytes:
         """The result's file, with the photograph's profile and metadata; ``mark``: they say that a part of it was
-        generated, or the ``whole``; ``warn`` gets what the format cannot hold."""
-        return await self._run(self._files.write, result, format, self.config.edit_seconds, mark, whole, warn)
+        generated, or the ``whole``, and it is signed if the server has a certificate; ``warn`` gets what the format
+        cannot hold. The key stays in this process: those that read strangers' files never see it."""
+        data = await self._run(self._files.write, result, format, self.config.edit_seconds, mark, whole, warn)
+        if self._signer is None or not mark:
+            return data
+        if photograph is not None:
+            await photograph.seek(0)
+        parent = None if photograph is None else await photograph.read()
+        try:
+            return await self._run(self._signer.sign, data, format, parent, whole)
+        except ValueError as error:  # BMP holds no manifest
+            warn(str(error))
+            return data
 
     async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

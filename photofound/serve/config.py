@@ -26,6 +26,8 @@ class ServeConfig:
         keys: API keys; empty = no key is needed.
         hosts: names in the header Host that are answered, beside addresses and localhost; empty = all.
         origins: pages elsewhere that may call the server from a browser, such as https://example.com; * = all.
+        c2pa_cert, c2pa_key: PEM files by which results are signed (``photofound.picture.credentials``); "" = they are
+            not.
     """
 
     queue: int = 32
@@ -42,6 +44,8 @@ class ServeConfig:
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    c2pa_cert: str = ""
+    c2pa_key: str = ""
 
     def __post_init__(self) -> None:
         for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
@@ -49,6 +53,8 @@ class ServeConfig:
                 raise ValueError(f"serve: {name} is {getattr(self, name)}; give 1 or more")
         if isinstance(self.keys, str) or not all(isinstance(key, str) and key.strip() for key in self.keys):
             raise ValueError("serve: keys must be a list of keys, none of them blank; give none to let everybody in")
+        if bool(self.c2pa_cert) != bool(self.c2pa_key):
+            raise ValueError("serve: c2pa_cert and c2pa_key belong together; give both, or none to sign nothing")
         if not 0 <= self.window <= 10:
             raise ValueError(f"serve: window is {self.window}; give seconds from 0 to 10")
         for name in ("read_seconds", "edit_seconds"):

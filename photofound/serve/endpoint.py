@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
@@ -46,7 +47,8 @@ def endpoint(task: Task, queue: EditQueue, config: ServeConfig, codec: PictureCo
             ticket = queue.submit(edits.Request(task.name, picture, given, *_sampling(fields)))
             result = await _result(queue, ticket)
             mark, whole = fields["mark"] and task.generates, not task.takes_picture
-            data = await codec.write(result, format, mark, whole, warned.append)
+            told = result if fields["recipe"] else replace(result, recipe="")
+            data = await codec.write(told, format, mark, whole, warned.append, uploads.get("image"))
         notes = [result.note, ticket.note, *warned]
         return Response(data, media_type=mime_type(format), headers=_headers(task, format, ticket, notes))
 

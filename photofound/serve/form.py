@@ -73,6 +73,7 @@ def _common_fields(config: ServeConfig) -> dict[str, tuple[Any, Any]]:
         "format": (formats | None, Field(default=None, description="of the answer; default: the photograph's")),
         "strip": (bool, Field(default=False, description="leave out where the photograph was taken")),
         "mark": (bool, Field(default=True, description="say in the metadata that a part of it was generated")),
+        "recipe": (bool, Field(default=True, description="say there, too, how it was made: the prompt, the seed, ...")),
         "steps": (int | None, Field(description="sampling steps; default: the model's", **steps)),
         "guidance": (
             float | None,

@@ -230,6 +230,10 @@ class EditQueue:
         try:
             pipe = self._pipe.for_task(first.task)
             generators = [ticket.request.generator() for ticket in tickets]
-            return pipe.run(jobs, generators, *pipe.settings(first), stop_in_time)
+            made = pipe.run(jobs, generators, *pipe.settings(first), stop_in_time)
+            return [
+                pipe.with_recipe(picture, ticket.request, job)
+                for picture, ticket, job in zip(made, tickets, jobs, strict=True)
+            ]
         except Exception as error:
             return error
