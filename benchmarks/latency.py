@@ -3,6 +3,7 @@
     python benchmarks/latency.py
     python benchmarks/latency.py --sizes 512 4000x3000 --tasks inpaint --repeats 5 --markdown FILE
     python benchmarks/latency.py --model editor --device cuda --sizes 1024 --steps 4
+    python benchmarks/latency.py --teacher --savings --sizes 512 --tasks inpaint expand
 
 The photograph is drawn and always the same: a lit ball on a textured background. Inpaint and erase take a hole as
 wide as a quarter of the short side, expand adds a quarter of the width on the left and on the right, upscale doubles
@@ -16,6 +17,10 @@ more stable.
 "PRX" is the same call with diffusers' PRXTransformer2DModel of the same shape in place of our transformer (it has no
 input for the photograph, so it does less work). The last table is the command line, from a cold start to the written
 file.
+
+With ``--savings`` there is another table instead: weights of eight bits and the first-block cache beside the plain
+model, taking turns. Times are ratios to the plain model's of the same run, of the whole call and of the network alone;
+"weights MB" are those of transformer and text encoder; PSNR is that of what was painted against the plain result.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from photofound.edits.task import get_task, task_names
+from photofound.eval.metrics import psnr
 from photofound.model import autoencoder, superresolution
 from photofound.model.prx import PRX_FIELDS
 from photofound.pipeline import EditPipeline, pipeline_class
@@ -89,6 +95,9 @@ class PRXInPlace(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         return tokens
+
+    def new_cache(self) -> None:
+        """It has none."""
 
     def forward(self, x: Tensor, t: Tensor, text_kv: Tensor, attention_mask: Tensor | None, **edit_inputs: Any) -> Any:
         return self.prx(x, t, text_kv.expand(len(x), -1, -1), attention_mask)
@@ -144,9 +153,9 @@ class Bench:
         pipe.set_progress_bar_config(disable=True)
         photo, inputs = photograph(width, height), request(task, width, height)
         rows = [self.once(pipe, task, photo, inputs) for _ in range(self.args.repeats + 1)][1:]
-        return {name: median(row[name] for row in rows) for name in rows[0]}
+        return {name: median(row[name] for row in rows) for name in rows[0] if name != "image"}
 
-    def once(self, pipe: Any, task: str, photo: Image.Image, inputs: dict[str, Any]) -> dict[str, float]:
+    def once(self, pipe: Any, task: str, photo: Image.Image, inputs: dict[str, Any]) -> dict[str, Any]:
         spent: dict[str, list[float]] = {part: [] for part in PARTS}
         places = {
             "prepare": (get_task(task), "prepare"),
@@ -160,9 +169,9 @@ class Bench:
         settings = {"num_inference_steps": self.args.steps, "generator": torch.Generator().manual_seed(0)}
         with timed_all(places, spent, self.wait):
             start, cpu = time.perf_counter(), time.process_time()
-            pipe(photo, **inputs, **settings)
+            made = pipe(photo, **inputs, **settings).images[0]
             self.wait()
-            row = {"seconds": time.perf_counter() - start, "CPU": time.process_time() - cpu}
+            row = {"seconds": time.perf_counter() - start, "CPU": time.process_time() - cpu, "image": made}
         return row | {part: sum(seconds) for part, seconds in spent.items()} | {"calls": len(spent["network"])}
 
 
@@ -171,6 +180,59 @@ def peak(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() // 10**6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+
+
+SAVINGS = {"plain": {}, "int8": {"quantize": "int8"}, "fp8": {"quantize": "fp8"}} | {
+    f"cache {threshold}": {"cache": threshold} for threshold in (0.1, 0.15, 0.2, 0.3)
+}
+
+
+def savings(args: argparse.Namespace, load: Callable[[], Any]) -> Iterator[str]:
+    """The lines of the table of ``--savings``."""
+    pipes = {name: load() for name, asked in SAVINGS.items() if "cache" not in asked}
+    for name, pipe in pipes.items():
+        if name != "plain":
+            pipe.quantize(SAVINGS[name]["quantize"])
+    yield "| task | size | option | seconds | CPU | network | weights MB | PSNR dB |"
+    yield "|" + "---|" * 8
+    for width, height in map(size_of, args.sizes):
+        for task in args.tasks:
+            rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SAVINGS}
+            photo, inputs = photograph(width, height), request(task, width, height)
+            for _ in range(args.repeats + 1):  # the first one warms up
+                for name, asked in SAVINGS.items():
+                    bench = Bench(pipes.get(name, pipes["plain"]), args)
+                    bench.pipeline.enable_first_block_cache(asked.get("cache", 0))
+                    rows[name].append(bench.once(_of_task(bench.pipeline, task), task, photo, inputs))
+            plain = rows["plain"]
+            for name, made in rows.items():
+                ratios = [median(r[key] for r in made[1:]) / median(r[key] for r in plain[1:]) for key in RATIOS]
+                weights = weight_bytes(pipes.get(name, pipes["plain"])) / 1e6
+                a, b = (np.asarray(each[-1]["image"], np.float32) / 255 for each in (made, plain))
+                same = a.shape[:2] == photo.size[::-1]
+                painted = (b != np.asarray(photo, np.float32) / 255).any(-1) if same else None
+                near = "" if name == "plain" else f"{psnr(a, b, painted):.1f}"
+                times = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+                yield f"| {task} | {width}x{height} | {name} | {times} | {weights:.1f} | {near} |"
+
+
+RATIOS = ("seconds", "CPU", "network")
+
+
+def weight_bytes(pipe: Any) -> int:
+    """Bytes of the weights of transformer and text encoder; those of eight bits have parts."""
+    networks = [part for part in (pipe.transformer, pipe.text_encoder) if part is not None]
+    tensors = [each for network in networks for each in network.parameters()]
+    parts = [
+        [getattr(t, n) for n in t.__tensor_flatten__()[0]] if hasattr(t, "__tensor_flatten__") else [t] for t in tensors
+    ]
+    return sum(part.nbytes for each in parts for part in each if part is not None)
+
+
+def _of_task(pipeline: Any, task: str) -> Any:
+    pipe = pipeline_class(task).from_pipe(pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def cold_start(args: argparse.Namespace) -> tuple[float, float]:
@@ -206,6 +268,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["inpaint", "erase", "expand", "outpaint", "upscale"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", help="a folder or Hub id; default: the embedded model")
+    parser.add_argument("--teacher", action="store_true", help="the many-step model of a few-step one")
+    parser.add_argument("--savings", action="store_true", help="eight bits and skipped blocks, beside the plain model")
     parser.add_argument("--steps", type=int, help="default: the model's")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: what is fast here")
     parser.add_argument("--device", default="cpu")
@@ -225,7 +289,19 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     start = time.perf_counter()
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    pipeline = EditPipeline.from_pretrained(args.model, torch_dtype=dtype).to(args.device)
+
+    def load() -> Any:
+        return EditPipeline.from_pretrained(args.model, teacher=args.teacher, torch_dtype=dtype).to(args.device)
+
+    if args.savings:
+        table = []
+        for line in savings(args, load):
+            table.append(line)
+            print(line, flush=True)
+        if args.markdown:
+            args.markdown.write_text("\n".join(table) + "\n")
+        return
+    pipeline = load()
     lines = [
         f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, {pipeline.transformer.dtype}, "
         f"loaded in {time.perf_counter() - start:.2f} s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Models:
         folder: holds further models as subfolders, and LoRAs as ``.safetensors``. Nothing else on this machine is read.
         hub: whether visitors may name any model of the Hub, which is then downloaded.
         segmenters: what visitors may find subjects with, beside the model's own way (``photofound.segmenters``).
+        optimize: what is done to each model when it is loaded, such as fewer bits for its weights.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class Models:
         hub: bool = True,
         device: str = "cpu",
         segmenters: Sequence[str] = (),
+        optimize: Callable[[Any], None] | None = None,
     ) -> None:
         self.default, self.folder, self.hub, self.device = default, folder, hub, device
         self.segmenters = tuple(segmenters)
+        self._optimize = optimize or (lambda pipe: None)
         self._loaded: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
 
     def choices(self) -> list[str]:
@@ -73,10 +76,13 @@ class Models:
 
         try:
             if not lora:
-                return EditPipeline.from_pretrained(source).to(self.device)
-            file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
-            with warnings.catch_warnings(action="ignore"):
-                return EditPipeline.with_lora(source, file).to(self.device)
+                pipe = EditPipeline.from_pretrained(source)
+            else:
+                file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
+                with warnings.catch_warnings(action="ignore"):
+                    pipe = EditPipeline.with_lora(source, file)
+            self._optimize(pipe)
+            return pipe.to(self.device)
         except OSError as error:  # the Hub's and diffusers' run to several lines of advice for programmers
             reason = re.split(r"\.\s|\n", str(error))[0]
             raise ValueError(reason if reason.startswith("model:") else f"model: {source!r}: {reason}") from error

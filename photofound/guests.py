@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from photofound import files
 from photofound.device import fast_dtype
@@ -33,6 +34,7 @@ from photofound.edits.task import Backdrop, Condition, get_task
 from photofound.errors import first_line
 from photofound.image import from_tensor, to_tensor
 from photofound.model import fingerprint
+from photofound.model.quantize import is_quantized
 from photofound.painting import Draft
 from photofound.pipeline import EditPipeline
 from photofound.sampling import Callback
@@ -164,13 +166,20 @@ class Painter:
         if step is not None:
             inputs["callback_on_step_end"] = lambda pipe, index, *_: step(index) or {}
         known = _arguments(self.pipe)
-        made = self.pipe(**{name: value for name, value in inputs.items() if name in known}).images[0]
+        with self._cache():
+            made = self.pipe(**{name: value for name, value in inputs.items() if name in known}).images[0]
         made = np.asarray(made, np.float32)
         if made.shape[:2] != (height, width):
             made = from_tensor(
                 F.interpolate(to_tensor(made), size=(height, width), mode="bicubic", antialias=True).clamp(-1, 1)
             )
         return made
+
+    def _cache(self) -> AbstractContextManager[None]:
+        """What a first-block cache of diffusers wants around it; some pipelines see to it themselves, within."""
+        network: Any = getattr(self.pipe, "transformer", None)
+        cached = getattr(network, "is_cache_enabled", False) and hasattr(network, "cache_context")
+        return network.cache_context("guest") if cached else nullcontext()
 
     def _as_given(self, made: np.ndarray, condition: Condition) -> np.ndarray:
         """Undo what the guest did to the pixels that it was to leave alone."""
@@ -275,14 +284,24 @@ class GuestPipeline(EditPipeline):
         self.painter.pipe.to(*args, **kwargs)
         return self
 
+    @property
+    def _networks(self) -> dict[str, Any]:
+        return {name: part for name, part in self.painter.pipe.components.items() if isinstance(part, nn.Module)}
+
     def maybe_free_model_hooks(self) -> None:
         """The guest does so after each of its calls."""
 
     def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """The guest's own; safetensors only."""
+        self._require_whole("load_lora_weights")
         self.painter.pipe.load_lora_weights(*args, **{**kwargs, "use_safetensors": True})
 
+    def _require_whole(self, what: str) -> None:
+        if any(map(is_quantized, self._networks.values())):
+            raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        self._require_whole("save_pretrained")
         self.painter.pipe.save_pretrained(*args, **kwargs)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:

@@ -337,22 +337,6 @@ class EditPipeline(SubjectPipeline):
             raise ValueError(f"num_images_per_prompt: {count!r} must be a whole number from 1 to 64")
         return steps, float(guidance), count
 
-    def enable_vae_tiling(self) -> None:
-        """Let the autoencoder work tile by tile, where it can: less memory for large working sizes."""
-        if hasattr(self.vae, "enable_tiling"):
-            self.vae.enable_tiling()
-
-    def disable_vae_tiling(self) -> None:
-        """Undo ``enable_vae_tiling``."""
-        if hasattr(self.vae, "disable_tiling"):
-            self.vae.disable_tiling()
-
-    def enable_vae_slicing(self) -> None:
-        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
-
-    def disable_vae_slicing(self) -> None:
-        """Pictures are encoded and decoded one by one here anyway: nothing changes."""
-
     def unread(self, prompt: Any) -> str:
         """What to tell of a prompt whose end the model does not read, in one sentence; else empty."""
         if self.tokenizer is None or not isinstance(prompt, str):

@@ -23,7 +23,7 @@ from photofound.edits.geometry import Box
 from photofound.edits.task import Condition, is_regression
 from photofound.model import autoencoder, text
 from photofound.model.condition import fold_condition
-from photofound.storage import StoredPipeline
+from photofound.optimizations import OptimizedPipeline
 
 _OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
@@ -130,7 +130,7 @@ class _Call:
     negative_prompt: str = ""
 
 
-class SamplingPipeline(StoredPipeline):
+class SamplingPipeline(OptimizedPipeline):
     """The transformer as a sampler, which several threads may use at once."""
 
     _callback_tensor_inputs = ["latents"]
@@ -255,6 +255,7 @@ class SamplingPipeline(StoredPipeline):
         tiling = self._tiling(where)
         at_once = max(1, _TOKENS_AT_ONCE * model.config.patch_size**2 // (tiling.area * batch * copies))
         groups = [tiling.boxes[i : i + at_once] for i in range(0, len(tiling.boxes), at_once)]
+        caches = [model.new_cache() for _ in groups]
 
         def per_tile(x: Any, tiles: int) -> Any:
             """(copies * B, ...) -> (copies * tiles * B, ...); what all have in common stays as it is."""
@@ -264,11 +265,11 @@ class SamplingPipeline(StoredPipeline):
 
         def velocity(latents: Tensor, t: Tensor) -> Tensor:
             total = torch.zeros_like(latents)
-            for group in groups:
+            for group, cache in zip(groups, caches, strict=True):
                 x, given = (cut(part, group).to(folded.dtype).repeat(copies, 1, 1, 1) for part in (latents, folded))
                 times = t.float().reshape(1)  # the model multiplies time by 1,000: bf16 would round it visibly
                 inputs = {name: per_tile(value, len(group)) for name, value in each.items()}
-                out = model(x, times, condition=given, guidance=told, **inputs).sample
+                out = model(x, times, condition=given, guidance=told, cache=cache, **inputs).sample
                 if model.config.prediction_type == "sample":
                     out = flow.to_velocity(x, out, times)
                 out = out.float()

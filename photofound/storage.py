@@ -31,6 +31,7 @@ from photofound.model.folder import (
     lora_errors,
     read_json,
 )
+from photofound.model.quantize import is_quantized
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -122,6 +123,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         """Save as in diffusers, with a model card: that of the folder which the pipeline was loaded from, else one of
         what is known (``photofound.card.card``). LoRAs that are active are merged into the transformer that is written,
         so that the folder gives the same pictures; keep their own files to take them out again."""
+        self._require_whole("save_pretrained")
         save_directory = files.output_path(save_directory, "save_pretrained")
         if push_to_hub:
             hub = {k: kwargs.pop(k) for k in ("commit_message", "private", "token", "create_pr") if k in kwargs}
@@ -163,6 +165,11 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         options = {"token": token, "commit_message": commit_message, "create_pr": create_pr, "subfolder": subfolder}
         return self._upload_folder(str(folder), repo_id, **options)
 
+    def _require_whole(self, what: str) -> None:
+        """Raises ValueError where weights have eight bits: no file format of ours holds them, and no LoRA is added."""
+        if is_quantized(self.transformer) or is_quantized(self.text_encoder):
+            raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
+
     def _save_card(self, folder: Path) -> None:
         """Weights that were loaded from a folder and not adapted since have that folder's card."""
         from photofound.card import card  # at use: whoever edits needs no card
@@ -181,6 +188,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
         Raises FileNotFoundError for a file that is not there; ValueError for one that holds no LoRA for this model.
         """
+        self._require_whole("load_lora_weights")
         kwargs["use_safetensors"] = True
         file = None if isinstance(source, dict) else find_lora(source, kwargs.get("weight_name"))
         if file is not None:
@@ -201,11 +209,13 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def fuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Add the active LoRAs to the weights, as in diffusers: ``lora_scale``, ``adapter_names``, ``safe_fusing``."""
+        self._require_whole("fuse_lora")
         super().fuse_lora(list(components), **kwargs)
         self.register_to_config(_name_or_path=None)  # the weights are no longer that folder's, nor is its card true
 
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **kwargs: Any) -> None:
         """Take them out again; the weights are the former ones but for rounding."""
+        self._require_whole("unfuse_lora")
         super().unfuse_lora(list(components), **kwargs)
 
     @classmethod

@@ -350,9 +350,3 @@ def test_diffusers_loads_a_folder_of_ours(tiny_folder, tmp_path):
     assert isinstance(DiffusionPipeline.from_pretrained(tiny_folder), EditPipeline)
     ErasePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "erase")
     assert type(DiffusionPipeline.from_pretrained(tmp_path / "erase")) is ErasePipeline
-
-
-def test_memory_switches_are_there(tiny):
-    pipe = tiny(InpaintPipeline)
-    for name in ("enable_vae_tiling", "disable_vae_tiling", "enable_vae_slicing", "disable_vae_slicing"):
-        getattr(pipe, name)()

@@ -374,3 +374,35 @@ def test_a_model_that_follows_no_instructions_says_so(tiny_folder, scene, words)
             pipe.answer(Request("edit", Picture.from_any(scene[0]), {"prompt": "make it red"}))
     with pytest.raises(ValueError, match="prompt: is empty; say what to change"):
         GuestPipeline(Painted()).answer(Request("edit", Picture.from_any(scene[0])))
+
+
+def test_memory_and_time_are_saved_where_a_guest_can(words, scene):
+    photo, mask = scene
+    pipe = GuestPipeline(build("flux-fill", words))
+    pipe.painter.pipe.set_progress_bar_config(disable=True)
+    request = Request("inpaint", Picture.from_any(photo), {"mask_image": mask, "prompt": "a cup"}, seed=1, steps=4)
+    pipe.enable_first_block_cache(1.0)
+    assert pipe.painter.pipe.transformer.is_cache_enabled
+    with _quiet():
+        a, b = (pipe.for_task("inpaint").answer(request).images[0].pixels for _ in "ab")
+    assert (a == b).all() and (a[mask == 0] == photo[mask == 0]).all(), "nothing is left over from the last call"
+    pipe.enable_first_block_cache(0.2)  # another threshold, without an error of diffusers
+    pipe.disable_first_block_cache()
+    assert not pipe.painter.pipe.transformer.is_cache_enabled
+    pipe.enable_vae_tiling()
+    assert pipe.painter.pipe.vae.use_tiling
+    with pytest.raises(ValueError, match="cache: UNet2DConditionModel has no blocks that may be skipped"):
+        GuestPipeline(build("sd", words)).enable_first_block_cache()
+
+
+def test_a_guests_weights_take_eight_bits(words, scene, tmp_path):
+    pytest.importorskip("torchao")
+    photo, mask = scene
+    pipe = GuestPipeline(build("sd", words))
+    pipe.painter.pipe.unet.up_blocks[0].attentions[0].proj_in = torch.nn.Linear(64, 64)  # one that is large enough
+    with pytest.raises(ValueError, match="quantize: 'int2' is unknown"):
+        pipe.quantize("int2")
+    pipe.quantize("int8")
+    with pytest.raises(ValueError, match="save_pretrained: the weights have eight bits by now"):
+        pipe.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

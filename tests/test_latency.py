@@ -39,3 +39,12 @@ def test_every_task_is_measured_and_so_is_prx(latency, tiny, task):
 def test_sizes_are_sides_or_pairs(latency):
     assert latency.size_of("512") == (512, 512) and latency.size_of("4000x3000") == (4000, 3000)
     assert latency.photograph(40, 30).size == (40, 30)
+
+
+@pytest.mark.slow
+def test_savings_are_measured_beside_the_plain_model(latency, tiny):
+    pytest.importorskip("torchao")
+    args = argparse.Namespace(device="cpu", repeats=1, steps=4, sizes=["96x64"], tasks=["inpaint"])
+    _, _, plain, *others = latency.savings(args, lambda: tiny(EditPipeline))
+    assert plain.split("|")[3:7] == [" plain ", " 1.00 ", " 1.00 ", " 1.00 "] and len(others) == 6
+    assert [line.split("|")[3].strip() for line in others] == list(latency.SAVINGS)[1:]

@@ -13,6 +13,7 @@ lists the protocols and metrics.
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import re
 import sys
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from photofound import __version__, config, files
-from photofound.cli.arguments import Parser, path
+from photofound.cli import model as cli_model
+from photofound.cli.arguments import Parser, add_optimizations, path
 from photofound.errors import one_line
 
 KEY = "blind-key.json"
@@ -79,6 +81,7 @@ def parser() -> Parser:
     )
     add("--device", default="auto", help="cpu, cuda, ...; default: cuda if there is one")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the fastest of the device")
+    add_optimizations(made)
     add("--quiet", action="store_true", help="print errors only")
     return made
 
@@ -112,7 +115,8 @@ def models(args: argparse.Namespace) -> list[Any]:
     dtype = getattr(torch, args.dtype) if args.dtype else None
     common = {"guidance": args.guidance, "device": args.device, "dtype": dtype}
     sources = [each for each in args.model or ["embedded"] if each != "none"]
-    methods: list[Any] = [PhotofoundMethod(**_model(each), **common) for each in sources]
+    optimize = functools.partial(cli_model.optimize, args=args)  # photofound's models alone
+    methods: list[Any] = [PhotofoundMethod(**_model(each), **common, optimize=optimize) for each in sources]
     for each in args.pipeline if not args.blind else []:
         arguments = _model(each)
         if arguments.pop("teacher"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZED = ("fp8", "int8")
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +105,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--teacher", action="store_true", help="use the many-step model that a few-step model was distilled from")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
+    add_optimizations(parser)
+
+
+def add_optimizations(parser: argparse.ArgumentParser) -> None:
+    """The options that save memory and time. ``model.optimize`` reads them."""
+    add = parser.add_argument_group("memory and time").add_argument
+    skip = "skip blocks in sampling steps that change little, for models of many steps: faster, not quite the same"
+    add("--quantize", choices=QUANTIZED, help="weights of eight bits: half the memory, no faster")
+    add("--cache", action="store_true", help=skip)
+    add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")
 
 
 def add_credentials_options(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from photofound.cli import completion, proof, serve
-from photofound.cli.arguments import Parser, count, file_name, path, rate
+from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate
 from photofound.cli.console import say
-from photofound.cli.model import quiet_libraries
+from photofound.cli.model import optimize, quiet_libraries
 from photofound.cli.options import inputs_of, spelling, task_parser
 from photofound.errors import one_line
 
@@ -161,6 +161,7 @@ def _demo(argv: list[str]) -> int:
     from photofound.device import resolve_device
 
     quiet_libraries()
+    device = str(resolve_device(args.device, "device"))
     local = args.host in ("127.0.0.1", "localhost", "::1") and not args.share
     app.serve(
         # Only on this machine may the page download models: other visitors must not fill the disk.
@@ -168,8 +169,9 @@ def _demo(argv: list[str]) -> int:
             args.model,
             args.models,
             hub=local,
-            device=str(resolve_device(args.device, "device")),
+            device=device,
             segmenters=args.segmenter,
+            optimize=lambda pipe: optimize(pipe, args),
         ),
         host=args.host,
         port=args.port,
@@ -196,6 +198,7 @@ def _demo_parser() -> Parser:
     add("--open", action="store_true", help="open the page in the browser")
     add("--max-pixels", type=count, default=40_000_000, metavar="N", help="largest photograph; default: 40 million")
     add("--max-upload", type=count, default=50, metavar="MB", help="largest file to upload; default: 50")
+    add_optimizations(parser)
     return parser
 
 

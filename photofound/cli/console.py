@@ -6,6 +6,7 @@ Printing never decides whether an edit succeeds.
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
 import sys
@@ -31,6 +32,13 @@ def print_line(line: str, file: Any = None) -> None:
 def say(line: str) -> None:
     """Print one line on stderr."""
     print_line(f"photofound: {line}", sys.stderr)
+
+
+def quiet_imports() -> None:
+    """Where torchao is installed, diffusers imports it, and both log what nobody at a command line can do anything
+    about: kernels of other GPUs, classes of older versions."""
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def progress_bar(items: Iterable[Item], quiet: bool) -> Iterable[Item]:

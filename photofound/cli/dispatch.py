@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from photofound.cli.commands import COMMANDS, loaded_tasks, unknown
-from photofound.cli.console import plain_warnings, safe_streams, say
+from photofound.cli.console import plain_warnings, quiet_imports, safe_streams, say
 from photofound.cli.edits import EXPECTED, run_edit
 from photofound.errors import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0: done, 1: some files of a folder failed, 2: refused, 130: interrupted."""
+    quiet_imports()
     with safe_streams(), plain_warnings():
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))

@@ -32,8 +32,19 @@ def load_pipeline(args: argparse.Namespace) -> Any:
             raise  # ours, and already clear
         advice = "--model takes a folder, or the id of a model that is cached or on the Hub"
         raise ValueError(f"{first_sentence(error)}; {advice}") from error
+    optimize(pipe, args)
     pipe.to(device)
     return pipe
+
+
+def optimize(pipe: Any, args: argparse.Namespace) -> None:
+    """Save memory and time as ``arguments.add_optimizations`` asks for. Raises ValueError where it cannot be."""
+    if args.quantize:
+        pipe.quantize(args.quantize)
+    if args.cache_threshold is not None:
+        pipe.enable_first_block_cache(args.cache_threshold)
+    elif args.cache:
+        pipe.enable_first_block_cache()
 
 
 @contextmanager

@@ -135,6 +135,7 @@ class PhotofoundMethod(Method):
         teacher: use the model that a few-step student was distilled from.
         name: its name in reports; None: made of the folder's name, the steps and the guidance.
         device: ``auto`` uses a GPU if there is one.
+        optimize: what is done to the pipeline when it is loaded, such as fewer bits for its weights.
     """
 
     tasks = (*HOLES, "upscale", "outpaint")
@@ -148,10 +149,13 @@ class PhotofoundMethod(Method):
         name: str | None = None,
         device: str = "auto",
         dtype: torch.dtype | None = None,
+        optimize: Callable[[Any], None] | None = None,
     ) -> None:
         folder = None if source == "embedded" else source
         target = resolve_device(device, "device")
         pipe = EditPipeline.from_pretrained(folder, teacher=teacher, torch_dtype=dtype or fast_dtype(target.type))
+        if optimize is not None:
+            optimize(pipe)
         self.pipe = pipe.to(target)
         self.steps, self.guidance = steps, guidance
         stem = "photofound-nano" if folder is None else Path(source).name

@@ -3,7 +3,9 @@
 Each file imports only files above it:
 
     layers           RoPE, attention, norms, modulation, MLP
+    cache            blocks that are skipped where little has changed since the last step
     checks           what the transformer refuses
+    quantize         weights of eight bits
     transformer      EditTransformer: trunk, edit inputs, task heads
     cost             what a forward pass costs
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none

@@ -9,6 +9,7 @@ N heads, d = D / N head size, P patch values (channels x patch x patch), K tasks
 
 import math
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,18 @@ def take_tokens(x: Tensor, route: Tensor) -> Tensor:
 def put_tokens(x: Tensor, route: Tensor, routed: Tensor) -> Tensor:
     """Undo `take_tokens`: x (B, T, D) with the tokens that `route` (B, T') names replaced by `routed` (B, T', D)."""
     return x.scatter(1, route[..., None].expand(-1, -1, x.shape[-1]), routed.to(x.dtype))
+
+
+def routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens, rotary table and key mask of the routed tokens alone: (B, T', D), (B, T', 1, d / 2, 2), (.., L + T')."""
+    gone = x.shape[1] - route.shape[1]
+    # The mask's image part is all true, so any T' of it will do.
+    return take_tokens(x, route), rope[route], None if mask is None else mask[..., : mask.shape[-1] - gone]
+
+
+def key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
+    """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
+    return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]
 
 
 # ------------------------------------------------------------------------------------------------- rotary positions
@@ -219,6 +232,38 @@ class Attention(nn.Module):
             return out
         assert self.reference is not None, "keys of a reference for a block that takes none"
         return out + self.reference(unrotated, reference_kv, referenced)
+
+
+class Given(NamedTuple):
+    """What every block is given beside the tokens; of batch B, or of batch 1 for all."""
+
+    activated: Tensor  # (B, D)
+    text: Tensor | None  # (B, L, D), or text_kv
+    rope: Tensor  # (T, 1, d / 2, 2), within a route (B, T', 1, d / 2, 2)
+    mask: Tensor | None  # (B, 1, 1, L + T)
+    text_kv: Tensor | None  # (B, depth, 2, L, N, d)
+    reference: Tensor | None  # (B, S, D), or reference_kv
+    reference_kv: Tensor | None  # (B, depth, 2, S, N, d)
+    referenced: Tensor | None  # (B,) bool, or (R,) long
+
+    def of_block(self, index: int) -> tuple[Any, ...]:
+        """The arguments of block `index` after the tokens."""
+        text_kv, reference_kv = (  # keys, values: (B, L, N, d), (B, S, N, d)
+            None if kv is None else kv[:, index].unbind(1) for kv in (self.text_kv, self.reference_kv)
+        )
+        own = self._replace(text_kv=text_kv, reference_kv=reference_kv)  # type: ignore[arg-type]
+        return tuple(own)
+
+    def of_samples(self, samples: Tensor | None) -> "Given":
+        """For these samples (R,) long of the batch alone; None = all. What all have in common stays as it is, and so
+        does the table of positions."""
+        if samples is None:
+            return self
+
+        def few(value: Any) -> Any:
+            return value if value is None or len(value) == 1 else value[samples]
+
+        return self._replace(**{name: few(value) for name, value in self._asdict().items() if name != "rope"})
 
 
 class Block(nn.Module):

@@ -24,18 +24,21 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from photofound.model import checks
+from photofound.model.cache import CachedSampling, FirstBlockCache
 from photofound.model.layers import (
     NORM_EPS,
     Block,
     Embedder,
+    Given,
     OutputHeads,
     ReferenceAttention,
     ResolutionEmbedder,
     ScalarEmbedder,
+    key_mask,
     patchify,
     put_tokens,
     rope_table,
-    take_tokens,
+    routed,
     unpatchify,
 )
 
@@ -47,7 +50,7 @@ class EditTransformerOutput(Transformer2DModelOutput):
     features: Tensor | None = None
 
 
-class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling):
     """A diffusion transformer that edits: noisy latents, a time, a text, a condition and a task -> velocity.
 
     The first thirteen arguments are PRX's, with PRX's meaning.
@@ -85,6 +88,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     config_name = "config.json"
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["Block", "OutputHeads"]
+    # Inputs and heads are small, and all that is painted goes through them: eight bits are for the blocks.
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["norm", "_in$", "_in[.]", "resolution_embedder", "heads"]
     _repeated_blocks: ClassVar[list[str]] = ["Block"]  # what `compile_repeated_blocks` compiles, once for all
 
     @register_to_config
@@ -191,6 +196,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         referenced: Tensor | None = None,
         route: Tensor | None = None,
         tap: int | None = None,
+        cache: FirstBlockCache | None = None,
     ) -> EditTransformerOutput | tuple[Tensor, ...]:
         """Predict the velocity (or the clean sample, see `prediction_type`) of noisy latents.
 
@@ -216,6 +222,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
                 blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
             tap: index of a block whose output tokens are wanted, too.
+            cache: of one sampling, which lets the samples that the first block changes as before skip the other blocks.
+                Not together with `route` or `tap`.
 
         Returns:
             `.sample` (B, C, H, W) and, with `tap`, `.features` (B, T, D); only the routed tokens, (B, T', D), where
@@ -227,6 +235,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         checks.check_inputs(self, hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
         checks.check_reference(self, hidden_states, reference, reference_kv, referenced)
         checks.check_routing(self, hidden_states, route, tap)
+        assert cache is None or (route is None and tap is None), "a cache is for sampling, a route or tap for training"
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -240,29 +249,45 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         seen = None if reference is None else self._reference_tokens(reference)  # (B, S, D)
         activated = F.silu(self.embed_conditions(timestep, task, strength, guidance, height, width, x.dtype))  # (B, D)
         rope = rope_table(*grid, self.axes_dim, self.config.theta, x.device)  # (T, 1, d / 2, 2)
-        mask = None if attention_mask is None else _key_mask(attention_mask, x.shape[1])  # (B, 1, 1, L + T)
+        mask = None if attention_mask is None else key_mask(attention_mask, x.shape[1])  # (B, 1, 1, L + T)
 
-        features, span = None, self.route_span
-        for index, block in enumerate(self.blocks):
-            if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
-                whole, x, rope, mask = (x, rope, mask), *_routed(x, rope, mask, route)
-            block_kv, seen_kv = (  # keys, values: (B, L, N, d), (B, S, N, d)
-                None if kv is None else kv[:, index].unbind(1) for kv in (text_kv, reference_kv)
+        given = Given(activated, text, rope, mask, text_kv, seen, reference_kv, referenced)
+        if cache is None:
+            x, features = self._through_blocks(x, given, range(len(self.blocks)), route, tap)
+        else:
+            first, rest = range(1), range(1, len(self.blocks))
+            x, features = (
+                cache(
+                    x,
+                    lambda tokens: self._through_blocks(tokens, given, first)[0],
+                    lambda tokens, samples: self._through_blocks(tokens, given.of_samples(samples), rest)[0],
+                ),
+                None,
             )
-            given = (activated, text, rope, mask, block_kv, seen, seen_kv, referenced)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block, x, *given)
-            else:
-                x = block(x, *given)  # (B, T, D), within the route (B, T', D)
-            if route is not None and index == span[-1]:
-                x, (rope, mask) = put_tokens(whole[0], route, x), whole[1:]
-            if index == tap:
-                features = x
 
         sample = unpatchify(self.heads(x, activated, task), patch, height, width)  # (B, C, H, W)
         if return_dict:
             return EditTransformerOutput(sample=sample, features=features)
         return (sample,) if features is None else (sample, features)
+
+    def _through_blocks(
+        self, x: Tensor, given: Given, indices: range, route: Tensor | None = None, tap: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T, D) after some of the blocks, and those after the block that is tapped."""
+        features, span = None, self.route_span
+        for index in indices:
+            if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
+                whole, (x, rope, mask) = (x, given), routed(x, given.rope, given.mask, route)
+                given = given._replace(rope=rope, mask=mask)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(self.blocks[index], x, *given.of_block(index))
+            else:
+                x = self.blocks[index](x, *given.of_block(index))  # (B, T, D), within the route (B, T', D)
+            if route is not None and index == span[-1]:
+                x, given = put_tokens(whole[0], route, x), whole[1]
+            if index == tap:
+                features = x
+        return x, features
 
     @property
     def route_span(self) -> range:
@@ -445,15 +470,3 @@ def _patch_projection(patch_dim: int, bottleneck_size: int | None, hidden_size: 
     if bottleneck_size is None:
         return nn.Linear(patch_dim, hidden_size)
     return nn.Sequential(nn.Linear(patch_dim, bottleneck_size), nn.Linear(bottleneck_size, hidden_size))
-
-
-def _routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Tokens, rotary table and key mask of the routed tokens alone: (B, T', D), (B, T', 1, d / 2, 2), (.., L + T')."""
-    gone = x.shape[1] - route.shape[1]
-    # The mask's image part is all true, so any T' of it will do.
-    return take_tokens(x, route), rope[route], None if mask is None else mask[..., : mask.shape[-1] - gone]
-
-
-def _key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
-    """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
-    return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]

@@ -1,0 +1,146 @@
+"""What saves time and memory, on pipelines: how near to the plain result, alone and in company, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import seeded
+from skimage import data
+
+from photofound import EditPipeline, ErasePipeline, InpaintPipeline, Picture
+from photofound.edits.task import get_task
+from photofound.eval.metrics import psnr
+from photofound.model.cache import THRESHOLD, FirstBlockCache
+
+
+def jobs() -> list:
+    """Two holes in a photograph, with other words each."""
+    photo = data.coffee()[60:188, 100:228]
+    made = []
+    for i, prompt in enumerate(("a cup", "dark wooden table")):
+        mask = np.zeros((128, 128), np.uint8)
+        mask[40:90, 30 + 10 * i : 85 + 10 * i] = 255
+        made.append(get_task("inpaint").prepare(Picture.from_any(np.roll(photo, 40 * i, 1)), mask, prompt))
+    return made
+
+
+def painted(pipe, made: list, steps: int | None = None) -> list[np.ndarray]:
+    settings = pipe.check({"num_inference_steps": steps})[:2]
+    return [result.to_float() for result in pipe.run(made, [seeded(i) for i in range(len(made))], *settings)]
+
+
+@pytest.fixture
+def nano():
+    def load(**options):
+        pipe = InpaintPipeline.from_pretrained(**options)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return load
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """All caches that are made."""
+    made, init = [], FirstBlockCache.__init__
+    monkeypatch.setattr(FirstBlockCache, "__init__", lambda self, *args: (init(self, *args), made.append(self))[0])
+    return made
+
+
+@pytest.mark.slow
+def test_skipped_blocks_stay_near_the_plain_result_and_company_does_not_matter(nano, counted):
+    """The teacher's twenty steps: 35 dB in the hole at least, and bit for bit what each gives alone."""
+    pipe, made = nano(teacher=True), jobs()
+    plain = painted(pipe, made)
+    pipe.enable_first_block_cache()
+    cached = painted(pipe, made)
+    assert counted and 0 < sum(each.skipped for each in counted)
+    for i, (job, a, b) in enumerate(zip(made, plain, cached, strict=True)):
+        assert 35 < psnr(a, b, job.hole > 0) < float("inf")
+        alone = pipe.run([job], [seeded(i)], *pipe.check({})[:2])[0].to_float()
+        assert (alone == b).all()
+    pipe.disable_first_block_cache()
+    assert (painted(pipe, made[:1])[0] == plain[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "floor"), [("int8", 45), ("fp8", 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_eight_bits_stay_near_the_plain_result_and_company_does_not_matter(nano, kind, floor, dtype):
+    pytest.importorskip("torchao")
+    pipe, made = nano(dtype=dtype), jobs()
+    plain = painted(pipe, made)
+    pipe.quantize(kind)
+    rounded = painted(pipe, made)
+    for i, (job, a, b) in enumerate(zip(made, plain, rounded, strict=True)):
+        assert floor < psnr(a, b, job.hole > 0) < float("inf")
+        alone = pipe.run([job], [seeded(i)], *pipe.check({})[:2])[0].to_float()
+        assert (alone == b).all()
+
+
+def test_tasks_that_share_weights_share_the_settings(tiny):
+    pipe = tiny(InpaintPipeline)
+    pipe.enable_first_block_cache(0.3)
+    assert pipe.for_task("erase").transformer.new_cache().threshold == 0.3
+    ErasePipeline.from_pipe(pipe).enable_first_block_cache()
+    assert pipe.transformer.new_cache().threshold == THRESHOLD
+    pipe.enable_first_block_cache(0)
+    assert not pipe.transformer.is_cache_enabled
+    with pytest.raises(ValueError, match="cache: 2 must be a number from 0 to 1"):
+        pipe.enable_first_block_cache(2)
+
+
+def test_what_eight_bits_cannot_do_is_refused_before_anything_is_written(nano, tmp_path):
+    pytest.importorskip("torchao")
+    pipe = nano()
+    pipe.quantize("int8")
+    for what, call in {
+        "save_pretrained": lambda: pipe.save_pretrained(tmp_path / "out"),
+        "load_lora_weights": lambda: pipe.load_lora_weights(tmp_path),
+        "fuse_lora": pipe.fuse_lora,
+        "unfuse_lora": pipe.unfuse_lora,
+    }.items():
+        with pytest.raises(ValueError, match=f"{what}: the weights have eight bits by now"):
+            call()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="the weights have eight bits already"):
+        pipe.quantize("fp8")
+
+
+def test_memory_switches_are_there(tiny):
+    pipe = tiny(InpaintPipeline)
+    for name in ("enable_vae_tiling", "disable_vae_tiling", "enable_vae_slicing", "disable_vae_slicing"):
+        getattr(pipe, name)()
+
+
+def test_the_command_line_says_the_threshold_that_counts():
+    from photofound.cli.arguments import Parser, add_optimizations
+    from photofound.cli.model import optimize
+
+    parser = Parser()
+    add_optimizations(parser)
+    assert f"default: {THRESHOLD}" in parser.format_help()
+
+    class Pipe:
+        def __init__(self):
+            self.asked = []
+
+        def quantize(self, kind):
+            self.asked.append(kind)
+
+        def enable_first_block_cache(self, *threshold):
+            self.asked.append(threshold)
+
+    for line, asked in {
+        "": [],
+        "--quantize int8": ["int8"],
+        "--cache": [()],
+        "--cache --cache-threshold 0.3": [(0.3,)],
+        "--cache-threshold 0": [(0.0,)],
+    }.items():
+        optimize(pipe := Pipe(), parser.parse_args(line.split()))
+        assert pipe.asked == asked
+
+
+def test_a_pipeline_of_the_family_has_the_words():
+    for name in ("quantize", "enable_first_block_cache", "disable_first_block_cache"):
+        assert callable(getattr(EditPipeline, name))
