@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from photofound.model.cache import THRESHOLD, check_threshold
@@ -31,6 +33,7 @@ class OptimizedPipeline(StoredPipeline):
         for name, network in self._networks.items():
             if name.startswith(_QUANTIZED):
                 quantize(network, kind)
+                network._photofound_quantized = kind
 
     def enable_first_block_cache(self, threshold: float = THRESHOLD) -> None:
         """Let sampling steps whose first block does nearly what it did before skip the other blocks. For models of many
@@ -60,6 +63,41 @@ class OptimizedPipeline(StoredPipeline):
         network: Any = self._networks.get("transformer")
         if getattr(network, "is_cache_enabled", False):
             network.disable_cache()
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the network that paints computes in."""
+        dtype: torch.dtype = self.transformer.dtype
+        return dtype
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """Where and how this pipeline computes, as far as it decides about bits."""
+        precision, version = str(self.precision).removeprefix("torch."), torch.__version__.partition("+")[0]
+        return {"device": self._execution_device.type, "dtype": precision, "torch": version, **self.optimizations}
+
+    @property
+    def optimizations(self) -> dict[str, Any]:
+        """Those that are on and change the pixels: ``quantize``, ``cache_threshold``, ``vae_tiling``. For recipes."""
+        networks = self._networks
+        painter: Any = networks.get("transformer")
+        cache = getattr(painter, "_cache_config", painter)  # diffusers keeps the configuration, ours its number
+        kinds = {getattr(each, "_photofound_quantized", None) for each in networks.values()} - {None}
+        found = {
+            "quantize": next(iter(kinds), None),
+            "cache_threshold": getattr(cache, "threshold", None) or getattr(cache, "_threshold", None) or None,
+            "vae_tiling": getattr(networks.get("vae"), "use_tiling", False) or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def optimize(self, wanted: Mapping[str, Any]) -> None:
+        """Switch on what ``optimizations`` has named. Raises ValueError for what cannot be."""
+        if "quantize" in wanted:
+            self.quantize(str(wanted["quantize"]))
+        if "cache_threshold" in wanted:
+            self.enable_first_block_cache(wanted["cache_threshold"])
+        if "vae_tiling" in wanted:
+            self.enable_vae_tiling()
 
     def enable_vae_tiling(self) -> None:
         """Let the autoencoder work tile by tile, where it can: less memory for large working sizes."""

@@ -235,12 +235,6 @@ class EditPipeline(SubjectPipeline):
         """Parameters of the network that paints."""
         return int(self.transformer.num_parameters())
 
-    @property
-    def precision(self) -> torch.dtype:
-        """What the network that paints computes in."""
-        dtype: torch.dtype = self.transformer.dtype
-        return dtype
-
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that this model cannot do."""
         if get_task(task).instructs:
@@ -317,8 +311,7 @@ class EditPipeline(SubjectPipeline):
         pictures, by which model, and what was kept."""
         steps, guidance = self.settings(request)
         sampled: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt or None}
-        computed = {"device": self._execution_device.type, "dtype": str(self.precision).removeprefix("torch.")}
-        made_by = {"model": self.fingerprint(), "computed": {**computed, "torch": torch.__version__.partition("+")[0]}}
+        made_by = {"model": self.fingerprint(), "computed": self.computed}
         return replace(made, recipe=recipe.of(request, job, made, sampled, made_by, variant))
 
     def check(self, settings: Settings) -> tuple[int, float, int]:

@@ -139,8 +139,12 @@ class _Redo:
     def _model(self, made: Mapping[str, Any]) -> EditPipeline:
         """The model, loaded once for all edits of a chain that it has made."""
         wanted = made.get("model", {})
-        if self._loaded is None or self._loaded.fingerprint()["sha256"] != wanted.get("sha256"):
-            self._loaded = self._pipe(made) if not isinstance(self._pipe, EditPipeline) else self._pipe
+        if isinstance(self._pipe, EditPipeline):
+            self._loaded = self._pipe
+        elif self._loaded is None or self._loaded.fingerprint()["sha256"] != wanted.get("sha256"):
+            self._loaded = self._pipe(made)
+            self._loaded.optimize(_optimizations(made, but=self._loaded.optimizations))
+        _warn_of_other_ways(made, self._loaded)
         found = self._loaded.fingerprint()
         for part in ("sha256", "lora"):
             if found.get(part) != wanted.get(part):
@@ -246,6 +250,21 @@ def _request(made: Mapping[str, Any], source: Picture | None, inputs: dict[str, 
     if made.get("negative_prompt"):
         raise ValueError("negative_prompt: it was made with one, which only a pipeline's own call takes; call that")
     return Request(made["task"], source, inputs, **{name: made[name] for name in names if name in made})
+
+
+def _optimizations(made: Mapping[str, Any], but: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a recipe that are not on yet."""
+    computed, names = made.get("computed", {}), ("quantize", "cache_threshold", "vae_tiling")
+    return {name: computed[name] for name in names if name in computed and name not in but}
+
+
+def _warn_of_other_ways(made: Mapping[str, Any], pipe: EditPipeline) -> None:
+    """Say where the model computes otherwise than it did."""
+    here, then = pipe.computed, made.get("computed", {})
+    for name in sorted({*here, *then} - {"torch"}):
+        if here.get(name) != then.get(name):
+            was, is_now = then.get(name, "nothing"), here.get(name, "nothing")
+            warnings.warn(f"{name} is not the same: it was {was}, this is {is_now}; bits may differ", stacklevel=4)
 
 
 def _warn_of_other_versions(made: Mapping[str, Any]) -> None:

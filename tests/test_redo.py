@@ -81,6 +81,19 @@ def test_pictures_and_folders_as_inputs_are_found(tiny, photo, scene):
         redo("out.png", pipe=pipe)
 
 
+def test_what_saves_memory_and_time_is_done_again(tiny_folder, scene, capsys):
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    edit("inpaint", "cup.png", "m.png", "-o", "out.png", "--model", tiny_folder, "--quantize", "int8", "--cache")
+    said = provenance.recipe("out.png")["computed"]
+    assert (said["quantize"], said["cache_threshold"]) == ("int8", 0.15)
+    capsys.readouterr()
+    assert cli.main(["redo", "out.png", "-o", "again.png", "--model", str(tiny_folder)]) == 0
+    assert capsys.readouterr().err.startswith("photofound: the same pixels")
+    plain = ["redo", "out.png", "-o", "again2.png", "--model", str(tiny_folder), "--cache-threshold", "0.5"]
+    cli.main(plain)
+    assert "cache_threshold is not the same: it was 0.15, this is 0.5" in capsys.readouterr().err
+
+
 def test_places_that_were_stripped_stay_out(tiny_folder, photo, scene):
     exif = Image.Exif()
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 24.0)})

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, path
+from photofound.cli.arguments import DTYPES, Parser, add_credentials_options, add_model_options, path
 from photofound.cli.console import print_line, say
 
 if TYPE_CHECKING:
@@ -170,12 +170,10 @@ def redo(argv: list[str]) -> int:
     format = image.output_format(result, args.output)
     sign = signing(args)
     from photofound.cli.model import load_pipeline, quiet_libraries
-    from photofound.redo import load_model
     from photofound.redo import redo as make_again
 
     quiet_libraries()
-    own = args.model is not None or args.teacher
-    load = (lambda made: load_pipeline(args)) if own else _on(args.device, load_model)
+    load = _loader(args, load_pipeline if args.model is not None or args.teacher else None)
     again = make_again(result, args.places, load, args.segmenter)
     image.save(again.picture, args.output, format, overwrite=args.overwrite, sign=sign(None))
     print_line(str(args.output))
@@ -212,15 +210,24 @@ def redo_parser() -> Parser:
     return parser
 
 
-def _on(device: str, load: Any) -> Any:
-    """A loader of models that moves them to the device."""
+def _loader(args: argparse.Namespace, load_pipeline: Any) -> Any:
+    """A function from a recipe to its model on the device: the one that the options name, loaded by ``load_pipeline``,
+    or else (None) the one that the recipe names; in the recipe's precision, unless the options say another."""
 
-    def loaded(made: Any) -> Any:
+    def load(made: Any) -> Any:
+        from photofound.cli.model import optimize
         from photofound.device import resolve_device
+        from photofound.redo import load_model
 
-        return load(made).to(str(resolve_device(device, "device")))
+        if load_pipeline is not None:
+            written = made.get("computed", {}).get("dtype")
+            dtype = written if args.dtype == "auto" and written in DTYPES else args.dtype
+            return load_pipeline(argparse.Namespace(**{**vars(args), "dtype": dtype}))
+        pipe = load_model(made)
+        optimize(pipe, args)
+        return pipe.to(str(resolve_device(args.device, "device")))
 
-    return loaded
+    return load
 
 
 def signing(args: argparse.Namespace) -> Any:
