@@ -49,6 +49,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 MASK = np.zeros((64, 64), np.uint8)
 MASK[20:40, 30:60] = 255
 FILES = {"image": ("photo.png", encoded(PHOTO), "image/png"), "mask": ("mask.png", encoded(MASK), "image/png")}
+MODEL = 'model="tiny0"'  # the label of the metrics: the name of the model's folder
 # The least that each task wants besides the photograph.
 NEEDS: dict[str, dict] = {
     "inpaint": {"files": FILES},
@@ -785,6 +786,12 @@ def test_generators_of_clients_understand_the_description(pipe):
         *NEEDS,
         "cutout",
         "generate",
+        "images_edit",
+        "images_generate",
+        "images_vary",
+        "list_models",
+        "show_model",
+        "iopaint_inpaint",
         "list_tasks",
         "healthz",
         "readyz",
@@ -1063,9 +1070,9 @@ def test_the_loop_answers_while_the_worker_computes_and_a_full_queue_says_so(pip
             blocked.go.set()
         assert decoded(computing.result(60)).shape == decoded(waiting.result(60)).shape
         metrics = httpx.get(f"{address}/metrics").text
-        assert 'photofound_requests_total{status="503",task="inpaint"} 1.0' in metrics
-        assert 'photofound_requests_total{status="200",task="inpaint"} 2.0' in metrics
-        assert 'photofound_batch_size_count{task="inpaint"} 2.0' in metrics
+        assert f'photofound_requests_total{{{MODEL},status="503",task="inpaint"}} 1.0' in metrics
+        assert f'photofound_requests_total{{{MODEL},status="200",task="inpaint"}} 2.0' in metrics
+        assert f'photofound_batch_size_count{{{MODEL},task="inpaint"}} 2.0' in metrics
 
 
 @pytest.mark.slow

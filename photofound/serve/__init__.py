@@ -10,10 +10,14 @@ Each file imports only files above it:
     queue        a queue of edits, and the thread that computes them in batches
     codec        uploads to pictures, results to bytes, within a bound of memory
     form         the form of a request, from what the task declares
-    errors       errors as answers
+    service      what every address does with an edit: read, queue, wait, write
+    errors       errors as answers, in the form that an address's clients know
     gate         which requests are let in
     endpoint     the handler of POST /v1/TASK
     openapi      /openapi.json and /docs
+    openai       OpenAI's images API
+    iopaint      IOPaint's /api/v1/inpaint
+    home         GET /, for people and for programs
     app          the application
     cluster      the server on a Ray cluster
 """

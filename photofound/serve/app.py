@@ -15,11 +15,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,13 +27,17 @@ from starlette.middleware.cors import CORSMiddleware
 
 from photofound import __version__
 from photofound.edits.task import Task, get_task, task_names
-from photofound.pipeline import EditPipeline
+from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig as ServeConfig
 from photofound.serve.connections import Server
 from photofound.serve.endpoint import endpoint
-from photofound.serve.errors import invalid_form, server_fault
+from photofound.serve.errors import add_error_handlers
 from photofound.serve.gate import Gate
+from photofound.serve.home import add_home
+from photofound.serve.iopaint import add_iopaint_api
+from photofound.serve.metrics import Metrics
+from photofound.serve.openai import add_images_api
 from photofound.serve.openapi import (
     ErrorInfo,
     Status,
@@ -44,8 +48,17 @@ from photofound.serve.openapi import (
     task_responses,
 )
 from photofound.serve.queue import EditQueue
+from photofound.serve.service import EditService
 
 log = logging.getLogger("photofound.serve.app")
+
+CLIENTS = {
+    "/v1/images/edits": "images/edits",
+    "/v1/images/generations": "images/generations",
+    "/v1/images/variations": "images/variations",
+    "/api/v1/inpaint": "iopaint",
+}
+"""Addresses of edits that clients of other servers know, and what the metrics call them."""
 
 
 def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI:
@@ -60,7 +73,9 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     """
     config = config or ServeConfig()
     os.environ["PHOTOFOUND_MAX_PIXELS"] = str(config.max_pixels)
-    queue, codec, tasks = EditQueue(pipe, config), PictureCodec(config), _tasks_of(pipe)
+    tasks = _tasks_of(pipe)
+    queue, codec = EditQueue(pipe, config, Metrics(model_name(pipe))), PictureCodec(config)
+    service = EditService(queue, codec, config, tasks)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,11 +93,12 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.queue, app.state.close_at_once = queue, codec.close
-    app.add_middleware(Gate, queue=queue, config=config, tasks=frozenset(task.name for task in tasks))
+    forms = {f"/v1/{task.name}" for task in tasks if task.takes_picture}
+    doors = {f"/v1/{task.name}": task.name for task in tasks} | CLIENTS
+    app.add_middleware(Gate, queue=queue, config=config, doors=doors, forms=forms)
     if config.origins:
         _allow_origins(app, config.origins)
-    app.add_exception_handler(RequestValidationError, invalid_form)
-    app.add_exception_handler(Exception, server_fault)
+    add_error_handlers(app)
     # For the documentation only; Gate checks the key.
     key = APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False)
     bearer = HTTPBearer(scheme_name="Bearer", auto_error=False)
@@ -97,10 +113,22 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
             response_class=Response,
             responses=task_responses(),
             **secured,
-        )(endpoint(task, queue, config, codec))
+        )(endpoint(task, service))
+    add_images_api(app, service, secured)
+    add_iopaint_api(app, service, secured)
+    add_home(app, queue.metrics.model)
     _add_information(app, queue, tasks, secured)
     add_documentation(app)
     return app
+
+
+def model_name(pipe: EditPipeline) -> str:
+    """What a model is called in metrics and in OpenAI's list: the folder or the Hub id that it was loaded from."""
+    loaded: Any = getattr(getattr(pipe, "painter", None), "pipe", pipe)  # a guest's own name
+    source = str(loaded.name_or_path or type(loaded).__name__)
+    if source == str(EMBEDDED):
+        return "photofound-nano"
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:

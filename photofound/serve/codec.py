@@ -32,7 +32,7 @@ class PictureCodec:
         self._files = Files(PROCESSES, config.max_pixels, config.formats)
         self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="photofound-files")
         self._signer = Signer(config.c2pa_cert, config.c2pa_key) if config.c2pa_cert and config.c2pa_key else None
-        self._free = PICTURES * config.max_pixels + config.max_bytes // 3
+        self.capacity = self._free = PICTURES * config.max_pixels + config.max_bytes // 3
         self._heads = asyncio.Semaphore(PROCESSES)
         self._turn, self._changed = asyncio.Lock(), asyncio.Event()
 

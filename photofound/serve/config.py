@@ -14,6 +14,7 @@ class ServeConfig:
     Attributes:
         queue: requests that may wait; the next one is answered with 503.
         batch: largest number of requests that are computed together; 1 switches batching off.
+        workers: threads that compute; more than 1 only where another server does the work (``upstream``).
         window: seconds that the first request of a batch waits for others like it.
         max_bytes: largest body of a request, checked while it arrives.
         max_pixels: largest picture, checked before it is decoded, and largest result.
@@ -32,6 +33,7 @@ class ServeConfig:
 
     queue: int = 32
     batch: int = 8
+    workers: int = 1
     window: float = 0.005
     max_bytes: int = 32 * 2**20
     max_pixels: int = 24_000_000
@@ -48,7 +50,7 @@ class ServeConfig:
     c2pa_key: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("queue", "batch", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
+        for name in ("queue", "batch", "workers", "max_bytes", "max_pixels", "max_steps", "max_uploads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"serve: {name} is {getattr(self, name)}; give 1 or more")
         if isinstance(self.keys, str) or not all(isinstance(key, str) and key.strip() for key in self.keys):

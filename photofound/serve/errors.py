@@ -1,13 +1,18 @@
-"""Errors as answers: a status, and one sentence that says what is wrong and what to do."""
+"""Errors as answers: a status, and one sentence that says what is wrong and what to do, in the form that the clients of
+an address know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from photofound import image
 from photofound.errors import one_line
@@ -55,13 +60,88 @@ def _release_frames(error: BaseException | None) -> None:
         error = cause
 
 
-async def invalid_form(request: Request, error: Exception) -> JSONResponse:
-    """422: a form that does not fit, with one sentence per field."""
-    assert isinstance(error, RequestValidationError)
-    sentences = [f"{'.'.join(map(str, each['loc'][1:])) or 'body'}: {each['msg']}" for each in error.errors()]
-    return JSONResponse({"detail": "; ".join(sentences)}, 422)
+OPENAI = ("/v1/images/", "/v1/models")
+"""Where the addresses begin that clients of OpenAI's API call."""
+
+IOPAINT = "/api/v1/"
+"""Where the addresses begin that clients of IOPaint call."""
 
 
-async def server_fault(request: Request, error: Exception) -> JSONResponse:
-    """500: a bug. The log says which, the answer does not."""
-    return JSONResponse({"detail": "this is a fault of the server; its log says more"}, 500)
+class OpenAIError(BaseModel):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorInfo(BaseModel):
+    """What every error of the images API looks like."""
+
+    error: OpenAIError
+
+
+class IOPaintErrorInfo(BaseModel):
+    """What every error looks like to IOPaint's clients: ``errors`` and ``detail`` are one sentence."""
+
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
+_OPENAI_STATUS = {422: 400}  # its API has no 422
+_OPENAI_CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 503: "server_busy", 504: "timeout"}
+
+
+def error_answer(
+    path: str, status: int, detail: str, headers: Mapping[str, str] | None = None, field: str | None = None
+) -> JSONResponse:
+    """An error in the form that clients of an address know.
+
+    Args:
+        path: the address, without a proxy's root path.
+        detail: one sentence.
+        field: which field of the request is wrong; left out, the name that the sentence begins with.
+    """
+    if path.startswith(OPENAI):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        named = re.match(r"([a-z_]+): ", detail)
+        param = field or (named[1] if named else None)
+        error = {"message": detail, "type": kind, "param": param, "code": _OPENAI_CODES.get(status)}
+        body: dict[str, Any] = {"error": error}
+        return JSONResponse(body, _OPENAI_STATUS.get(status, status), dict(headers or {}))
+    if path.startswith(IOPAINT):
+        body = {"error": "HTTPException", "detail": detail, "body": "", "errors": detail}
+        return JSONResponse(body, status, dict(headers or {}))
+    return JSONResponse({"detail": detail}, status, dict(headers or {}))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer refused requests, forms that do not fit and bugs in one sentence."""
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return error_answer(route_of(request.scope), error.status_code, str(error.detail), error.headers)
+
+    async def invalid_form(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        found = error.errors()
+        names = [".".join(map(str, each["loc"][1:])) or "body" for each in found]
+        sentences = [f"{name}: {each['msg']}" for name, each in zip(names, found, strict=True)]
+        return error_answer(route_of(request.scope), 422, "; ".join(sentences), field=names[0])
+
+    async def server_fault(request: Request, error: Exception) -> JSONResponse:
+        detail = "this is a fault of the server; its log says more"  # the log says which, the answer does not
+        return error_answer(route_of(request.scope), 500, detail)
+
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, invalid_form)
+    app.add_exception_handler(Exception, server_fault)
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """The path without ``root_path``, under which a proxy or another application serves this one; as in Starlette."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path

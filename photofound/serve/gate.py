@@ -10,18 +10,17 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fastapi import HTTPException, Response
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from photofound.edits.task import get_task
 from photofound.serve.config import ServeConfig
 from photofound.serve.connections import PATIENCE, RATE
+from photofound.serve.errors import error_answer, route_of
 from photofound.serve.queue import Busy, EditQueue
 
 DRAIN_SECONDS = 5.0
@@ -36,11 +35,14 @@ class Gate:
         app: the application behind it.
         queue: where a request gets its place.
         config: limits, keys, hosts and origins.
-        tasks: names of the tasks that are served.
+        doors: the addresses that are posted to for an edit, and what each is called in the metrics.
+        forms: those of them that want a form (multipart/form-data).
     """
 
-    def __init__(self, app: ASGIApp, queue: EditQueue, config: ServeConfig, tasks: frozenset[str]) -> None:
-        self.app, self.queue, self.config, self.tasks = app, queue, config, tasks
+    def __init__(
+        self, app: ASGIApp, queue: EditQueue, config: ServeConfig, doors: Mapping[str, str], forms: Collection[str]
+    ) -> None:
+        self.app, self.queue, self.config, self.doors, self.forms = app, queue, config, doors, forms
         self._keys = [encoded for key in config.keys for encoded in _encodings(key)]
         self._uploads = 0  # bytes of all bodies in progress
         queue.metrics.uploads.set_function(lambda: self._uploads)
@@ -49,8 +51,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        task = _route(scope).removeprefix("/v1/")
-        task = task if task in self.tasks and scope["method"] == "POST" else ""
+        door = self.doors.get(route_of(scope), "") if scope["method"] == "POST" else ""
         started, status = time.monotonic(), 500
 
         async def send_and_note_status(message: Message) -> None:
@@ -60,16 +61,15 @@ class Gate:
             await send(message)
 
         try:
-            if refusal := self._refusal(scope, task):
+            if refusal := self._refusal(scope):
                 await self._refuse(refusal, scope, receive, send_and_note_status)
-            elif not task:
+            elif not door:
                 await self.app(scope, self._bounded(receive, _Body(0)), send_and_note_status)
             else:
                 await self._let_in(scope, receive, send_and_note_status)
         finally:
-            if task:
-                self.queue.metrics.requests.labels(task, str(status)).inc()
-                self.queue.metrics.seconds.labels(task).observe(time.monotonic() - started)
+            if door:
+                self.queue.metrics.answered(door, status, time.monotonic() - started)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, with a place in the queue until its answer is sent."""
@@ -82,7 +82,7 @@ class Gate:
                 finally:
                     self._uploads -= max(body.declared, body.received)
         except Busy as busy:
-            answer = JSONResponse({"detail": str(busy)}, 503, {"Retry-After": str(busy.seconds)})
+            answer = error_answer(route_of(scope), 503, str(busy), {"Retry-After": str(busy.seconds)})
             await self._refuse(answer, scope, receive, send)
 
     async def _refuse(self, answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,19 +131,19 @@ class Gate:
 
         return bounded
 
-    def _refusal(self, scope: Scope, task: str) -> Response | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that is refused; None if it is let in."""
-        headers = Headers(scope=scope)
+        headers, route = Headers(scope=scope), route_of(scope)
         if problem := self._wrong_name(scope, headers):
-            return JSONResponse({"detail": problem}, 403)
-        if self._keys and not _is_open(_route(scope)) and not self._has_key(headers):
+            return error_answer(route, 403, problem)
+        if self._keys and not _is_open(route) and not self._has_key(headers):
             advice = "send an API key: 'X-API-Key: KEY' or 'Authorization: Bearer KEY'"
-            return JSONResponse({"detail": advice}, 401, {"WWW-Authenticate": "Bearer"})
+            return error_answer(route, 401, advice, {"WWW-Authenticate": "Bearer"})
         if (_length(headers) or 0) > self.config.max_bytes:
-            return JSONResponse({"detail": self._too_large()}, 413)
-        if task and get_task(task).takes_picture and not _is_multipart(headers):
+            return error_answer(route, 413, self._too_large())
+        if scope["method"] == "POST" and route in self.forms and not _is_multipart(headers):
             problem = "image: is missing; send a form (multipart/form-data) with the photograph as its field 'image'"
-            return JSONResponse({"detail": problem}, 422)
+            return error_answer(route, 422, problem, field="image")
         return None
 
     def _wrong_name(self, scope: Scope, headers: Headers) -> str | None:
@@ -181,13 +181,7 @@ class _Body:
 
 
 # These need no key: they reveal nothing about anybody.
-_OPEN = ("/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")
-
-
-def _route(scope: Scope) -> str:
-    """The path without ``root_path``, under which a proxy or another application serves this one; as in Starlette."""
-    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+_OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")
 
 
 def _encodings(key: str) -> list[bytes]:

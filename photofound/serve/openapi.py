@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from photofound import image
 from photofound.edits.task import Task, offered
-from photofound.serve.endpoint import mime_type
 from photofound.serve.form import PHOTOGRAPH, field_name
+from photofound.serve.service import mime_type
 
 
 class ErrorInfo(BaseModel):
@@ -62,6 +62,7 @@ ERRORS = {
 }
 TAGS = (
     ("edits", "send a photograph and what to do with it, receive the edited photograph"),
+    ("images", "the same for clients of other servers: OpenAI's images API, IOPaint"),
     ("server", "the tasks, and the state of the server"),
 )
 
@@ -86,10 +87,12 @@ def task_responses() -> dict[int | str, dict[str, Any]]:
     # The last type is for programs that know bytes, but no pictures.
     kinds = [*sorted({mime_type(kind) for kind in image.SUFFIXES.values()}), "application/octet-stream"]
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
-    refused: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorInfo, "description": text} for status, text in ERRORS.items()
-    }
-    return refused | {200: {"description": "the picture", "content": content}}
+    return error_responses() | {200: {"description": "the picture", "content": content}}
+
+
+def error_responses(form: type[BaseModel] = ErrorInfo) -> dict[int | str, dict[str, Any]]:
+    """The errors of every address that edits, in the form of an address's clients."""
+    return {status: {"model": form, "description": text} for status, text in ERRORS.items()}
 
 
 def task_description(task: Task) -> str:

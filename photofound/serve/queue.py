@@ -1,4 +1,4 @@
-"""A queue of edits, and the worker thread that computes them in batches."""
+"""A queue of edits, and the worker threads that compute them in batches: one, unless another server computes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Ticket:
 
 
 class EditQueue:
-    """A queue of edits, and the worker thread that computes them. All methods may be called from any thread.
+    """A queue of edits, and the worker threads that compute them. All methods may be called from any thread.
 
     Args:
         pipe: any task's pipeline; the other tasks share its weights.
@@ -84,25 +84,30 @@ class EditQueue:
         self._changed = threading.Condition()
         self._closing = False
         self._seconds_per_edit = 1.0  # a running mean
-        self._thread = threading.Thread(target=self._work, name="photofound-edits", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"photofound-edits-{i}", daemon=True)
+            for i in range(self.config.workers)
+        ]
 
     # ------------------------------------------------------------------------------------------ for requests' threads
 
     def start(self) -> None:
-        """Start the worker."""
-        self._thread.start()
+        """Start the workers."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Accept nothing more, finish what is queued, and return when it is done."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether the worker runs; without it only a new process helps."""
-        return self._thread.is_alive()
+        """Whether all workers run; without them only a new process helps."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def ready(self) -> bool:
@@ -146,7 +151,7 @@ class EditQueue:
                 ticket.result.cancel()
                 self._changed.notify_all()
 
-    # ----------------------------------------------------------------------------------------------- the worker thread
+    # ---------------------------------------------------------------------------------------------- the worker threads
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -156,13 +161,13 @@ class EditQueue:
     def _next_batch(self) -> list[Ticket] | None:
         """The oldest ticket and others with its key; waits ``window`` seconds for more. None: stop."""
         with self._changed:
-            while not self._waiting:
-                if self._closing:
-                    return None
-                self._changed.wait()
-            first = self._waiting[0]
-            key, until = batch_key(first.request), first.queued + self.config.window
             while True:
+                while not self._waiting:
+                    if self._closing:
+                        return None
+                    self._changed.wait()
+                first = self._waiting[0]
+                key, until = batch_key(first.request), first.queued + self.config.window
                 batch = [ticket for ticket in self._waiting if batch_key(ticket.request) == key][: self.config.batch]
                 left = until - time.monotonic()
                 if len(batch) == self.config.batch or left <= 0 or self._closing:
@@ -177,7 +182,7 @@ class EditQueue:
         for ticket in batch:
             ticket.waited = start - ticket.queued
             ticket.deadline = start + self.config.edit_seconds * len(batch)
-            self.metrics.wait.labels(ticket.request.task).observe(ticket.waited)
+            self.metrics.waited(ticket.request.task, ticket.waited)
         for ticket in batch:
             job = self._prepare(ticket)
             if isinstance(job, Exception):
@@ -204,9 +209,10 @@ class EditQueue:
     def _compute(self, prepared: Sequence[tuple[Ticket, Job]]) -> None:
         """Run a batch. If it fails, its members run one by one, so that a bad request does not spoil the others."""
         tickets, jobs = zip(*prepared, strict=True)
+        start = time.monotonic()
         results = self._run(tickets, jobs)
         if not isinstance(results, Exception):
-            self.metrics.batch.labels(tickets[0].request.task).observe(len(tickets))
+            self.metrics.computed(tickets[0].request.task, len(tickets), time.monotonic() - start)
             for ticket, result in zip(tickets, results, strict=True):
                 ticket.result.set_result(result)
         elif len(prepared) == 1 or isinstance(results, (Abandoned, TooLong)):
