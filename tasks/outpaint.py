@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-GLASS = 0.94  # of a matte: what is less opaque shows the new background
+SOLID = 253.5 / 255  # of a matte: what is more opaque shows the background by less than a level of 8 bits
 
 
 class Outpaint(Task):
@@ -66,8 +66,7 @@ class Outpaint(Task):
         wanted = None if reference is None else Picture.from_any(reference)
         own = images.load(surfaces.from_gallery(gallery, prompt)) if gallery else None
         ground = own or wanted or surfaces.surface_of(prompt)
-        # Behind glass and soft edges there is the new background, too. What nearly covers it may as well be given.
-        hole = (matte < GLASS).astype(np.float32)
+        hole = (matte < SOLID).astype(np.float32)  # behind glass and soft edges there is the new background, too
         return Job(picture, hole, keep=matte, prompt=prompt, reference=wanted, ground=ground)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
@@ -75,13 +74,26 @@ class Outpaint(Task):
         return pixels * (1 - hole)
 
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:
-        """Complete objects by their mattes, a little eroded or dilated, since users' mattes are never quite right."""
+        """Complete objects by what of them is solid, a little eroded or dilated, since users' mattes are never quite
+        right."""
         import torch
 
         from photofound.edits import masks
 
         radius = int(torch.randint(-2, 2, (1,), generator=generator, device=generator.device))
-        return self.conditions(sample, 1 - masks.grow((sample.matte > 0.5).float(), radius))
+        return self.conditions(sample, 1 - masks.grow((sample.matte >= SOLID).float(), radius))
+
+    def target(self, sample: Sample) -> Tensor:
+        """The photograph, with the background alone behind what is soft, as far as its surroundings tell: ``finish``
+        lays the subject over what is painted there."""
+        import torch
+
+        from photofound.edits.composite import harmonic
+
+        soft = (sample.matte > 0) & (sample.matte < 1)
+        if not soft.any():
+            return sample.pixels
+        return torch.where(soft, harmonic(sample.pixels, sample.matte == 0), sample.pixels)
 
     def backdrop(self, job: Job, generator: torch.Generator | None, surfaces: bool) -> Backdrop | None:
         """The surface that the prompt names, or the user's own picture, with the subject's shadow."""

@@ -83,11 +83,20 @@ def _placed(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _own_colours(pixels: Tensor, matte: Tensor) -> Tensor:
-    """The objects' inner colours, carried outwards over their edges, where the old ground shines through."""
-    inside = (masks.grow(matte, -1) > 0.95).float()
-    sigma = torch.full((len(pixels),), 2.0)
-    total, weight = masks.blur(pixels * inside, sigma), masks.blur(inside, sigma)
-    return torch.where((inside == 0) & (weight > 1e-3), total / weight.clamp(min=1e-3), pixels)
+    """The objects' own colours where the matte is soft and the old ground shines through: ``matting.unmix`` in
+    batches, with blurs of falling width in place of a pyramid."""
+    rest = 1 - matte
+    weights = matte.square() + 1e-3, rest.square() + 1e-3
+    both = matte.square() + rest.square()
+    own = behind = pixels
+    for sigma in (6.0, 2.0, 1.0):
+        width = torch.full((len(pixels),), sigma)
+        own, behind = (
+            masks.blur(x * w, width) / masks.blur(w, width) for x, w in zip((own, behind), weights, strict=True)
+        )
+        error = (pixels - matte * own - rest * behind) / both
+        own, behind = (own + matte * error).clamp(-1, 1), (behind + rest * error).clamp(-1, 1)
+    return torch.where((matte > 0) & (matte < 1), own, pixels)
 
 
 def _relit(pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from photofound.edits.geometry import bounding_box, grow_box
-from photofound.image import nearest
 
 GRABCUT_FRAME = 0.03  # width of the frame that GrabCut starts from as background, as a share of the short side
 
@@ -234,26 +233,6 @@ def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
             f"subject: the automatic cut-out covers {share:.1%} of the picture, which is no subject; pass subject=MASK"
         )
     return mask.astype(np.float32)
-
-
-def foreground_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """The subject's own colours where the matte is soft.
-
-    A soft edge in a photograph shows the subject mixed with its old background, and would glow on a new one. So each
-    soft pixel takes the colour of the nearest fully opaque one.
-
-    Args:
-        rgb: (H, W, 3) float32 in [0, 1].
-        matte: (H, W) float32 in [0, 1].
-
-    Returns:
-        (H, W, 3), changed only where 0 < matte < 1; ``rgb`` itself if nothing is opaque.
-    """
-    opaque = matte >= 1
-    if not opaque.any():
-        return rgb
-    soft = (matte > 0) & (matte < 1)
-    return np.where(soft[..., None], nearest(rgb, opaque), rgb)
 
 
 def blur(pixels: Tensor, sigma: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """From a rough matte to the photograph's own resolution: GrabCut along the outline, a soft edge, the subject's colours.
 
 Shapes: rgb (H, W, 3) float32 in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject. pymatting (the extra
-``matting``) makes the soft edge and its colours better; without it a guided filter and the nearest colours do.
+``matting``) makes the soft edge better; without it a guided filter does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from photofound.edits import masks
 from photofound.edits.geometry import Box, bounding_box, grow_box
 
 WORKING_SIDE = 1024  # long side at which the outline is found; then it is enlarged to a larger photograph's pixels
 BAND = 0.012  # how far a rough outline may be from the right one, as a share of the long side
 EDGE = 0.004  # how wide a soft edge may be, as a share of the long side
+_MARGIN = 32  # pixels around soft ones that are looked at for their colours
+_MOST_UNMIXED = 2**21  # pixels; colours of a larger part are found at this size
+_COARSE, _COARSE_ROUNDS, _ROUNDS = 32, 10, 3  # up to which side a picture is coarse; rounds of unmixing
+_FLOOR = 1e-3  # weight of pixels that show nothing of a colour
 MIN_IOU = 0.8  # intersection over union with the rough matte below which GrabCut's outline is not used
 
 
@@ -165,27 +168,68 @@ def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarr
 
 
 def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with the subject's own colours where the matte is soft; nothing else changes. By multi-level foreground
-    estimation (Germer et al. 2020, arXiv:2006.14970) if pymatting is installed, else ``masks.foreground_colours``."""
+    """(H, W, 3) with the subject's own colours where the matte is soft, without the background that shines through
+    there; nothing else changes. See ``unmix``."""
     soft = (matte > 0) & (matte < 1)
     if not soft.any():
         return rgb
-    if not has_pymatting():
-        return masks.foreground_colours(rgb, matte)
     import cv2
 
-    box = bounding_box(matte > 0)
-    near: Box = grow_box(box, 16, 1, matte.shape[1], matte.shape[0])
-    scale = min(1.0, math.sqrt(2**21 / (near.width * near.height)))  # it needs 100 bytes a pixel
+    near: Box = grow_box(bounding_box(soft), _MARGIN, 1, matte.shape[1], matte.shape[0])
+    scale = min(1.0, math.sqrt(_MOST_UNMIXED / (near.width * near.height)))
     size = max(2, round(near.width * scale)), max(2, round(near.height * scale))
     part, alpha = (
         cv2.resize(np.ascontiguousarray(x[near.slices]), size, interpolation=cv2.INTER_AREA) for x in (rgb, matte)
     )
-    with _keep_thread_count():
-        from pymatting import estimate_foreground_ml
-
-        own = estimate_foreground_ml(part.astype(np.float64), alpha.astype(np.float64)).astype(np.float32)
+    own, _ = unmix(part, alpha)
     own = cv2.resize(own, (near.width, near.height), interpolation=cv2.INTER_LINEAR)
     colours = rgb.copy()
-    colours[near.slices] = np.where(soft[near.slices][..., None], np.clip(own, 0, 1), rgb[near.slices])
+    colours[near.slices] = np.where(soft[near.slices][..., None], own, rgb[near.slices])
     return colours
+
+
+def unmix(rgb: np.ndarray, matte: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours F of a subject and B of its background in a picture I that shows both mixed, I = a F + (1 - a) B with
+    the matte a: (H, W, 3) each, smooth where the picture says nothing of them.
+
+    Blur fusion ("Approximate fast foreground colour estimation", Forte and Pitie 2021): both are blurred, each weighted
+    by its share, then corrected so that they mix to I. Two things differ, and make it as exact as a solver
+    (docs/experiments.md). It goes from a coarse picture to the fine one, as multi-level estimation does (Germer et al.
+    2020, arXiv:2006.14970), so that large glass is bridged. And F and B share the error e by least squares,
+    a e and (1 - a) e over a^2 + (1 - a)^2, where the paper corrects F alone.
+    """
+    height, width = matte.shape
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1), np.float32)
+    own = behind = planes.mean((1, 2), keepdims=True)
+    for level in reversed(range(math.ceil(math.log2(max(height, width))) + 1)):
+        size = max(1, round(width / 2**level)), max(1, round(height / 2**level))
+        given, (a,) = _shrunk(planes, size), _shrunk(matte[None], size)
+        own, behind = _grown(own, size), _grown(behind, size)
+        b = 1 - a
+        weights = a * a + _FLOOR, b * b + _FLOOR  # squared: what shows one of them clearly says more about it
+        totals = [_blurred(weight[None]) for weight in weights]
+        shares = a / (a * a + b * b), b / (a * a + b * b)
+        for _ in range(_COARSE_ROUNDS if max(size) <= _COARSE else _ROUNDS):
+            own, behind = (_blurred(x * w) / t for x, w, t in zip((own, behind), weights, totals, strict=True))
+            error = given - a * own - b * behind
+            own, behind = ((x + s * error).clip(0, 1) for x, s in zip((own, behind), shares, strict=True))
+    return own.transpose(1, 2, 0), behind.transpose(1, 2, 0)
+
+
+def _shrunk(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    return np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA).reshape(size[::-1]) for x in planes])
+
+
+def _grown(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    return np.stack([cv2.resize(x, size, interpolation=cv2.INTER_LINEAR).reshape(size[::-1]) for x in planes])
+
+
+def _blurred(planes: np.ndarray) -> np.ndarray:
+    """The mean of each pixel and its eight neighbours."""
+    import cv2
+
+    return np.stack([cv2.blur(np.ascontiguousarray(x), (3, 3), borderType=cv2.BORDER_REPLICATE) for x in planes])

@@ -121,6 +121,8 @@ class Search:
             what = repr(self.text.strip()) if self.text.strip() else "subject"
             advice = "say it in other words, point at it, or pass subject=MASK"
             raise ValueError(f"segmenter: {self.segmenter.name} found no {what} in the picture; {advice}")
+        if self.segmenter.fine:  # networks come close to 0 and 1, and do not reach them; what is kept is to be exact
+            return ((matte - 0.02) / 0.96).clip(0, 1)
         if not self.segmenter.outline:
             return matte
         from photofound.edits import matting

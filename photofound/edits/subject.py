@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from photofound import image as images
-from photofound.edits import masks
+from photofound.edits import masks, matting
 from photofound.edits.masks import Segmenter
 from photofound.image import Picture
 
@@ -29,7 +29,7 @@ def find(picture: Picture, subject: Any = None, segment: Segmenter | None = None
     edges = matte if mask is None else mask
     soft = (edges > 0) & (edges < 1)
     if soft.any() and (mask is not None or not is_cut_out(picture)):
-        rgb = masks.foreground_colours(picture.rgb(), edges)
+        rgb = matting.subject_colours(picture.rgb(), edges)
         picture = picture.paste(rgb, (~soft).astype(np.float32), opaque=False)
     return picture, matte
 
