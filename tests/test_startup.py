@@ -39,6 +39,8 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "datasets",
         "verify --help",
         "verify missing.png other.png",
         "redo --help",
+        "run --help",
+        "run missing.yaml photos",
         "redo missing.png -o again.png",
     ],
 )

@@ -21,6 +21,9 @@ Each file imports only files above it:
     model       load a model quietly
     proof       photofound verify, photofound redo
     edits       photofound TASK
+    steps       a recipe: a YAML list of edits for a folder
+    page        the report of a run over a folder
+    run         photofound run
     serve       photofound serve
     completion  photofound completion
     commands    the other commands

@@ -6,12 +6,19 @@ import argparse
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("fp8", "int8")
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> ValueError:
+    """The error for a name that does not exist; it suggests a similar one, or lists all."""
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return ValueError(f"{what} {name!r} is unknown; {advice}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, proof, serve
-from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate
+from photofound.cli import completion, proof, run, serve
+from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate, unknown
 from photofound.cli.console import say
 from photofound.cli.model import optimize, quiet_libraries
 from photofound.cli.options import inputs_of, spelling, task_parser
@@ -19,13 +18,6 @@ from photofound.errors import one_line
 
 if TYPE_CHECKING:
     from photofound.edits.task import Task
-
-
-def unknown(what: str, name: str, known: Sequence[str]) -> ValueError:
-    """The error for a name that does not exist; it suggests a similar one, or lists all."""
-    close = difflib.get_close_matches(name, known, 1)
-    advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    return ValueError(f"{what} {name!r} is unknown; {advice}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- tasks
@@ -213,7 +205,7 @@ def _completion(argv: list[str]) -> int:
     train.add_argument("--run-dir", type=path)
     parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
     parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
-    parsers |= {"verify": proof.verify_parser(), "redo": proof.redo_parser()}
+    parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
     parsers |= {"serve": serve.serve_parser(), "eval": evaluate.parser(), "convert": _convert_parser()}
     return completion.run(argv, parsers)
 
@@ -227,6 +219,7 @@ def _parser(name: str) -> Parser:
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tasks": (_tasks, "list the edits with their inputs"),
+    "run": (run.run, run.SUMMARY),
     "verify": (proof.verify, proof.VERIFY),
     "redo": (proof.redo, proof.REDO),
     "demo": (_demo, "try the edits in a browser, on this machine"),

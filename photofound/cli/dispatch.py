@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from photofound.cli.commands import COMMANDS, loaded_tasks, unknown
+from photofound.cli.arguments import unknown
+from photofound.cli.commands import COMMANDS, loaded_tasks
 from photofound.cli.console import plain_warnings, quiet_imports, safe_streams, say
 from photofound.cli.edits import EXPECTED, run_edit
 from photofound.errors import one_line

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from photofound.cli.console import print_line, progress_bar, say, warnings_about
-from photofound.cli.formats import is_picture
 from photofound.cli.model import load_pipeline, without_gc
 from photofound.cli.options import inputs_of, task_parser
-from photofound.cli.plan import Work, new_outputs, plan_work
+from photofound.cli.plan import Work, find_input, new_outputs, plan_work
 from photofound.cli.proof import signing
 from photofound.errors import one_line
 
@@ -152,8 +151,8 @@ def _save(
     sign = signing(args)(photograph, whole) if task.generates else None
     for path, result in zip(paths, pictures, strict=True):
         result = dataclasses.replace(result, recipe="") if args.no_recipe else result
-        if task.generates and not args.no_mark:
-            result = provenance.mark(result, whole)
+        if not args.no_mark:
+            result = provenance.mark(result, whole, task.generates)
         image.save(result, path, format, overwrite=overwrite, sign=sign)
 
 
@@ -179,37 +178,19 @@ def _make(task: Task, args: argparse.Namespace) -> int:
 
 def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[str, Any]:
     """The inputs of one photograph. What is left out and has no default is left to the pipeline."""
+    from photofound import image
+
     inputs = {}
     for each in inputs_of(task):
         value = getattr(args, each.name)
         value = each.default if value is None else value
         if isinstance(value, Path) and each.kind != "folder":
-            value = _read_input(value, args.image, photograph, each.name)
+            value = image.load(find_input(value, args.image, photograph, each.name))
         if value is None and each.name == "prompt":
             value = ""
         if value is not None:
             inputs[each.name] = value
     return inputs
-
-
-def _read_input(path: Path, top: Path, photograph: Path, name: str) -> Picture:
-    """The picture at ``path``. If that is a folder, the picture in it that is named like the photograph; if the
-    photograph lies in a folder below ``top``, it lies in the same folder below ``path``."""
-    from photofound import image
-
-    if path.is_dir():
-        folder = path / photograph.parent.relative_to(top) if top.is_dir() else path
-        names = os.listdir(folder) if folder.is_dir() else []  # pathlib takes seconds for a large folder
-        named = (folder / each for each in names if os.path.splitext(each)[0] == photograph.stem)
-        matches = sorted(each for each in named if is_picture(each))
-        if len(matches) != 1:
-            found = " and ".join(p.name for p in matches[:2]) or "nothing"
-            what = name.removesuffix("_image")
-            raise ValueError(
-                f"{photograph}: {folder} must hold one {what} called {photograph.stem}.*, it holds {found}"
-            )
-        path = matches[0]
-    return image.load(path)
 
 
 def _load_model(task: Task, args: argparse.Namespace) -> Any:

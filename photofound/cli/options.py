@@ -57,7 +57,11 @@ def task_parser(task: Task) -> Parser:
     if task.takes_picture:
         group.add_argument("image", metavar="IMAGE", type=path, help="a photograph, or a folder of them")
     for each in inputs:
-        settings: dict[str, Any] = {"metavar": placeholder(each), "type": _type(task, each), "help": _help_text(each)}
+        settings: dict[str, Any] = {
+            "metavar": placeholder(each),
+            "type": input_type(task, each),
+            "help": _help_text(each),
+        }
         if each.kind == "flag":
             settings = {"action": argparse.BooleanOptionalAction, "default": None, "help": _help_text(each)}
         if each.required:
@@ -105,7 +109,11 @@ def _add_result(parser: Parser, task: Task) -> None:
     add("--format", metavar="NAME", help=f"png, jpg, webp, avif, tif or bmp; default: {default}")
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    add("--no-mark", action="store_true", help="do not say in the metadata that a part of the picture was generated")
+    add(
+        "--no-mark",
+        action="store_true",
+        help="say in the metadata neither that a part was generated nor how it was made",
+    )
     add(
         "--no-recipe",
         action="store_true",
@@ -155,7 +163,7 @@ def _help_text(each: Input) -> str:
     return each.help.replace("%%", "%").replace("%", "%%")
 
 
-def _type(task: Task, each: Input) -> Callable[[str], Any]:
+def input_type(task: Task, each: Input) -> Callable[[str], Any]:
     """The function that reads an input from the command line."""
     from photofound.edits.task import FILE_KINDS, FOLDER, SPELLINGS, names_file
 

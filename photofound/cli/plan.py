@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +63,9 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
 
     if args.format is not None:
         image.output_format(None, None, args.format, task.alpha)
-    _require_file(args.image)
+    require_file(args.image)
     for name in _given_files(task, args):
-        _require_file(getattr(args, name))
+        require_file(getattr(args, name))
     folder = args.image.is_dir()
     if args.recursive and not folder:
         raise ValueError(f"--recursive: {args.image} is not a folder; leave the option out")
@@ -109,29 +109,46 @@ def _check_output(path: Path, args: argparse.Namespace, folder: bool) -> None:
 
 
 def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
-    """The photographs of a folder, sorted. Prints which other files it skips and why, except files that the command
-    line names."""
-    found: list[Path] = []
-    skipped: dict[str, list[str]] = {}
+    """The photographs of the folder but for files that the command line names and the results of an earlier run."""
     named = [getattr(args, name) for name in _given_files(task, args)]
     named += [Path(each) for each in (args.output, args.report, getattr(args, "gallery", None)) if each]
-    own = {_resolved(path) for path in named} - {_resolved(args.image)}
+    return find_photographs(args.image, named, args, lambda top, stems: _earlier_results(task, args, top, stems))
+
+
+def find_photographs(
+    folder: Path,
+    named: Sequence[Path],
+    args: argparse.Namespace,
+    results: Callable[[Path, Sequence[str]], set[str]] = lambda top, stems: set(),
+) -> list[Path]:
+    """The photographs of a folder, sorted. Prints which other files it skips and why.
+
+    Args:
+        named: files and folders that are something else, by the command line.
+        args: has ``recursive`` and ``quiet``.
+        results: which of a folder's stems are results of this edit.
+
+    Raises ValueError if there is none, OSError if the folder cannot be read.
+    """
+    found: list[Path] = []
+    skipped: dict[str, list[str]] = {}
+    own = {_resolved(path) for path in named} - {_resolved(folder)}
 
     def unreadable(error: OSError) -> None:
-        if Path(error.filename) == args.image:
+        if Path(error.filename) == folder:
             raise error
         skipped.setdefault("cannot be read", []).append(error.filename)
 
-    for top, folders, names in os.walk(args.image, onerror=unreadable):
+    for top, folders, names in os.walk(folder, onerror=unreadable):
         here = [path for path in map(Path(top).joinpath, sorted(names)) if _resolved(path) not in own]
         below = [path for path in map(Path(top).joinpath, sorted(folders)) if _resolved(path) not in own]
-        results = _earlier_results(task, args, Path(top), [path.stem for path in here])
+        earlier = results(Path(top), [path.stem for path in here])
         for path in here:
             if path.name.startswith("."):
                 skipped.setdefault("hidden", []).append(path.name)
             elif not is_picture(path):
                 skipped.setdefault("no picture", []).append(path.name)
-            elif path.stem in results:
+            elif path.stem in earlier:
                 skipped.setdefault("a result of this edit", []).append(path.name)
             else:
                 found.append(path)
@@ -142,10 +159,26 @@ def _photographs(task: Task, args: argparse.Namespace) -> list[Path]:
     summary = "; ".join(f"{_first_names(names)} ({why})" for why, names in skipped.items() if names)
     if not found:
         advice = f"; passed over: {summary}" if summary else ""
-        raise ValueError(f"{args.image}: the folder holds no image to edit, name another{advice}")
+        raise ValueError(f"{folder}: the folder holds no image to edit, name another{advice}")
     if summary and not args.quiet:
-        say(f"{args.image}: passed over {summary}")
+        say(f"{folder}: passed over {summary}")
     return sorted(found)
+
+
+def find_input(path: Path, top: Path, photograph: Path, name: str) -> Path:
+    """The file at ``path``. If that is a folder, the picture in it that is named like the photograph; if the photograph
+    lies in a folder below ``top``, it lies in the same folder below ``path``. Raises ValueError if there is not one."""
+    if not path.is_dir():
+        return path
+    folder = path / photograph.parent.relative_to(top) if top.is_dir() else path
+    names = os.listdir(folder) if folder.is_dir() else []  # pathlib takes seconds for a large folder
+    named = (folder / each for each in names if os.path.splitext(each)[0] == photograph.stem)
+    matches = sorted(each for each in named if is_picture(each))
+    if len(matches) != 1:
+        found = " and ".join(p.name for p in matches[:2]) or "nothing"
+        what = name.removesuffix("_image")
+        raise ValueError(f"{photograph}: {folder} must hold one {what} called {photograph.stem}.*, it holds {found}")
+    return matches[0]
 
 
 def _resolved(path: Path) -> str:
@@ -167,7 +200,7 @@ def _first_names(names: Sequence[str], most: int = 3) -> str:
     return ", ".join([*names[:most], *more])
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     if not path.is_dir() and not path.is_file():

@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from photofound.model.autoencoder import EMBEDDED
-
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 _NOT_THE_MODEL = ("evaluation.json", "training.json", "validation.json")  # what is said about it
 _WHOLE = 2**30  # bytes: of larger files samples are read, so that a model of 24 GB does not cost half a minute
@@ -37,7 +35,12 @@ def name_of(folder: Path) -> str:
     cached = folder.parent.parent.name  # models--OWNER--NAME/snapshots/REVISION
     if cached.startswith("models--"):
         return cached.removeprefix("models--").replace("--", "/")
-    return "photofound-nano" if folder == EMBEDDED.resolve() else folder.name
+    return "photofound-nano" if folder == embedded().resolve() else folder.name
+
+
+def embedded() -> Path:
+    """The folder of the model that comes along; torch is not imported for it."""
+    return Path(__file__).parents[1] / "weights" / "nano"
 
 
 def of_folder(folder: Path) -> str:

@@ -36,8 +36,9 @@ _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-def mark(picture: Picture, whole: bool = False) -> Picture:
+def mark(picture: Picture, whole: bool = False, generated: bool = True) -> Picture:
     """The picture with the mark in its metadata: a part of it was generated, or the ``whole``. Its pixels are the same.
+    If nothing was ``generated``, as in a cut-out, they say only how it was made.
 
     If its metadata say that all of it was generated, they still do. XMP that cannot be read is replaced, with a
     warning.
@@ -48,8 +49,10 @@ def mark(picture: Picture, whole: bool = False) -> Picture:
             warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=2)
         document = minidom.parseString(_EMPTY.encode())
     kind = GENERATED if whole or _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
-    properties = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
-    if picture.note:
+    properties: dict[str, str] = {}
+    if generated:
+        properties = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
+    if generated and picture.note:
         properties["AIPromptInformation"] = picture.note
     for name in properties:
         _remove(document, _IPTC, name)

@@ -81,14 +81,16 @@ class PictureCodec:
         format: str,
         mark: bool,
         whole: bool,
+        generated: bool,
         warn: Callable[[str], None],
         photograph: UploadFile | None = None,
     ) -> bytes:
-        """The result's file, with the photograph's profile and metadata; ``mark``: they say that a part of it was
-        generated, or the ``whole``, and it is signed if the server has a certificate; ``warn`` gets what the format
-        cannot hold. The key stays in this process: those that read strangers' files never see it."""
-        data = await self._run(self._files.write, result, format, self.config.edit_seconds, mark, whole, warn)
-        if self._signer is None or not mark:
+        """The result's file, with the photograph's profile and metadata; ``mark``: they say what ``provenance.mark``
+        says with ``whole`` and ``generated``, and it is signed if the server has a certificate; ``warn`` gets what the
+        format cannot hold. The key stays in this process: those that read strangers' files never see it."""
+        told = mark, whole, generated
+        data = await self._run(self._files.write, result, format, self.config.edit_seconds, *told, warn)
+        if self._signer is None or not (mark and generated):
             return data
         if photograph is not None:
             await photograph.seek(0)

@@ -128,11 +128,11 @@ class EditService:
         warned: Sequence[str] = (),
         source: UploadFile | None = None,
     ) -> Result:
-        """A result's file. ``mark``: its metadata say that a part of it was generated, or all of it. ``warned`` is told
-        beside what the format cannot hold. ``source``: the photograph's file, for credentials."""
+        """A result's file. ``mark``: its metadata say what was generated, and how it was made. ``warned`` is told beside
+        what the format cannot hold. ``source``: the photograph's file, for credentials."""
         told = list(warned)
-        whole = not task.takes_picture
-        data = await self.codec.write(made, format, mark and task.generates, whole, told.append, source)
+        marked = mark, not task.takes_picture, task.generates
+        data = await self.codec.write(made, format, *marked, told.append, source)
         computed = time.monotonic() - ticket.queued - ticket.waited
         timing = f"queue;dur={ticket.waited * 1e3:.0f}, edit;dur={computed * 1e3:.0f}"
         note = "; ".join(dict.fromkeys(filter(None, [made.note, ticket.note, *told])))

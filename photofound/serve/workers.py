@@ -76,11 +76,12 @@ class Files:
         seconds: float,
         mark: bool = False,
         whole: bool = False,
+        generated: bool = True,
         warn: Callable[[str], None] | None = None,
     ) -> bytes:
-        """As ``image.encode``; ``mark``: the metadata say that a part was generated, or the ``whole``. ``warn`` gets
-        each warning."""
-        return self._ask(seconds, "the result", "write", picture, format, mark, whole, warn=warn)
+        """As ``image.encode``; ``mark``: the metadata say what ``provenance.mark`` says with ``whole`` and
+        ``generated``. ``warn`` gets each warning."""
+        return self._ask(seconds, "the result", "write", picture, format, mark, whole, generated, warn=warn)
 
     def close(self) -> None:
         """End all processes, at once."""
@@ -188,8 +189,8 @@ def _read(data: bytes, name: str, max_pixels: int, strip: bool) -> Picture:
     return picture.without_location() if strip else picture
 
 
-def _write(picture: Picture, format: str, mark: bool, whole: bool) -> bytes:
-    return image.encode(provenance.mark(picture, whole) if mark else picture, format)
+def _write(picture: Picture, format: str, mark: bool, whole: bool, generated: bool) -> bytes:
+    return image.encode(provenance.mark(picture, whole, generated) if mark else picture, format)
 
 
 def _limit_memory(size: int) -> None:
