@@ -128,8 +128,8 @@ class EditService:
         warned: Sequence[str] = (),
         source: UploadFile | None = None,
     ) -> Result:
-        """A result's file. ``mark``: its metadata say what was generated, and how it was made. ``warned`` is told beside
-        what the format cannot hold. ``source``: the photograph's file, for credentials."""
+        """A result's file. ``mark``: its metadata say what was generated, and how it was made. ``warned`` is told
+        beside what the format cannot hold. ``source``: the photograph's file, for credentials."""
         told = list(warned)
         marked = mark, not task.takes_picture, task.generates
         data = await self.codec.write(made, format, *marked, told.append, source)
