@@ -213,7 +213,11 @@ class GuestPipeline(EditPipeline):
     def __init__(self, guest: DiffusionPipeline) -> None:
         DiffusionPipeline.__init__(self)
         self._calls = {}
-        self.painter = Painter(guest, abilities(guest))
+        self._adopt(Painter(guest, abilities(guest)))
+
+    def _adopt(self, painter: Painter) -> None:
+        """Paint with it, in the place of networks of our own."""
+        self.painter = painter
         for part in ("transformer", "vae", "text_encoder", "tokenizer", "detail", "upscaler"):
             setattr(self, part, None)
         can = self.painter.can

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, count, file_name, number, port
 from photofound.cli.console import print_line, say
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> int:
     signing(args)  # a bad certificate is told before the model is loaded
     config = _config(args, read_keys(args.api_key_file))
     with listen(args.host, args.port) as listener:
-        pipe = load_pipeline(args)
+        pipe = load_pipeline(args) if args.upstream is None else _upstream(args)
         host, port = listener.getsockname()[:2]
         if not args.quiet:
             print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}/docs")
@@ -39,10 +40,27 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _upstream(args: argparse.Namespace) -> Any:
+    """The tasks painted by another server."""
+    from photofound.cli.model import quiet_libraries, without_gc
+
+    with without_gc():
+        from photofound.serve import upstream
+
+    quiet_libraries()
+    given = {"model": args.upstream_model, "sizes": args.upstream_sizes.split(","), "seconds": args.upstream_seconds}
+    key = upstream.read_key(args.upstream_key_file)
+    return upstream.UpstreamPipeline(upstream.Upstream(args.upstream, key, **given, max_pixels=args.max_pixels))
+
+
 def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
+    gateway = args.upstream is not None
+    if gateway and args.model is not None:
+        raise ValueError("--upstream: another server paints, so --model has nothing to do; leave one of them out")
     return ServeConfig(
         queue=args.queue,
-        batch=args.batch,
+        batch=1 if gateway else args.batch,
+        workers=args.batch if gateway else 1,
         window=args.window / 1000,
         max_bytes=args.max_megabytes * 2**20,
         max_pixels=args.max_pixels,
@@ -78,6 +96,7 @@ def serve_parser() -> Parser:
     add_credentials_options(parser)
     help = "what clients may find subjects with, beside cutout and grabcut; may be repeated: docs/segmenters.md"
     parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)
+    _add_upstream(parser)
     _add_work(parser, default)
     _add_limits(parser, default)
     return parser
@@ -110,10 +129,23 @@ def _add_address(parser: Parser) -> None:
     )
 
 
+def _add_upstream(parser: Parser) -> None:
+    add = parser.add_argument_group("another server as the painter").add_argument
+    what = "where its images API (OpenAI's) begins, like https://api.example/v1; what is kept stays exact"
+    add("--upstream", metavar="URL", help=what)
+    key = "file with its API key; default: the key in $PHOTOFOUND_UPSTREAM_KEY, or none"
+    add("--upstream-key-file", type=file_name, metavar="FILE", help=key)
+    add("--upstream-model", metavar="NAME", help="the model to ask it for; default: its own choice")
+    sizes = "1024x1024,1536x1024,1024x1536"
+    add("--upstream-sizes", default=sizes, metavar="A,B", help="sizes that it makes; default: %(default)s")
+    add("--upstream-seconds", type=number, default=120.0, metavar="S", help="to answer; default: %(default)s")
+
+
 def _add_work(parser: Parser, default: ServeConfig) -> None:
     add = parser.add_argument_group("queue and batches").add_argument
     add("--queue", type=count, default=default.queue, metavar="N", help="requests that may wait; default: %(default)s")
-    add("--batch", type=count, default=default.batch, metavar="N", help="largest batch; default: %(default)s")
+    batch = "largest batch, or how many edits another server is sent at a time; default: %(default)s"
+    add("--batch", type=count, default=default.batch, metavar="N", help=batch)
     wait = "how long the first request of a batch waits for others, in milliseconds; default: %(default)s"
     add("--window", type=number, default=default.window * 1000, metavar="MS", help=wait)
 

@@ -7,7 +7,8 @@ Each file imports only files above it:
     metrics      the figures for Prometheus
     workers      files of strangers, read and written in separate processes
     connections  an address to listen at, clients that stall, signals
-    queue        a queue of edits, and the thread that computes them in batches
+    queue        a queue of edits, and the threads that compute them in batches
+    upstream     another server that paints, behind our exact compositing
     codec        uploads to pictures, results to bytes, within a bound of memory
     form         the form of a request, from what the task declares
     service      what every address does with an edit: read, queue, wait, write

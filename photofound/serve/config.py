@@ -14,7 +14,7 @@ class ServeConfig:
     Attributes:
         queue: requests that may wait; the next one is answered with 503.
         batch: largest number of requests that are computed together; 1 switches batching off.
-        workers: threads that compute; more than 1 only where another server does the work (``upstream``).
+        workers: threads that compute; more than 1 only where another server paints (``photofound.serve.upstream``).
         window: seconds that the first request of a batch waits for others like it.
         max_bytes: largest body of a request, checked while it arrives.
         max_pixels: largest picture, checked before it is decoded, and largest result.

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from photofound import image
 from photofound.errors import one_line
 from photofound.serve.config import ServeConfig
-from photofound.serve.queue import Busy, TooLong
+from photofound.serve.queue import Busy, TooLong, UpstreamFailed
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def errors_as_answers(config: ServeConfig) -> Iterator[None]:
     try:
         yield
         return
-    except (Busy, TooLong, ValueError, MemoryError, RuntimeError) as error:
+    except (Busy, TooLong, UpstreamFailed, ValueError, MemoryError, RuntimeError) as error:
         answer = _answer_to(error, config)
         if answer is None:
             raise
@@ -42,6 +42,8 @@ def _answer_to(error: Exception, config: ServeConfig) -> HTTPException | None:
     if isinstance(error, TooLong):
         advice = "send a smaller picture or ask for fewer steps"
         return HTTPException(504, f"the edit took more than {config.edit_seconds:g} s; {advice}")
+    if isinstance(error, UpstreamFailed):
+        return HTTPException(error.status, message, {"Retry-After": str(error.seconds)} if error.seconds else None)
     if isinstance(error, image.TooLarge):
         return HTTPException(413, f"{message.partition(';')[0]}; this server makes no larger ones, ask for less")
     if isinstance(error, ValueError):

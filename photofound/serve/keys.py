@@ -11,9 +11,9 @@ KEY_BYTES = 2**20
 KEY_SECONDS = 10.0
 
 
-def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """The API keys in a file, one per line, or the one in the environment variable PHOTOFOUND_API_KEY; empty if there
-    is neither. They are never command-line options, which other users of the machine can read.
+def read_keys(path: str | os.PathLike[str] | None = None, variable: str = "PHOTOFOUND_API_KEY") -> tuple[str, ...]:
+    """The API keys in a file, one per line, or the one in an environment variable; empty if there is neither. They are
+    never command-line options, which other users of the machine can read.
 
     A ``#`` at the start of a line or after a space begins a comment. In the variable it is a part of the key.
 
@@ -21,9 +21,9 @@ def read_keys(path: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     path that is neither, for a file without a key, of more than 1 MiB or not in UTF-8, and for a blank variable.
     """
     if path is None:
-        given = os.environ.get("PHOTOFOUND_API_KEY", "")
+        given = os.environ.get(variable, "")
         if given and not given.strip():
-            raise ValueError("PHOTOFOUND_API_KEY: is blank; set it to a key, or unset it to let everybody in")
+            raise ValueError(f"{variable}: is blank; set it to a key, or unset it to do without")
         return (given.strip(),) if given else ()
     try:
         lines = _read_bounded(path).decode("utf-8-sig").splitlines()

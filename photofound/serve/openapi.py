@@ -57,6 +57,7 @@ ERRORS = {
     413: "more bytes or pixels than this server takes, sent or asked for, or more memory than there is",
     422: "something about the request is wrong; the detail says what",
     500: "a fault of the server",
+    502: "the upstream server, where there is one, failed",
     503: "the queue is full, or the server stops; Retry-After says for how long",
     504: "the edit took too long",
 }

@@ -32,6 +32,15 @@ class TooLong(Exception):
     """The edit took more than its time."""
 
 
+class UpstreamFailed(Exception):
+    """The server that paints in our place (``upstream``) gave no picture. ``status`` is that of our own answer, after
+    ``seconds`` it may be asked again."""
+
+    def __init__(self, reason: str, status: int = 502, seconds: int | None = None) -> None:
+        super().__init__(f"the upstream server {reason}")
+        self.status, self.seconds = status, seconds
+
+
 class Abandoned(Exception):
     """Nobody waits for the result any more."""
 
@@ -83,6 +92,7 @@ class EditQueue:
         self._places = 0  # in use
         self._changed = threading.Condition()
         self._closing = False
+        self._preparing = threading.Lock()
         self._seconds_per_edit = 1.0  # a running mean
         self._threads = [
             threading.Thread(target=self._work, name=f"photofound-edits-{i}", daemon=True)
@@ -199,7 +209,7 @@ class EditQueue:
         try:
             pipe = self._pipe.for_task(request.task)
             warned: list[str] = []
-            with warnings_to(warned.append):
+            with self._preparing, warnings_to(warned.append):  # one thread at a time listens to warnings
                 job = pipe.prepare(request.picture, **request.inputs)
             ticket.note = "; ".join(filter(None, [pipe.unread(request.inputs.get("prompt")), *warned]))
             return job
