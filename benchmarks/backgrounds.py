@@ -35,7 +35,7 @@ from PIL import Image
 
 from photofound import OutpaintPipeline, image
 from photofound.edits import staging, surfaces
-from photofound.edits.colours import lab
+from photofound.edits.ground import lab
 from photofound.edits.surfaces import Surface
 from photofound.image import Picture
 from photofound.model import text

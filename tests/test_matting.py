@@ -51,6 +51,38 @@ def test_a_rough_matte_becomes_the_outline(soft, working):
     assert fine.dtype == np.float32 and (fine[deep] == 1).all() and (fine[far] == 0).all()
 
 
+def mug(ground=0.96, side=200):
+    """A red mug with a handle (H, W, 3) on an even ground, its true matte, and that of a head that fills the handle."""
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side
+    body = (abs(x - 0.4) < 0.2) & (abs(y - 0.5) < 0.3)
+    ring = np.hypot(x - 0.62, y - 0.5)
+    truth, filled = body | ((ring < 0.17) & (ring > 0.1)), body | (ring < 0.17)
+    noise = np.random.default_rng(0).normal(0, 0.01, (side, side, 1))
+    photo = np.where(truth[..., None], (0.75, 0.15, 0.1), ground) + noise
+    return photo.clip(0, 1).astype(np.float32), truth, filled.astype(np.float32)
+
+
+def test_on_an_even_ground_what_has_its_colour_is_no_part_of_the_subject():
+    photo, truth, filled = mug()
+    rough = cv2.GaussianBlur(filled, (0, 0), 3) * 0.97
+    assert matting.iou(rough > 0.5, truth) < 0.95 < matting.iou(matting.refine(photo, rough, soft=False) > 0.5, truth)
+    photo[: len(photo) // 2] *= 0.5  # no even ground: the matte is all that is known of the handle
+    assert matting.iou(matting.refine(photo, rough, soft=False) > 0.5, truth) < 0.95
+
+
+def test_a_white_subject_on_white_stays_where_the_matte_is_sure():
+    photo, _, filled = mug()
+    photo[filled > 0] = photo[:5].mean((0, 1))
+    assert matting.iou(matting.refine(photo, filled, soft=False) > 0.5, filled > 0.5) > 0.95
+
+
+def test_a_faint_matte_is_followed():
+    photo, truth, _ = mug()
+    faint = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 2) * 0.45
+    faint[80:90, 60:70] = 0.9  # sure of one place alone
+    assert matting.iou(matting.refine(photo, faint, soft=False) > 0.5, truth) > 0.95
+
+
 @pytest.mark.slow
 def test_a_large_photograph_is_refined_at_the_working_size_and_keeps_its_own_edge():
     photo, truth, _ = star(1500, 2000)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from photofound import InpaintPipeline, OutpaintPipeline, image
 from photofound.edits import shadow, staging
-from photofound.edits.colours import lab
+from photofound.edits.ground import lab
 from photofound.edits.surfaces import surface_of
 from photofound.edits.task import get_task
 from photofound.picture import provenance

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from photofound.edits import surfaces
-from photofound.edits.colours import lab
+from photofound.edits.ground import lab
 from photofound.edits.surfaces import MATERIALS, Surface, render, surface_of
 
 SHADES = {"red": (186, 28, 34), "blue": (45, 95, 190), "green": (60, 145, 60), "white": (245, 245, 245),

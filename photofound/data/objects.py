@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from photofound.data.photograph import Photograph, to_8_bit
-from photofound.edits.colours import ground_colour, is_near
 from photofound.edits.geometry import bounding_box
+from photofound.edits.ground import ground_colour, is_near
 from photofound.edits.masks import GRABCUT_FRAME, Segmenter, grabcut
 
 
@@ -42,7 +42,7 @@ def cut_clean(
     one colour, without which GrabCut is guessing, and at most 30 % of the object: more is ground or a shadow on it.
     ``short_side`` is what the segmenter sees at most.
     """
-    ground = ground_colour(pixels) if plain else None
+    ground = ground_colour(pixels.permute(1, 2, 0).numpy()) if plain else None
     if plain and ground is None:
         return None
     small = resized(pixels, shape_of_short_side(pixels, short_side))

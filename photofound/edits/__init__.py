@@ -5,6 +5,7 @@ Each file imports only files above it:
     geometry     margins, boxes, tiles
     masks        random masks to train on, growing masks, cutting a subject out
     regions      which holes are painted together, and at which size
+    ground       the colour of an even ground
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours
     segmenter    what a segmenter is, what it may be told, and how it is asked
     subject      the subject of a photograph: given, by alpha, or found

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from photofound.edits.ground import ground_colour, lab
 from photofound.edits.task import Sample
 
 # Names that people use for backgrounds, with typical sRGB values.
@@ -28,13 +29,6 @@ COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
 _SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades]
 
 
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """(N, 3) sRGB 0..255 to CIE L*a*b*, where a distance is roughly the difference that the eye sees."""
-    import cv2
-
-    return cv2.cvtColor((rgb.reshape(-1, 1, 3) / 255).astype(np.float32), cv2.COLOR_RGB2LAB).reshape(-1, 3)
-
-
 def colour_name(rgb: np.ndarray) -> str:
     """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
     weights = np.array([0.5, 1.0, 1.0], np.float32)
@@ -44,24 +38,8 @@ def colour_name(rgb: np.ndarray) -> str:
 
 def border_colour(pixels: Tensor) -> str | None:
     """The name of the colour that dominates a picture's border (3, H, W uint8), or None if no colour does."""
-    colour = ground_colour(pixels)
+    colour = ground_colour(pixels.permute(1, 2, 0).numpy())
     return None if colour is None else colour_name(colour)
-
-
-def ground_colour(pixels: Tensor) -> np.ndarray | None:
-    """The colour (3,), sRGB 0..255, that dominates a picture's border (3, H, W uint8): the border's median, if at least
-    55 % of the border are near it (``is_near``). Else None."""
-    array = pixels.numpy()
-    edge = max(2, min(array.shape[1:]) // 16)
-    sides = (array[:, :edge], array[:, -edge:], array[:, :, :edge], array[:, :, -edge:])
-    ring = np.concatenate([side.reshape(3, -1)[:, ::7] for side in sides], 1).T
-    median: np.ndarray = np.median(ring, 0)
-    return median if is_near(ring, median).mean() >= 0.55 else None
-
-
-def is_near(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether each of (N, 3) colours lies within a CIE distance of 18 of a colour; all sRGB 0..255."""
-    return np.linalg.norm(lab(rgb) - lab(colour), axis=1) < 18
 
 
 _BACKGROUND_WORDS = ("background", "background", "cloth", "table", "surface", "wall", "backdrop", "floor")

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from photofound.edits.colours import lab
+from photofound.edits.ground import lab
 from photofound.edits.materials import DEFAULTS, MATERIALS, VIEWS, Surface, two_colours
 from photofound.edits.noise import Plane, blur, smoothstep
 from photofound.edits.surface_words import from_gallery, surface_of

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from photofound.edits.colours import lab
+from photofound.edits.ground import lab
 from photofound.model.vision import PerceptualNet, VisionModel
 from photofound.train.losses import patch_distance, perceptual_distance
 
