@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from photofound.edits.segmenter import is_points
 from photofound.edits.task import Input, check_text
 from photofound.image import Picture
+from photofound.picture.layers import Layer
 from photofound.sampling import Callback
 
 ImageLike = Any  # Picture, PIL image, numpy array (H, W) or (H, W, C), path
@@ -41,6 +43,8 @@ class Settings(TypedDict, total=False):
         output_type: ``pil``; ``np``, (H, W, C) float32 in [0, 1]; ``pt``, (C, H, W); or ``picture``, which keeps depth
             and profile.
         return_dict: True for an EditOutput, False for the tuple ``(images,)``.
+        layers: True for ``EditOutput.layers``, too; or a path, ``out.ora`` or ``out.psd``, where they are written,
+            numbered if there are several results. Raises ValueError for a task without layers, and what writing raises.
     """
 
     num_inference_steps: int | None
@@ -53,6 +57,7 @@ class Settings(TypedDict, total=False):
     callback_on_step_end_tensor_inputs: Sequence[str] | None
     output_type: str
     return_dict: bool
+    layers: bool | str | Path | None
 
 
 @dataclass
@@ -64,11 +69,13 @@ class EditOutput(BaseOutput):
         notes: what the edit says of each, such as which background was chosen; empty where there is nothing to say.
         keep: (H, W) float32 in [0, 1], of the results' size: 1 = came back exactly, 0 = made, between = mixed. For
             outpaint it is the subject.
+        layers: of each result, from the bottom to the top (``photofound.picture.layers``); None if not asked for.
     """
 
     images: list[Any]
     notes: list[str] | None = None
     keep: np.ndarray | None = None
+    layers: list[list[Layer]] | None = None
 
 
 def generators_of(given: Any, count: int) -> list[torch.Generator | None]:

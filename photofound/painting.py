@@ -101,7 +101,7 @@ class PaintingPipeline(SamplingPipeline):
 
     def _put(self, task: Task, draft: Draft, made: Tensor, picture: Picture) -> Picture:
         """What the model made of a draft, put into the picture, of which other parts may be done already."""
-        job = replace(draft.job, picture=picture, keep=draft.part.keep(draft.job.keep))
+        job = replace(draft.job, picture=picture, keep=draft.part.keep(draft.job.pasted))
         if draft.backdrop is None:
             return task.finish(job, self._finished(made, draft), draft.part.box)
         return replace(task.finish(job, self._joined(draft, made), draft.part.box), note=draft.backdrop.note)

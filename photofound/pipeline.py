@@ -43,7 +43,8 @@ from photofound.edits.task import SUBJECT_INPUTS, Job, Task, check_text, class_n
 from photofound.image import Picture
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
-from photofound.picture import provenance
+from photofound.picture import layered, layers, provenance
+from photofound.picture.layers import Layer
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
 from photofound.subjects import SubjectPipeline
@@ -174,6 +175,8 @@ class EditPipeline(SubjectPipeline):
         jobs = [self.prepare(as_picture(one), **given, resample=resample) for one, given in asked]
         generators = generators_of(settings.get("generator"), len(jobs) * count)
         pictures: list[Picture] = []
+        wanted, stacks = settings.get("layers"), list[list[Layer]]()
+        paths = self._layer_paths(wanted, len(generators))
         seeds = Seeds()
         # One after another, since variants that share a generator draw from it in turn.
         with self._call() as call:
@@ -182,7 +185,11 @@ class EditPipeline(SubjectPipeline):
                 if self.interrupt:
                     break
                 seed, variant = seeds.of(generator, job)
-                made = self.run([job], [generator], steps, guidance, callback)
+                if wanted:
+                    stacks.append(self.layers(job, generator, steps, guidance, callback))
+                    made = [layers.flatten(stacks[-1])]
+                else:
+                    made = self.run([job], [generator], steps, guidance, callback)
                 if settings.get("output_type") == "picture":
                     request = replace(job.asked, seed=seed, resample=settings.get("resample"))
                     request = replace(request, steps=steps, guidance=guidance)
@@ -192,7 +199,20 @@ class EditPipeline(SubjectPipeline):
         notes = [picture.note for picture in pictures]
         if not settings.get("return_dict", True):
             return (images,)
-        return EditOutput(images=images, notes=notes, keep=job.keep)
+        for path, stack, flat in zip(paths, stacks, pictures, strict=False):
+            layered.save(stack, flat, path, overwrite=True)
+        return EditOutput(images=images, notes=notes, keep=job.keep, layers=stacks if wanted else None)
+
+    def _layer_paths(self, wanted: Any, count: int) -> list[Path]:
+        """Where layers are written. Raises ValueError, before the work is done."""
+        if not wanted:
+            return []
+        if not get_task(self.task_name).has_layers:
+            raise ValueError(f"layers: {self.task_name} has none; leave them out")
+        if isinstance(wanted, bool):
+            return []
+        path = layered.check_path(wanted, overwrite=True)
+        return [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)] if count > 1 else [path]
 
     def _negative(self, prompt: Any) -> str:
         """The prompt that guidance leads away from."""
@@ -265,6 +285,7 @@ class EditPipeline(SubjectPipeline):
             "generator": request.generator(),
             "callback_on_step_end": callback,
             "output_type": "picture",
+            "layers": request.layers,
         }
         return cast(EditOutput, pipe.edit(request.picture, settings, **request.inputs))
 
@@ -303,6 +324,19 @@ class EditPipeline(SubjectPipeline):
         """Work on what ``prepare`` has made ready: one picture per job."""
         made = get_task(self.task_name).run(self, jobs, generators, steps, guidance, callback)
         return [provenance.without_recipe(picture) for picture in made]
+
+    @torch.no_grad()
+    def layers(
+        self,
+        job: Job,
+        generator: torch.Generator | None,
+        steps: int,
+        guidance: float,
+        callback: Callback | None = None,
+    ) -> list[Layer]:
+        """What ``run`` makes of a job, as layers from the bottom to the top; ``layers.flatten`` gives the picture."""
+        found = get_task(self.task_name).layers(self, job, generator, steps, guidance, callback)
+        return [replace(each, picture=provenance.without_recipe(each.picture)) for each in found]
 
     def with_recipe(
         self, made: Picture, request: Request, job: Job, variant: int = 0, negative_prompt: str = ""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from photofound.picture.layers import Layer
+
 
 class Cutout(Task):
     """Takes the subject out of its background: RGBA, with the photograph's own colours.
@@ -55,6 +57,23 @@ class Cutout(Task):
     ) -> list[Picture]:
         """A segmenter and ``matting`` do what sampling and ``finish`` do for the other tasks."""
         return [_cut(job.picture, job.segment or pipe.search()) for job in jobs]
+
+    def layers(
+        self,
+        pipe: Any,
+        job: Job,
+        generator: torch.Generator | None,
+        steps: int,
+        guidance: float,
+        callback: Callable[..., Any] | None = None,
+    ) -> list[Layer]:
+        """The subject, and its matte, hidden."""
+        from photofound.picture.layers import Layer, mask_layer
+
+        (cut,) = self.run(pipe, [job], [generator], steps, guidance)
+        alpha = cut.alpha()
+        assert alpha is not None
+        return [Layer("subject", cut), mask_layer(cut, alpha)]
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The photograph, all of it."""

@@ -22,6 +22,7 @@ class Erase(Task):
     name = "erase"
     summary = "take away what a mask covers"
     exemplars = True
+    layer_names = ("painted", "photograph")
 
     def prepare(
         self,

@@ -23,6 +23,7 @@ class Expand(Task):
     name = "expand"
     summary = "continue a photograph beyond its frame"
     exemplars = True
+    layer_names = ("painted", "photograph")
 
     def prepare(
         self,

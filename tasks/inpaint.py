@@ -21,6 +21,7 @@ class Inpaint(Task):
     name = "inpaint"
     summary = "repaint what a mask covers"
     exemplars = True
+    layer_names = ("painted", "photograph")
 
     def prepare(
         self,

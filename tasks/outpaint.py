@@ -9,7 +9,7 @@ import numpy as np
 
 from photofound import image as images
 from photofound.edits.geometry import Box
-from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed
+from photofound.edits.task import Backdrop, Condition, Job, Sample, Task, asks, drawn_seed, torch_from
 from photofound.image import Picture
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Outpaint(Task):
     fit = "canvas"
     needs_object = True
     wants_segmenter = True
+    layer_names = ("background", "subject")
 
     def prepare(
         self,
@@ -112,8 +113,26 @@ class Outpaint(Task):
     def finish(self, job: Job, generated: Tensor, box: Box) -> Picture:
         """The subject over the new background, by its alpha. No seam is closed: it would pull the background towards
         the subject."""
-        rgb, keep = images.from_tensor(generated), job.keep[box.slices]
+        keep = job.keep[box.slices]
+        if job.bare:
+            keep = np.zeros_like(keep)
+            if job.ground is None:
+                generated = _behind(generated, torch_from(job.hole[box.slices]))
+        rgb = images.from_tensor(generated)
         return job.picture.paste(rgb, keep, (box.left, box.top), colour=True, flatten=True)
+
+
+def _behind(generated: Tensor, hole: Tensor) -> Tensor:
+    """A background (1, 3, h, w) that goes on behind the subject, smoothly, so that the subject can be moved: the model
+    has painted the subject itself there. What is nearest to it shows it, too, and is not gone by."""
+    import torch
+
+    from photofound.edits import masks
+    from photofound.edits.composite import harmonic
+
+    clear = masks.grow(hole, -max(1, round(0.02 * max(hole.shape[-2:]))))
+    clear = clear if clear.any() else hole
+    return torch.where(hole > 0, generated, harmonic(generated, clear > 0))
 
 
 TASK = Outpaint()

@@ -114,6 +114,7 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     """Read, edit, write. The files are read before the model is loaded, so that a bad file is reported at once."""
     from photofound import image
     from photofound.edits.request import Request
+    from photofound.picture import layered
 
     picture = image.load(work.image)
     if args.strip:
@@ -121,10 +122,13 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     inputs = _inputs_for(task, args, work.image)
     format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # before the work
-    request = Request(task.name, picture, inputs, args.seed, args.steps, args.guidance, args.resample)
+    sampling = args.seed, args.steps, args.guidance, args.resample
+    request = Request(task.name, picture, inputs, *sampling, layers=bool(work.layers))
     edited = model().answer(request, args.num_images)
     overwrite = args.overwrite or args.skip_existing  # some of several variants may exist
     _save(task, args, edited.images, work.outputs, format, overwrite, work.image)
+    for path, stack, flat in zip(work.layers, edited.layers if work.layers else (), edited.images, strict=False):
+        layered.save(stack, _marked(task, args, flat), path, overwrite=overwrite)
     if work.subject is not None:
         image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
@@ -143,17 +147,21 @@ def _save(
 ) -> None:
     """Write the results, marked as generated and signed, and print what the edit notes."""
     from photofound import image
-    from photofound.picture import provenance
 
     if (note := pictures[0].note) and not args.quiet:
         say(note)
     whole = not task.takes_picture
     sign = signing(args)(photograph, whole) if task.generates else None
     for path, result in zip(paths, pictures, strict=True):
-        result = dataclasses.replace(result, recipe="") if args.no_recipe else result
-        if not args.no_mark:
-            result = provenance.mark(result, whole, task.generates)
-        image.save(result, path, format, overwrite=overwrite, sign=sign)
+        image.save(_marked(task, args, result), path, format, overwrite=overwrite, sign=sign)
+
+
+def _marked(task: Task, args: argparse.Namespace, result: Picture) -> Picture:
+    """The result with what its metadata is to say of it."""
+    from photofound.picture import provenance
+
+    result = dataclasses.replace(result, recipe="") if args.no_recipe else result
+    return result if args.no_mark else provenance.mark(result, not task.takes_picture, task.generates)
 
 
 def _make(task: Task, args: argparse.Namespace) -> int:

@@ -123,6 +123,9 @@ def _add_result(parser: Parser, task: Task) -> None:
         return
     existing.add_argument("--skip-existing", action="store_true", help="keep outputs that exist: continue after a stop")
     add("--strip", action="store_true", help="leave out where the photograph was taken (GPS in EXIF, places in XMP)")
+    if task.has_layers:
+        layers = "also write background, subject, ... as layers: OUT.ora, OUT.psd; ora or psd: beside each result"
+        add("--layers", metavar="PATH", type=file_name, help=layers)
     if any(each.name == "subject" for each in task.inputs):
         add("--save-subject", action="store_true", help="also write what was kept, as a mask, to NAME-subject.png")
 

@@ -29,6 +29,7 @@ class Work:
         image: the photograph.
         outputs: one file per variant.
         subject: where the subject's mask is written, or None.
+        layers: one file per variant, or none.
         error: why this photograph cannot be edited, or None.
     """
 
@@ -36,18 +37,19 @@ class Work:
     outputs: list[Path]
     subject: Path | None = None
     error: Exception | None = None
+    layers: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
         """All files that are written."""
-        return [*self.outputs, *([self.subject] if self.subject else [])]
+        return [*self.outputs, *([self.subject] if self.subject else []), *self.layers]
 
     def is_done(self) -> bool:
         """Whether all results exist and are whole. Prints a warning for one that is damaged."""
         from photofound import image
 
         there = [path for path in self.files if path.is_file()]
-        broken = [path for path in there if not image.is_whole(path)]
+        broken = [path for path in there if path not in self.layers and not image.is_whole(path)]
         for path in broken:
             say(f"warning: {path}: is not a whole picture and is made again")
         return len(there) == len(self.files) and not broken
@@ -225,7 +227,25 @@ def _work_on(task: Task, args: argparse.Namespace, photograph: Path, folder: boo
         target = target / f"{photograph.stem}-{task.name}{output_suffix(photograph, args.format, task.alpha)}"
     outputs = _numbered(target, args.num_images)
     saves_subject = getattr(args, "save_subject", False)
-    return Work(photograph, outputs, target.with_name(f"{target.stem}-subject.png") if saves_subject else None)
+    subject = target.with_name(f"{target.stem}-subject.png") if saves_subject else None
+    return Work(photograph, outputs, subject, layers=_layer_files(getattr(args, "layers", None), outputs, folder))
+
+
+def _layer_files(wanted: str | None, outputs: Sequence[Path], folder: bool) -> tuple[Path, ...]:
+    """Where layers go: a file, or for several results ``ora`` or ``psd``, files beside them. Raises ValueError."""
+    from photofound.picture import layered
+
+    if wanted is None:
+        return ()
+    kind = f".{wanted.removeprefix('.').lower()}"
+    if kind in layered.SUFFIXES:
+        return tuple(path.with_suffix(kind) for path in outputs)
+    path = Path(wanted)
+    if path.suffix.lower() not in layered.SUFFIXES:
+        raise ValueError(f"--layers: {wanted} is neither .ora (OpenRaster: GIMP, Krita) nor .psd (Photoshop)")
+    if folder:
+        raise ValueError(f"--layers: {wanted} is one file, and there are many photographs; give ora or psd")
+    return tuple(_numbered(path, len(outputs)))
 
 
 def new_outputs(task: Task, args: argparse.Namespace) -> list[Path]:

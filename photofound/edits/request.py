@@ -29,6 +29,7 @@ class Request:
             default.
         seed: the same seed gives the same pixels, alone or in a batch; None = unknown, for a recipe alone.
         steps, guidance, resample: None = the model's own, see ``photofound.pipeline.Settings``.
+        layers: whether the layers of the result are wanted, too.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Request:
     steps: int | None = None
     guidance: float | None = None
     resample: int | None = None
+    layers: bool = False
 
     def generator(self, variant: int = 0) -> torch.Generator:
         """What the noise of a variant is drawn from: on the CPU, so that every device draws the same numbers."""

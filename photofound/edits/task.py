@@ -15,7 +15,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from photofound.edits.geometry import Box
     from photofound.image import Picture
+    from photofound.picture.layers import Layer
 
 
 _LENGTH = r"[0-9]{1,9}(px)?|[0-9]{1,9}(\.[0-9]{1,9})?%"
@@ -66,7 +67,7 @@ FOLDER = "folder"  # the kind that is a folder of this machine: nothing that a p
 RESERVED = frozenset(
     """
     image pipe seed steps guidance images num_images num_inference_steps guidance_scale num_images_per_prompt generator
-    callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict
+    callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict layers
     output format resample strip mark no_mark recipe no_recipe c2pa_cert c2pa_key overwrite skip_existing recursive
     report quiet max_pixels save_subject
     help model teacher device dtype
@@ -183,6 +184,7 @@ class Job:
         segment: how the subject is found, for a task that finds it in ``run``; None = as the model does by itself.
         at: (x, y) in ``picture`` of the photograph's first pixel; None = it was scaled, and none of its pixels is kept.
         asked: the Request that it was made of, as far as ``prepare`` knows it.
+        bare: what is painted is wanted alone, as a layer: nothing that is kept is laid over it.
     """
 
     picture: Picture
@@ -196,6 +198,12 @@ class Job:
     segment: Search | None = None
     at: tuple[int, int] | None = (0, 0)
     asked: Any = None
+    bare: bool = False
+
+    @property
+    def pasted(self) -> np.ndarray:
+        """``keep`` as what is painted is pasted by; of a bare job, 0 wherever it is soft."""
+        return (self.keep >= 1).astype(np.float32) if self.bare else self.keep
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,7 @@ class Task(ABC):
             scaled to the model's size; ``area``: all of it, scaled to the model's area; ``tiles``: all of it at its own
             size, tile by tile.
         needs_object: whether ``example`` wants samples whose matte is a complete object.
+        layer_names: what the painted and the kept layer are called, where a result has such (``layers``).
         exemplars: whether a hole is one in given pixels, which may be filled from the photograph's own patches
             (``photofound.edits.exemplar``).
         needs_others: whether ``compose`` wants other photographs.
@@ -252,11 +261,17 @@ class Task(ABC):
     alpha: ClassVar[bool] = False
     regression: ClassVar[bool] = False
     exemplars: ClassVar[bool] = False
+    layer_names: ClassVar[tuple[str, str] | None] = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "prepare" in cls.__dict__ and "inputs" not in cls.__dict__:
             cls.inputs = declared(cls.prepare) + (SUBJECT_INPUTS if cls.wants_segmenter else ())
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether a result can be had as layers."""
+        return self.layer_names is not None or type(self).layers is not Task.layers
 
     @property
     def takes_reference(self) -> bool:
@@ -292,6 +307,29 @@ class Task(ABC):
     ) -> list[Picture]:
         """Work on jobs: one picture for each. ``pipe`` is an EditPipeline, whose ``paint`` does it by default."""
         return list(pipe.paint(jobs, generators, steps, guidance, callback))
+
+    def layers(
+        self,
+        pipe: Any,
+        job: Job,
+        generator: torch.Generator | None,
+        steps: int,
+        guidance: float,
+        callback: Callable[..., Any] | None = None,
+    ) -> list[Layer]:
+        """The result as layers, from the bottom to the top; flat they are the result. By default what is painted, what
+        is kept over it by its alpha, and the mask, hidden; of tasks with ``layer_names``. Raises ValueError of others,
+        and for a result that is transparent in part."""
+        from photofound.picture.layers import layer, mask_layer
+
+        if self.layer_names is None:
+            raise ValueError(f"layers: {self.name} has none; leave the option out")
+        (painted,) = self.run(pipe, [replace(job, bare=True)], [generator], steps, guidance, callback)
+        if painted.has_alpha:
+            raise ValueError("layers: the photograph is transparent in part; lay it on a colour first")
+        kept = replace(job.picture, pixels=job.picture.colours)
+        below, above = self.layer_names
+        return [layer(below, painted), layer(above, kept, job.keep), mask_layer(painted, job.keep)]
 
     @abstractmethod
     def example(self, sample: Sample, generator: torch.Generator) -> Condition:

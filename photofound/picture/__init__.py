@@ -21,5 +21,9 @@ Each file imports only files above it:
     provenance  saying in a file that a part of it was generated, and how it was made
     compare     which pixels of two pictures are identical, and where one lies in the other
     credentials  Content Credentials (C2PA): signing a file, and who has signed one
+    layers      pictures laid over each other, and their flat picture
+    openraster  layers as an OpenRaster file
+    psd         layers as a Photoshop file
+    layered     files of layers: which there are, and writing them
     sheet       pictures side by side in rows
 """

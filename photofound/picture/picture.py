@@ -306,7 +306,9 @@ def _box(where: np.ndarray) -> tuple[slice, slice]:
 def _mix(kept: np.ndarray, made: np.ndarray, keep: np.ndarray, depth: int, has_alpha: bool, opaque: bool) -> np.ndarray:
     """Mix kept (h, w, C) native integers and made (h, w, C without alpha) native floats by keep (h, w, 1); integers."""
     if not has_alpha:
-        mixed = keep * kept + (1 - keep) * made
+        # What is made, and how much is kept, are rounded first: layers of a file, laid over each other, give the same.
+        share = np.rint(keep * depth) / np.float32(depth)
+        mixed = share * kept + (1 - share) * np.rint(made).clip(0, depth)
     elif opaque:  # `kept over made`: transparent pixels weigh nothing, however opaque `keep` is
         weight = keep * kept[..., -1:] / depth
         alpha = weight + (1 - keep)
