@@ -1,12 +1,13 @@
-"""The demo in a browser: ``photofound demo``. A tab per task, built from the inputs that the task declares.
+"""The demo in a browser: ``photofound demo``. One canvas for all tasks, whose fields are the inputs that they declare.
 
-All tabs work on one photograph; a result can become the photograph, so that edits chain. The page fetches nothing from
+A result takes the photograph's place, so that edits chain; the history has all of them. The page fetches nothing from
 elsewhere, and the server reads and writes nothing outside a temporary folder of its own that goes when it stops, but
 for the models that it was started with.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
@@ -16,19 +17,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from photofound.demos.page import Page
+import gradio as gr
+
+from photofound.demos.page import WEB, Page
 from photofound.demos.studio import Models as Models
 from photofound.demos.studio import Studio
-from photofound.demos.theme import CSS, theme
 from photofound.serve.workers import Files
 from photofound.signals import handled
 
+FONTS = (
+    "ui-sans-serif",
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "sans-serif",
+)  # fetched: none
+MAX_UPLOAD = 50_000_000  # bytes
 WAITING = 20  # visitors in the queue; the next one is told to come back
 
 
-def build(work: Studio) -> Any:
+def build(work: Studio, max_upload: int = MAX_UPLOAD) -> Any:
     """The page as gradio Blocks, ready to be launched."""
-    page = Page(work)
+    from gradio.utils import get_upload_folder
+
+    page = Page(work, Path(get_upload_folder()), max_upload)
     page.blocks.queue(max_size=WAITING, default_concurrency_limit=4, api_open=False)
     return page.blocks
 
@@ -40,7 +54,7 @@ def serve(
     share: bool = False,
     browser: bool = False,
     max_pixels: int = 40_000_000,
-    max_upload: str = "50mb",
+    max_upload: int = MAX_UPLOAD,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Run the demo until it is interrupted. ``ready`` is told the address once the page can be opened.
@@ -50,7 +64,7 @@ def serve(
         port: None = the first free one from 7860 on.
         share: also through a public tunnel of Gradio's, which is never asked for by itself.
         max_pixels: largest photograph, before and after the edit.
-        max_upload: largest file.
+        max_upload: largest file, in bytes.
     """
     with (
         _ended_by_signals(),
@@ -59,7 +73,7 @@ def serve(
         os.environ |= confined(Path(folder), max_pixels)
         files = Files(2, max_pixels)
         work = Studio(Path(folder) / "desks", models, max_pixels, files)
-        blocks = build(work)
+        blocks = build(work, max_upload)
         _, local, public = blocks.launch(**launch_settings(host, port, share, browser, max_upload))
         try:
             ready(public or local)
@@ -99,7 +113,11 @@ def confined(folder: Path, max_pixels: int) -> dict[str, str]:
 
 
 def launch_settings(
-    host: str = "127.0.0.1", port: int | None = None, share: bool = False, browser: bool = False, upload: str = "50mb"
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    browser: bool = False,
+    upload: int = MAX_UPLOAD,
 ) -> dict[str, Any]:
     """Arguments of ``Blocks.launch``."""
     return {
@@ -115,6 +133,7 @@ def launch_settings(
         "footer_links": [],
         "ssr_mode": False,
         "max_threads": 8,
-        "theme": theme(),
-        "css": CSS,
+        "theme": gr.themes.Base(font=FONTS, font_mono=("ui-monospace", "monospace")),
+        "head": f"<style>{(WEB / 'bench.css').read_text(encoding='utf-8')}</style>",
+        "i18n": gr.I18n(**json.loads((WEB / "words.json").read_text(encoding="utf-8"))),
     }

@@ -10,9 +10,9 @@ from photofound.edits.task import Job
 from photofound.image import Picture
 
 if TYPE_CHECKING:
-    from photofound.demos.studio import Desk, Photo
+    from photofound.demos.desk import Desk, Photo
 
-PREVIEW = 1024  # longest side of what is shown, in pixels
+PREVIEW = 1536  # longest side of what is shown, in pixels
 
 
 def preview(picture: Picture, side: int = PREVIEW) -> np.ndarray:
@@ -45,7 +45,7 @@ def file_line(photo: Photo) -> str:
     picture = photo.picture
     kind = {1: "grey", 2: "grey, alpha", 3: "RGB", 4: "RGB, alpha"}[picture.pixels.shape[2]]
     depth = 8 * picture.pixels.dtype.itemsize
-    return f"**{photo.name}** · {picture.width} × {picture.height} · {picture.format or 'PNG'}, {depth} bit {kind}"
+    return f"{photo.name} · {picture.width} × {picture.height} · {picture.format or 'PNG'}, {depth} bit {kind}"
 
 
 def preview_size(size: tuple[int, int], side: int = PREVIEW) -> tuple[int, int]:

@@ -12,14 +12,19 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from photofound import image
+from photofound.demos.desk import Desk as Desk
+from photofound.demos.desk import Form as Form
+from photofound.demos.desk import Photo as Photo
+from photofound.demos.desk import Shot as Shot
+from photofound.demos.desk import pruned, stored
 from photofound.demos.models import Models as Models
 from photofound.demos.preview import PREVIEW as PREVIEW
 from photofound.demos.preview import file_line as file_line
@@ -29,94 +34,21 @@ from photofound.demos.preview import preview_size as preview_size
 from photofound.demos.preview import resized as resized
 from photofound.demos.preview import size_line as size_line
 from photofound.edits.request import Request
-from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Job, Task, get_task, offered
+from photofound.edits.task import SUBJECT_INPUTS, Input, Job, Task, get_task, offered
 from photofound.image import Picture
 from photofound.notices import warnings_to
 from photofound.picture import provenance
 from photofound.serve.workers import Files
 
 READ_SECONDS = 15.0  # that reading a picture may take
-UNDO = 10  # steps back, and forth again
-HISTORY = 2 << 30  # bytes that these may take on disk, for each visitor; beyond it the farthest are forgotten
 VARIANTS = 6  # at most, in one run
-REPAINT, KEEP = (236, 72, 153), (20, 184, 166)  # colours of the two brushes
+LONGEST = 2000  # characters of a text
 FORMATS = ("PNG", "TIFF", "WEBP", "JPEG")  # that a result can be downloaded as, besides the photograph's own
-CANVAS_KINDS = ("length", "aspect", "size")  # three ways to say how large the canvas becomes; one at a time
 SHORT_OF_ALIKE = 0.25  # how far a mask may differ after its way through the browser and still be the same
 
 
 class Cancelled(Exception):
     """The visitor stopped the run, or left."""
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """A photograph or a result, with its pixels in a file of the visitor's folder, so that memory stays free."""
-
-    picture: Picture
-    name: str  # of the download, without suffix
-    file: Path
-
-    @property
-    def id(self) -> str:
-        """Tells this photograph from every other, also from one of the same name."""
-        return self.file.stem
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What lies before one visitor. Immutable: every step gives a new one.
-
-    Attributes:
-        folder: the visitor's own; holds everything below and is removed when they leave.
-        photo: what the next edit starts from.
-        undo: the desk as it was before, with its results, the newest last; ``redo``: as it was after, the newest first.
-        mattes: for each task with a subject the automatic one, (H, W) float32 in [0, 1]; a task without is missing.
-        results: of the last run, one per variant; ``chosen`` is the index of the one that is looked at.
-        seed: of the first result; the others have the following ones.
-        report: one line about the run.
-        before: (h, w, 3) uint8, the photograph as it is compared with the results; None as long as there are none.
-    """
-
-    folder: Path
-    photo: Photo
-    undo: tuple[Desk, ...] = ()
-    redo: tuple[Desk, ...] = ()
-    mattes: dict[str, np.ndarray] = field(default_factory=dict)
-    results: tuple[Photo, ...] = ()
-    chosen: int = 0
-    seed: int = 0
-    report: str = ""
-    before: np.ndarray | None = None
-
-    @property
-    def photos(self) -> set[Photo]:
-        """All that is kept in files."""
-        return {self.photo, *self.results}.union(*(each.photos for each in (*self.undo, *self.redo)))
-
-    def without_history(self) -> Desk:
-        """What is remembered of it: no past of its own, and no mattes, which are large and can be found again."""
-        return dataclasses.replace(self, undo=(), redo=(), mattes={})
-
-    @property
-    def result(self) -> Photo | None:
-        return self.results[self.chosen] if self.results else None
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the page's widgets hold when Run is pressed. ``inputs`` are the task's, by name; None = left out.
-    ``Studio.request`` makes a Request of it."""
-
-    task: str
-    inputs: dict[str, Any]
-    seed: int = 0
-    variants: int = 1
-    steps: int | None = None
-    guidance: float | None = None
-    model: str | None = None  # the one that the demo was started with
-    lora: str | None = None
-    format: str | None = None  # of the download; the photograph's own
 
 
 class Studio:
@@ -132,7 +64,6 @@ class Studio:
         self.folder, self.models, self.max_pixels, self.files = folder, models, max_pixels, files
         self._model = threading.Lock()  # a scheduler knows one run at a time
         self._running: dict[str, threading.Event] = {}
-        self._found: tuple[Any, np.ndarray] | None = None  # the last subject that a visitor described, and by what
 
     # --------------------------------------------------------------------------------------------------- photographs
 
@@ -145,55 +76,51 @@ class Studio:
     ) -> Desk:
         """A desk with this file on it; the visitor's folder is kept, what was done before is forgotten. ``warn`` gets
         what is lost in reading it, where that is done in another process."""
-        return self.open_picture(self._read(path, warn), name or Path(path).stem, desk)
+        return self.open_picture(self.read(path, None, warn), name or Path(path).stem, desk)
 
-    def _read(self, path: str | Path, warn: Callable[[str], None] | None = None) -> Picture:
+    def read(self, path: str | Path, name: str | None = None, warn: Callable[[str], None] | None = None) -> Picture:
         """An upload. Its place on this machine is nobody's business, in messages neither."""
-        data, name = Path(path).read_bytes(), Path(path).name
+        data, name = Path(path).read_bytes(), name or Path(path).name
         if self.files is None:
             return image.decode(data, name, self.max_pixels)
         return self.files.read(data, name, self.max_pixels, READ_SECONDS, warn=warn)
 
     def open_picture(self, picture: Picture, name: str, desk: Desk | None = None) -> Desk:
         if desk is None:
-            folder = self.folder / secrets.token_hex(8)
+            folder = self.folder / secrets.token_hex(16)
             folder.mkdir(parents=True)
         else:
             folder = desk.folder
         name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "photograph"
-        return _pruned(Desk(folder, _stored(folder, picture, name)))
+        shot = Shot(stored(folder, picture, name))
+        return pruned(Desk(folder, (shot,), (shot.id,)))
 
     def blank(self) -> Desk:
         """A desk for a visitor who makes a picture from nothing."""
         return self.open_picture(Picture(np.full((512, 512, 3), 255, np.uint8)), "picture")
 
-    def use_result(self, desk: Desk) -> Desk:
-        """The chosen result becomes the photograph, so that edits chain."""
-        if desk.result is None:
-            raise ValueError("there is no result yet; run an edit first")
-        return _pruned(Desk(desk.folder, desk.result, (*desk.undo, desk.without_history())[-UNDO:]))
-
     def undo(self, desk: Desk) -> Desk:
-        """The photograph, and the results made of it, as they were before a result was taken over."""
-        if not desk.undo:
+        """The picture that lay there before."""
+        if not desk.at:
             raise ValueError("there is nothing to undo; this is the photograph that you opened")
-        past = dataclasses.replace(desk.undo[-1], undo=desk.undo[:-1], redo=(desk.without_history(), *desk.redo)[:UNDO])
-        return _pruned(past)
+        return dataclasses.replace(desk, at=desk.at - 1, matte=None)
 
     def redo(self, desk: Desk) -> Desk:
-        """The photograph and its results as they were before ``undo``."""
-        if not desk.redo:
-            raise ValueError("there is nothing to redo; this is the newest photograph")
-        return _pruned(dataclasses.replace(desk.redo[0], undo=(*desk.undo, desk.without_history()), redo=desk.redo[1:]))
+        """The picture that lay there before ``undo``."""
+        if desk.at + 1 == len(desk.trail):
+            raise ValueError("there is nothing to redo; this is the newest picture")
+        return dataclasses.replace(desk, at=desk.at + 1, matte=None)
 
     def adopt(self, desk: Desk, made: Desk) -> Desk:
-        """The desk with the results of ``made``, which ``run`` gave. Raises ValueError where another photograph was
-        opened meanwhile."""
-        if made.photo.id != desk.photo.id:
-            _pruned(desk)
+        """The desk with the results of ``made``, which ``run`` gave, the first of them before the visitor. Raises
+        ValueError where another photograph was opened meanwhile."""
+        assert made.asked is not None
+        if not desk.holds(made.asked[1]):
+            pruned(desk)
             raise ValueError("the photograph was changed during the run, so its result was dropped; run it again")
-        names = ("results", "chosen", "seed", "report", "before")
-        return _pruned(dataclasses.replace(desk, **{name: getattr(made, name) for name in names}))
+        new = tuple(shot for shot in made.shots if not desk.holds(shot.id) and shot.parent == made.asked[1])
+        desk = dataclasses.replace(desk, shots=(*desk.shots, *new), asked=made.asked)
+        return pruned(desk.at_shot(new[0].id))
 
     def close(self, desk: Desk | None) -> None:
         """Remove what a visitor leaves behind."""
@@ -201,57 +128,65 @@ class Studio:
             shutil.rmtree(desk.folder, ignore_errors=True)
 
     def export(self, desk: Desk, format: str | None = None) -> Path:
-        """The chosen result as a file that says what it is (``photofound.picture.provenance``): in the photograph's own
-        format, or another."""
-        if desk.result is None:
-            raise ValueError("there is no result yet; run an edit first")
-        picture, folder = desk.result.picture, desk.folder / "download"
+        """The picture before the visitor as a file that says what it is (``photofound.picture.provenance``): in the
+        photograph's own format, or another."""
+        picture, folder = desk.photo.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
         format = _format(picture, format)
-        path = folder / f"{desk.result.name}{image.suffix_of(format)}"
-        return image.save(provenance.mark(picture), path, format, overwrite=True)
+        path = folder / f"{desk.photo.name}{image.suffix_of(format)}"
+        marked = provenance.mark(picture) if desk.shot.generated else picture
+        return image.save(marked, path, format, overwrite=True)
 
     # -------------------------------------------------------------------------------------------------------- masks
 
-    def cut_out(self, desk: Desk, task: Task) -> Desk:
-        """The desk with the task's automatic subject; without one where none is found."""
+    def cut_out(self, desk: Desk, task: Task, raw: Mapping[str, Any] | None = None) -> Desk:
+        """The desk with the photograph's subject as the task would find it; without one where there is none. ``raw``
+        may say what finds it, or what it is, as for ``inputs``."""
+        from photofound.edits.subject import matte_of
+
+        wanted = {each.name: (raw or {}).get(each.name) for each in SUBJECT_INPUTS}
+        told = _told(self.inputs(desk, task, wanted))
+        if desk.matte is not None and told == desk.told:
+            return desk
         try:
-            matte = self.models.pipeline(task).prepare(desk.photo.picture).keep
+            matte = matte_of(desk.photo.picture, None, self.models.pipeline(task).search(*told))
         except ValueError:
-            return dataclasses.replace(desk, mattes={k: v for k, v in desk.mattes.items() if k != task.name})
-        return dataclasses.replace(desk, mattes=desk.mattes | {task.name: matte})
+            if any(told):
+                raise
+            matte = None
+        return dataclasses.replace(desk, matte=matte, told=told)
 
     def inputs(self, desk: Desk, task: Task, raw: dict[str, Any]) -> dict[str, Any]:
         """What the widgets hold as arguments of the task; what is empty is left out.
 
-        Masks come as (h, w) float32 in [0, 1] of the preview's size or None, images as paths, lengths as per cent.
+        Masks come as (h, w) float32 in [0, 1] of the preview's size or None, images as paths; both also as pictures,
+        which are taken as they are. All else comes as it is written, or as a number.
         """
         found = {}
         for each in declared(task):
             value: Any = raw.get(each.name)
+            if isinstance(value, Picture):
+                found[each.name] = value
+                continue
             if value is None or value == "" if not isinstance(value, np.ndarray) else not value.any():
                 continue
             if each.kind == "mask":
-                value = self._mask(desk, task, each, value)
+                value = self._mask(desk, each, value)
             elif each.kind == "image":
-                value = self._read(value)
-            elif each.kind == "length":
-                value = f"{value:g}%"
-            elif each.kind == "int":
-                value = int(value)
+                value = self.read(value)
             elif each.kind == "segmenter" and value not in self.models.segmenters:
-                raise ValueError(f"segmenter: {value!r} is not offered here; choose one of the list")
-            elif each.kind in WRITTEN and isinstance(value, str):
-                value = each.parse(value.strip())
+                raise ValueError(f"segmenter: {str(value)[:40]!r} is not offered here; choose one of the list")
+            elif each.kind != "flag" or not isinstance(value, bool):
+                value = each.parse(str(value).strip()[:LONGEST])
             if value is not None:
                 found[each.name] = value
         return found
 
-    def _mask(self, desk: Desk, task: Task, each: Input, painted: np.ndarray) -> np.ndarray | None:
+    def _mask(self, desk: Desk, each: Input, painted: np.ndarray) -> np.ndarray | None:
         """A brushed mask at the photograph's own size. A subject that was not touched is left to the task; of one that
         was, only what was brushed differs from the automatic one, whose edge stays as fine as it was."""
         size = desk.photo.picture.size
-        automatic = desk.mattes.get(task.name) if is_subject(each) else None
+        automatic = desk.matte if is_subject(each) else None
         if automatic is None:
             return (resized(painted, size) > 0.5).astype(np.float32)
         changed = np.abs(painted - resized(automatic, painted.shape[::-1])) > SHORT_OF_ALIKE
@@ -283,22 +218,12 @@ class Studio:
         return task.prepare(picture, **task.with_defaults(inputs))
 
     def _segment(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Any:
-        """How the subject is found: as the visitor says, else as it was before; None = as the model does by itself."""
-        told = [inputs.get(each.name) for each in SUBJECT_INPUTS]
-        shown = any(map(is_subject, declared(task)))
-        if not any(told):
-            matte = desk.mattes.get(task.name) if shown else None
-            return None if matte is None else lambda rgb: matte
-        search = self.models.pipeline(task).search(*told)
-        key = (desk.photo.id, *map(str, told))
-
-        def find(rgb: np.ndarray) -> np.ndarray:
-            """What was found last is not looked for again: every change of the page asks for a preview."""
-            if self._found is None or self._found[0] != key:
-                self._found = key, search(rgb)
-            return self._found[1]
-
-        return find if shown else search
+        """How the subject is found: as it was before, else as the visitor says; None = as the model does by itself."""
+        told, shown = _told(inputs), any(map(is_subject, declared(task)))
+        matte = desk.matte if shown and told == desk.told else None
+        if matte is not None:
+            return lambda rgb: matte
+        return self.models.pipeline(task).search(*told) if any(told) else None
 
     # ---------------------------------------------------------------------------------------------------------- runs
 
@@ -320,8 +245,6 @@ class Studio:
         progress = progress or (lambda share, what: None)
         task, request = get_task(form.task), self.request(desk, form)
         warned: list[str] = []
-        stop = self._running[visitor] = threading.Event()
-
         made = steps_done = 0
 
         def report(what: str) -> None:
@@ -350,41 +273,56 @@ class Studio:
         results: list[Picture] = []
         seconds = 0.0
         progress(0, "waiting for the model")
-        try:
-            with self._model, warnings_to(on_warning):
-                job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
-                image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
-                pipe = self.models.pipeline(task, form.model, form.lora)
-                settings = pipe.settings(request)
-                steps = max(1, settings[0])
-                if unread := pipe.unread(request.inputs.get("prompt")):
-                    on_warning(unread)
-                start = time.perf_counter()
-                for made in range(form.variants):
-                    if stop.is_set():
-                        raise Cancelled
-                    steps_done = 0
-                    (result,) = pipe.run([job], [request.generator(made)], *settings, on_step)
-                    asked = dataclasses.replace(request, seed=(request.seed or 0) + made)
-                    results.append(pipe.with_recipe(result, asked, job))
-                seconds = time.perf_counter() - start
-        finally:
-            self._running.pop(visitor, None)
+        with self.stoppable(visitor) as stop, self._model, warnings_to(on_warning):
+            job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
+            image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
+            pipe = self.models.pipeline(task, form.model, form.lora)
+            settings = pipe.settings(request)
+            steps = max(1, settings[0])
+            if unread := pipe.unread(request.inputs.get("prompt")):
+                on_warning(unread)
+            start = time.perf_counter()
+            for made in range(form.variants):
+                if stop.is_set():
+                    raise Cancelled
+                steps_done = 0
+                (result,) = pipe.run([job], [request.generator(made)], *settings, on_step)
+                asked = dataclasses.replace(request, seed=(request.seed or 0) + made)
+                results.append(pipe.with_recipe(result, asked, job))
+            seconds = time.perf_counter() - start
         progress(1 - 1 / (form.variants * (steps + 1) + 1), "saving")
         if not task.takes_picture:
             results = [provenance.mark(result, whole=True) for result in results]
-        photos = [_stored(desk.folder, result, f"{desk.photo.name}-{task.name}") for result in results]
-        same = task.takes_picture and results[0].size == desk.photo.picture.size
-        before = preview(desk.photo.picture) if same else kept_preview(job)
-        desk = dataclasses.replace(desk, results=tuple(photos), chosen=0, seed=form.seed, before=before)
-        desk = dataclasses.replace(desk, report=self._report(desk, seconds, form.variants))
-        return desk, desk.report, warned
+        start_from, report_line = desk.shot, _report(results[0], seconds / form.variants)
+        other = task.takes_picture and results[0].size != desk.photo.picture.size
+        before = kept_preview(job) if other else None
+        shots = [
+            Shot(
+                stored(desk.folder, result, f"{desk.photo.name}-{task.name}"),
+                start_from.id,
+                task.name,
+                form.seed + i,
+                report_line,
+                before,
+                task.generates or (start_from.generated and task.takes_picture),
+            )
+            for i, result in enumerate(results)
+        ]
+        desk = dataclasses.replace(desk, shots=(*desk.shots, *shots), asked=(form, start_from.id))
+        return desk.at_shot(shots[0].id), report_line, warned
 
-    def _report(self, desk: Desk, seconds: float, variants: int) -> str:
-        size = desk.results[0].picture.size
-        each = f", {seconds / variants:.1f} s each" if variants > 1 else ""
-        note = desk.results[0].picture.note
-        return f"**{seconds:.1f} s**{each} · {size[0]} × {size[1]}" + (f" · {note}" if note else "")
+    @contextmanager
+    def stoppable(self, visitor: str) -> Iterator[threading.Event]:
+        """What ``cancel(visitor)`` sets, until the block ends; inside another such block it is the outer one's."""
+        outer = self._running.get(visitor)
+        if outer is not None:
+            yield outer
+            return
+        stop = self._running[visitor] = threading.Event()
+        try:
+            yield stop
+        finally:
+            self._running.pop(visitor, None)
 
     def cancel(self, visitor: str = "") -> bool:
         """Stop the visitor's run after the step that it is in; False where none is running."""
@@ -407,6 +345,11 @@ def declared(task: Task) -> list[Input]:
     return sorted(offered(task), key=lambda each: (not each.required, each.kind != "mask"))
 
 
+def _told(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What finds the subject, and what it was told of it."""
+    return tuple(inputs.get(each.name) for each in SUBJECT_INPUTS)
+
+
 def is_subject(each: Input) -> bool:
     """Whether a mask marks what is kept, and can be found without the visitor; every other one marks what goes."""
     return each.kind == "mask" and each.name == "subject" and not each.required
@@ -420,23 +363,7 @@ def _format(picture: Picture, asked: str | None) -> str:
     return image.output_format(picture, None, asked, alpha=picture.has_alpha and asked is None)
 
 
-def _stored(folder: Path, picture: Picture, name: str) -> Photo:
-    """The picture with its pixels in a file, from where they are read when they are needed."""
-    file = folder / f"{secrets.token_hex(8)}.npy"
-    np.save(file, picture.pixels)
-    pixels = np.asarray(np.load(file, mmap_mode="r"))
-    return Photo(dataclasses.replace(picture, pixels=pixels), name, file)
-
-
-def _pruned(desk: Desk) -> Desk:
-    """The desk, with no longer a past than ``HISTORY`` allows, after removing the files that it no longer needs."""
-    while len(desk.undo) + len(desk.redo) > 0 and sum(each.picture.pixels.nbytes for each in desk.photos) > HISTORY:
-        if len(desk.redo) > len(desk.undo):
-            desk = dataclasses.replace(desk, redo=desk.redo[:-1])
-        else:
-            desk = dataclasses.replace(desk, undo=desk.undo[1:])
-    needed = {photo.file for photo in desk.photos}
-    for file in desk.folder.glob("*.npy"):
-        if file not in needed:
-            file.unlink(missing_ok=True)
-    return desk
+def _report(result: Picture, seconds: float) -> str:
+    """One line about a run; ``seconds`` of each result."""
+    note = f" · {result.note}" if result.note else ""
+    return f"{seconds:.1f} s · {result.width} × {result.height}{note}"

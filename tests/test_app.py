@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import types
+import zipfile
 from pathlib import Path
 
-import gradio as gr
 import numpy as np
 import pytest
 from helpers import extra_tasks
 from PIL import Image
 
 from photofound import cli, image
-from photofound.demos import app, brush, handlers, studio
+from photofound.demos import app, batch, calls, marks, offers, studio
+from photofound.demos import desk as desk_module
 from photofound.demos import page as pages
 from photofound.demos.studio import Cancelled, Form, Models, Studio
 from photofound.demos.words import in_words
@@ -78,7 +80,7 @@ def work(tiny_folder, tmp_path):
 @pytest.fixture(scope="module")
 def page(tiny_folder, tmp_path_factory):
     """Shared, since a page knows nothing of its visitors."""
-    return pages.Page(Studio(tmp_path_factory.mktemp("page"), Models(str(tiny_folder))))
+    return pages.Page(Studio(tmp_path_factory.mktemp("page"), Models(str(tiny_folder))), tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -99,74 +101,91 @@ def hole(size=SIZE):
 
 
 def request(task, **changes):
-    inputs = {"inpaint": {"mask_image": hole()}, "erase": {"mask_image": hole()}, "expand": {"left": 25}}
+    inputs = {"inpaint": {"mask_image": hole()}, "erase": {"mask_image": hole()}, "expand": {"left": "25%"}}
     inputs["generate"] = {"prompt": "a cup", "size": "72x48"}
     return Form(**{"task": task, "inputs": inputs.get(task, {}), "steps": 1, "guidance": 1.0} | changes)
-
-
-def visitor(name="anna"):
-    return types.SimpleNamespace(session_hash=name)
 
 
 def opened(work, photograph, *tasks):
     desk = work.open(photograph)
     for task in tasks:
-        desk = work.cut_out(desk, get_task(task))
+        if any(map(studio.is_subject, get_task(task).inputs)):
+            desk = work.cut_out(desk, get_task(task))
     return desk
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
-def labels(page):
-    return [tab.task.name for tab in page.tabs]
+FIRST = ("outpaint", "erase", "inpaint", "expand", "upscale", "cutout", "generate")
 
 
-def test_there_is_a_tab_for_each_task_with_a_widget_for_each_input(page):
-    assert labels(page) == list(pages.FIRST)
-    for tab in page.tabs:
-        assert list(tab.inputs) == [each.name for each in studio.declared(tab.task)]
-    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
-    assert isinstance(expand.inputs["left"], gr.Slider) and isinstance(expand.inputs["aspect"], gr.Radio)
-    assert {"1:1", "4:5", "9:16", "16:9"} <= {value for _, value in expand.inputs["aspect"].choices}
+def test_every_input_of_every_task_has_its_place(page):
+    """In the bar, on the canvas, or as a field."""
+    assert [task.name for task in page.tasks if task.name in FIRST] == list(FIRST)
+    for task in page.tasks:
+        shown = offers.described(task, ["rembg"])
+        placed = [each["name"] for each in shown["fields"]] + [each["name"] for each in shown["frame"] or []]
+        placed += ["prompt"] * bool(shown["prompt"]) + ["aspect"] * bool(shown["frame"])
+        masks = [each for each in studio.declared(task) if each.kind == "mask"]
+        assert len(masks) == bool(shown["changes"]) + shown["keeps"]
+        assert sorted([*placed, *(each.name for each in masks)]) == sorted(e.name for e in studio.declared(task))
+    expand = offers.described(get_task("expand"))
+    assert [each["name"] for each in expand["frame"]] == ["left", "right", "top", "bottom"]
+    assert offers.described(get_task("erase"))["changes"] == "required"
+    assert {"finds": True, "choices": ["rembg"]}.items() <= next(
+        each for each in offers.described(get_task("outpaint"), ["rembg"])["fields"] if each["kind"] == "segmenter"
+    ).items()
+    assert not [each for each in offers.described(get_task("outpaint"))["fields"] if each["finds"]]
 
 
-def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, work, capsys):
-    page = pages.Page(work)
-    assert labels(page) == [*pages.FIRST, "retouch"]
-    tab = page.tabs[-1]
-    kinds = {name: type(widget) for name, widget in tab.inputs.items()}
-    assert kinds == {
-        "mask_image": gr.HTML,
-        "style_image": gr.File,
-        "amount": gr.Radio,
-        "left": gr.Slider,
-        "aspect": gr.Radio,
-        "size": gr.Textbox,
-        "prompt": gr.Textbox,
-    }
-    assert tab.run.value == "Retouch"
-    assert "task 'broken' has no tab: half a file" in capsys.readouterr().err
+def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, work, tmp_path, capsys):
+    page = pages.Page(work, tmp_path)
+    assert page.tasks[-1].name == "retouch"
+    shown = offers.described(page.tasks[-1])
+    assert shown["title"] == "Retouch" and shown["changes"] == "required" and shown["frame"] is None
+    kinds = {each["name"]: each["kind"] for each in shown["fields"]}
+    assert kinds == {"style_image": "image", "amount": "int", "left": "length", "aspect": "aspect", "size": "size"}
+    assert "task 'broken' is not on the page: half a file" in capsys.readouterr().err
 
 
-def test_every_event_is_private_and_the_queue_is_bounded(work):
+def test_events_of_the_page_are_private_tasks_are_not_and_the_queue_is_bounded(work):
     blocks = app.build(work)
-    assert all(each.api_visibility == "private" for each in blocks.fns.values() if each.fn is not None and each.queue)
+    public = {each.api_name for each in blocks.fns.values() if each.api_visibility == "public"}
+    assert public == {task.name for task in offers.tasks_for([*FIRST])}
     assert blocks._queue.max_size == app.WAITING
     ids = {each.concurrency_id for each in blocks.fns.values() if each.concurrency_limit == 1}
     assert ids == {"model"}
+    assert all(each.concurrency_id == "model" for each in blocks.fns.values() if each.api_visibility == "public")
+
+
+def test_the_script_speaks_five_languages():
+    """Whatever the script and its page say is there in each language, with the same numbers in it."""
+    words = json.loads((pages.WEB / "words.json").read_text(encoding="utf-8"))
+    assert set(words) == {"de", "es", "fr", "ja", "zh"}
+    script = "".join((pages.WEB / f"{name}.js").read_text() for name in ("bench", "fields"))
+    markup = re.sub(r"\s+", " ", (pages.WEB / "bench.html").read_text())
+    said = set(re.findall(r"\bt\('([^']+)'\)", script)) | set(offers.TITLES.values())
+    said |= {name for name, *_ in offers.BACKGROUNDS} | set(re.findall(r'aria-label="([^"]+)"', markup))
+    said |= {text.strip() for text in re.findall(r"<(?:button|label><span|summary|p)\b[^>]*>([^<]{2,})<", markup)}
+    assert len(said) > 70
+    for language, known in words.items():
+        assert not said - set(known), f"{language}: {sorted(said - set(known))}"
+        assert set(known) == set(words["de"])
+        assert not [key for key, value in known.items() if key.count("#") != value.count("#") or not value.strip()]
 
 
 # ------------------------------------------------------------------------------------------------- editing, by handlers
 
 
-@pytest.mark.parametrize("task", [name for name in pages.FIRST if get_task(name).takes_picture])
+@pytest.mark.parametrize("task", [name for name in FIRST if get_task(name).takes_picture])
 def test_kept_pixels_are_exact_in_the_file_that_is_downloaded(work, photograph, task):
     desk, report, warned = work.run(opened(work, photograph, task), request(task))
-    assert len(desk.results) == 1 and " s**" in report and not warned
+    assert len(desk.shots) == 2 and " s · " in report and not warned
     path = work.export(desk)
     assert path.name == f"my-cup-{task}.png" and Image.open(path).format == "PNG"
-    assert provenance.source_type(image.load(path)) == provenance.COMPOSITE
+    marked = provenance.source_type(image.load(path))
+    assert marked == (provenance.COMPOSITE if get_task(task).generates else None)
     result, given = np.asarray(Image.open(path)), pixels()
     job = get_task(task).prepare(image.load(photograph), **work.inputs(desk, get_task(task), request(task).inputs))
     if task == "cutout":
@@ -199,26 +218,24 @@ def test_a_jpeg_comes_back_as_jpeg_and_on_request_exactly(page, work, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.fromarray(pixels()).save(path, quality=90)
     desk, _, _ = work.run(work.open(path), request("inpaint"))
-    update, line = page.on_format(desk, pages.SAME_FORMAT)
-    assert Path(update["value"]).suffix == ".jpg" and "choose PNG" in line
-    update, line = page.on_format(desk, "PNG")
-    result, given = np.asarray(Image.open(update["value"])), np.asarray(Image.open(path))
-    assert (result[hole() == 0] == given[hole() == 0]).all() and "choose" not in line
+    answer, file = downloaded(page, desk)
+    assert file.suffix == ".jpg" and "choose PNG" in answer["line"]
+    answer, file = downloaded(page, desk, "PNG")
+    result, given = np.asarray(Image.open(file)), np.asarray(Image.open(path))
+    assert (result[hole() == 0] == given[hole() == 0]).all() and "choose" not in answer["line"]
 
 
 def test_a_reference_is_an_upload_of_its_own_within_the_same_limits(page, referring_folder, photograph, tmp_path):
-    for tab in page.tabs:
-        assert ("reference" in tab.inputs) == (tab.task.name in ("inpaint", "outpaint"))
-    tab = next(tab for tab in page.tabs if tab.task.name == "outpaint")
-    assert isinstance(tab.inputs["reference"], gr.File) and {"image", ".jfif"} <= set(
-        tab.inputs["reference"].file_types
-    )
+    for task in page.tasks:
+        kinds = {each["name"]: each["kind"] for each in offers.described(task)["fields"]}
+        assert (kinds.get("reference") == "image") == (task.name in ("inpaint", "outpaint"))
+    assert {"image/*", ".jfif"} <= set(offers.accepted().split(","))
     work = Studio(tmp_path / "desks", Models(str(referring_folder)))
     surface = tmp_path / "surface.png"
     Image.fromarray(np.full((30, 30, 3), (200, 30, 40), np.uint8)).save(surface)
     desk = opened(work, photograph, "outpaint")
     made = [
-        work.run(desk, request("outpaint", inputs=inputs))[0].results[0].picture.pixels.copy()
+        work.run(desk, request("outpaint", inputs=inputs))[0].photo.picture.pixels.copy()
         for inputs in ({}, {"reference": str(surface)}, {"reference": None})
     ]
     assert (made[0] != made[1]).any() and (made[0] == made[2]).all()
@@ -245,21 +262,22 @@ def test_visitors_pictures_are_read_in_processes_of_their_own(photograph, tmp_pa
 def test_variants_have_seeds_of_their_own_and_the_same_seed_gives_the_same_pixels(work, photograph):
     desk = work.open(photograph)
     several, _, _ = work.run(desk, request("inpaint", seed=5, variants=3))
-    made = [each.picture.pixels.copy() for each in several.results]
+    made = [each.photo.picture.pixels.copy() for each in several.shots[1:]]
+    assert [each.seed for each in several.shots[1:]] == [5, 6, 7]
     assert not (made[0] == made[1]).all() and not (made[1] == made[2]).all()
     again, _, _ = work.run(desk, request("inpaint", seed=6))
-    assert (again.results[0].picture.pixels == made[1]).all()
+    assert (again.photo.picture.pixels == made[1]).all()
     with pytest.raises(ValueError, match="variants: 99 .* give 1 to 6"):
         work.run(desk, request("inpaint", variants=99))
 
 
-@pytest.mark.parametrize("task", pages.FIRST)
+@pytest.mark.parametrize("task", FIRST)
 def test_variants_are_made_of_one_preparation(work, photograph, monkeypatch, task):
     desk, prepared = opened(work, photograph, task), []
     prepare = get_task(task).prepare
     monkeypatch.setattr(get_task(task), "prepare", lambda *a, **b: prepared.append(prepare(*a, **b)) or prepared[-1])
     made, _, _ = work.run(desk, request(task, variants=2))
-    assert len(made.results) == 2 and len(prepared) == 1
+    assert len(made.shots) == 3 and len(prepared) == 1
 
 
 def test_what_a_format_cannot_hold_is_told_before_the_work(work, tmp_path, monkeypatch):
@@ -278,8 +296,10 @@ def test_bits_that_a_download_loses_are_told(page, work, tmp_path):
     path = tmp_path / "deep.png"
     image.save(pixels(np.uint16) - np.uint16(1), path)
     desk, _, _ = work.run(work.open(path), request("inpaint"))
-    assert "JPEG holds 8 bits per channel: 16 are rounded; choose PNG beside" in page.on_format(desk, "JPEG")[1]
-    assert "8 bits" not in page.on_format(desk, "PNG")[1] + page.on_format(desk, pages.SAME_FORMAT)[1]
+    assert (
+        "JPEG holds 8 bits per channel: 16 are rounded; choose PNG beside" in downloaded(page, desk, "JPEG")[0]["line"]
+    )
+    assert "8 bits" not in downloaded(page, desk, "PNG")[0]["line"] + downloaded(page, desk)[0]["line"]
 
 
 def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
@@ -288,53 +308,75 @@ def test_edits_chain_without_loss_and_can_be_undone(work, tmp_path):
     first = work.open(path)
     given = first.photo.picture.pixels.copy()
     desk, _, _ = work.run(first, request("inpaint"))
-    result = desk.result.picture.pixels.copy()
-    desk = work.use_result(desk)
-    assert not desk.results and (desk.photo.picture.pixels == result).all()  # not through a JPEG
+    result = desk.photo.picture.pixels.copy()  # it has taken the photograph's place, and not through a JPEG
     desk, _, _ = work.run(desk, request("expand"))
-    assert (desk.result.picture.pixels[:, 18:] == result).all()
-    desk = work.use_result(desk)
+    assert (desk.photo.picture.pixels[:, 18:] == result).all()
     assert work.export(work.run(desk, request("upscale"))[0]).name == "photo-inpaint-expand-upscale.jpg"
     desk = work.undo(work.undo(desk))
-    assert (desk.photo.picture.pixels == given).all() and not desk.undo
+    assert (desk.photo.picture.pixels == given).all() and not desk.at
     with pytest.raises(ValueError, match="nothing to undo"):
         work.undo(desk)
-    assert len(list(desk.folder.glob("*.npy"))) == 3  # what redo needs; the last run's result is gone
-
-
-def test_undo_and_redo_keep_the_results_of_every_step(work, photograph):
-    first, *_ = work.run(work.open(photograph), request("inpaint", variants=2))
-    second, *_ = work.run(work.use_result(first), request("expand"))
-    assert work.undo(second).results == first.results and work.undo(second).before is first.before
-    forth = work.redo(work.undo(second))
-    assert forth.results == second.results and forth.photo is second.photo and not forth.redo
-    assert all(photo.file.exists() for photo in forth.photos) and len(forth.photos) == 4
+    desk = work.redo(desk)
+    assert (desk.photo.picture.pixels == result).all()
     with pytest.raises(ValueError, match="nothing to redo"):
-        work.redo(forth)
-    other = work.use_result(work.undo(second))  # a new way: the old one cannot be gone any more
-    assert not other.redo and not second.result.file.exists()
+        work.redo(work.redo(desk))
+
+
+def test_after_undo_another_way_can_be_gone_and_nothing_leaves_the_history(work, photograph):
+    first, *_ = work.run(work.open(photograph), request("inpaint", variants=2))
+    second, *_ = work.run(first, request("expand"))
+    back = work.undo(second)
+    assert back.shot is first.shot and len(back.shots) == 4
+    other = back.at_shot(back.shots[2].id)  # the second variant
+    assert other.trail == (*back.trail[:2], other.shot.id) and second.shot in other.shots
+    with pytest.raises(ValueError, match="nothing to redo"):
+        work.redo(other)
+    assert work.undo(other).shot is first.shot
+    with pytest.raises(ValueError, match="not in the history any more"):
+        other.at_shot("0123")
 
 
 def test_of_a_long_past_only_what_fits_on_the_disk_is_kept(work, photograph, monkeypatch):
-    monkeypatch.setattr(studio, "HISTORY", 4 * pixels().nbytes)
-    desk = work.open(photograph)
+    monkeypatch.setattr(desk_module, "HISTORY", 4 * pixels().nbytes)
+    desk = opening = work.open(photograph)
     for _ in range(5):
-        desk = work.use_result(work.run(desk, request("inpaint"))[0])
-    assert len(desk.undo) == 3 and len(list(desk.folder.glob("*.npy"))) == 4
-    assert work.undo(work.undo(work.undo(desk))).undo == ()
+        desk = work.adopt(desk, work.run(desk, request("inpaint"))[0])
+    assert len(desk.shots) == 4 and len(list(desk.folder.glob("*.npy"))) == 4
+    assert desk.shots[0] is opening.shot and desk.shot is desk.shots[-1]
+    assert work.undo(desk).shot is desk.shots[-2] and work.undo(work.undo(work.undo(desk))).shot is opening.shot
+    assert work.redo(work.undo(desk)).shot is desk.shot
 
 
-def test_a_result_is_of_the_photograph_that_lies_there_or_dropped(page, work, photograph):
+def test_a_result_is_of_the_photograph_that_lies_there_or_dropped(work, photograph):
     desk = work.open(photograph)
     made, *_ = work.run(desk, request("inpaint"))
-    assert work.adopt(desk, made).results == made.results
+    assert work.adopt(desk, made).shots == made.shots
     again, *_ = work.run(desk, request("inpaint"))
     other = work.open(photograph, desk)  # meanwhile, of the same name even
     with pytest.raises(ValueError, match="changed during the run"):
         work.adopt(other, again)
-    kept, waiting, *_, status, _, _, _ = page.on_made(other, [again, *page._no_result()])
-    assert waiting is None and "dropped" in status and kept == gr.skip()
     assert [path.stem for path in desk.folder.glob("*.npy")] == [other.photo.id]
+
+
+def test_a_desk_is_found_by_its_token_until_its_visitor_is_gone_for_long(work, photograph):
+    now = [0.0]
+    desks = desk_module.Desks(lambda: now[0])
+    first, second = desks.put(work.open(photograph)), desks.put(work.open(photograph))
+    assert first.token != second.token and len(first.token) == 32
+    for wrong in (None, "", "0" * 32, ["a"], {"a": 1}):
+        assert desks.get(wrong) is None
+    now[0] = desk_module.LINGER - 1
+    assert desks.get(first.token) is first
+    now[0] += 2
+    assert desks.get(second.token) is None and not second.folder.exists()
+    assert desks.get(first.token) is first and first.folder.exists()
+
+
+def test_what_is_not_generated_is_not_marked_so(work, photograph):
+    """An enlarged photograph is marked, one that was made smaller on the way back is what it was."""
+    desk, *_ = work.run(work.open(photograph), request("inpaint"))
+    assert provenance.source_type(image.load(work.export(desk))) == provenance.COMPOSITE
+    assert provenance.source_type(image.load(work.export(work.undo(desk)))) is None
 
 
 def test_a_visitors_folder_goes_with_the_visitor(work, photograph):
@@ -376,7 +418,7 @@ def test_a_run_is_cancelled_after_the_step_that_it_is_in(work, photograph):
         work.run(desk, request("inpaint", steps=8), "anna", progress)
     assert steps == [0, 1 / 10]
     assert not work.cancel("anna")
-    assert work.run(desk, request("inpaint"), "anna")[0].results  # and the next one runs
+    assert len(work.run(desk, request("inpaint"), "anna")[0].shots) == 2  # and the next one runs
 
 
 def test_one_model_runs_at_a_time(work, photograph):
@@ -402,37 +444,33 @@ def test_one_model_runs_at_a_time(work, photograph):
 # ---------------------------------------------------------------------------------------------------------------- masks
 
 
-def brushed(desk, colour=studio.REPAINT):
-    """A brush's value once ``hole()`` is painted on the desk's photograph."""
-    return brush.painting(pixels(), hole(), colour, desk.photo.id)
-
-
 def through_the_browser(mask):
     """What a canvas sends back of what it was sent."""
-    return brush.painted(brush.painting(pixels(), mask, studio.KEEP))
+    return marks.marked(marks.marks_url(mask))
 
 
 def test_a_mask_comes_back_from_the_browser_as_it_went():
     mask = np.random.default_rng(0).random((48, 72)).astype(np.float32)
     assert np.abs(through_the_browser(mask) - mask).max() <= 0.5 / 255 + 1e-6
-    assert through_the_browser(None) is None and brush.painted(None) is None
-    with pytest.raises(ValueError, match="not a PNG"):
-        brush.painted({"mask": "http://example.com/a.png"})
+    assert marks.marked(None) is None
+    for wrong in ("http://example.com/a.png", {"a": 1}, 7):
+        with pytest.raises(ValueError, match="not a PNG"):
+            marks.marked(wrong)
 
 
 def test_an_untouched_subject_is_left_to_the_task(work, photograph):
     task, desk = get_task("outpaint"), opened(work, photograph, "outpaint")
-    sent = studio.resized(desk.mattes["outpaint"], SIZE)
+    sent = studio.resized(desk.matte, SIZE)
     assert work.inputs(desk, task, {"subject": through_the_browser(sent)}) == {}
 
 
 def test_of_a_corrected_subject_only_what_was_brushed_differs(work, tmp_path):
     path = tmp_path / "large.png"
-    Image.fromarray(pixels(size=(1500, 1000))).save(path)
+    Image.fromarray(pixels(size=(2250, 1500))).save(path)
     task, desk = get_task("outpaint"), opened(work, path, "outpaint")
-    matte = desk.mattes["outpaint"]
-    size = studio.preview_size((1500, 1000))
-    assert size == (1024, 683)
+    matte = desk.matte
+    size = studio.preview_size((2250, 1500))
+    assert size == (1536, 1024)
     painted = through_the_browser(studio.resized(matte, size))
     painted[:50, :50] = 1  # brushed: keep this corner too
     subject = work.inputs(desk, task, {"subject": painted})["subject"]
@@ -440,145 +478,213 @@ def test_of_a_corrected_subject_only_what_was_brushed_differs(work, tmp_path):
     assert (subject[100:] == matte[100:]).all() and ((matte > 0) & (matte < 1))[100:].any()
 
 
-def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, work, tmp_path):
+def test_without_a_subject_the_visitor_is_asked_to_paint_one(page, tmp_path):
     path = tmp_path / "flat.png"
     Image.new("RGB", SIZE, "grey").save(path)
-    desk = opened(work, path, "outpaint")
-    assert desk.mattes == {}
-    tab = page.tabs[0]
-    painting, view, line = page.on_draw(tab, desk, [None, "", None, "", "", ""])
-    assert painting["mask"] is None and "brush over what to keep" in line
-    view, line = page.on_preview(tab, desk, [brushed(desk, studio.KEEP), "", None, "", "", ""])
-    assert line == "72 × 48 · 6% kept bit for bit"
+    state = open_file(page, path)
+    assert ask(page, "desk_subject", state, task="outpaint")["mask"] is None
+    assert ask(page, "desk_check", state, task="outpaint")["line"] == "72 × 48"
+    keep = marks.marks_url(hole())
+    assert ask(page, "desk_check", state, task="outpaint", keep=keep)["line"] == "72 × 48 · 6% kept bit for bit"
+    assert "brush over what to keep" in run(page, state, "outpaint")["error"]
 
 
 def test_a_picture_is_made_without_a_photograph(work):
     desk, report, _ = work.run(
         work.blank(), request("generate", inputs={"prompt": "a cup", "size": "48x32"}, variants=2)
     )
-    assert [each.picture.size for each in desk.results] == [(48, 32)] * 2 and "48 × 32" in report
-    assert provenance.source_type(desk.results[0].picture) == provenance.GENERATED
+    assert [each.photo.picture.size for each in desk.shots[1:]] == [(48, 32)] * 2 and "48 × 32" in report
+    assert provenance.source_type(desk.photo.picture) == provenance.GENERATED
     with pytest.raises(ValueError, match="prompt: is empty"):
         work.run(work.blank(), request("generate", inputs={}))
-    edited, *_ = work.run(work.use_result(desk), request("expand"))
-    assert edited.result.picture.size == (60, 32)
+    edited, *_ = work.run(desk, request("expand"))
+    assert edited.photo.picture.size == (60, 32)
 
 
-def test_the_preview_shows_what_is_kept_on_chequers(page, work, photograph):
-    desk = opened(work, photograph, "outpaint")
-    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
-    values = dict.fromkeys(expand.inputs, 0) | {"aspect": "1:1", "size": "", "prompt": ""}
-    view, line = page.on_preview(expand, desk, [values[name] for name in expand.inputs])
-    assert view.shape == (72, 72, 3) and line == "72 × 48 → 72 × 72 · 67% kept bit for bit"
-    assert (view[12:60] == pixels()).all() and set(np.unique(view[:12])) == {204, 235}
-    view, line = page.on_preview(expand, desk, [values[name] if name != "aspect" else "" for name in expand.inputs])
-    assert line == "72 × 48" and (view == pixels()).all()
+def test_a_result_of_another_size_is_compared_with_the_photograph_on_chequers(page, photograph):
+    state = open_file(page, photograph)
+    line = ask(page, "desk_check", state, task="expand", inputs={"aspect": "1:1", "size": "", "left": 0})["line"]
+    assert line == "72 × 48 → 72 × 72 · 67% kept bit for bit"
+    assert ask(page, "desk_check", state, task="expand", inputs={})["line"] == "72 × 48"
+    made = run(page, state, "expand", inputs={"aspect": "1:1"})
+    view = page.calls.desks.get(made["token"]).shot.before
+    assert view.shape == (72, 72, 3) and (view[12:60] == pixels()).all() and set(np.unique(view[:12])) == {204, 235}
+    shown = ask(page, "desk_start", made)
+    assert shown["size"] == [72, 72] and shown["before"].startswith("data:image/jpeg;base64,")
 
 
-def test_each_way_to_say_the_canvas_clears_the_others(page):
-    expand = next(tab for tab in page.tabs if tab.task.name == "expand")
-    cleared = {}
-    for each in page.blocks.fns.values():
-        for block, event in each.targets:
-            if event == "input":
-                name = next((n for n, widget in expand.inputs.items() if widget._id == block), None)
-                if name:
-                    cleared[name] = {n for n, w in expand.inputs.items() if w in each.outputs}, each.fn()
-    sides = {"left", "right", "top", "bottom"}
-    assert cleared["aspect"] == (sides | {"size"}, [0, 0, 0, 0, ""])
-    assert cleared["left"] == ({"aspect", "size"}, ["", ""])
+# ----------------------------------------------------------------------------------------------- what the script asks
 
 
-# ------------------------------------------------------------------------------------------------------------- handlers
+def ask(page, call, state=None, **data):
+    """A call as the script makes it, from the desk that ``state`` describes."""
+    function = next(each for each in page.calls.functions() if each.__name__ == call)
+    sent = {key: state[key] for key in ("token", "id") if state and key in state} | data
+    return function(json.loads(json.dumps(sent)))  # whatever goes through is JSON
+
+
+def open_file(page, path, state=None):
+    return ask(page, "desk_open", state, path=str(path), name=Path(path).name)
+
+
+def run(page, state, task, **data):
+    sent = {"token": state["token"], "id": state.get("id"), "task": task, "steps": 1, "guidance": 1} | data
+    return calls.answered(page.calls.run, sent)
+
+
+def downloaded(page, desk, format=""):
+    """The answer and the file for the picture of a desk."""
+    page.calls.desks.put(desk)
+    return page.calls.download({"token": desk.token, "format": format}, None)
 
 
 def test_a_whole_visit(page, photograph):
-    """Open, edit, look at the second variant, take it over, undo: as the buttons do it."""
-    desk, info, undo, redo, *_ = page.on_upload(None, str(photograph))
-    assert info.startswith("**my-cup** · 72 × 48 · PNG, 8 bit RGB")
-    assert undo["interactive"] is redo["interactive"] is False
-    tab = page.tabs[1]
-    shared = [None, "", None, 3, 2, 1, 1.0, pages.SAME_FORMAT]
-    desk, slider, gallery, report, use, download, line = page.on_run(
-        tab,
-        desk,
-        [*shared, brushed(desk), "", None],
-        lambda *a, **k: None,
-        visitor(),
-    )
-    assert [caption for _, caption in gallery["value"]] == ["seed 3", "seed 4"] and gallery["visible"]
-    assert (slider[0] == pixels()).all() and use["interactive"] and download["value"].endswith("my-cup-inpaint.png")
-    chosen, slider, *_ = page.on_choose(desk, pages.SAME_FORMAT, types.SimpleNamespace(index=1))
-    assert (slider[1] == chosen.results[1].picture.pixels).all()
-    used, _, undo, redo, slider, *_ = page.on_use(chosen)
-    assert (used.photo.picture.pixels == chosen.results[1].picture.pixels).all()
-    assert undo["interactive"] and not redo["interactive"] and slider is None
-    back, _, undo, redo, slider, gallery, report, *_ = page.on_undo(used, pages.SAME_FORMAT)
-    assert (back.photo.picture.pixels == pixels()).all() and redo["interactive"] and not undo["interactive"]
-    assert back.results == chosen.results and back.chosen == 1 and report == chosen.report
-    assert (slider[1] == chosen.results[1].picture.pixels).all() and gallery["selected_index"] == 1
-    again, _, undo, *_ = page.on_redo(back, pages.SAME_FORMAT)
-    assert again.photo is used.photo and undo["interactive"]
+    """Open, edit, look at the second variant, try another, undo, come back after a reload: as the script does it."""
+    state = open_file(page, photograph)
+    assert state["about"] == "my-cup · 72 × 48 · PNG, 8 bit RGB" and state["before"] is None
+    assert state["can"] == {"undo": False, "redo": False, "another": False}
+    change = marks.marks_url(hole())
+    told = run(page, state, "inpaint", change=change, seed=3, variants=2)
+    assert told["what"] == "run" and not told["warnings"]
+    shown = ask(page, "desk_start", state)
+    assert [each["seed"] for each in shown["strip"]] == [0, 3, 4] and shown["id"] == shown["strip"][1]["id"]
+    assert shown["before"] and " s · 72 × 48" in shown["report"] and shown["about"].startswith("my-cup-inpaint")
+    second = ask(page, "desk_go", state, id=shown["strip"][2]["id"])
+    assert second["id"] == shown["strip"][2]["id"] and second["can"]["undo"]
+    run(page, second, "inpaint", another=True, seed=77)
+    third = ask(page, "desk_start", state)
+    assert [each["seed"] for each in third["strip"]] == [0, 3, 4, 77]
+    desk = page.calls.desks.get(state["token"])
+    assert desk.shot.parent == state["id"] and (desk.photo.picture.pixels[hole() == 0] == pixels()[hole() == 0]).all()
+    back = ask(page, "desk_undo", state)
+    assert back["id"] == second["id"] and back["can"]["redo"]
+    assert ask(page, "desk_redo", state)["id"] == third["id"] == ask(page, "desk_start", state)["id"]
+    assert downloaded(page, desk)[1].name == "my-cup-inpaint.png"
+
+
+def test_a_second_background_is_made_of_the_photograph_and_not_of_the_first(page, photograph):
+    state = open_file(page, photograph)
+    keep = marks.marks_url(hole())
+    run(page, state, "outpaint", keep=keep, inputs={"prompt": "wood"})
+    first = ask(page, "desk_start", state)
+    run(page, first, "outpaint", again=True, inputs={"prompt": "red cloth"})
+    second = page.calls.desks.get(state["token"])
+    assert second.shot.parent == state["id"] and second.asked[0].inputs["prompt"] == "red cloth"
+    kept = hole() == 1
+    assert (second.photo.picture.pixels[kept] == pixels()[kept]).all()
+    chained = ask(page, "desk_start", state)
+    run(page, chained, "outpaint", keep=keep, inputs={"prompt": "wood"})
+    assert page.calls.desks.get(state["token"]).shot.parent == chained["id"]
 
 
 def test_every_example_can_be_run(page):
     """Photographs from scikit-image's wheel, with their masks and words."""
-    for tab in (tab for tab in page.tabs if tab.example is not None):
-        desk, *_ = page.on_example(tab, None)
-        values = page.on_fill(tab, desk)
-        values = values if len(tab.inputs) > 1 else [values]
-        values = [None if "__type__" in str(value) else value for value in values]  # gr.skip()
-        assert page.work.prepare(desk, tab.task, tab.raw(values)) is not None, tab.task.name
-
-
-SHARED = [None, "", None, 0, 1, 1, 1.0, pages.SAME_FORMAT]
+    for task in (task for task in page.tasks if offers.sample_of(task)):
+        state = ask(page, "desk_example", task=task.name)
+        inputs = state["fields"] | (state["frame"] or {}) | {"prompt": state["prompt"]}
+        change = (state["marks"] or {}).get("change")
+        line = ask(page, "desk_check", state, task=task.name, inputs=inputs, change=change)["line"]
+        assert "kept bit for bit" in line or task.name in ("upscale", "outpaint"), task.name
 
 
 def test_a_mask_of_another_photograph_is_never_used(page, photograph):
-    """Brushed, then another photograph opened: before it is drawn, neither a run nor a preview takes the mask."""
-    tab = page.tabs[1]
-    first, *_ = page.on_upload(None, str(photograph))
-    values = [brushed(first), "", None]
-    second, *_ = page.on_upload(first, str(photograph))  # the same file even
-    with pytest.raises(ValueError, match="not drawn yet; run again"):
-        page.on_run(tab, second, [*SHARED, *values], lambda *a, **k: None, visitor())
-    assert page.on_preview(tab, second, values) == [gr.skip(), gr.skip()]
-    painting, *_ = page.on_draw(tab, second, values)
-    assert painting["id"] == second.photo.id and painting["mask"] is None
+    """Brushed, then another photograph opened: before it is drawn, neither a run nor a check takes the mask."""
+    first = open_file(page, photograph)
+    second = open_file(page, photograph, first)  # the same file even
+    assert second["token"] == first["token"] and second["id"] != first["id"]
+    change = marks.marks_url(hole())
+    assert "not drawn yet; run again" in run(page, first, "inpaint", change=change)["error"]
+    assert "not drawn yet" in ask(page, "desk_check", first, task="inpaint", change=change)["error"]
+    assert "error" not in run(page, second, "inpaint", change=change)
 
 
-def test_what_is_brushed_stays_when_a_new_photograph_is_refused(page, photograph):
-    desk, *_ = page.on_upload(None, str(photograph))
-    value = brushed(desk)
-    drawn, view, line = page.on_draw(page.tabs[1], desk, [value, "", None])
-    assert drawn is value and "kept bit for bit" in line and view.shape == (*SIZE[::-1], 3)
+def test_after_an_error_all_is_still_there(page, photograph, tmp_path):
+    state = open_file(page, photograph)
+    assert run(page, state, "inpaint")["error"] == "nothing is brushed; brush over what to change"
+    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
+    assert "song.png: is not an image that can be read" in open_file(page, tmp_path / "song.png", state)["error"]
+    assert ask(page, "desk_start", state)["id"] == state["id"]
+    assert "error" not in run(page, state, "inpaint", change=marks.marks_url(hole()))
 
 
-def test_nothing_can_be_run_until_the_photograph_is_drawn(page):
-    """Each event that changes it first switches all the buttons off, and each drawing ends with one being on."""
-    runs = [tab.run for tab in page.tabs]
-    starts = {page.upload._id: "upload", page.use._id: "click", page.undo._id: "click", page.redo._id: "click"}
-    starts |= {page.shelf._id: "select"} | {tab.example._id: "click" for tab in page.tabs if tab.example}
-    for block, event in starts.items():
-        first = [each for each in page.blocks.fns.values() if (block, event) in each.targets]
-        assert len(first) == 1 and set(runs) <= set(first[0].outputs) and not first[0].queue
-    on = [each for each in page.blocks.fns.values() if len(each.outputs) == 1 and each.outputs[0] in runs]
-    assert len(on) == (len(starts) + 1) * len(runs) and all(each.fn()["interactive"] for each in on)
+@pytest.mark.parametrize("path", ["/etc/passwd", "", None, "../..", "README.md"])
+def test_no_file_is_read_that_was_not_uploaded(page, work, photograph, tmp_path, path):
+    """A hostile visitor names files of the server; what is said of them is nothing but their names."""
+    own = pages.Calls(work, page.tasks, tmp_path / "uploads")
+    (tmp_path / "uploads").mkdir()
+    for name in (path, str(photograph)):
+        for data in ({"path": name}, {"path": name, "token": "x"}):
+            (answer,) = (each(data) for each in own.functions() if each.__name__ == "desk_open")
+            assert "was not uploaded here" in answer["error"] and "/" not in answer["error"]
+    desk = own.desks.put(work.open(photograph))
+    sent = {"token": desk.token, "task": "outpaint", "inputs": {"reference": {"path": str(photograph)}}}
+    assert "was not uploaded here" in calls.answered(own.run, sent | {"id": desk.photo.id})["error"]
 
 
-def test_after_an_error_the_good_result_is_still_there(page, photograph, said):
-    """Nothing is raised, which would lie over it: only the status changes, and the next run works."""
-    desk, *_ = page.on_upload(None, str(photograph))
-    tab = page.tabs[1]
-    ask = [tab, desk, [*SHARED, brush.painting(pixels(), None, studio.REPAINT, desk.photo.id), "", None]]
-    made, slider, status = page.on_run_safely(*ask, lambda *a, **k: None, visitor())
-    assert made is None and slider == gr.skip()
-    assert said == ["nothing is brushed; brush over what to change"] and said[0] in status
-    assert page.on_made(desk, made) == [gr.skip(), None, *[gr.skip()] * 6]
-    ask[2] = [*SHARED, brushed(desk), "", None]
-    made, slider, status = page.on_run_safely(*ask, lambda *a, **k: None, visitor())
-    after, waiting, slider, *_ = page.on_made(desk, made)
-    assert after.results and waiting is None and slider is not None
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"task": "none"},
+        {"task": "inpaint", "change": "data:image/png;base64,AAAA"},
+        {"task": "inpaint", "change": "file:///etc/passwd"},
+        {"task": "upscale", "inputs": {"scale": "many"}},
+        {"task": "upscale", "inputs": {"scale": 7}},
+        {"task": "upscale", "seed": 1e30},
+        {"task": "upscale", "variants": 99},
+        {"task": "upscale", "format": "EXE"},
+        {"task": "outpaint", "inputs": {"segmenter": "os:system"}},
+        {"task": "outpaint", "model": "/etc"},
+        {"task": "expand", "inputs": {"left": -5}},
+    ],
+)
+def test_what_a_hostile_visitor_sends_is_refused_in_one_line(page, photograph, data, capfd):
+    state = open_file(page, photograph)
+    error = run(page, state, **data)["error"]
+    assert "\n" not in error and "mistake" not in error and "Traceback" not in capfd.readouterr().err
+
+
+def test_many_photographs_become_a_zip_with_a_report(page, work, tmp_path):
+    for name, picture in (("a.png", pixels()), ("b.jpg", pixels()), ("sub/a.png", 255 - pixels())):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / name)
+    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
+    sent = [
+        {"path": str(tmp_path / name), "name": Path(name).name} for name in ("a.png", "song.png", "b.jpg", "sub/a.png")
+    ]
+    state = open_file(page, tmp_path / "a.png")
+    before = set(work.folder.parent.rglob("*.npy"))
+    data = {
+        "token": state["token"],
+        "task": "expand",
+        "inputs": {"aspect": "1:1"},
+        "steps": 1,
+        "files": sent,
+        "seed": 4,
+    }
+    answer, path = page.calls.batch(data, None)
+    assert answer["line"] == "3 of 4 photographs are done" and answer["name"] == "photofound-expand.zip"
+    assert len(answer["lines"]) == 1 and answer["lines"][0].startswith("song.png: is not an image")
+    with zipfile.ZipFile(path) as packed:
+        assert sorted(packed.namelist()) == ["a-expand-2.png", "a-expand.png", "b-expand.jpg", "report.jsonl"]
+        result = np.asarray(Image.open(packed.open("a-expand.png")))
+        report = [json.loads(line) for line in packed.read("report.jsonl").decode().splitlines()]
+    assert result.shape == (72, 72, 3) and (result[12:60] == pixels()).all()
+    assert [line["status"] for line in report] == ["done", "failed", "done", "done"]
+    assert set(report[0]) == {"input", "output", "seconds", "seed", "status", "error"}
+    assert set(work.folder.parent.rglob("*.npy")) == before  # the desks of the batch are gone
+    for wrong, words in (({"task": "inpaint"}, "needs a mask for each"), ({"files": []}, "0 photographs are too many")):
+        with pytest.raises(ValueError, match=words):
+            page.calls.batch(data | wrong, None)
+
+
+def test_a_batch_is_cancelled_between_two_photographs(work, photograph, tmp_path):
+    def progress(share, what):
+        if "photograph 2" in what:
+            assert work.cancel("anna")
+
+    with pytest.raises(Cancelled):
+        batch.edit_all(work, [("a.png", photograph)] * 3, request("upscale"), tmp_path, "anna", progress)
+    assert not work.cancel("anna")
 
 
 def test_a_result_that_a_format_cannot_hold_is_told_before_and_lost_never(page, work, photograph, monkeypatch):
@@ -587,9 +693,10 @@ def test_a_result_that_a_format_cannot_hold_is_told_before_and_lost_never(page, 
     with pytest.raises(ValueError, match="WEBP holds at most 50 pixels a side, not 72x48"):
         work.run(desk, request("inpaint", format="WEBP"))
     desk, *_ = work.run(desk, request("inpaint"))
-    update, line = page._file(desk, "WEBP")
-    assert not update["interactive"] and line.endswith("not 72x48; choose PNG beside Download")
-    assert page._finished(desk, "WEBP")[0] is not None
+    page.calls.desks.put(desk)
+    answer = calls.answered(page.calls.download, {"token": desk.token, "format": "WEBP"})
+    assert answer["error"].endswith("not 72x48; choose PNG beside Download")
+    assert downloaded(page, desk)[1].is_file()
 
 
 NO_WORDS = ValueError("model: 'owner/name' is not offered; write 4/5 or 1 / 2")
@@ -659,49 +766,34 @@ def test_uploads_are_told_by_their_names_alone(page, work, photograph, tmp_path)
 @pytest.mark.parametrize(("seed", "good"), [(-5, True), (None, True), (2.0**53, True), (1e30, False)])
 def test_a_seed_is_any_of_64_bits(seed, good):
     if good:
-        assert handlers._seed(seed) == int(seed or 0)
+        assert calls.seed_of(seed) == int(seed or 0)
         return
     with pytest.raises(ValueError, match="more than 64 bits"):
-        handlers._seed(seed)
+        calls.seed_of(seed)
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """What the page shows beside its widgets."""
-    lines = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: lines.append(message))
-    return lines
+def test_a_visitor_without_a_photograph_is_told_so(page):
+    for name in ("desk_undo", "desk_go", "desk_check", "desk_subject"):
+        assert (
+            ask(page, name, {"token": "0" * 32}, task="outpaint")["error"]
+            == "there is no photograph yet; open one first"
+        )
+    assert run(page, {"token": None}, "upscale")["error"] == "there is no photograph yet; open one first"
+    assert "nothing to undo" in ask(page, "desk_undo", ask(page, "desk_start"))["error"]
 
 
-def guarded(handler, *args):
-    """As the page calls it, with two widgets to fill."""
-    return pages._guarded(handler, [None, None])(*args)
-
-
-def test_a_visitor_without_a_photograph_is_told_so(page, said):
-    assert guarded(page.on_use, None) == [gr.skip(), gr.skip()]
-    assert guarded(page.work.use_result, page.on_start()[0]) == [gr.skip(), gr.skip()]
-    assert said == [
-        "there is no photograph yet; open one first",
-        "there is no result yet; run an edit first",
-    ]
-
-
-def test_a_bug_leaves_the_page_usable_and_is_told_on_the_server(said, capfd):
-    assert guarded(lambda: {}["nothing"]) == [gr.skip(), gr.skip()]
-    assert said == ["the page has made a mistake; what you have is still there"]
+def test_a_bug_leaves_the_page_usable_and_is_told_on_the_server(capfd):
+    answer = calls.answered(lambda warn: {}["nothing"])
+    assert answer == {"error": "the page has made a mistake; what you have is still there", "warnings": []}
     assert "KeyError: 'nothing'" in capfd.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- limits
 
 
-def test_what_is_too_large_or_no_picture_is_one_line(page, tmp_path, photograph, monkeypatch, said):
+def test_what_is_too_large_is_one_line(page, photograph, monkeypatch):
     monkeypatch.setattr(page.work, "max_pixels", 1000)
-    guarded(page.on_upload, None, str(photograph))
-    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
-    guarded(page.on_upload, None, str(tmp_path / "song.png"))
-    assert "above the limit" in said[0] and said[1].startswith("song.png: is not an image that can be read")
+    assert "above the limit" in open_file(page, photograph)["error"]
 
 
 def test_models_are_those_that_were_offered(tiny_folder, tmp_path):
@@ -731,8 +823,8 @@ def test_a_lora_changes_the_result_and_only_safetensors_are_read(work, photograp
     pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.transformer))
     (path,) = tmp_path.glob("*.safetensors")
     desk = work.open(photograph)
-    plain = work.run(desk, request("inpaint"))[0].result.picture.pixels.copy()
-    lora = work.run(desk, request("inpaint", lora=str(path)))[0].result.picture.pixels
+    plain = work.run(desk, request("inpaint"))[0].photo.picture.pixels.copy()
+    lora = work.run(desk, request("inpaint", lora=str(path)))[0].photo.picture.pixels
     assert (lora != plain).any()
     pickled = path.rename(tmp_path / "lora.bin")
     with pytest.raises(ValueError, match="not a .safetensors file"):
@@ -749,7 +841,7 @@ def served(work, tmp_path, monkeypatch):
     for name, value in app.confined(tmp_path / "demo", work.max_pixels).items():
         monkeypatch.setenv(name, value)
     blocks = app.build(work)
-    _, address, public = blocks.launch(**app.launch_settings(upload="10kb"))
+    _, address, public = blocks.launch(**app.launch_settings(upload=10_000))
     assert public is None
     yield address.rstrip("/")
     blocks.close(verbose=False)
@@ -769,6 +861,29 @@ def test_the_server_gives_no_file_but_its_own_and_takes_none_too_large(served):
         assert client.get(f"{served}/config").json()["analytics_enabled"] is False
         fonts = [each for each in page.text.split('"') if "fonts.googleapis" in each]
         assert not fonts
+
+
+def test_each_task_is_an_endpoint_for_gradios_client(served, photograph, tmp_path):
+    """What a Space's users call: files by name, the task's own inputs, and a file back."""
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(served, verbose=False, download_files=str(tmp_path / "got"))
+    api = client.view_api(return_format="dict")["named_endpoints"]
+    assert {f"/{name}" for name in FIRST} <= set(api)
+    names = [each["parameter_name"] for each in api["/inpaint"]["parameters"]]
+    assert names == ["image", "mask_image", "prompt", "reference", "seed", "format"]
+    Image.fromarray((hole() * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    given = {"image": handle_file(photograph), "mask_image": handle_file(tmp_path / "mask.png")}
+    path = client.predict(**given, prompt="wood", seed=3, api_name="/inpaint")
+    result = np.asarray(Image.open(path))
+    assert Path(path).name == "my-cup-inpaint.png" and (result[hole() == 0] == pixels()[hole() == 0]).all()
+    assert (result[hole() == 1] != pixels()[hole() == 1]).any()
+    wide = client.predict(image=handle_file(photograph), aspect="1:1", format="tiff", api_name="/expand")
+    assert Image.open(wide).size == (72, 72) and Path(wide).suffix == ".tif"
+    with pytest.raises(AppError, match="aspect") as caught:
+        client.predict(image=handle_file(photograph), aspect="square", api_name="/expand")
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_share_is_never_the_default():

@@ -1,11 +1,13 @@
-"""The demo as a visitor sees it: Chromium uploads, paints, runs all five tasks with the embedded model, and downloads.
+"""The demo as a visitor sees it: Chromium uploads, paints, runs all tasks with the embedded model, and downloads.
 
 make test-browser      # installs Chromium on Debian first
 """
 
 from __future__ import annotations
 
+import base64
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,13 @@ from PIL import Image
 
 from photofound import image
 from photofound.demos import app
-from photofound.demos import page as pages
 from photofound.demos.studio import Models, Studio
 from photofound.edits.task import get_task
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = (161, 121)
+SIZES = ((1440, 900, {}), (390, 844, {"is_mobile": True, "has_touch": True}))
+TASKS = ("outpaint", "erase", "inpaint", "expand", "upscale", "cutout", "generate")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, and nothing here measures speed
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -37,8 +40,8 @@ def address(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     for name, value in app.confined(folder, 10_000_000).items():
         patch.setenv(name, value)
-    blocks = app.build(Studio(folder / "desks", Models(hub=False)))
-    _, local, _ = blocks.launch(**app.launch_settings(upload="1mb"))
+    blocks = app.build(Studio(folder / "desks", Models(hub=False)), 1_000_000)
+    _, local, _ = blocks.launch(**app.launch_settings(upload=1_000_000))
     yield local
     blocks.close(verbose=False)
     patch.undo()
@@ -55,17 +58,18 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, address):
-    """Open the page at a width; whatever it asks of other servers or reports as an error is collected."""
+    """Open the page at a size; whatever it asks of other servers or reports as an error is collected."""
     pages = []
 
-    def open_page(width=1280, **settings):
-        page = chromium.new_page(viewport={"width": width, "height": 900}, **settings)
+    def open_page(width=1440, height=900, **settings):
+        page = chromium.new_page(viewport={"width": width, "height": height}, **settings)
         page.set_default_timeout(PATIENCE)
         page.wrong = []
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
         page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or leak(page, request))
         page.goto(address)
-        page.locator("#info").get_by_text("coffee").wait_for()
+        ready(page)
         pages.append(page)
         return page
 
@@ -88,71 +92,104 @@ def photograph(path: Path, deep=False) -> np.ndarray:
     return pixels
 
 
+def ready(page) -> None:
+    """Wait until a photograph lies there and nothing is being prepared."""
+    page.locator(".bench[data-state=ready]:not([data-id='']), .bench[data-state=waiting]:not([data-id=''])").wait_for()
+
+
+def about(page, words: str) -> None:
+    page.locator("[data-about]").get_by_text(words).wait_for(state="attached")
+    ready(page)
+
+
+def status(page, words: str) -> None:
+    page.locator("[data-status]").get_by_text(words).wait_for()
+
+
 def upload(page, path: Path) -> None:
-    page.locator("#upload input[type=file]").set_input_files(path)
-    page.locator("#info").get_by_text(path.stem).wait_for()
+    page.locator("[data-file=open]").set_input_files(path)
+    about(page, path.stem)
 
 
 def choose(page, task: str) -> None:
-    """Open a task's tab; one that a narrow window has no room for is in the menu behind the tabs."""
-    name = task.capitalize()
-    page.get_by_role("tab").first.wait_for()
-    if page.get_by_role("tab", name=name).is_visible():
-        page.get_by_role("tab", name=name).click()
-    else:
-        page.locator(".overflow-menu > button").click()
-        page.locator(".overflow-dropdown button", has_text=name).click()
-    page.locator(f"#run-{task}").wait_for()
+    page.locator(f"[data-task={task}]").click()
+    ready(page)
 
 
-def ready(page, editor: str) -> None:
-    """Wait until the photograph that was uploaded can be painted on."""
-    page.locator(f"{editor} [data-ready=true] canvas[width='{SIZE[0]}']").wait_for()
+def spot(page, x: float, y: float) -> tuple[float, float]:
+    """Where a place of the photograph, in shares of its sides, is on the screen; the view is as it was fitted."""
+    box = page.locator(".view canvas").bounding_box()
+    frame = 26 if page.locator(".bench").get_attribute("data-layer") == "frame" else 8
+    scale = min((box["width"] - 2 * frame) / SIZE[0], (box["height"] - 2 * frame) / SIZE[1], 2)
+    left = box["x"] + (box["width"] - SIZE[0] * scale) / 2
+    top = box["y"] + (box["height"] - SIZE[1] * scale) / 2
+    return left + x * SIZE[0] * scale, top + y * SIZE[1] * scale
 
 
-def paint(page, task: str) -> None:
-    """One stroke through the middle of the upper left quarter, and wait until the server has heard of it."""
-    canvas = page.locator(f"#{task}-mask_image canvas")
-    canvas.scroll_into_view_if_needed()
-    ready(page, f"#{task}-mask_image")
-    page.locator(f"#{task}-mask_image input[type=range]").fill("20")
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.15 * box["width"], box["y"] + 0.25 * box["height"])
+def colour(page, x: float, y: float) -> list[int]:
+    """The colour that the canvas shows at a place of the photograph."""
+    at = spot(page, x, y)
+    page.wait_for_timeout(100)  # the next frame
+    return page.evaluate(
+        """([x, y]) => {
+            const canvas = document.querySelector('.view canvas'), box = canvas.getBoundingClientRect();
+            const scale = canvas.width / box.width, context = canvas.getContext('2d');
+            return [...context.getImageData((x - box.left) * scale, (y - box.top) * scale, 1, 1).data].slice(0, 3);
+        }""",
+        at,
+    )
+
+
+def stroke(page, start=(0.15, 0.25), end=(0.35, 0.25)) -> None:
+    """One stroke, by default through the middle of the upper left quarter."""
+    page.locator("[data-size]").fill("20")
+    page.mouse.move(*spot(page, *start))
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.35 * box["width"], box["y"] + 0.25 * box["height"], steps=4)
+    page.mouse.move(*spot(page, *end), steps=4)
     page.mouse.up()
 
 
-def run(page, task: str) -> None:
-    page.locator(f"#run-{task}").click()
-    page.locator("#file").get_by_text(f"{task}.").wait_for()  # the name of what can be downloaded
+def shots(page) -> int:
+    return page.locator(".strip li").count()
+
+
+def run(page) -> None:
+    """Press Run, and wait for the result in the history."""
+    before = shots(page)
+    page.locator("[data-do=run][aria-disabled=false]").click()
+    page.locator(".strip li").nth(before).wait_for()
+    ready(page)
 
 
 def download(page, folder: Path) -> Path:
     with page.expect_download() as waiting:
-        page.locator("#download").click()
+        page.locator("[data-do=download]").click()
     path = folder / waiting.value.suggested_filename
     waiting.value.save_as(path)
     return path
 
 
-def test_all_five_tasks_from_upload_to_download(visit, tmp_path):
+def test_all_tasks_from_upload_to_download(visit, tmp_path):
     """What is kept is compared in the downloaded files, pixel by pixel."""
     given = photograph(tmp_path / "cup.png")
     page = visit()
     upload(page, tmp_path / "cup.png")
     results = {}
-    for task in pages.FIRST:
+    for task in ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout"):
         choose(page, task)
-        if task in ("inpaint", "erase"):
-            paint(page, task)
+        if task == "erase":
+            page.get_by_label("Remove as soon as a stroke ends").uncheck()
+        if task == "inpaint":
+            stroke(page)  # which erase has, too: the marks are shared
         if task == "expand":
-            page.get_by_text("16:9", exact=True).click()
-            page.locator("#caption-expand").get_by_text("215 × 121").wait_for()
-        run(page, task)
+            page.get_by_role("button", name="16:9", exact=True).click()
+            page.locator("[data-line]").get_by_text("215 × 121").wait_for()
+        run(page)
         path = download(page, tmp_path)
         assert path.name == f"cup-{task}.png"
         results[task] = np.asarray(Image.open(path))
+        page.locator("[data-do=undo]").click()
+        about(page, "cup · ")
 
     subject = get_task("outpaint").prepare(image.load(tmp_path / "cup.png")).keep == 1
     assert 0.1 < subject.mean() < 0.5
@@ -166,73 +203,214 @@ def test_all_five_tasks_from_upload_to_download(visit, tmp_path):
     assert results["upscale"].shape == (242, 322, 3)
     back = results["upscale"].reshape(121, 2, 161, 2, 3).mean(axis=(1, 3))
     assert np.abs(back - given).mean() < 4
+    assert results["cutout"].shape == (121, 161, 4)
 
 
-def test_edits_chain_and_are_undone_in_the_photographs_own_format(visit, tmp_path):
+def test_edits_chain_in_the_photographs_own_depth_and_survive_a_reload(visit, tmp_path):
     given = photograph(tmp_path / "deep.tif", deep=True)
     page = visit()
     upload(page, tmp_path / "deep.tif")
-    page.locator("#info").get_by_text("TIFF, 16 bit RGB").wait_for()
+    about(page, "TIFF, 16 bit RGB")
     choose(page, "inpaint")
-    paint(page, "inpaint")
-    page.get_by_text("Seed, variants, steps").click()
-    page.locator("#dice").click()
-    page.locator("#variants input[type=number]").fill("2")
-    page.locator("#variants input[type=number]").press("Tab")
-    run(page, "inpaint")
-    seed = page.locator("#seed input").input_value()
-    assert int(seed) > 0
-    page.locator("#variants-made").get_by_text(f"seed {int(seed) + 1}").wait_for()
-    page.locator("#variants-made button").nth(1).click()
-    page.locator("#file").get_by_text(f"seed {int(seed) + 1}").wait_for()
+    stroke(page)
+    page.locator("[data-prompt]").fill("wood")
+    page.get_by_text("Seed, images, steps").click()
+    page.locator("[data-do=dice]").click()
+    seed = int(page.locator("[data-set=seed]").input_value())
+    page.locator("[data-set=variants]").fill("2")
+    page.locator("[data-set=variants]").press("Tab")
+    run(page)
+    assert shots(page) == 3 and seed > 0
+    page.get_by_role("button", name=f"3: Retouch, seed {seed + 1}").click()
+    page.locator("[data-shot][aria-current]").get_by_text("Retouch").wait_for()
+    ready(page)
     first = image.load(download(page, tmp_path))
     assert first.depth == 65535 and first.format == "TIFF"
     same = (first.pixels == given).all(axis=2)
     assert 0.9 < same.mean() < 1 and same[50:].all()
 
-    page.locator("#use").click()
-    page.locator("#info").get_by_text("deep-inpaint").wait_for()
     choose(page, "expand")
-    page.get_by_text("square", exact=True).click()
-    page.locator("#caption-expand").get_by_text("161 × 161").wait_for()
-    run(page, "expand")
+    page.get_by_role("button", name="1:1", exact=True).click()
+    page.locator("[data-line]").get_by_text("161 × 161").wait_for()
+    run(page)
     second = image.load(download(page, tmp_path))
     assert second.path.name == "deep-inpaint-expand.tif" and second.depth == 65535
     assert (second.pixels[20:141] == first.pixels).all()
 
-    page.locator("#undo").click()
-    page.locator("#undo:disabled").wait_for()
-    assert page.locator("#info").inner_text().startswith("deep · 161 × 121")
+    page.reload()
+    about(page, "deep-inpaint-expand")
+    assert shots(page) == 5 and page.locator("[data-prompt]").input_value() == "wood"
+    assert page.locator("[data-task=expand]").get_attribute("aria-checked") == "true"
+    for name in ("deep-inpaint · ", "deep-inpaint · ", "deep · 161 × 121"):
+        page.locator("[data-do=undo]").click()
+        about(page, name)
+    assert page.locator("[data-do=undo]").is_disabled()
+    page.locator("[data-do=redo]").click()
+    about(page, "deep-inpaint · ")
 
 
-def test_the_cut_out_can_be_corrected_and_what_is_wrong_is_told(visit, tmp_path):
+def test_marks_survive_a_reload(visit, tmp_path):
+    photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    choose(page, "inpaint")
+    stroke(page)
+    page.locator("[data-line]").get_by_text("kept bit for bit").wait_for()
+    line = page.locator("[data-line]").inner_text()
+    page.reload()
+    ready(page)
+    page.locator("[data-line]").get_by_text(line).wait_for()
+    run(page)
+
+
+def test_the_cut_out_can_be_corrected(visit, tmp_path):
     photograph(tmp_path / "cup.png")
     page = visit()
     upload(page, tmp_path / "cup.png")
     share = float((get_task("outpaint").prepare(image.load(tmp_path / "cup.png")).keep == 1).mean())
-    whole = page.locator("#caption-outpaint").get_by_text(f"161 × 121 · {share:.0%} kept bit for bit")
+    whole = page.locator("[data-line]").get_by_text(f"161 × 121 · {share:.0%} kept bit for bit")
     whole.wait_for()
-    editor = page.locator("#outpaint-subject")
-    ready(page, "#outpaint-subject")
-    editor.get_by_text("Eraser").click()
-    editor.locator("canvas").scroll_into_view_if_needed()
-    box = editor.locator("canvas").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.up()
+    page.locator("[data-tool=eraser]").click()
+    stroke(page, (0.5, 0.5), (0.52, 0.5))
     whole.wait_for(state="detached")
-    editor.get_by_text("Undo").click()
+    page.keyboard.press("Control+z")
     whole.wait_for()
+    page.keyboard.press("Control+Shift+Z")
+    whole.wait_for(state="detached")
 
+
+def test_run_says_why_it_waits_and_is_always_there(visit, tmp_path):
+    """At both sizes, for every task, without scrolling."""
+    photograph(tmp_path / "cup.png")
+    for width, height, settings in SIZES:
+        page = visit(width, height, **settings)
+        upload(page, tmp_path / "cup.png")
+        button = page.locator("[data-do=run]")
+        waits = {
+            "erase": "Brush something first",
+            "expand": "Drag the frame first",
+            "generate": "Say it in words first",
+        }
+        for task in TASKS:
+            choose(page, task)
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["y"] + box["height"] <= height
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            if task in waits:
+                assert button.inner_text() == waits[task]
+        choose(page, "erase")
+        button.click(force=True)  # it says so to those who press it, too
+        status(page, "Brush something first")
+        assert shots(page) == 1
+
+
+def test_a_stroke_of_the_eraser_of_objects_runs_and_another_seed_is_tried(visit, tmp_path):
+    given = photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    choose(page, "erase")
+    stroke(page)
+    page.locator(".strip li").nth(1).wait_for()
+    ready(page)
+    page.locator("[data-do=another]").click()
+    page.locator(".strip li").nth(2).wait_for()
+    ready(page)
+    seed = int(page.locator("[data-set=seed]").input_value())
+    assert page.locator(".strip button").nth(2).get_attribute("aria-label") == f"3: Remove, seed {seed}"
+    result = np.asarray(Image.open(download(page, tmp_path)))
+    assert 0 < (result != given).any(axis=2).mean() < 0.1
+
+
+def test_a_held_key_and_a_held_button_show_the_picture_before(visit, tmp_path):
+    photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    choose(page, "outpaint")
+    page.locator("[data-prompt]").fill("plain red background")
+    veiled = colour(page, 0.05, 0.5)
+    assert min(veiled) > 150  # what is replaced is chequered
+    run(page)
+    after = colour(page, 0.05, 0.5)
+    assert max(np.subtract(after, min(after))) > 60  # the result is not
+    page.locator(".view canvas").focus()
+    page.keyboard.down("b")
+    before = colour(page, 0.05, 0.5)
+    page.keyboard.up("b")
+    assert colour(page, 0.05, 0.5) == after and np.abs(np.subtract(before, after)).max() > 40
+    page.locator("[data-do=before]").hover()
+    page.mouse.down()
+    assert colour(page, 0.05, 0.5) == before
+    page.mouse.up()
+    assert colour(page, 0.05, 0.5) == after
+
+
+def test_the_frame_is_dragged_by_its_edges_and_corners(visit, tmp_path):
+    given = photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    choose(page, "expand")
+    page.mouse.move(*spot(page, 1, 0.3))  # an edge, away from its handle
+    page.mouse.down()
+    page.mouse.move(*spot(page, 1.25, 0.3), steps=3)
+    page.mouse.up()
+    assert page.locator("[data-side=right]").input_value() == "40"
+    page.locator("[data-side=top]").fill("11")
+    page.locator("[data-side=top]").press("Tab")
+    page.locator("[data-line]").get_by_text("161 × 121 → 201 × 132").wait_for()
+    run(page)
+    result = np.asarray(Image.open(download(page, tmp_path)))
+    assert result.shape == (132, 201, 3) and (result[11:, :161] == given).all()
+
+
+def test_all_can_be_done_by_keys(visit, tmp_path):
+    """Marks by a moved brush and by numbers, the brush's size, undo, and Run from the prompt."""
+    given = photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
     choose(page, "inpaint")
-    page.locator("#run-inpaint").click()
-    page.get_by_text("nothing is brushed; brush over what to change").first.wait_for()
-    (tmp_path / "song.png").write_bytes(b"ID3" * 100)
-    page.locator("#upload input[type=file]").set_input_files(tmp_path / "song.png")
-    page.get_by_text("is not an image that can be read").first.wait_for()
+    page.locator("[data-size]").fill("40")
+    page.locator(".view canvas").focus()
+    page.keyboard.press("]")
+    assert page.locator("[data-size]").input_value() == "48"
+    page.keyboard.press("[")
+    page.keyboard.press("ArrowLeft")
+    status(page, "% from the left")
+    page.keyboard.press(" ")
+    status(page, "Marked.")
+    page.keyboard.press("Control+z")
+    assert page.locator("[data-do=run]").inner_text() == "Brush something first"
+    page.get_by_role("button", name="Mark a box by numbers").click()
+    for name, value in (("x", 10), ("y", 20), ("w", 30), ("h", 40)):
+        page.locator(f".numbers [name={name}]").fill(str(value))
+    page.keyboard.press("Enter")
+    page.locator("[data-prompt]").focus()
+    page.keyboard.press("Enter")
+    page.locator(".strip li").nth(1).wait_for()
+    ready(page)
+    changed = (np.asarray(Image.open(download(page, tmp_path))) != given).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), columns.min()) == (24, 16) and abs(rows.max() - 72) <= 1 and abs(columns.max() - 64) <= 1
 
 
-def test_a_refused_upload_is_replaced_and_an_error_leaves_what_is_there(visit, tmp_path):
+def test_a_photograph_is_pasted_or_dropped_anywhere(visit, tmp_path):
+    photograph(tmp_path / "cup.png")
+    page = visit()
+    data = base64.b64encode((tmp_path / "cup.png").read_bytes()).decode()
+    send = """([type, name, data]) => {
+        const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0)), transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], name, {type: 'image/png'}));
+        const event = type === 'paste'
+            ? new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true})
+            : new DragEvent(type, {dataTransfer: transfer, bubbles: true});
+        document.querySelector('.panel').dispatchEvent(event);
+    }"""
+    page.evaluate(send, ["paste", "pasted.png", data])
+    about(page, "pasted · 161 × 121")
+    page.evaluate(send, ["drop", "dropped.png", data])
+    about(page, "dropped · 161 × 121")
+
+
+def test_what_is_refused_changes_nothing(visit, tmp_path):
     """A result, then a picture that is none, one that is too large, a run without a mask: the result is still there."""
     photograph(tmp_path / "cup.png")
     photograph(tmp_path / "pot.png")
@@ -241,61 +419,137 @@ def test_a_refused_upload_is_replaced_and_an_error_leaves_what_is_there(visit, t
     page = visit()
     upload(page, tmp_path / "cup.png")
     choose(page, "upscale")
-    run(page, "upscale")
-    status = page.locator("#status").inner_text()
-    for name, said in (("song", "song.png: is not an image that can be read"), ("large", "")):
-        page.locator("#upload input[type=file]").set_input_files(tmp_path / f"{name}.png")
-        toast = page.locator(".toast-body").first
-        toast.wait_for()
-        assert said in toast.inner_text() and "/tmp" not in toast.inner_text()
-        toast.locator("button").first.click()
-        toast.wait_for(state="detached")
-        page.locator("#upload input[type=file]").wait_for(state="attached")
-    choose(page, "inpaint")
-    page.locator("#run-inpaint").click()
-    page.locator("#status").get_by_text("nothing is brushed; brush over what to change").wait_for()
-    page.locator("#cancel").wait_for(state="hidden")
-    assert page.locator("#slider img").first.is_visible() and not page.locator("#slider .error").is_visible()
+    run(page)
+    for name, said in (
+        ("song", "song.png: is not an image that can be read"),
+        ("large", "large.png: is larger than this page takes"),
+    ):
+        page.locator("[data-file=open]").set_input_files(tmp_path / f"{name}.png")
+        status(page, said)
+        assert "/tmp" not in page.locator("[data-status]").inner_text()
+        ready(page)
+    about(page, "cup-upscale")
     assert image.load(download(page, tmp_path)).size == (2 * SIZE[0], 2 * SIZE[1])
-
-    page.locator("#use").click()
-    page.locator("#info").get_by_text("cup-upscale").wait_for()
-    page.locator("#undo:enabled").click()
-    page.locator("#redo:enabled").wait_for()
-    page.locator("#status").get_by_text(status).wait_for()
-    assert page.locator("#slider img").first.is_visible()
-
     upload(page, tmp_path / "pot.png")
-    paint(page, "inpaint")
-    run(page, "inpaint")
+    choose(page, "inpaint")
+    stroke(page)
+    run(page)
     assert image.load(download(page, tmp_path)).path.name == "pot-inpaint.png"
 
 
-def test_a_run_takes_no_mask_of_the_photograph_before(visit, tmp_path):
-    """Brushed, and another photograph opened: Run waits until that one is drawn, and then nothing is brushed."""
+def test_a_run_takes_no_mask_of_the_photograph_before_and_is_stopped(visit, tmp_path):
     photograph(tmp_path / "cup.png")
     photograph(tmp_path / "pot.png")
     page = visit()
     upload(page, tmp_path / "cup.png")
     choose(page, "inpaint")
-    paint(page, "inpaint")
+    stroke(page)
     upload(page, tmp_path / "pot.png")
-    page.locator("#run-inpaint").click()
-    page.locator("#status").get_by_text("nothing is brushed; brush over what to change").wait_for()
-    assert page.locator("#file").get_by_text("pot-inpaint").count() == 0
+    assert page.locator("[data-do=run]").inner_text() == "Brush something first"
+    stroke(page)
+    page.get_by_text("Seed, images, steps").click()
+    page.locator("[data-set=steps]").fill("50")
+    page.locator("[data-set=variants]").fill("6")
+    page.locator("[data-set=variants]").press("Tab")
+    page.locator("[data-do=run]").click()
+    status(page, "step")
+    page.locator("[data-do=stop]").click()
+    status(page, "Cancelled.")
+    ready(page)
+    assert shots(page) == 1
+    page.locator("[data-set=steps]").fill("1")
+    page.locator("[data-set=variants]").fill("1")
+    page.locator("[data-set=variants]").press("Tab")
+    run(page)
+    assert shots(page) == 2
 
-    paint(page, "inpaint")
-    page.locator("#run-inpaint").click()  # a run of this photograph, while another one is opened
+
+def test_two_fingers_zoom_and_one_paints(visit, tmp_path):
+    photograph(tmp_path / "cup.png")
+    page = visit(390, 844, is_mobile=True, has_touch=True)
     upload(page, tmp_path / "cup.png")
-    page.locator("#cancel").wait_for(state="hidden")
-    page.locator("#run-inpaint:enabled").wait_for()
-    assert page.locator("#file").get_by_text("pot-inpaint").count() == 0
-    assert page.locator("#info").inner_text().startswith("cup")
+    choose(page, "inpaint")
+    touch = page.context.new_cdp_session(page)
+
+    def send(kind, *points):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+
+    x, y = spot(page, 0.5, 0.5)
+    dark = colour(page, 0.02, 0.5)
+    send("touchStart", (x - 20, y))
+    send("touchStart", (x - 20, y), (x + 20, y))
+    for far in (40, 80, 160):
+        send("touchMove", (x - far, y), (x + far, y))
+    send("touchEnd")
+    assert np.abs(np.subtract(colour(page, 0.02, 0.5), dark)).max() > 60  # the disc in the middle covers it now
+    assert page.locator("[data-do=run]").inner_text() == "Brush something first"  # and nothing was painted
+    send("touchStart", (x - 20, y))
+    send("touchMove", (x + 20, y))
+    send("touchEnd")
+    page.locator("[data-do=run][aria-disabled=false]").wait_for()
 
 
-def test_a_telephone_is_wide_enough(visit):
-    page = visit(width=390, is_mobile=True, has_touch=True)
-    for task in pages.FIRST:
-        choose(page, task)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.locator(f"#run-{task}").is_visible()
+def test_many_photographs_are_edited_and_come_as_a_zip(visit, tmp_path):
+    photograph(tmp_path / "cup.png")
+    photograph(tmp_path / "pot.png")
+    page = visit()
+    choose(page, "expand")
+    page.get_by_role("button", name="1:1", exact=True).click()
+    page.get_by_text("Many photographs").click()
+    page.locator("[data-file=batch]").set_input_files([tmp_path / "cup.png", tmp_path / "pot.png"])
+    status(page, "2 photographs are ready")
+    page.locator("[data-do=batch]").click()
+    status(page, "2 of 2 photographs are done")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="photofound-expand.zip").click()
+    waiting.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as packed:
+        assert packed.namelist() == ["cup-expand.png", "pot-expand.png", "report.jsonl"]
+        assert Image.open(packed.open("pot-expand.png")).size == (161, 161)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_is_hard_to_see_to_reach_or_to_read_aloud(visit, tmp_path, dark):
+    """axe-core finds nothing (contrast, names, roles, ...), and what is pressed is 44 pixels large, at both sizes."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test-browser installs it").Axe()
+    photograph(tmp_path / "cup.png")
+    for width, height, settings in SIZES:
+        page = visit(width, height, color_scheme="dark" if dark else "light", **settings)
+        upload(page, tmp_path / "cup.png")
+        choose(page, "upscale")
+        run(page)
+        for task in TASKS:
+            choose(page, task)
+            for details in page.locator(".panel details:not([hidden])").all():
+                details.evaluate("(each) => { each.open = true; }")
+            if page.locator("[data-do=numbers][aria-expanded=false]").is_visible():
+                page.locator("[data-do=numbers]").click()
+            found = axe.run(page).response["violations"]
+            assert not [(each["id"], each["nodes"][0]["html"]) for each in found], task
+            small = page.evaluate(
+                """() => [...document.querySelectorAll('.bench :is(button, select, textarea, summary, label.check, a), '
+                    + '.bench input:not([type=checkbox], [type=radio])')]
+                    .filter((each) => each.offsetParent)
+                    .map((each) => [each.getBoundingClientRect(), each.outerHTML.slice(0, 100)])
+                    .filter(([box]) => box.height < 44 || box.width < 44).map(([, html]) => html)"""
+            )
+            assert not small, task
+
+
+@pytest.mark.parametrize(
+    ("locale", "title", "why"),
+    [
+        ("de-DE", "Entfernen", "Erst etwas markieren"),
+        ("fr-FR", "Effacer", "Marquez d'abord une zone"),
+        ("es-MX", "Quitar", "Marca algo primero"),
+        ("zh-CN", "消除", "请先涂抹一处"),
+        ("ja-JP", "消す", "先にどこかを塗ってください"),
+        ("it-IT", "Remove", "Brush something first"),
+    ],
+)
+def test_the_page_speaks_its_visitors_language(visit, locale, title, why):
+    page = visit(locale=locale)
+    assert page.locator("html").get_attribute("lang") == locale[:2].replace("it", "en")
+    choose(page, "erase")
+    assert page.locator("[data-task=erase]").inner_text().split() == [*title.split(), "erase"]
+    assert page.locator("[data-do=run]").inner_text() == why

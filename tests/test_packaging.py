@@ -58,6 +58,7 @@ def test_the_wheel_holds_every_file_and_nothing_else(wheel):
         name for name in contents("*") if name.startswith(("photofound/weights/", "photofound/training/configs/"))
     }
     wanted |= {name for name in contents("*") if name.startswith("photofound/training/slurm/")}
+    wanted |= {name for name in contents("*") if name.startswith("photofound/demos/web/")}
     wanted |= {name for name in contents("*") if name.endswith((".html", ".css", "card/card.md"))}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == wanted

@@ -170,7 +170,7 @@ def _demo(argv: list[str]) -> int:
         share=args.share,
         browser=args.open,
         max_pixels=args.max_pixels,
-        max_upload=f"{args.max_upload}mb",
+        max_upload=args.max_upload * 1_000_000,
         ready=lambda address: print(f"photofound demo: {address} (Ctrl-C stops)", flush=True),
     )
     return 0
