@@ -286,7 +286,7 @@ class Studio:
                 if stop.is_set():
                     raise Cancelled
                 steps_done = 0
-                (result,) = pipe.run([job], [request.generator(made)], *settings, on_step)
+                (result,) = pipe.run([job], [request.generator(made)], *settings, on_step, request.best_of)
                 asked = dataclasses.replace(request, seed=(request.seed or 0) + made)
                 results.append(pipe.with_recipe(result, asked, job))
             seconds = time.perf_counter() - start

@@ -12,6 +12,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from photofound.edits.scores import MOST, Scores
 from photofound.edits.segmenter import is_points
 from photofound.edits.task import Input, check_text
 from photofound.image import Picture
@@ -33,6 +34,8 @@ class Settings(TypedDict, total=False):
         negative_prompt: what guidance leads away from; None or "" = nothing. Not for a few-step student.
         resample: how often each step is taken for a task that the model was never trained for, 1 to 20 (RePaint,
             arXiv:2201.09865): more lets what is made fit what is given better. Left out or None, 4.
+        best_of: of how many results the best is returned, 1 to 16, by ``photofound.edits.scores``; they draw from one
+            generator in turn. For edits that keep something. Left out or None, 1.
         generator: the seed: a whole number, one generator, or a list with one per result. With one, variant i equals
             what the i-th call with that generator gives.
         callback_on_step_end: ``f(pipe, step, timestep, {"latents": ...})``, as in diffusers. It may return a dict with
@@ -52,6 +55,7 @@ class Settings(TypedDict, total=False):
     num_images_per_prompt: int
     negative_prompt: str | None
     resample: int | None
+    best_of: int | None
     generator: torch.Generator | int | list[torch.Generator | int] | None
     callback_on_step_end: Callback | None
     callback_on_step_end_tensor_inputs: Sequence[str] | None
@@ -70,12 +74,15 @@ class EditOutput(BaseOutput):
         keep: (H, W) float32 in [0, 1], of the results' size: 1 = came back exactly, 0 = made, between = mixed. For
             outpaint it is the subject.
         layers: of each result, from the bottom to the top (``photofound.picture.layers``); None if not asked for.
+        scores: of each result that was judged (``best_of``, a fallback), ``photofound.edits.scores.Scores``; None where
+            none was.
     """
 
     images: list[Any]
     notes: list[str] | None = None
     keep: np.ndarray | None = None
     layers: list[list[Layer]] | None = None
+    scores: list[Scores] | None = None
 
 
 def generators_of(given: Any, count: int) -> list[torch.Generator | None]:
@@ -133,6 +140,13 @@ def repeats(value: Any) -> int:
     value = REPEATS if value is None else plain(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 20:
         raise ValueError(f"resample: {value!r} must be a whole number from 1 to 20")
+    return value
+
+
+def candidates(value: Any) -> int:
+    value = 1 if value is None else plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ValueError(f"best_of: {value!r} must be a whole number from 1 to {MOST}")
     return value
 
 

@@ -262,7 +262,9 @@ class GuestPipeline(EditPipeline):
     @classmethod
     def from_pipe(cls, pipeline: Any, **components: Any) -> Any:
         """This task with another guest pipeline's guest."""
-        return cls(pipeline.painter.pipe)
+        made = cls(pipeline.painter.pipe)
+        made.fallback = pipeline.fallback
+        return made
 
     # ------------------------------------------------------------------------------------ what the guest does by itself
 

@@ -144,7 +144,7 @@ class PaintingPipeline(SamplingPipeline):
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()
-        filled = exemplar.canvas(small, small_hole) if wanted else None
+        filled = exemplar.canvas(small, small_hole, job.attempt) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
             canvas = self._padded(filled)

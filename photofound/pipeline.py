@@ -27,6 +27,7 @@ from photofound.call import (
     Seeds,
     as_list,
     as_picture,
+    candidates,
     generators_of,
     input_value,
     plain,
@@ -41,20 +42,20 @@ from photofound.edits import recipe
 from photofound.edits.request import Request
 from photofound.edits.task import SUBJECT_INPUTS, Job, Task, check_text, class_name, get_task, names_file
 from photofound.image import Picture
+from photofound.judging import JudgingPipeline
 from photofound.model import autoencoder, text
 from photofound.model.folder import check_settings
 from photofound.picture import layered, layers, provenance
 from photofound.picture.layers import Layer
 from photofound.sampling import Callback as Callback
 from photofound.storage import EMBEDDED as EMBEDDED
-from photofound.subjects import SubjectPipeline
 from photofound.superresolution import Upscaler
 from photofound.transformer import EditTransformer
 
 CANVASES = ("harmonic", "exemplar")
 
 
-class EditPipeline(SubjectPipeline):
+class EditPipeline(JudgingPipeline):
     """What the tasks' pipelines share.
 
     Several threads may use one pipeline, or pipelines that share weights, at once: a call keeps what it changes to
@@ -171,6 +172,7 @@ class EditPipeline(SubjectPipeline):
         if strange := [name for name in tensors if name not in self._callback_tensor_inputs]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: there is no {strange[0]!r}, only 'latents'")
         resample = repeats(settings.get("resample"))
+        asked_best, best_of = settings.get("best_of"), candidates(settings.get("best_of"))
         asked = self._requests(source, inputs)
         jobs = [self.prepare(as_picture(one), **given, resample=resample) for one, given in asked]
         generators = generators_of(settings.get("generator"), len(jobs) * count)
@@ -186,12 +188,14 @@ class EditPipeline(SubjectPipeline):
                     break
                 seed, variant = seeds.of(generator, job)
                 if wanted:
+                    if best_of > 1:
+                        raise ValueError("best_of: layers are made of one result; leave one of both out")
                     stacks.append(self.layers(job, generator, steps, guidance, callback))
                     made = [layers.flatten(stacks[-1])]
                 else:
-                    made = self.run([job], [generator], steps, guidance, callback)
+                    made = self.run([job], [generator], steps, guidance, callback, best_of)
                 if settings.get("output_type") == "picture":
-                    request = replace(job.asked, seed=seed, resample=settings.get("resample"))
+                    request = replace(job.asked, seed=seed, resample=settings.get("resample"), best_of=asked_best)
                     request = replace(request, steps=steps, guidance=guidance)
                     made = [self.with_recipe(each, request, job, variant, call.negative_prompt) for each in made]
                 pictures += made
@@ -201,7 +205,9 @@ class EditPipeline(SubjectPipeline):
             return (images,)
         for path, stack, flat in zip(paths, stacks, pictures, strict=False):
             layered.save(stack, flat, path, overwrite=True)
-        return EditOutput(images=images, notes=notes, keep=job.keep, layers=stacks if wanted else None)
+        return EditOutput(
+            images=images, notes=notes, keep=job.keep, layers=stacks if wanted else None, scores=call.scores or None
+        )
 
     def _layer_paths(self, wanted: Any, count: int) -> list[Path]:
         """Where layers are written. Raises ValueError, before the work is done."""
@@ -282,6 +288,7 @@ class EditPipeline(SubjectPipeline):
             "guidance_scale": request.guidance,
             "num_images_per_prompt": count,
             "resample": request.resample,
+            "best_of": request.best_of,
             "generator": request.generator(),
             "callback_on_step_end": callback,
             "output_type": "picture",
@@ -320,8 +327,13 @@ class EditPipeline(SubjectPipeline):
         steps: int,
         guidance: float,
         callback: Callback | None = None,
+        best_of: int | None = None,
     ) -> list[Picture]:
-        """Work on what ``prepare`` has made ready: one picture per job."""
+        """Work on what ``prepare`` has made ready: one picture per job, of several candidates the best
+        (``photofound.judging``)."""
+        best_of = candidates(best_of)
+        if best_of > 1 or self.fallback is not None:
+            return self.judged(jobs, generators, steps, guidance, callback, best_of)
         made = get_task(self.task_name).run(self, jobs, generators, steps, guidance, callback)
         return [provenance.without_recipe(picture) for picture in made]
 
@@ -342,7 +354,9 @@ class EditPipeline(SubjectPipeline):
         self, made: Picture, request: Request, job: Job, variant: int = 0, negative_prompt: str = ""
     ) -> Picture:
         """A result with the recipe that ``provenance.mark`` writes into its metadata: what was asked for, of which
-        pictures, by which model, and what was kept."""
+        pictures, by which model, and what was kept. One that a fallback has made has that model's already."""
+        if made.recipe:
+            return made
         steps, guidance = self.settings(request)
         sampled: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt or None}
         made_by = {"model": self.fingerprint(), "computed": self.computed}

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,7 @@ class _Call:
     stop: bool = False
     steps: int = 0
     negative_prompt: str = ""
+    scores: list[Any] = field(default_factory=list)  # of its results that were judged
 
 
 class SamplingPipeline(OptimizedPipeline):

@@ -115,6 +115,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
             return pipeline.for_task(cls.task_name)
         settings = {name: pipeline.config[name] for name in cls.settings_names() if name in pipeline.config}
         made = cls(**{**pipeline.components, **settings, **components})
+        made.fallback = getattr(pipeline, "fallback", None)
         if not components:  # these are the same weights still, and the same card is true of them
             made.register_to_config(_name_or_path=pipeline.config.get("_name_or_path"))
         return made

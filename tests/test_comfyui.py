@@ -102,7 +102,10 @@ def test_a_node_asks_for_what_its_task_declares(name):
     declared = NODES[f"Photofound{name.title()}"].INPUT_TYPES()
     asked = {**declared["required"], **declared.get("optional", {})}
     task = edit.get_task(name)
-    assert set(asked) - {"pipe", "image", "seed", "steps", "guidance"} == {each.name for each in edit.offered(task)}
+    assert ("best_of" in asked) == task.keeps
+    assert set(asked) - {"pipe", "image", "seed", "steps", "guidance", "best_of"} == {
+        each.name for each in edit.offered(task)
+    }
     for each in edit.offered(task):
         assert each.help in asked[each.name][1]["tooltip"]
         assert (each.name in declared["required"]) or not each.required

@@ -52,6 +52,12 @@ def parser() -> Parser:
     add("--pipeline", action="append", default=[], metavar="[NAME=]ID_OR_DIR[@STEPS]",
         help="a diffusers inpainting or upscaling pipeline; may be repeated")  # fmt: skip
     add("--guidance", type=float, help="guidance scale of all models; default: each model's own")
+    add(
+        "--best-of",
+        type=_count,
+        metavar="N",
+        help="of how many results of photofound's models the best is taken; default: 1",
+    )
     add("--seeds", type=_count, default=1, metavar="N", help="seeds per model and problem; default: 1")
     add("--limit", type=_count, metavar="N", help="at most N photographs per protocol, spread evenly")
     add("--match", metavar="WORD", help="only photographs whose name, label or source contains WORD")
@@ -116,7 +122,9 @@ def models(args: argparse.Namespace) -> list[Any]:
     common = {"guidance": args.guidance, "device": args.device, "dtype": dtype}
     sources = [each for each in args.model or ["embedded"] if each != "none"]
     optimize = functools.partial(cli_model.optimize, args=args)  # photofound's models alone
-    methods: list[Any] = [PhotofoundMethod(**_model(each), **common, optimize=optimize) for each in sources]
+    methods: list[Any] = [
+        PhotofoundMethod(**_model(each), **common, optimize=optimize, best_of=args.best_of) for each in sources
+    ]
     for each in args.pipeline if not args.blind else []:
         arguments = _model(each)
         if arguments.pop("teacher"):

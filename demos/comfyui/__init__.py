@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from photofound.edits.request import Request
+from photofound.edits.scores import MOST
 from photofound.edits.task import (
     FILE_KINDS,
     SPELLINGS,
@@ -115,6 +116,9 @@ class TaskNode:
             "FLOAT",
             guidance | {"tooltip": "how strongly to follow the prompt; 0 = the model's own"},
         )
+        best = {"default": 1, "min": 1, "max": MOST, "tooltip": "make so many, judge them, keep the best"}
+        if cls.task.keeps:
+            optional["best_of"] = ("INT", best)
         return {"required": required, "optional": optional}
 
     def edit(
@@ -124,6 +128,7 @@ class TaskNode:
         seed: int = 0,
         steps: int = 0,
         guidance: float = 0.0,
+        best_of: int = 1,
         **inputs: Any,
     ) -> tuple[Tensor]:
         """Edit every picture of a batch, one after another.
@@ -133,6 +138,7 @@ class TaskNode:
             image: (B, H, W, C), C of 1 to 4; a fourth channel is alpha. None for a task that takes none.
             seed: of the first picture; the next ones have the next seeds, so that each can be made again alone.
             steps, guidance: 0 = the model's own.
+            best_of: of how many results the best is given.
             **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
 
         Returns:
@@ -143,7 +149,7 @@ class TaskNode:
         for i, one in enumerate(pictures):
             given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            request = Request(self.task.name, one, given, seed + i, steps or None, guidance or None)
+            request = Request(self.task.name, one, given, seed + i, steps or None, guidance or None, best_of=best_of)
             results.append(pipe.answer(request, callback=_progress(i, len(pictures))).images[0].to_float())
         return (torch.stack([torch.from_numpy(result) for result in results]),)
 

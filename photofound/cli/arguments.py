@@ -116,12 +116,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_optimizations(parser: argparse.ArgumentParser) -> None:
-    """The options that save memory and time. ``model.optimize`` reads them."""
+    """The options that save memory and time, or spend time only where it helps. ``model.optimize`` reads them."""
     add = parser.add_argument_group("memory and time").add_argument
     skip = "skip blocks in sampling steps that change little, for models of many steps: faster, not quite the same"
     add("--quantize", choices=QUANTIZED, help="weights of eight bits: half the memory, no faster")
     add("--cache", action="store_true", help=skip)
     add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")
+    larger = "a larger model, loaded when it is needed, for results whose score is low: a folder, or an id of the Hub"
+    add("--fallback", metavar="ID_OR_DIR", type=file_name, help=larger)
+    add("--fallback-below", type=number_between(0, 1), metavar="X", help="which score is low, 0 to 1; default: 0.72")
 
 
 def add_credentials_options(parser: argparse.ArgumentParser) -> None:

@@ -123,7 +123,9 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # before the work
     sampling = args.seed, args.steps, args.guidance, args.resample
-    request = Request(task.name, picture, inputs, *sampling, layers=bool(work.layers))
+    request = Request(
+        task.name, picture, inputs, *sampling, layers=bool(work.layers), best_of=getattr(args, "best_of", None)
+    )
     edited = model().answer(request, args.num_images)
     overwrite = args.overwrite or args.skip_existing  # some of several variants may exist
     _save(task, args, edited.images, work.outputs, format, overwrite, work.image)

@@ -38,13 +38,19 @@ def load_pipeline(args: argparse.Namespace) -> Any:
 
 
 def optimize(pipe: Any, args: argparse.Namespace) -> None:
-    """Save memory and time as ``arguments.add_optimizations`` asks for. Raises ValueError where it cannot be."""
+    """Save memory and time, and have a larger model at hand, as ``arguments.add_optimizations`` asks for. Raises
+    ValueError where it cannot be."""
     if args.quantize:
         pipe.quantize(args.quantize)
     if args.cache_threshold is not None:
         pipe.enable_first_block_cache(args.cache_threshold)
     elif args.cache:
         pipe.enable_first_block_cache()
+    if args.fallback is not None:
+        more = {} if args.fallback_below is None else {"below": args.fallback_below}
+        pipe.use_fallback(args.fallback, **more)
+    elif args.fallback_below is not None:
+        raise ValueError("--fallback-below: there is no --fallback; name a larger model")
 
 
 @contextmanager

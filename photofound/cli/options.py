@@ -68,7 +68,7 @@ def task_parser(task: Task) -> Parser:
             group.add_argument(each.name, **settings)
         else:
             group.add_argument(option(each), dest=each.name, **settings)
-    _add_sampling(parser)
+    _add_sampling(parser, task)
     _add_result(parser, task)
     add_model_options(parser)
     if task.generates:
@@ -78,7 +78,7 @@ def task_parser(task: Task) -> Parser:
     return parser
 
 
-def _add_sampling(parser: Parser) -> None:
+def _add_sampling(parser: Parser, task: Task) -> None:
     from photofound.edits.task import LARGEST_SEED, LEAST_SEED
 
     add = parser.add_argument_group("sampling").add_argument
@@ -87,6 +87,9 @@ def _add_sampling(parser: Parser) -> None:
     seed, images = whole_number(LEAST_SEED, LARGEST_SEED), whole_number(1, 64)
     add("--steps", type=whole_number(1, 1000), metavar="N", help="sampling steps; default: the model's")
     add("--resample", type=whole_number(1, 20), metavar="N", help=repeat)
+    if task.keeps:
+        best = "make N results, judge them, keep the best; default: 1"
+        add("--best-of", type=whole_number(1, 16), metavar="N", help=best)
     add("--guidance", type=number_between(0, 100), metavar="X", help=weight)
     add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
     numbered: dict[str, Any] = {"dest": "num_images", "type": images, "metavar": "N"}

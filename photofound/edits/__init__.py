@@ -21,6 +21,7 @@ Each file imports only files above it:
     collage      objects on other grounds, to train cut-outs on
     reference    reference pictures of a surface: a user's, and crops to train on
     colours      names of background colours, and backgrounds in other colours
+    scores       how good a result looks, without a truth
     noise        noise on a rectangle of a material
     materials    wood, marble, linen, ... from noise; Surface: a material in a colour
     surface_words    the surface that a prompt names

@@ -29,6 +29,7 @@ class Request:
             default.
         seed: the same seed gives the same pixels, alone or in a batch; None = unknown, for a recipe alone.
         steps, guidance, resample: None = the model's own, see ``photofound.pipeline.Settings``.
+        best_of: of how many results the best is returned; None = 1. Not together with layers.
         layers: whether the layers of the result are wanted, too.
     """
 
@@ -40,6 +41,7 @@ class Request:
     guidance: float | None = None
     resample: int | None = None
     layers: bool = False
+    best_of: int | None = None
 
     def generator(self, variant: int = 0) -> torch.Generator:
         """What the noise of a variant is drawn from: on the CPU, so that every device draws the same numbers."""

@@ -70,7 +70,7 @@ RESERVED = frozenset(
     callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict layers
     output format resample strip mark no_mark recipe no_recipe c2pa_cert c2pa_key overwrite skip_existing recursive
     report quiet max_pixels save_subject
-    help model teacher device dtype
+    help model teacher device dtype best_of fallback fallback_below quantize cache cache_threshold
     """.split()
 )
 
@@ -181,6 +181,7 @@ class Job:
         reference: a picture of the wanted surface, as the user gave it, or None.
         ground: the surface or picture that is painted; None where the model invents it.
         resample: how often each step is taken if the model was never trained for the task.
+        attempt: which of several candidates it is: each starts from other patches of the photograph.
         segment: how the subject is found, for a task that finds it in ``run``; None = as the model does by itself.
         at: (x, y) in ``picture`` of the photograph's first pixel; None = it was scaled, and none of its pixels is kept.
         asked: the Request that it was made of, as far as ``prepare`` knows it.
@@ -195,6 +196,7 @@ class Job:
     reference: Picture | None = None
     ground: Any = None
     resample: int = 1
+    attempt: int = 0
     segment: Search | None = None
     at: tuple[int, int] | None = (0, 0)
     asked: Any = None
@@ -277,6 +279,11 @@ class Task(ABC):
     def takes_reference(self) -> bool:
         """Whether its user may give a picture of the wanted surface."""
         return any(each.name == "reference" for each in self.inputs)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its results keep a part of the photograph that the rest can be judged by (``best_of``)."""
+        return self.takes_picture and self.generates and self.fit != "tiles"
 
     def with_defaults(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs, and the defaults of those that were left out; None for a required one, which ``prepare``

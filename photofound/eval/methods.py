@@ -135,6 +135,7 @@ class PhotofoundMethod(Method):
         teacher: use the model that a few-step student was distilled from.
         name: its name in reports; None: made of the folder's name, the steps and the guidance.
         device: ``auto`` uses a GPU if there is one.
+        best_of: of how many results the best is taken.
         optimize: what is done to the pipeline when it is loaded, such as fewer bits for its weights.
     """
 
@@ -150,6 +151,7 @@ class PhotofoundMethod(Method):
         device: str = "auto",
         dtype: torch.dtype | None = None,
         optimize: Callable[[Any], None] | None = None,
+        best_of: int | None = None,
     ) -> None:
         folder = None if source == "embedded" else source
         target = resolve_device(device, "device")
@@ -157,10 +159,11 @@ class PhotofoundMethod(Method):
         if optimize is not None:
             optimize(pipe)
         self.pipe = pipe.to(target)
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.best_of = steps, guidance, best_of
         stem = "photofound-nano" if folder is None else Path(source).name
         parts = [stem, "teacher" if teacher else "", f"{steps} steps" if steps else ""]
         parts.append("" if guidance is None else f"guidance {guidance:g}")
+        parts.append(f"best of {best_of}" if best_of else "")
         self.name = name or ", ".join(filter(None, parts))
 
     def device(self) -> torch.device:
@@ -172,7 +175,7 @@ class PhotofoundMethod(Method):
 
     def run(self, task: str, given: np.ndarray, seed: int, **inputs: Any) -> Image.Image:
         """One edit by the name of its task, with the task's inputs."""
-        request = Request(task, Picture.from_any(given), inputs, seed, self.steps, self.guidance)
+        request = Request(task, Picture.from_any(given), inputs, seed, self.steps, self.guidance, best_of=self.best_of)
         result: Picture = self.pipe.answer(request).images[0]
         return result.to_pil()
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from photofound.edits.ground import lab
+from photofound.edits.scores import object_growth as object_growth
+from photofound.edits.scores import seam_step as seam_step
 from photofound.model.vision import PerceptualNet, VisionModel
 from photofound.train.losses import patch_distance, perceptual_distance
 
@@ -114,44 +116,12 @@ def patch_features(net: VisionModel, patches: np.ndarray) -> np.ndarray:
     return F.normalize(found.double(), dim=-1).mean(1).cpu().numpy()
 
 
-def seam_step(rgb: np.ndarray, hole: np.ndarray) -> float:
-    """Mean absolute step in colour across the border of ``hole`` (H, W, > 0 = hole), in [0, 1].
-
-    The mean is over all pairs of horizontal or vertical neighbours with exactly one pixel in the hole. A photograph
-    without a seam has such a step, too: see ``seam_excess``.
-    """
-    inside = hole > 0
-    steps = []
-    for axis in (0, 1):
-        a, b = [slice(None)] * 2, [slice(None)] * 2
-        a[axis], b[axis] = slice(1, None), slice(None, -1)
-        crosses = inside[tuple(a)] != inside[tuple(b)]
-        steps.append(np.abs(rgb[tuple(a)] - rgb[tuple(b)])[crosses].mean(-1))
-    joined = np.concatenate(steps)
-    return float(joined.mean()) if joined.size else 0.0
-
-
 def seam_excess(result: np.ndarray, original: np.ndarray, hole: np.ndarray) -> float:
     """The step across the hole's border minus the original's step at the same place, in [-1, 1].
 
     Above 0 it is a visible seam, below 0 smoother than the photograph.
     """
     return seam_step(result, hole) - seam_step(original, hole)
-
-
-def object_growth(subject: np.ndarray, found: np.ndarray) -> float:
-    """The area that an object gained, as a share of its own area (arXiv:2404.10157): E / area(subject) with
-    E = area(found united with subject) - area(subject).
-
-    Args:
-        subject: (H, W) bool, the given object.
-        found: (H, W) bool, the object that a segmenter finds in the result.
-
-    Raises ValueError for an empty subject.
-    """
-    if not subject.any():
-        raise ValueError("object growth: the subject's mask is empty; pass one that marks the object")
-    return float((found & ~subject).sum() / subject.sum())
 
 
 def colour_shift(before: np.ndarray, after: np.ndarray, where: np.ndarray, target: np.ndarray) -> float:

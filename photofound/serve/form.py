@@ -11,6 +11,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
 
 from photofound import image
+from photofound.edits.scores import MOST
 from photofound.edits.segmenter import OWN
 from photofound.edits.task import FILE_KINDS, Input, Task, offered
 from photofound.serve.config import ServeConfig
@@ -32,7 +33,7 @@ def form_model(task: Task, config: ServeConfig) -> type[BaseModel]:
     """The whole form of a task."""
     asked = [*[PHOTOGRAPH] * task.takes_picture, *offered(task)]
     fields: dict[str, Any] = {field_name(each): _field(each, config) for each in asked}
-    return create_model(f"Body_{task.name}", **(fields | _common_fields(config)))
+    return create_model(f"Body_{task.name}", **(fields | _common_fields(task, config)))
 
 
 def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
@@ -61,12 +62,13 @@ def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
     return kind, Field(default=str(each.default) if kind is str else each.default, **settings)
 
 
-def _common_fields(config: ServeConfig) -> dict[str, tuple[Any, Any]]:
+def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]]:
     """The fields of every form. ``steps`` and ``guidance`` also have the names that they have in diffusers."""
     formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
     steps: dict[str, Any] = {"default": None, "ge": 1, "le": config.max_steps}
     guidance: dict[str, Any] = {"default": None, "ge": 0, "le": 100, "allow_inf_nan": False}
     seed = Field(default=0, description="same seed, same pixels", ge=0, le=2**63 - 1, examples=[7])
+    best = "make so many, judge them, answer with the best"
     help = "how strongly to follow the prompt; default: the model's"
     return {
         "seed": (int, seed),
@@ -79,6 +81,7 @@ def _common_fields(config: ServeConfig) -> dict[str, tuple[Any, Any]]:
             float | None,
             Field(description=help, **guidance),
         ),
+        **({"best_of": (int | None, Field(default=None, description=best, ge=1, le=MOST))} if task.keeps else {}),
         "num_inference_steps": (int | None, Field(description="another name of steps", deprecated=True, **steps)),
         "guidance_scale": (float | None, Field(description="another name of guidance", deprecated=True, **guidance)),
     }

@@ -48,7 +48,7 @@ class Abandoned(Exception):
 def batch_key(request: Request) -> Any:
     """Requests with the same key may be computed together."""
     size = request.inputs.get("size") if request.picture is None else request.picture.size
-    return request.task, size, request.steps, request.guidance
+    return request.task, size, request.steps, request.guidance, request.best_of
 
 
 @dataclass(eq=False)
@@ -246,7 +246,7 @@ class EditQueue:
         try:
             pipe = self._pipe.for_task(first.task)
             generators = [ticket.request.generator() for ticket in tickets]
-            made = pipe.run(jobs, generators, *pipe.settings(first), stop_in_time)
+            made = pipe.run(jobs, generators, *pipe.settings(first), stop_in_time, first.best_of)
             return [
                 pipe.with_recipe(picture, ticket.request, job)
                 for picture, ticket, job in zip(made, tickets, jobs, strict=True)

@@ -85,7 +85,9 @@ class EditService:
                 if value is not None:
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
             format = self.output_format(task, picture, fields["format"], given)
-            ((made, ticket),) = await self.compute([Request(task.name, picture, given, *_sampling(fields))])
+            ((made, ticket),) = await self.compute(
+                [Request(task.name, picture, given, *_sampling(fields), best_of=fields.get("best_of"))]
+            )
             made = made if fields["recipe"] else replace(made, recipe="")
             return await self.write(task, made, ticket, format, fields["mark"], warned, uploads.get("image"))
 
