@@ -26,6 +26,7 @@ _LAZY = {
 }
 # Every task has a pipeline, which is made of what the task declares; these are the built-in ones.
 _PIPELINES = (
+    "PackshotPipeline",
     "OutpaintPipeline",
     "InpaintPipeline",
     "ExpandPipeline",
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from photofound.pipeline import EditPipeline as EditPipeline
     from photofound.transformer import EditTransformer as EditTransformer
 
-    OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline
+    PackshotPipeline = OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline
     ErasePipeline = UpscalePipeline = CutoutPipeline = GeneratePipeline = EditPipeline
     InstructPipeline = EditPipeline
 

@@ -325,7 +325,7 @@ class GuestPipeline(EditPipeline):
         return can.instruction if get_task(task).instructs else can.mask or can.instruction
 
     def offers(self, task: str) -> bool:
-        return task == "cutout" or self.is_trained(task)
+        return not get_task(task).needs_network or self.is_trained(task)
 
     @property
     def parameter_count(self) -> int:
@@ -334,7 +334,7 @@ class GuestPipeline(EditPipeline):
 
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that the guest cannot do."""
-        if task != "cutout" and not self.is_trained(task):
+        if not self.offers(task):
             kind = type(self.painter.pipe).__name__
             raise ValueError(f"{task}: {kind} cannot do it; use the embedded model (leave --model out) or another one")
 

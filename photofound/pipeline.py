@@ -254,7 +254,7 @@ class EditPipeline(JudgingPipeline):
 
     def offers(self, task: str) -> bool:
         """Whether the checkpoint is made for a task, or the task does without one: what a server offers."""
-        return task in self.transformer.config.tasks or task == "cutout"
+        return task in self.transformer.config.tasks or not get_task(task).needs_network
 
     @property
     def parameter_count(self) -> int:
@@ -420,7 +420,7 @@ def _pipeline_class(task: Task, family: type[EditPipeline]) -> type[EditPipeline
         settings = inputs.pop("settings")
         del inputs["self"]
         for each in task.inputs:  # here alone: a server's client must not name files
-            if each.kind == "background" and isinstance(name := inputs[each.name], str) and names_file(name):
+            if isinstance(name := inputs[each.name], str) and names_file(each.kind, name):
                 inputs[each.name] = Path(name)
         return self.edit(inputs.pop("image", None), settings, **inputs)
 
@@ -459,6 +459,7 @@ _ANNOTATIONS: dict[str, Any] = {
     "sides": int | str | tuple[int | str, ...],
     "fit": str,
     "background": ImageLike | None,
+    "preset": str | Path | None,
     "flag": bool,
     "segmenter": str | Callable[..., Any] | None,
     "points": str | Sequence[tuple[float, ...]] | None,

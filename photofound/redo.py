@@ -183,8 +183,8 @@ class _Redo:
     def _input(self, asked: Input, written: Any, folder: Path) -> Any:
         if asked.kind == "segmenter":
             return self._segmenter_of(str(written))
-        if asked.kind == "background" and isinstance(written, str) and names_file(written):
-            raise ValueError(f"{asked.name}: the recipe names a file by its path; the file is damaged")
+        if isinstance(written, str) and names_file(asked.kind, written):
+            raise ValueError(f"{asked.name}: it was made with a file, {written!r}, that the recipe does not hold")
         if not isinstance(written, dict):
             return _tuples(written)
         found = recipes.mask_of(written) or self._find(written)

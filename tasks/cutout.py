@@ -34,6 +34,7 @@ class Cutout(Task):
     needs_others = True
     wants_segmenter = True
     generates = False
+    needs_network = False
     alpha = True
     regression = True
 

@@ -73,7 +73,7 @@ def pipe(tiny):
 def test_there_is_a_node_for_each_task_and_a_loader():
     assert set(NODES) == {
         "PhotofoundLoader",
-        *(f"Photofound{name.title()}" for name in (*TASKS, "cutout", "edit", "generate")),
+        *(f"Photofound{name.title()}" for name in (*TASKS, "cutout", "edit", "generate", "packshot")),
     }
     assert comfyui.NODE_DISPLAY_NAME_MAPPINGS.keys() == NODES.keys()
     assert comfyui.NODE_DISPLAY_NAME_MAPPINGS["PhotofoundErase"] == "Erase (photofound)"

@@ -55,7 +55,9 @@ def test_every_package_folder_is_listed():
 def test_the_wheel_holds_every_file_and_nothing_else(wheel):
     wanted = contents("*.py") | contents("py.typed")
     wanted |= {
-        name for name in contents("*") if name.startswith(("photofound/weights/", "photofound/training/configs/"))
+        name
+        for name in contents("*")
+        if name.startswith(("photofound/weights/", "photofound/presets/", "photofound/training/configs/"))
     }
     wanted |= {name for name in contents("*") if name.startswith("photofound/training/slurm/")}
     wanted |= {name for name in contents("*") if name.startswith("photofound/demos/web/")}

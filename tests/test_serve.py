@@ -318,7 +318,7 @@ def test_the_place_is_left_out_on_demand(client):
 
 def test_tasks_are_listed_with_their_fields(client):
     tasks = {task["name"]: task for task in client.get("/v1/tasks").json()}
-    assert set(tasks) == {*NEEDS, "cutout", "generate"}
+    assert set(tasks) == {*NEEDS, "cutout", "generate", "packshot"}
     fields = {field["name"]: field for field in tasks["inpaint"]["inputs"]}
     assert list(fields) == ["image", "mask", "prompt", "reference"]
     assert fields["mask"]["required"] and not fields["prompt"]["required"]
@@ -792,6 +792,7 @@ def test_generators_of_clients_understand_the_description(pipe):
         "list_models",
         "show_model",
         "iopaint_inpaint",
+        "packshot",
         "list_tasks",
         "healthz",
         "readyz",

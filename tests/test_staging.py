@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from photofound import InpaintPipeline, OutpaintPipeline, image
-from photofound.edits import shadow, staging
+from photofound.edits import staging
 from photofound.edits.ground import lab
 from photofound.edits.surfaces import surface_of
 from photofound.edits.task import get_task
@@ -59,27 +59,27 @@ def test_grain_is_measured_in_smooth_parts():
 @pytest.mark.parametrize("view", ["ground", "wall", "flat"])
 def test_shadow_is_darkest_at_the_contact_and_away_from_the_light(view):
     matte = box(240, 320, 60, 180, 110, 210)
-    dark = shadow.shadow(matte, 0.6, view, 0.4)  # light from the right
+    dark = staging.shadow(matte, 0.6, view, 0.4)  # light from the right
     assert dark.shape == matte.shape and 0 <= dark.min() and dark.max() <= 1
     outside = np.where(matte > 0, 0, dark)
     at_base, above = outside[181:187, 115:205].mean(), outside[20:50, 115:205].mean()
     assert at_base > 0.25 and at_base > 3 * above
     assert outside[165:200, 70:110].sum() > 1.15 * outside[165:200, 210:250].sum()
     assert outside[230:].max() < 0.5 * at_base  # and it ends
-    mirrored = shadow.shadow(matte[:, ::-1], -0.6, view, 0.4)[:, ::-1]
+    mirrored = staging.shadow(matte[:, ::-1], -0.6, view, 0.4)[:, ::-1]
     assert np.abs(mirrored - dark).max() < 0.08
 
 
 def test_the_ground_ends_and_so_do_shadows():
     matte = box(240, 320, 60, 180, 110, 210)
-    assert shadow.shadow(matte, 0.6, "ground", 0.6)[: int(0.52 * 240)].max() < 0.02
-    assert shadow.shadow(matte, 0.6, "wall", 0.6)[: int(0.52 * 240)].max() > 0.05  # a wall catches some
+    assert staging.shadow(matte, 0.6, "ground", 0.6)[: int(0.52 * 240)].max() < 0.02
+    assert staging.shadow(matte, 0.6, "wall", 0.6)[: int(0.52 * 240)].max() > 0.05  # a wall catches some
 
 
 def test_shadows_do_not_depend_on_size():
     small, large = box(120, 160), box(480, 640, 120, 360, 200, 440)
-    reduced = shadow.shadow(large, 0.4)[2::4, 2::4]
-    assert np.abs(reduced - shadow.shadow(small, 0.4)).mean() < 0.02
+    reduced = staging.shadow(large, 0.4)[2::4, 2::4]
+    assert np.abs(reduced - staging.shadow(small, 0.4)).mean() < 0.02
 
 
 def test_placed_is_seeded_and_never_brighter_under_the_subject():
@@ -165,7 +165,7 @@ def test_seeds_have_no_pattern_in_common(drawing):
 
     matte = box(72, 88, 20, 60, 30, 60)
     picture, subject = image.Picture.from_any(photo()), (matte * 255).astype(np.uint8)
-    job = get_task("outpaint").prepare(picture, prompt="on a red cloth", subject=subject)
+    job = get_task("outpaint").prepare(picture, prompt="on a red cloth", subject=subject, shadow="none")
     results = drawing.run([job] * 32, [torch.Generator().manual_seed(seed) for seed in range(32)], 2, 2.0)
     far = cv2.dilate(matte, np.ones((13, 13))) == 0
     grey = [result.rgb().mean(-1) for result in results]

@@ -98,14 +98,15 @@ class TaskNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """What must be connected or has a widget is required; sockets that may stay empty are optional, and so is what
-        is asked of the subject: its widgets come last, and workflows from before stay valid."""
+        """What must be connected or has a widget is required; sockets that may stay empty are optional, and so are what
+        is asked of the subject and what few look for: these widgets come last, and workflows from before stay valid."""
         required: dict[str, Any] = {"pipe": (PIPE,)}
         if cls.task.takes_picture:
             required["image"] = ("IMAGE",)
         optional: dict[str, Any] = {}
         for each in _inputs(cls.task):
-            needed = each.required or (_is_widget(each) and each not in SUBJECT_INPUTS)
+            rare = each in SUBJECT_INPUTS or each.name in cls.task.rare
+            needed = each.required or (_is_widget(each) and not rare)
             (required if needed else optional)[each.name] = _declared(each)
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
         steps = {"default": 0, "min": 0, "max": 1000, "tooltip": "sampling steps; 0 = the model's own number"}
@@ -179,7 +180,7 @@ def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
     if each.kind in FILE_KINDS:
         return each.kind.upper(), options
     if each.kind == "flag":
-        return "BOOLEAN", options | {"default": bool(each.default)}
+        return ("BOOLEAN", options) if each.default is not None else (["", "yes", "no"], options)
     if each.kind == "int":
         return "INT", {"min": -LARGEST, "max": LARGEST, "forceInput": not _is_widget(each), **options}
     if each.kind == "text":
@@ -195,7 +196,7 @@ def _value(each: Input, value: Any, i: int, batch: int) -> Any:
     """An input for picture ``i`` as the pipeline takes it; None = left out."""
     if isinstance(value, Tensor):
         return _part(each, value, i, batch)
-    written = each.kind in WRITTEN and not each.choices
+    written = each.kind in (*WRITTEN, "flag") and not each.choices
     if not isinstance(value, str) or not (written or each.choices):
         return value
     if not value.strip():

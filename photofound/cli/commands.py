@@ -136,6 +136,47 @@ def _convert_parser() -> Parser:
     return parser
 
 
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def _check(argv: list[str]) -> int:
+    """Hold files to a marketplace's rules. Status 0: all would be accepted, 1: not all."""
+    args = _check_parser().parse_args(argv)
+    from photofound.edits import presets
+    from photofound.edits.check import faults
+
+    preset = presets.load(args.preset)
+    refused = 0
+    for file in args.files:
+        found = faults(file, preset)
+        for fault in found:
+            print(f"{file}: {fault}")
+        if not found:
+            print(f"{file}: accepted by {preset.name}")
+        refused += bool(found)
+    return 1 if refused else 0
+
+
+def _check_parser() -> Parser:
+    parser = _parser("check")
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", type=path, help="pictures")
+    add(
+        "--preset",
+        required=True,
+        metavar="NAME|FILE",
+        type=_preset,
+        help="amazon-main, ebay, etsy, ..., or a .yaml file",
+    )
+    return parser
+
+
+def _preset(text: str) -> str | Path:
+    from photofound.edits.task import names_file
+
+    return path(text) if names_file("preset", text) else text
+
+
 # ----------------------------------------------------------------------------------------------------------------- demo
 
 
@@ -206,6 +247,7 @@ def _completion(argv: list[str]) -> int:
     parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
     parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
     parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
+    parsers["check"] = _check_parser()
     parsers |= {"serve": serve.serve_parser(), "eval": evaluate.parser(), "convert": _convert_parser()}
     return completion.run(argv, parsers)
 
@@ -227,6 +269,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),
     "eval": (_eval, "judge models and other methods on photographs, and write a report"),
+    "check": (_check, "say what a marketplace would refuse of a picture"),
     "completion": (_completion, completion.SUMMARY),
     "convert": (_convert, "turn a PRX text-to-image pipeline into an editing model"),
 }

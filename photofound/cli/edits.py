@@ -120,7 +120,7 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     if args.strip:
         picture = picture.without_location()
     inputs = _inputs_for(task, args, work.image)
-    format = image.output_format(picture, work.outputs[0], args.format, task.alpha)
+    format = image.output_format(picture, work.outputs[0], args.format, task.result_alpha(**inputs))
     image.check_fit(picture, format, task.result_size(picture, **inputs))  # before the work
     sampling = args.seed, args.steps, args.guidance, args.resample
     request = Request(
@@ -131,6 +131,8 @@ def _edit_one(task: Task, args: argparse.Namespace, work: Work, model: Callable[
     _save(task, args, edited.images, work.outputs, format, overwrite, work.image)
     for path, stack, flat in zip(work.layers, edited.layers if work.layers else (), edited.images, strict=False):
         layered.save(stack, _marked(task, args, flat), path, overwrite=overwrite)
+    for fault in (fault for path in work.outputs for fault in task.faults(path, **inputs)):
+        say(f"warning: {fault}")
     if work.subject is not None:
         image.save((edited.keep * 255).round().astype("uint8"), work.subject, overwrite=overwrite)
     if not args.quiet:
@@ -153,7 +155,7 @@ def _save(
     if (note := pictures[0].note) and not args.quiet:
         say(note)
     whole = not task.takes_picture
-    sign = signing(args)(photograph, whole) if task.generates else None
+    sign = signing(args)(photograph, whole) if task.generates and pictures[0].generated else None
     for path, result in zip(paths, pictures, strict=True):
         image.save(_marked(task, args, result), path, format, overwrite=overwrite, sign=sign)
 
@@ -194,7 +196,7 @@ def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[
     for each in inputs_of(task):
         value = getattr(args, each.name)
         value = each.default if value is None else value
-        if isinstance(value, Path) and each.kind != "folder":
+        if isinstance(value, Path) and each.kind not in ("folder", "preset"):
             value = image.load(find_input(value, args.image, photograph, each.name))
         if value is None and each.name == "prompt":
             value = ""

@@ -33,6 +33,7 @@ PLACEHOLDERS = {
     "sides": "PX|N%[,...]",
     "fit": "HOW|N%",
     "background": "COLOUR|IMAGE|SURFACE",
+    "preset": "NAME|FILE",
     "flag": "",
     "segmenter": "NAME",
     "points": "X,Y",
@@ -180,7 +181,7 @@ def input_type(task: Task, each: Input) -> Callable[[str], Any]:
         raise ValueError(f"task {task.name!r}: input {each.name!r} has kind {each.kind!r}; use {kinds}")
 
     def read(text: str) -> Any:
-        if each.kind == "background" and names_file(text):
+        if names_file(each.kind, text):
             return path(text)
         try:
             return each.parse(text)

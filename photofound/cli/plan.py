@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from photofound.cli.console import say
 from photofound.cli.formats import is_picture, output_suffix
@@ -63,8 +63,9 @@ def plan_work(task: Task, args: argparse.Namespace) -> list[Work]:
     """
     from photofound import image
 
+    alpha = task.result_alpha(**_given(task, args))
     if args.format is not None:
-        image.output_format(None, None, args.format, task.alpha)
+        image.output_format(None, None, args.format, alpha)
     require_file(args.image)
     for name in _given_files(task, args):
         require_file(getattr(args, name))
@@ -93,7 +94,7 @@ def _plan_one(task: Task, args: argparse.Namespace, photograph: Path, folder: bo
             if (other := taken.setdefault(path, photograph)) != photograph:
                 raise ValueError(f"{path}: both {other.name} and {photograph.name} go there; rename one")
             _check_output(path, args, folder)
-        image.output_format(None, work.outputs[0], args.format, task.alpha)
+        image.output_format(None, work.outputs[0], args.format, task.result_alpha(**_given(task, args)))
         return work
     except FileExistsError:  # the remedy is an option, which holds for all photographs
         raise
@@ -209,22 +210,33 @@ def require_file(path: Path) -> None:
         raise ValueError(f"{path}: is not a regular file; name one image file or a folder")
 
 
+def _given(task: Task, args: argparse.Namespace) -> dict[str, Any]:
+    """The inputs as they were typed."""
+    return {each.name: getattr(args, each.name) for each in inputs_of(task)}
+
+
 def _given_files(task: Task, args: argparse.Namespace) -> list[str]:
     """Names of the inputs that are files and were given."""
-    from photofound.edits.task import FILE_KINDS
-
-    return [each.name for each in inputs_of(task) if each.kind in FILE_KINDS and getattr(args, each.name) is not None]
+    given = {each.name: getattr(args, each.name) for each in inputs_of(task) if each.kind != "folder"}
+    return [name for name, value in given.items() if isinstance(value, Path)]
 
 
 def _work_on(task: Task, args: argparse.Namespace, photograph: Path, folder: bool) -> Work:
     """Name the outputs of one photograph: --output, or NAME-TASK.SUFFIX in a folder, numbered if there are several.
     Creates the folder."""
+    from photofound import image
+
     target = Path(args.output) if args.output else None
     if target is None or folder or target.is_dir() or args.output.endswith(("/", os.sep)):
         target = target or _default_folder(task, args.image, folder)
         target = target / photograph.parent.relative_to(args.image) if folder else target
         target.mkdir(parents=True, exist_ok=True)
-        target = target / f"{photograph.stem}-{task.name}{output_suffix(photograph, args.format, task.alpha)}"
+        given = _given(task, args)
+        usual = task.result_format(**given)
+        format = args.format or (image.suffix_of(usual) if usual else None)
+        target = (
+            target / f"{photograph.stem}-{task.name}{output_suffix(photograph, format, task.result_alpha(**given))}"
+        )
     outputs = _numbered(target, args.num_images)
     saves_subject = getattr(args, "save_subject", False)
     subject = target.with_name(f"{target.stem}-subject.png") if saves_subject else None

@@ -28,4 +28,9 @@ Each file imports only files above it:
     surfaces     photographs of surfaces, drawn in code
     shadow       the shadow of a subject
     staging      a product on a surface: where it stands, its light, grain
+    placement    where on a canvas a subject goes, and how large
+    background   a colour, picture, surface or blur behind a placed subject
+    packshot     the layers of a packshot: background, shadow, reflection, subject
+    presets      what marketplaces ask for, as YAML
+    check        what a marketplace would refuse of a file
 """

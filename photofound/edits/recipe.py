@@ -112,7 +112,9 @@ def _input(kind: str | None, value: Any, job: Job) -> Any:
     if kind == "segmenter":  # of a folder its name, of a function where it is
         known = isinstance(value, str) and not Path(value).is_dir()
         return value if known else _name_of(value)
-    is_file = kind in FILE_KINDS or (kind == "background" and isinstance(value, str) and names_file(value))
+    if kind == "preset":  # of a file its name
+        return Path(value).name if isinstance(value, Path) else value
+    is_file = kind in FILE_KINDS or (kind == "background" and isinstance(value, str) and names_file(kind, value))
     if _is_plain(value) and not (is_file and isinstance(value, str)):
         return value
     picture = Picture.from_any(os.fspath(value) if isinstance(value, Path) else value)

@@ -20,7 +20,7 @@ from torch import Tensor
 from photofound.edits import surfaces
 from photofound.edits.composite import harmonic
 from photofound.edits.geometry import bounding_box
-from photofound.edits.shadow import check_subject, shadow
+from photofound.edits.shadow import Shadow, cast, check_subject
 from photofound.edits.surfaces import Surface
 
 LIGHT_STRENGTH = 0.3  # share of a model's light that is used: more flattens folds and shadows (docs/experiments.md)
@@ -101,31 +101,73 @@ def estimate_grain(rgb: np.ndarray, matte: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------------------------- composition
 
 
-def background(ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
+def background(
+    ground: Surface | np.ndarray, rgb: np.ndarray, matte: np.ndarray, seed: int = 0, dark: np.ndarray | None = None
+) -> np.ndarray:
     """A product's background: a surface, or a picture (h, w, 3) of any size, with the product's shadow and grain.
 
     Args:
         ground: a picture is scaled and cropped to fill the frame.
         rgb, matte: the photograph and its subject, (H, W, 3) and (H, W).
         seed: of the surface's pattern and grain.
+        dark: (H, W), the share of the light that the product takes; None = as the light on it and the surface have it.
 
     Returns:
         (H, W, 3), the background everywhere, also behind the subject.
     """
-    height, width = matte.shape
-    light, where = light_side(rgb, matte), standing(matte)
+    edge, view, blank = 0.0, "ground", False
     if isinstance(ground, Surface):
-        view = ground.view
-        edge = where.edge + (0.05 * float(np.random.default_rng([seed, 3]).uniform()) - 0.025) * (where.edge > 0.2)
-        made = surfaces.render(ground, (width, height), seed, light, edge)
-        blank = ground.is_blank
+        made = _drawn(ground, rgb, matte, seed)
+        edge, view, blank = _edge(matte, seed), ground.view, ground.is_blank
     else:
-        view, edge, blank = "ground", 0.0, False
-        made = crop_to_fill(ground, (width, height))
-    dark = shadow(matte, light, view, edge)
-    made *= 1 - (0.45 if blank else 0.8) * dark[..., None]
-    amount = math.sqrt(max(0.0, estimate_grain(rgb, matte) ** 2 - 0.004**2))
-    return made if blank else surfaces.with_grain(made, seed + 11, amount)
+        made = crop_to_fill(ground, matte.shape[::-1])
+    if dark is None:
+        dark = shadow(matte, light_side(rgb, matte), view, edge) * np.float32(0.65 if blank else 1.0)
+    made *= 1 - dark[..., None]
+    return made if blank else surfaces.with_grain(made, seed + 11, _missing_grain(rgb, matte))
+
+
+def shadow(matte: np.ndarray, light: float = 0.4, view: str = "ground", edge: float = 0.4) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: the share of the light that the subject takes from a surface.
+
+    Args:
+        light: the side of the light, -1 = left to 1 = right; it is above and a little in front.
+        view: as in ``Surface``; seen from above, the shadow lies all around.
+        edge: y where the ground ends, as a share of the height.
+
+    Raises ValueError if nothing is opaque.
+    """
+    turn = -math.degrees(math.atan2(light, 0.18))
+    if view == "flat":
+        return cast(matte, Shadow(direction=(180 - turn) % 360, intensity=0.75, pose="lying"))
+    dark = cast(matte, Shadow(direction=turn % 360, intensity=0.75))
+    below = 1 / (1 + np.exp(-(np.arange(len(matte), dtype=np.float32)[:, None] / len(matte) - edge) / 0.012))
+    dark *= below  # no shadow on the room behind
+    if view == "wall":
+        behind = cast(matte, Shadow(direction=(180 - turn) % 360, intensity=0.35, pose="hanging"))
+        dark = 1 - (1 - dark) * (1 - behind * (1 - below))
+    return dark.astype(np.float32)
+
+
+def ground(surface: Surface, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
+    """As ``background``, of a surface and without the shadow."""
+    made = _drawn(surface, rgb, matte, seed)
+    return made if surface.is_blank else surfaces.with_grain(made, seed + 11, _missing_grain(rgb, matte))
+
+
+def _drawn(surface: Surface, rgb: np.ndarray, matte: np.ndarray, seed: int) -> np.ndarray:
+    return surfaces.render(surface, matte.shape[::-1], seed, light_side(rgb, matte), _edge(matte, seed))
+
+
+def _edge(matte: np.ndarray, seed: int) -> float:
+    """Where the ground ends behind the subject, not always at the same height."""
+    edge = standing(matte).edge
+    return edge + (0.05 * float(np.random.default_rng([seed, 3]).uniform()) - 0.025) * (edge > 0.2)
+
+
+def _missing_grain(rgb: np.ndarray, matte: np.ndarray) -> float:
+    """Standard deviation of the grain that a drawn surface lacks beside the subject's."""
+    return math.sqrt(max(0.0, estimate_grain(rgb, matte) ** 2 - 0.004**2))
 
 
 def fill(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -11,13 +11,19 @@ from photofound.edits import masks, matting
 from photofound.edits.masks import Segmenter
 from photofound.image import Picture
 
+OUTLINE = 768  # long side in pixels at which the outline of what was found is refined, in a third of a second
 
-def find(picture: Picture, subject: Any = None, segment: Segmenter | None = None) -> tuple[Picture, np.ndarray]:
+
+def find(
+    picture: Picture, subject: Any = None, segment: Segmenter | None = None, refine: bool = False
+) -> tuple[Picture, np.ndarray]:
     """The picture with the subject's own colours along its soft edge, and the matte.
 
     Args:
         subject: a mask, anything that ``photofound.image.load_mask`` takes; None = the picture's alpha, or else what
             ``segment`` finds (None: GrabCut).
+        refine: follow the photograph's own edges where the subject had to be found, unless the segmenter says that its
+            edges are ``fine``.
 
     Returns:
         The picture, changed only where the matte is soft, and the matte (H, W) float32 in [0, 1], 1 = subject.
@@ -25,7 +31,7 @@ def find(picture: Picture, subject: Any = None, segment: Segmenter | None = None
     Raises ValueError where nothing or everything is the subject.
     """
     mask = None if subject is None else images.load_mask(subject, picture.size, "subject", kept=True)
-    matte = matte_of(picture, mask, segment)
+    matte = matte_of(picture, mask, segment, refine)
     edges = matte if mask is None else mask
     soft = (edges > 0) & (edges < 1)
     if soft.any() and (mask is not None or not is_cut_out(picture)):
@@ -34,7 +40,9 @@ def find(picture: Picture, subject: Any = None, segment: Segmenter | None = None
     return picture, matte
 
 
-def matte_of(picture: Picture, mask: np.ndarray | None = None, segment: Segmenter | None = None) -> np.ndarray:
+def matte_of(
+    picture: Picture, mask: np.ndarray | None = None, segment: Segmenter | None = None, refine: bool = False
+) -> np.ndarray:
     """(H, W) float32 in [0, 1], 1 = keep: the given mask (H, W), else the picture's alpha, else what ``segment`` finds
     (None: GrabCut). Of a mask and an alpha below it, alpha counts: what it hides is no part of the subject.
 
@@ -50,7 +58,11 @@ def matte_of(picture: Picture, mask: np.ndarray | None = None, segment: Segmente
     elif alpha is not None and is_cut_out(picture):
         matte = alpha
     else:
-        matte = masks.cut_out(picture.rgb(), segment or masks.grabcut)
+        rgb = picture.rgb()
+        matte = masks.cut_out(rgb, segment or masks.grabcut)
+        if refine and not getattr(segment, "fine", False):
+            rough = matte
+            matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough, OUTLINE, soft=False))
     images.require_hole(matte, "subject", white="kept")
     return matte
 

@@ -51,6 +51,7 @@ SPELLINGS = {
         "one length like 40 or 10%, or one for each side: top,right,bottom,left",
     ),
     "fit": (r"contain|cover|none|[0-9]{1,4}(\.[0-9]{1,9})?%", "contain, cover, none, or a scale like 80%"),
+    "preset": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "the name of a preset, like amazon-main"),
     "background": (r"(?s:.*)", "a colour like #ffffff, a surface like wood:brown, blur or transparent"),
     "flag": (r"(?i:true|false|yes|no|on|off|1|0)", "yes or no"),
     "segmenter": (r"[^\0-\x1f]{1,300}", "the name of a segmenter"),
@@ -84,8 +85,8 @@ class Input:
     Attributes:
         name: the pipeline's argument.
         kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
-            (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``fit``, ``background``
-            (text that is never a file's name, but on the command line and in Python), ``flag`` (yes or no),
+            (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``fit``, ``flag`` (yes
+            or no), ``background`` and ``preset`` (text; on the command line and in Python a file's name, too),
             ``segmenter`` (what finds subjects, by name), ``points`` (``"320,240 10,20,0"``),
             ``folder`` (of this machine: on the command line and in Python alone).
         help: one line for people.
@@ -132,11 +133,11 @@ SUBJECT_INPUTS = (
 """What every task asks that finds a subject. The pipeline makes the ``segment`` of it that ``prepare`` takes."""
 
 
-def names_file(background: str) -> bool:
-    """Whether a ``background`` names a file of this machine: it has the suffix of a picture. A server never asks."""
+def names_file(kind: str, text: str) -> bool:
+    """Whether an input that may be a file of this machine is one, by its suffix. A server never asks."""
     from photofound.image import READABLE_SUFFIXES
 
-    return Path(background).suffix.lower() in READABLE_SUFFIXES
+    return Path(text).suffix.lower() in {"background": READABLE_SUFFIXES, "preset": (".yaml", ".yml")}.get(kind, ())
 
 
 def check_text(name: str, text: str) -> None:
@@ -241,7 +242,10 @@ class Task(ABC):
         needs_others: whether ``compose`` wants other photographs.
         wants_segmenter: whether ``prepare`` takes ``segment``, a ``segmenter.Search``, which finds the subject of
             (H, W, 3) float32 in [0, 1]. Such a task also asks for ``SUBJECT_INPUTS``, from which the search is made.
-        generates: whether results hold pixels that a model has painted, and so are marked (``provenance``).
+        generates: whether results may hold pixels that a model has painted (``Picture.generated``), and so are marked
+            (``provenance``).
+        rare: names of inputs for the few who look for them: a page folds them away.
+        needs_network: whether a network makes its results; without, every model offers it.
         instructs: whether its prompt is an instruction, which few models follow.
         takes_picture: whether it works on a photograph; if not, ``prepare`` is given None, and the task asks for a
             ``size``.
@@ -259,6 +263,8 @@ class Task(ABC):
     wants_segmenter: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     takes_picture: ClassVar[bool] = True
+    rare: ClassVar[frozenset[str]] = frozenset()
+    needs_network: ClassVar[bool] = True
     instructs: ClassVar[bool] = False
     alpha: ClassVar[bool] = False
     regression: ClassVar[bool] = False
@@ -302,6 +308,18 @@ class Task(ABC):
         changes the size, or takes no picture, overrides this."""
         size: tuple[int, int] = picture.size
         return size
+
+    def result_alpha(self, **inputs: Any) -> bool:
+        """Whether the result has an alpha channel; ``inputs`` as for ``prepare``, before anything is read."""
+        return self.alpha
+
+    def result_format(self, **inputs: Any) -> str | None:
+        """Pillow's name of the format that a result gets where nobody names one; None = the photograph's."""
+        return None
+
+    def faults(self, path: Path, **inputs: Any) -> list[str]:
+        """What is wrong with a file that was written, by the rules that ``inputs`` name; one line each."""
+        return []
 
     def run(
         self,

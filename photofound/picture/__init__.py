@@ -13,6 +13,7 @@ Each file imports only files above it:
     colour      native colours <-> sRGB
     png         a PNG's chunks that are not pixels
     jpeg        a JPEG's quantisation tables and subsampling, kept when it is written again
+    white       white that stays exactly white in a JPEG
     reading     opening a file, and what Pillow leaves out
     picture     Picture: loading, compositing, resizing
     encode      writing: formats, 16 bits, checks of the output

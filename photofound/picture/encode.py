@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from photofound import files
 from photofound.errors import first_line
-from photofound.picture import arrays, colour, metadata
+from photofound.picture import arrays, colour, metadata, white
 from photofound.picture.formats import HOLDS_16_BIT, HOLDS_ALPHA, LONGEST_SIDE, SUFFIXES, suffix_of, writable_names
 from photofound.picture.picture import Picture
 
@@ -164,6 +164,8 @@ def encode(picture: Picture, format: str, quality: int | None = None) -> bytes:
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         size = f"{picture.width}x{picture.height}"
         raise ValueError(f"cannot write a {size} image as {format} ({first_line(error)}); try PNG") from error
+    if format == "JPEG" and picture.keep_white and not picture.is_grey:
+        return white.restored(stream.getvalue(), (picture.pixels == picture.depth).all(2))
     return _with_colour_chunks(stream.getvalue(), picture) if format == "PNG" else stream.getvalue()
 
 
@@ -177,6 +179,8 @@ def _compression(picture: Picture, format: str, quality: int | None) -> tuple[Im
     options: dict[str, Any] = {}
     if format == "JPEG":
         options = {"quality": quality, "subsampling": "4:4:4", "optimize": True}
+        if picture.keep_white:
+            options = {"qtables": white.tables(quality), "subsampling": "4:4:4"}
     elif format == "WEBP":
         options = {"lossless": picture.lossless, "quality": 80 if picture.lossless else quality, "exact": True}
     elif format == "AVIF":  # at Pillow's own speed of 6, twelve megapixels take more than a minute

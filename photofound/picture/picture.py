@@ -43,6 +43,8 @@ class Picture:
     xmp: bytes | None = field(default=None, repr=False)  # UTF-8, orientation 1
     jpeg: JpegSource | None = field(default=None, repr=False)  # how a JPEG was compressed
     colour: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # a PNG's chunks about its colours
+    generated: bool = True  # of an edit's result: whether a model has painted a part of it
+    keep_white: bool = False  # in a JPEG, too, white stays exactly white: what marketplaces ask of a background
     note: str = ""  # an edit's description of its result; `provenance.mark` writes it into the metadata
     recipe: str = ""  # how a result was made, as JSON (`photofound.edits.recipe`); `provenance.mark` writes it, too
 
@@ -199,7 +201,7 @@ class Picture:
         rgb, keep = rgb[rows, columns], keep[rows, columns, None]
         pixels = base.pixels.copy()
         window = pixels[at[1] :, at[0] :][rows, columns]
-        window[...] = _mix(window, base._native(rgb), keep, base.depth, base.has_alpha, opaque)
+        window[...] = _mix(window, base.native(rgb), keep, base.depth, base.has_alpha, opaque)
         return dataclasses.replace(base, pixels=pixels)
 
     def with_alpha(self, alpha: np.ndarray) -> Picture:
@@ -208,6 +210,14 @@ class Picture:
         base = self._without_alpha().in_colour()
         alpha = np.rint(alpha * base.depth).astype(base.pixels.dtype)[..., None]
         return dataclasses.replace(base, pixels=np.concatenate([base.pixels * (alpha > 0), alpha], axis=2))
+
+    def in_srgb(self) -> Picture:
+        """This picture with its colours converted to sRGB, without a profile; itself where they are sRGB already."""
+        if colour.profile_mode(self.icc_profile, self.is_grey) is None:
+            return dataclasses.replace(self, icc_profile=None) if self.icc_profile else self
+        values = np.rint(colour.to_srgb(self.colours, self.icc_profile) * self.depth).astype(self.pixels.dtype)
+        pixels = np.concatenate([values, self.pixels[..., -1:]], 2) if self.has_alpha else values
+        return dataclasses.replace(self, pixels=pixels, icc_profile=None, colour=())
 
     def extend(self, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0) -> Picture:
         """A canvas larger by these margins in pixels; the picture lies on it exactly, the rest is black and opaque."""
@@ -221,7 +231,7 @@ class Picture:
         if self.has_alpha:
             pixels[..., -1] = self.depth
         pixels[top : top + self.height, left : left + self.width] = self.pixels
-        return self._moved(pixels)
+        return self.moved(pixels)
 
     def crop(self, box: tuple[int, int, int, int]) -> Picture:
         """The part within (left, top, right, bottom); a view, no pixels are copied."""
@@ -243,9 +253,9 @@ class Picture:
         bounds.check_size(size, "the resized image", None)
         shrinks = size[0] < self.width or size[1] < self.height
         pixels = cv2.resize(self.revealed().pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        return self._moved(pixels.reshape(size[1], size[0], -1))
+        return self.moved(pixels.reshape(size[1], size[0], -1))
 
-    def _moved(self, pixels: np.ndarray) -> Picture:
+    def moved(self, pixels: np.ndarray) -> Picture:
         """This picture with pixels at other places, without the metadata that name places by pixels."""
         exif = metadata.exif_without(self.exif, metadata.EXIF_PLACES)
         return dataclasses.replace(self, pixels=pixels, exif=exif, xmp=metadata.without_stale(self.xmp, moved=True))
@@ -255,7 +265,7 @@ class Picture:
         exif, xmp = metadata.exif_without(self.exif, (metadata.GPS,)), metadata.xmp_without_location(self.xmp)
         return dataclasses.replace(self, exif=exif, xmp=xmp)
 
-    def _native(self, rgb: np.ndarray) -> np.ndarray:
+    def native(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) sRGB, clipped to [0, 1] -> (h, w, 1 or 3) float32 native values, unrounded; inverts `rgb`."""
         return colour.from_srgb(rgb, self.icc_profile, self.is_grey, self.pixels.dtype)
 
@@ -433,4 +443,4 @@ def _from_pil(image: Image.Image, name: str, pixels: np.ndarray | None = None) -
         dpi=dpi,
         xmp=xmp,
     )
-    return turned if orientation == 1 else turned._moved(turned.pixels)
+    return turned if orientation == 1 else turned.moved(turned.pixels)

@@ -38,18 +38,15 @@ _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 def mark(picture: Picture, whole: bool = False, generated: bool = True) -> Picture:
     """The picture with the mark in its metadata: a part of it was generated, or the ``whole``. Its pixels are the same.
-    If nothing was ``generated``, as in a cut-out, they say only how it was made.
+    If nothing was ``generated``, as in a cut-out or a packshot (``Picture.generated``), they say only how it was made.
 
     If its metadata say that all of it was generated, they still do. XMP that cannot be read is replaced, with a
     warning.
     """
-    document = _parsed(picture.xmp)
-    if document is None:
-        if picture.xmp:
-            warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=2)
-        document = minidom.parseString(_EMPTY.encode())
+    document = _readable(picture)
     kind = GENERATED if whole or _value(document, "DigitalSourceType") == GENERATED else COMPOSITE
     properties: dict[str, str] = {}
+    generated = generated and picture.generated
     if generated:
         properties = {"DigitalSourceType": kind, "AISystemUsed": "photofound", "AISystemVersionUsed": __version__}
     if generated and picture.note:
@@ -66,14 +63,24 @@ def mark(picture: Picture, whole: bool = False, generated: bool = True) -> Pictu
         ours = description.appendChild(_element(document, _OURS, "photofound:Recipe"))
         ours.setAttribute("xmlns:photofound", _OURS)
         ours.appendChild(document.createTextNode(picture.recipe))
-    _history(document, description).appendChild(_event(document))
-    return dataclasses.replace(picture, xmp=_to_bytes(document))
+    _history(document, description).appendChild(_event(document, "" if generated else picture.note))
+    return dataclasses.replace(picture, xmp=_written(document))
 
 
 def source_type(picture: Picture) -> str | None:
     """The digital source type in a picture's metadata, such as ``COMPOSITE``; None if there is none."""
     document = _parsed(picture.xmp)
     return None if document is None else _value(document, "DigitalSourceType")
+
+
+def _readable(picture: Picture) -> minidom.Document:
+    """The picture's XMP, or a new one in place of none and of what cannot be read."""
+    document = _parsed(picture.xmp)
+    if document is None:
+        if picture.xmp:
+            warnings.warn("the picture's XMP is no clean XML and was replaced by the mark", stacklevel=3)
+        document = minidom.parseString(_EMPTY.encode())
+    return document
 
 
 def recipe(source: Any) -> dict[str, Any] | None:
@@ -92,10 +99,10 @@ def without_recipe(picture: Picture) -> Picture:
     if not picture.xmp or _OURS.encode() not in picture.xmp or (document := _parsed(picture.xmp)) is None:
         return picture
     _remove(document, _OURS, "Recipe")
-    return dataclasses.replace(picture, xmp=_to_bytes(document))
+    return dataclasses.replace(picture, xmp=_written(document))
 
 
-def _to_bytes(document: minidom.Document) -> bytes:
+def _written(document: minidom.Document) -> bytes:
     return "".join(node.toxml() for node in document.childNodes).encode()
 
 
@@ -169,13 +176,14 @@ def _history(document: minidom.Document, description: minidom.Element) -> minido
     return history.appendChild(_element(document, _RDF, "rdf:Seq"))
 
 
-def _event(document: minidom.Document) -> minidom.Element:
+def _event(document: minidom.Document, note: str = "") -> minidom.Element:
     """An entry of the history. It has no time, so that the same edit gives the same file."""
     event = _element(document, _RDF, "rdf:li")
     event.setAttribute("xmlns:rdf", _RDF)
     event.setAttribute("xmlns:stEvt", _EVENT)
     event.setAttributeNS(_RDF, "rdf:parseType", "Resource")
-    for name, value in (("action", "edited"), ("softwareAgent", f"photofound {__version__}")):
+    values = {"action": "edited", "softwareAgent": f"photofound {__version__}", "parameters": note}
+    for name, value in ((name, value) for name, value in values.items() if value):
         event.appendChild(_element(document, _EVENT, f"stEvt:{name}")).appendChild(document.createTextNode(value))
     return event
 

@@ -90,7 +90,7 @@ class PictureCodec:
         format cannot hold. The key stays in this process: those that read strangers' files never see it."""
         told = mark, whole, generated
         data = await self._run(self._files.write, result, format, self.config.edit_seconds, *told, warn)
-        if self._signer is None or not (mark and generated):
+        if self._signer is None or not (mark and generated and result.generated):
             return data
         if photograph is not None:
             await photograph.seek(0)

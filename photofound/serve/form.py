@@ -19,7 +19,7 @@ from photofound.serve.config import ServeConfig
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
 _EXAMPLES = {
     "length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table", "share": "25%", "sides": "10%",
-    "fit": "contain", "background": "#ffffff", "points": "320,240",
+    "fit": "contain", "background": "#ffffff", "preset": "amazon-main", "points": "320,240",
 }  # fmt: skip
 _LONGEST = {"points": 1500}  # characters of what is written; of other kinds 40
 

@@ -106,7 +106,8 @@ class EditService:
     ) -> str:
         """The answer's format: the wanted one, else the photograph's, or PNG if that cannot hold the result. Raises
         ValueError if the result will be too large for it."""
-        format = image.output_format(photograph, None, wanted, task.alpha)
+        usual, alpha = task.result_format(**inputs), task.result_alpha(**inputs)
+        format = image.output_format(photograph, None, wanted or (image.suffix_of(usual) if usual else None), alpha)
         image.check_side(task.result_size(photograph, **inputs), format)
         return format
 
