@@ -82,15 +82,15 @@ def described(task: Task, segmenters: Sequence[str] = ()) -> dict[str, Any]:
         "changes": None if changes is None else "required" if changes.required else "possible",
         "keeps": any(map(studio.is_subject, masks)),
         "prompt": prompt and {"help": prompt.help, "required": task.instructs or not task.takes_picture},
-        "frame": [_described(each) for each in sides] if framed else None,
-        "fields": [_described(each, segmenters) for each in declared if each.name not in placed],
+        "frame": [_described(task, each) for each in sides] if framed else None,
+        "fields": [_described(task, each, segmenters) for each in declared if each.name not in placed],
         "gallery": task.name == "outpaint",
         "example": sample.caption if sample else None,
         "batch": task.takes_picture and not any(each.required and each.kind == "mask" for each in declared),
     }
 
 
-def _described(each: Input, segmenters: Sequence[str] = ()) -> dict[str, Any]:
+def _described(task: Task, each: Input, segmenters: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "name": each.name,
         "label": _label(each.name),
@@ -99,7 +99,7 @@ def _described(each: Input, segmenters: Sequence[str] = ()) -> dict[str, Any]:
         "default": each.default,
         "choices": list(segmenters if each.kind == "segmenter" else each.choices),
         "finds": each in SUBJECT_INPUTS,
-        "folded": is_folded(each),
+        "folded": is_folded(task, each),
     }
 
 
@@ -107,7 +107,7 @@ def _label(name: str) -> str:
     return name.removesuffix("_image").replace("_", " ").capitalize()
 
 
-def is_folded(each: Input) -> bool:
+def is_folded(task: Task, each: Input) -> bool:
     """Whether an input is for the few who look for it: what the task can do without and says no default of."""
     rare = each.kind in ("int", "size", "share", "sides", "fit", "flag") or each.name in (
         "align",

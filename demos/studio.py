@@ -177,7 +177,7 @@ class Studio:
             elif each.kind == "segmenter" and value not in self.models.segmenters:
                 raise ValueError(f"segmenter: {str(value)[:40]!r} is not offered here; choose one of the list")
             elif each.kind != "flag" or not isinstance(value, bool):
-                value = each.parse(str(value).strip()[:LONGEST])
+                value = each.parse(_no_file(each.name, str(value).strip()[:LONGEST]))
             if value is not None:
                 found[each.name] = value
         return found
@@ -343,6 +343,13 @@ class Studio:
 def declared(task: Task) -> list[Input]:
     """The task's inputs that a page offers, required ones first, then masks."""
     return sorted(offered(task), key=lambda each: (not each.required, each.kind != "mask"))
+
+
+def _no_file(name: str, text: str) -> str:
+    """The text, unless it could be taken for the name of a file of this machine, as some inputs are in Python."""
+    if Path(text).suffix.lower() in (*image.READABLE_SUFFIXES, ".yaml", ".yml"):
+        raise ValueError(f"{name}: {text[:40]!r} names a file, and none of this server is read; upload it instead")
+    return text
 
 
 def _told(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

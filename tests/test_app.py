@@ -43,6 +43,7 @@ RETOUCH = """
             Input("left", "length", "pixels", default=0),
             Input("aspect", "aspect", "W:H"),
             Input("size", "size", "WxH"),
+            Input("ground", "background", "what lies behind"),
             Input("prompt", "text", "what to paint", default=""),
         )
 
@@ -145,7 +146,9 @@ def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, w
     shown = offers.described(page.tasks[-1])
     assert shown["title"] == "Retouch" and shown["changes"] == "required" and shown["frame"] is None
     kinds = {each["name"]: each["kind"] for each in shown["fields"]}
-    assert kinds == {"style_image": "image", "amount": "int", "left": "length", "aspect": "aspect", "size": "size"}
+    assert kinds == {"style_image": "image", "amount": "int", "left": "length", "aspect": "aspect", "size": "size"} | {
+        "ground": "background"
+    }
     assert "task 'broken' is not on the page: half a file" in capsys.readouterr().err
 
 
@@ -619,6 +622,14 @@ def test_no_file_is_read_that_was_not_uploaded(page, work, photograph, tmp_path,
     desk = own.desks.put(work.open(photograph))
     sent = {"token": desk.token, "task": "outpaint", "inputs": {"reference": {"path": str(photograph)}}}
     assert "was not uploaded here" in calls.answered(own.run, sent | {"id": desk.photo.id})["error"]
+
+
+def test_a_background_in_words_is_no_file_of_the_server(extra_task, work, photograph):
+    desk, task = work.open(photograph), get_task("retouch")
+    assert work.inputs(desk, task, {"ground": "wood:brown"}) == {"ground": "wood:brown"}
+    for name in (str(photograph), "secret.png", "../rules.yaml"):
+        with pytest.raises(ValueError, match="names a file, and none of this server is read"):
+            work.inputs(desk, task, {"ground": name})
 
 
 @pytest.mark.parametrize(

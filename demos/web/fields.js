@@ -18,7 +18,7 @@ function makeField(input, value, {t, changed, upload, swatches}) {
   const now = value === undefined || value === null ? input.default : value;
   const help = t(input.help), id = `field-${input.name}`;
   const label = makeElement('span', {text: t(input.label)});
-  if (input.kind === 'flag') {
+  if (input.kind === 'flag' && input.default !== null) {
     const box = makeElement('input', {type: 'checkbox', id, checked: Boolean(now)});
     box.addEventListener('change', () => changed(box.checked));
     return makeElement('label', {class: 'check', title: help}, box, label);
@@ -34,13 +34,14 @@ function makeField(input, value, {t, changed, upload, swatches}) {
     return group;
   }
   let control;
-  if (input.choices.length) {
+  const choices = input.kind === 'flag' ? ['yes', 'no'] : input.choices; // of three: as usual, yes, no
+  if (choices.length) {
     control = makeElement('select', {id});
     if (input.default === null) control.append(makeElement('option', {value: '', text: t('as usual')}));
-    for (const choice of input.choices) control.append(makeElement('option', {value: String(choice), text: t(String(choice))}));
+    for (const choice of choices) control.append(makeElement('option', {value: String(choice), text: t(String(choice))}));
     control.value = now === null ? '' : String(now);
     control.addEventListener('change', () => {
-      changed(input.choices.find((choice) => String(choice) === control.value) ?? '');
+      changed(choices.find((choice) => String(choice) === control.value) ?? '');
     });
   } else if (input.kind === 'int') {
     control = makeElement('input', {type: 'number', step: '1', id, value: now === null ? '' : String(now), placeholder: t('as usual')});
