@@ -19,7 +19,7 @@ from photofound import image
 from photofound.demos import batch, offers, samples, studio
 from photofound.demos.desk import Desk, Desks, Form, Shot
 from photofound.demos.marks import marked, marks_url, picture_url
-from photofound.demos.preview import file_line, size_line
+from photofound.demos.preview import file_line, kept_preview, size_line
 from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Task, get_task
@@ -27,6 +27,7 @@ from photofound.image import Picture
 from photofound.notices import warnings_to
 
 EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)  # what a visitor may do wrong, not bugs
+VIEW = 420  # longest side of the picture of what is kept
 NO_PHOTOGRAPH = "there is no photograph yet; open one first"
 Data = Mapping[str, Any]
 Warn = Callable[[str], None]
@@ -153,10 +154,12 @@ class Calls:
         return {"id": desk.photo.id, "mask": None if small is None else marks_url(small)}
 
     def desk_check(self, data: Data, warn: Warn) -> dict[str, Any]:
-        """What a run would keep and how large its result becomes, in one line."""
+        """What a run would keep and how large its result becomes, in one line, and with ``view`` as a picture, too."""
         desk, task = self.desk(data), self.task(data)
         job = self.work.prepare(desk, task, self.inputs(data, desk, task))
-        return {"line": size_line(desk, job)}
+        shown = bool(data.get("view")) and job is not None and job.keep.any()
+        view = picture_url(kept_preview(job, VIEW)) if shown and job is not None else None
+        return {"line": size_line(desk, job), "view": view}
 
     def desk_progress(self, data: Data, warn: Warn) -> dict[str, Any]:
         """How far the visitor's run has come; it also says that the visitor is still there."""

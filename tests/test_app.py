@@ -506,9 +506,11 @@ def test_a_picture_is_made_without_a_photograph(work):
 
 def test_a_result_of_another_size_is_compared_with_the_photograph_on_chequers(page, photograph):
     state = open_file(page, photograph)
-    line = ask(page, "desk_check", state, task="expand", inputs={"aspect": "1:1", "size": "", "left": 0})["line"]
+    told = ask(page, "desk_check", state, task="expand", inputs={"aspect": "1:1", "size": "", "left": 0}, view=True)
+    assert told["view"].startswith("data:image/jpeg;base64,")
+    line = told["line"]
     assert line == "72 × 48 → 72 × 72 · 67% kept bit for bit"
-    assert ask(page, "desk_check", state, task="expand", inputs={})["line"] == "72 × 48"
+    assert ask(page, "desk_check", state, task="expand", inputs={}) == {"line": "72 × 48", "view": None, "warnings": []}
     made = run(page, state, "expand", inputs={"aspect": "1:1"})
     view = page.calls.desks.get(made["token"]).shot.before
     assert view.shape == (72, 72, 3) and (view[12:60] == pixels()).all() and set(np.unique(view[:12])) == {204, 235}

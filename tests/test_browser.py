@@ -268,6 +268,8 @@ def test_the_cut_out_can_be_corrected(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "cup.png")
     share = float((get_task("outpaint").prepare(image.load(tmp_path / "cup.png")).keep == 1).mean())
+    page.get_by_text("What is kept exactly").click()
+    page.locator("[data-kept]").wait_for()
     whole = page.locator("[data-line]").get_by_text(f"161 × 121 · {share:.0%} kept bit for bit")
     whole.wait_for()
     page.locator("[data-tool=eraser]").click()

@@ -231,8 +231,11 @@ function changed() {
   changed.timer = setTimeout(async () => {
     if (!now.id || preparing || running) return;
     const mine = ++changed.count;
-    const answer = await server.desk_check(form()).catch(() => null);
-    if (answer && mine === changed.count) find('[data-line]').textContent = t(answer.line || '');
+    const answer = await server.desk_check({...form(), view: part('kept').open}).catch(() => null);
+    if (!answer || mine !== changed.count) return;
+    find('[data-line]').textContent = t(answer.line || '');
+    find('[data-kept]').hidden = !answer.view;
+    if (answer.view) find('[data-kept]').src = answer.view;
   }, 250);
 }
 changed.count = 0;
@@ -655,6 +658,8 @@ for (const format of ['', ...props.formats])
 for (const model of props.models) find('#bench-models').append(makeElement('option', {value: model}));
 for (const lora of ['', ...props.loras]) find('[data-set="lora"]').append(makeElement('option', {value: lora, text: lora || t('none')}));
 find('[data-loras]').hidden = !props.loras.length;
+find('[data-kept]').alt = t(find('[data-kept]').alt);
+part('kept').addEventListener('toggle', () => { if (part('kept').open) changed(); });
 part('samples').hidden = !props.shelf.length;
 part('samples').open = window.innerWidth > 900;
 props.shelf.forEach((sample, index) => {
