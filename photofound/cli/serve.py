@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, count, file_name, number, port
@@ -26,7 +28,7 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"serve needs {error.name}; pip install 'photofound[serve]'") from None
 
     signing(args)  # a bad certificate is told before the model is loaded
-    config = _config(args, read_keys(args.api_key_file))
+    config = _config(args, read_keys(args.api_key_file), _jobs_file(args))
     with listen(args.host, args.port) as listener:
         pipe = load_pipeline(args) if args.upstream is None else _upstream(args)
         host, port = listener.getsockname()[:2]
@@ -53,7 +55,26 @@ def _upstream(args: argparse.Namespace) -> Any:
     return upstream.UpstreamPipeline(upstream.Upstream(args.upstream, key, **given, max_pixels=args.max_pixels))
 
 
-def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
+def _jobs_file(args: argparse.Namespace) -> str:
+    """Where jobs are kept: what was said, or a file of this user for each port; with any port, or where nothing can be
+    written, in memory."""
+    if args.jobs_file is not None:
+        return str(args.jobs_file)
+    if args.port == 0:
+        return ":memory:"
+    state = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.local/state"
+    folder = Path(state).expanduser() / "photofound"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / f"jobs-{args.port}.sqlite"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # others must not read the photographs in it
+        return str(path)
+    except OSError as error:
+        say(f"warning: jobs are lost when the server ends ({error.strerror}: {folder}); see --jobs-file")
+        return ":memory:"
+
+
+def _config(args: argparse.Namespace, keys: tuple[str, ...], jobs: str) -> ServeConfig:
     gateway = args.upstream is not None
     if gateway and args.model is not None:
         raise ValueError("--upstream: another server paints, so --model has nothing to do; leave one of them out")
@@ -68,6 +89,11 @@ def _config(args: argparse.Namespace, keys: tuple[str, ...]) -> ServeConfig:
         max_uploads=args.max_upload_megabytes * 2**20,
         read_seconds=args.read_seconds,
         edit_seconds=args.edit_seconds,
+        jobs=jobs,
+        job_seconds=args.job_hours * 3600,
+        job_bytes=args.job_megabytes * 2**20,
+        callbacks=tuple(args.allow_callback),
+        callback_key=next(iter(read_keys(args.callback_key_file, "PHOTOFOUND_CALLBACK_KEY")), ""),
         formats=tuple(name.strip().upper() for name in args.formats.split(",")),
         segmenters=tuple(args.segmenter),
         keys=keys,
@@ -98,6 +124,7 @@ def serve_parser() -> Parser:
     parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)
     _add_upstream(parser)
     _add_work(parser, default)
+    _add_jobs(parser, default)
     _add_limits(parser, default)
     return parser
 
@@ -148,6 +175,19 @@ def _add_work(parser: Parser, default: ServeConfig) -> None:
     add("--batch", type=count, default=default.batch, metavar="N", help=batch)
     wait = "how long the first request of a batch waits for others, in milliseconds; default: %(default)s"
     add("--window", type=number, default=default.window * 1000, metavar="MS", help=wait)
+
+
+def _add_jobs(parser: Parser, default: ServeConfig) -> None:
+    add = parser.add_argument_group("jobs (POST /v1/jobs/TASK)").add_argument
+    where = "file that they are kept in; default: jobs-PORT.sqlite in ~/.local/state/photofound"
+    add("--jobs-file", type=file_name, metavar="FILE", help=where)
+    add("--job-hours", type=number, default=24.0, metavar="H", help="how long a result is kept; default: %(default)s")
+    size = "size of all pictures of jobs together; default: %(default)s"
+    add("--job-megabytes", type=count, default=default.job_bytes // 2**20, metavar="N", help=size)
+    may = "what the URL of a callback may begin with, like https://shop.example/hooks; may be repeated; default: none"
+    add("--allow-callback", action="append", default=[], metavar="URL", help=may)
+    key = "file with the key that callbacks are signed with; default: the key in $PHOTOFOUND_CALLBACK_KEY"
+    add("--callback-key-file", type=file_name, metavar="FILE", help=key)
 
 
 def _add_limits(parser: Parser, default: ServeConfig) -> None:

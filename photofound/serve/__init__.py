@@ -18,6 +18,8 @@ Each file imports only files above it:
     openapi      /openapi.json and /docs
     openai       OpenAI's images API
     iopaint      IOPaint's /api/v1/inpaint
+    store        jobs in an SQLite file
+    jobs         POST /v1/jobs/TASK: edits to come back for, and callbacks
     home         GET /, for people and for programs
     app          the application
     cluster      the server on a Ray cluster

@@ -36,6 +36,7 @@ from photofound.serve.errors import add_error_handlers
 from photofound.serve.gate import Gate
 from photofound.serve.home import add_home
 from photofound.serve.iopaint import add_iopaint_api
+from photofound.serve.jobs import Jobs, add_jobs
 from photofound.serve.metrics import Metrics
 from photofound.serve.openai import add_images_api
 from photofound.serve.openapi import (
@@ -76,11 +77,16 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     tasks = _tasks_of(pipe)
     queue, codec = EditQueue(pipe, config, Metrics(model_name(pipe))), PictureCodec(config)
     service = EditService(queue, codec, config, tasks)
+    jobs = Jobs(service, config) if config.jobs else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         queue.start()
+        if jobs is not None:
+            jobs.start()
         yield
+        if jobs is not None:
+            await jobs.stop()
         await asyncio.get_running_loop().run_in_executor(None, queue.close)
         codec.close()
 
@@ -95,6 +101,8 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     app.state.queue, app.state.close_at_once = queue, codec.close
     forms = {f"/v1/{task.name}" for task in tasks if task.takes_picture}
     doors = {f"/v1/{task.name}": task.name for task in tasks} | CLIENTS
+    doors |= {f"/v1/jobs/{task.name}": f"jobs/{task.name}" for task in tasks if jobs is not None}
+    forms |= {f"/v1/jobs/{task.name}" for task in tasks if task.takes_picture}
     app.add_middleware(Gate, queue=queue, config=config, doors=doors, forms=forms)
     if config.origins:
         _allow_origins(app, config.origins)
@@ -116,6 +124,8 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
         )(endpoint(task, service))
     add_images_api(app, service, secured)
     add_iopaint_api(app, service, secured)
+    if jobs is not None:
+        add_jobs(app, jobs, secured)
     add_home(app, queue.metrics.model)
     _add_information(app, queue, tasks, secured)
     add_documentation(app)
@@ -136,9 +146,9 @@ def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "X-API-Key"],
-        expose_headers=["Content-Disposition", "Retry-After", "Server-Timing", "X-Photofound-Note"],
+        expose_headers=["Content-Disposition", "Location", "Retry-After", "Server-Timing", "X-Photofound-Note"],
         max_age=3600,
     )
 

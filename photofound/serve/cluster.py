@@ -97,4 +97,5 @@ def replica(wanted: ClusterConfig) -> FastAPI:
     device = "cuda" if torch.cuda.is_available() else "cpu"  # a replica sees only its own GPUs
     pipe = EditPipeline.from_pretrained(wanted.model, torch_dtype=fast_dtype(device)).to(device)
     keys = read_keys(wanted.api_key_file) or wanted.server.keys
-    return create_app(pipe, replace(wanted.server, keys=keys))
+    # Another replica would not know a job of this one.
+    return create_app(pipe, replace(wanted.server, keys=keys, jobs=""))

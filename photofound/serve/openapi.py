@@ -64,6 +64,7 @@ ERRORS = {
 TAGS = (
     ("edits", "send a photograph and what to do with it, receive the edited photograph"),
     ("images", "the same for clients of other servers: OpenAI's images API, IOPaint"),
+    ("jobs", "edits to come back for"),
     ("server", "the tasks, and the state of the server"),
 )
 
