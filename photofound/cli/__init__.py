@@ -25,6 +25,7 @@ Each file imports only files above it:
     page        the report of a run over a folder
     run         photofound run
     serve       photofound serve
+    mcp         photofound mcp
     completion  photofound completion
     commands    the other commands
     dispatch    which command it is; errors as one line and a status

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, proof, run, serve
+from photofound.cli import completion, mcp, proof, run, serve
 from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate, unknown
 from photofound.cli.console import say
 from photofound.cli.model import optimize, quiet_libraries
@@ -247,8 +247,8 @@ def _completion(argv: list[str]) -> int:
     parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
     parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
     parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
-    parsers["check"] = _check_parser()
-    parsers |= {"serve": serve.serve_parser(), "eval": evaluate.parser(), "convert": _convert_parser()}
+    parsers |= {"serve": serve.serve_parser(), "mcp": mcp.mcp_parser(), "check": _check_parser()}
+    parsers |= {"eval": evaluate.parser(), "convert": _convert_parser()}
     return completion.run(argv, parsers)
 
 
@@ -268,6 +268,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),
+    "mcp": (mcp.run, mcp.SUMMARY),
     "eval": (_eval, "judge models and other methods on photographs, and write a report"),
     "check": (_check, "say what a marketplace would refuse of a picture"),
     "completion": (_completion, completion.SUMMARY),

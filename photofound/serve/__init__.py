@@ -22,6 +22,7 @@ Each file imports only files above it:
     jobs         POST /v1/jobs/TASK: edits to come back for, and callbacks
     home         GET /, for people and for programs
     app          the application
+    mcp          the edits as tools for assistants
     cluster      the server on a Ray cluster
 """
 
