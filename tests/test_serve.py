@@ -793,7 +793,7 @@ def test_generators_of_clients_understand_the_description(pipe):
         "list_models",
         "show_model",
         "iopaint_inpaint",
-"packshot",
+        "packshot",
         *(f"job_{task}" for task in (*NEEDS, "generate", "cutout", "packshot")),
         "show_job",
         "job_result",
