@@ -235,6 +235,8 @@ class Calls:
             line += f". {in_words(lost)}"
         if path.suffix in (".jpg", ".jpeg") or (path.suffix == ".webp" and not desk.photo.picture.lossless):
             line += ". This format rounds every pixel; choose PNG to have the kept ones bit for bit."
+        if desk.shot.task:
+            line += "".join(f". {fault}" for fault in get_task(desk.shot.task).faults(path, **desk.shot.inputs))
         return {"what": "download", "line": line, "name": path.name}, path
 
     # ---------------------------------------------------------------------------------------------- what is sent here

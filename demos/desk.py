@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Shot:
         report: one line about the run.
         before: (h, w, 3) uint8, what a result of another size is compared with; None = its parent, or nothing.
         generated: whether a model has painted a part of it.
+        format: Pillow's name of the format that the edit's settings ask for; None = the photograph's.
+        inputs: what was asked for in words, for rules that a file is held to (``Task.faults``).
     """
 
     photo: Photo
@@ -73,6 +75,8 @@ class Shot:
     report: str = ""
     before: np.ndarray | None = None
     generated: bool = False
+    format: str | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from photofound.demos import samples, studio
 from photofound.demos.marks import picture_url
+from photofound.edits import presets
 from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Task, get_task
 from photofound.errors import one_line
 from photofound.image import READABLE_SUFFIXES, Picture
@@ -97,10 +98,17 @@ def _described(task: Task, each: Input, segmenters: Sequence[str] = ()) -> dict[
         "kind": each.kind,
         "help": each.help[:1].upper() + each.help[1:],
         "default": each.default,
-        "choices": list(segmenters if each.kind == "segmenter" else each.choices),
+        "choices": _choices(each, segmenters),
         "finds": each in SUBJECT_INPUTS,
         "folded": is_folded(task, each),
     }
+
+
+def _choices(each: Input, segmenters: Sequence[str]) -> list[Any]:
+    """The only values there are on this page; none where any of the kind will do."""
+    if each.kind == "preset":
+        return presets.names()
+    return list(segmenters if each.kind == "segmenter" else each.choices)
 
 
 def _label(name: str) -> str:
@@ -108,14 +116,10 @@ def _label(name: str) -> str:
 
 
 def is_folded(task: Task, each: Input) -> bool:
-    """Whether an input is for the few who look for it: what the task can do without and says no default of."""
-    rare = each.kind in ("int", "size", "share", "sides", "fit", "flag") or each.name in (
-        "align",
-        "reference_box",
-        "snap",
-    )
-    rare = each.default is None and (rare or each.name.startswith("shadow_"))
-    return not each.required and (rare or each in SUBJECT_INPUTS)
+    """Whether an input is for the few who look for it: as the task says, or else what it can do without and says no
+    default of."""
+    usual = not each.required and each.default is None and each.kind in ("int", "size")
+    return each.name in task.rare or each in SUBJECT_INPUTS or (usual and not task.rare)
 
 
 @cache

@@ -132,7 +132,7 @@ class Studio:
         photograph's own format, or another."""
         picture, folder = desk.photo.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
-        format = _format(picture, format)
+        format = _format(picture, format or desk.shot.format)
         path = folder / f"{desk.photo.name}{image.suffix_of(format)}"
         marked = provenance.mark(picture) if desk.shot.generated else picture
         return image.save(marked, path, format, overwrite=True)
@@ -275,7 +275,11 @@ class Studio:
         progress(0, "waiting for the model")
         with self.stoppable(visitor) as stop, self._model, warnings_to(on_warning):
             job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
-            image.check_fit(desk.photo.picture, _format(job.picture, form.format), job.picture.size)
+            image.check_fit(
+                desk.photo.picture,
+                _format(job.picture, form.format or task.result_format(**request.inputs)),
+                job.picture.size,
+            )
             pipe = self.models.pipeline(task, form.model, form.lora)
             settings = pipe.settings(request)
             steps = max(1, settings[0])
@@ -304,7 +308,9 @@ class Studio:
                 form.seed + i,
                 report_line,
                 before,
-                task.generates or (start_from.generated and task.takes_picture),
+                (task.generates and result.generated) or (start_from.generated and task.takes_picture),
+                task.result_format(**request.inputs),
+                {name: value for name, value in request.inputs.items() if isinstance(value, str)},
             )
             for i, result in enumerate(results)
         ]

@@ -155,7 +155,7 @@ def test_an_extra_task_appears_by_itself_and_a_broken_one_is_named(extra_task, w
 def test_events_of_the_page_are_private_tasks_are_not_and_the_queue_is_bounded(work):
     blocks = app.build(work)
     public = {each.api_name for each in blocks.fns.values() if each.api_visibility == "public"}
-    assert public == {task.name for task in offers.tasks_for([*FIRST])}
+    assert public == {task.name for task in offers.tasks_for([*FIRST, "packshot"])}
     assert blocks._queue.max_size == app.WAITING
     ids = {each.concurrency_id for each in blocks.fns.values() if each.concurrency_limit == 1}
     assert ids == {"model"}
@@ -580,6 +580,21 @@ def test_a_second_background_is_made_of_the_photograph_and_not_of_the_first(page
     chained = ask(page, "desk_start", state)
     run(page, chained, "outpaint", keep=keep, inputs={"prompt": "wood"})
     assert page.calls.desks.get(state["token"]).shot.parent == chained["id"]
+
+
+def test_a_packshot_is_held_to_its_marketplaces_rules(page, photograph):
+    fields = {each["name"]: each for each in offers.described(get_task("packshot"))["fields"]}
+    assert "amazon-main" in fields["preset"]["choices"] and fields["background"]["kind"] == "background"
+    state = open_file(page, photograph)
+    inputs = {"preset": "ebay", "canvas": "96x96", "background": "#ffffff"}
+    assert run(page, state, "packshot", inputs=inputs)["what"] == "run"
+    answer, path = downloaded(page, page.calls.desks.get(state["token"]))
+    assert Image.open(path).size == (96, 96) and "ebay would refuse it" in answer["line"]
+    assert provenance.source_type(image.load(path)) is None  # nothing was generated
+    state = ask(page, "desk_start", state)
+    for background in offers.BACKGROUNDS:
+        checked = ask(page, "desk_check", state, task="packshot", inputs={"background": background[2]})
+        assert "kept bit for bit" in checked.get("line", ""), (background, checked)
 
 
 def test_every_example_can_be_run(page):

@@ -22,7 +22,7 @@ from photofound.edits.task import get_task
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZE = (161, 121)
 SIZES = ((1440, 900, {}), (390, 844, {"is_mobile": True, "has_touch": True}))
-TASKS = ("outpaint", "erase", "inpaint", "expand", "upscale", "cutout", "generate")
+TASKS = ("packshot", "outpaint", "erase", "inpaint", "expand", "upscale", "cutout", "generate")
 PATIENCE = 120_000  # milliseconds; a busy machine is slow, and nothing here measures speed
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -175,7 +175,7 @@ def test_all_tasks_from_upload_to_download(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "cup.png")
     results = {}
-    for task in ("outpaint", "inpaint", "erase", "expand", "upscale", "cutout"):
+    for task in ("packshot", "outpaint", "inpaint", "erase", "expand", "upscale", "cutout"):
         choose(page, task)
         if task == "erase":
             page.get_by_label("Remove as soon as a stroke ends").uncheck()
@@ -193,6 +193,7 @@ def test_all_tasks_from_upload_to_download(visit, tmp_path):
 
     subject = get_task("outpaint").prepare(image.load(tmp_path / "cup.png")).keep == 1
     assert 0.1 < subject.mean() < 0.5
+    assert (results["packshot"][subject] == given[subject]).all() and (results["packshot"][0, 0] == 255).all()
     assert (results["outpaint"][subject] == given[subject]).all() and (results["outpaint"] != given).mean() > 0.3
     for task in ("inpaint", "erase"):
         changed = (results[task] != given).any(axis=2)
@@ -268,6 +269,7 @@ def test_the_cut_out_can_be_corrected(visit, tmp_path):
     page = visit()
     upload(page, tmp_path / "cup.png")
     share = float((get_task("outpaint").prepare(image.load(tmp_path / "cup.png")).keep == 1).mean())
+    choose(page, "outpaint")
     page.get_by_text("What is kept exactly").click()
     page.locator("[data-kept]").wait_for()
     whole = page.locator("[data-line]").get_by_text(f"161 × 121 · {share:.0%} kept bit for bit")
