@@ -56,6 +56,7 @@ def serve(
     max_pixels: int = 40_000_000,
     max_upload: int = MAX_UPLOAD,
     ready: Callable[[str], None] = print,
+    choices: Path | None = None,
 ) -> None:
     """Run the demo until it is interrupted. ``ready`` is told the address once the page can be opened.
 
@@ -65,6 +66,7 @@ def serve(
         share: also through a public tunnel of Gradio's, which is never asked for by itself.
         max_pixels: largest photograph, before and after the edit.
         max_upload: largest file, in bytes.
+        choices: folder in which is kept which of several variants a visitor took; None = nowhere.
     """
     with (
         _ended_by_signals(),
@@ -72,7 +74,7 @@ def serve(
     ):
         os.environ |= confined(Path(folder), max_pixels)
         files = Files(2, max_pixels)
-        work = Studio(Path(folder) / "desks", models, max_pixels, files)
+        work = Studio(Path(folder) / "desks", models, max_pixels, files, choices)
         blocks = build(work, max_upload)
         _, local, public = blocks.launch(**launch_settings(host, port, share, browser, max_upload))
         try:

@@ -191,6 +191,8 @@ class Calls:
             form = self.form(data, desk, task)
             if data.get("again") and desk.shot.task == task.name and desk.holds(desk.shot.parent):
                 desk, form = _once_more(desk, form)
+            elif task.takes_picture:
+                self._take(data, desk)
         made, _, _ = self.work.run(desk, form, desk.token, self.telling(desk.token), warn)
         now = self.desks.update(desk.token, lambda now: self.work.adopt(now, made))
         return {"what": "run", "token": now.token}
@@ -227,6 +229,7 @@ class Calls:
     def download(self, data: Data, warn: Warn) -> tuple[dict[str, Any], Path]:
         """The picture before the visitor as a file, and what is to be said about it."""
         desk, format = self.desk(data), data.get("format") or None
+        self._take(data, desk)
         with warnings_to(lambda line: None):  # the line below says it
             path = self.work.export(desk, format)
         size = path.stat().st_size
@@ -238,6 +241,12 @@ class Calls:
         if desk.shot.task:
             line += "".join(f". {fault}" for fault in get_task(desk.shot.task).faults(path, **desk.shot.inputs))
         return {"what": "download", "line": line, "name": path.name}, path
+
+    def _take(self, data: Data, desk: Desk) -> None:
+        """What lies there is taken; that is remembered for those who say so."""
+        if data.get("learn"):
+            taken = self.work.take(desk).taken
+            self.desks.update(desk.token, lambda now: dataclasses.replace(now, taken=taken))
 
     # ---------------------------------------------------------------------------------------------- what is sent here
 

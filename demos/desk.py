@@ -99,6 +99,7 @@ class Desk:
             Undo and redo walk along it.
         matte: the automatic subject of the picture that lies there, (H, W) float32 in [0, 1], once it was looked for
             and found; ``told`` is what found it, and what it was told.
+        taken: ids of the pictures that the visitor downloaded or edited further.
         asked: what was asked for last, and the id of the picture that it was asked of: for another try.
     """
 
@@ -108,6 +109,7 @@ class Desk:
     at: int = 0
     matte: np.ndarray | None = None
     told: tuple[Any, ...] = (None, None, None)
+    taken: frozenset[str] = frozenset()
     asked: tuple[Form, str] | None = None
 
     @property

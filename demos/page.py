@@ -57,6 +57,9 @@ class Page:
             models=models.choices(),
             model=models.default,
             loras=models.loras(),
+            learns=self.work.choices is not None,
+            # Only on this machine is it the visitor who has started the demo with a folder for choices.
+            learn=self.work.choices is not None and models.hub,
             guidance=guidance,
             accept=offers.accepted(),
             largest=largest,

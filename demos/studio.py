@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from photofound import image
+from photofound import choices, image
 from photofound.demos.desk import Desk as Desk
 from photofound.demos.desk import Form as Form
 from photofound.demos.desk import Photo as Photo
@@ -58,10 +58,19 @@ class Studio:
         folder: of the demo's own; every visitor gets a folder in it.
         max_pixels: largest photograph, before and after the edit.
         files: processes in which visitors' pictures are read; None = here, which is for pictures of one's own.
+        choices: folder in which is kept which variants visitors took (``photofound.choices``), or None.
     """
 
-    def __init__(self, folder: Path, models: Models, max_pixels: int = 40_000_000, files: Files | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        models: Models,
+        max_pixels: int = 40_000_000,
+        files: Files | None = None,
+        choices: Path | None = None,
+    ) -> None:
         self.folder, self.models, self.max_pixels, self.files = folder, models, max_pixels, files
+        self.choices = choices
         self._model = threading.Lock()  # a scheduler knows one run at a time
         self._running: dict[str, threading.Event] = {}
 
@@ -121,6 +130,17 @@ class Studio:
         new = tuple(shot for shot in made.shots if not desk.holds(shot.id) and shot.parent == made.asked[1])
         desk = dataclasses.replace(desk, shots=(*desk.shots, *new), asked=made.asked)
         return pruned(desk.at_shot(new[0].id))
+
+    def take(self, desk: Desk) -> Desk:
+        """The visitor takes the picture that lies there: to keep it, or to edit it further. So it is better than the
+        other variants of its edit that were not taken; that is written down, where the demo keeps choices."""
+        taken = desk.taken | {desk.shot.id}
+        if self.choices is not None:
+            alike = [shot for shot in desk.shots if choices.same_edit(shot.photo.picture, desk.photo.picture)]
+            good, rest = ([shot.photo.picture for shot in alike if (shot.id in taken) == side] for side in (True, False))
+            if good and rest:
+                choices.record(self.choices, good, rest)
+        return dataclasses.replace(desk, taken=taken)
 
     def close(self, desk: Desk | None) -> None:
         """Remove what a visitor leaves behind."""

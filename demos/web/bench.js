@@ -56,7 +56,7 @@ function localise() {
 const now = {
   token: null, id: null, size: [0, 0], strip: [], can: {}, report: '',
   task: props.tasks[0].name, prompt: '', fields: {}, aspect: '', atOnce: true,
-  settings: {seed: 0, variants: 1, steps: 0, guidance: props.guidance, model: props.model, lora: '', format: ''},
+  settings: {seed: 0, variants: 1, steps: 0, guidance: props.guidance, model: props.model, lora: '', format: '', learn: props.learn},
   lora: null, batch: [],
 };
 let running = false, preparing = true, sequence = 0, line = '', wrong = false, shown = 0, poll = null;
@@ -493,7 +493,9 @@ async function go(name, data) {
 }
 
 function showSettings() {
-  for (const each of all('[data-set]')) each.value = now.settings[each.dataset.set];
+  for (const each of all('[data-set]'))
+    if (each.type === 'checkbox') each.checked = now.settings[each.dataset.set];
+    else each.value = now.settings[each.dataset.set];
 }
 
 // -------------------------------------------------------------------------------------------------------------- events
@@ -538,7 +540,7 @@ const actions = {
     say('');
     changed();
   },
-  download: () => trigger('download', {token: now.token, id: now.id, format: now.settings.format}),
+  download: () => trigger('download', {token: now.token, id: now.id, format: now.settings.format, learn: now.settings.learn}),
   load: () => start('load', {...now.settings, lora_file: now.lora, task: now.task}),
   batch: () => start('batch', {...form(), files: now.batch}),
   run, another, stop,
@@ -625,7 +627,8 @@ find('.numbers').addEventListener('submit', (event) => {
 });
 for (const each of all('[data-set]'))
   each.addEventListener('change', () => {
-    now.settings[each.dataset.set] = each.type === 'number' ? Number(each.value) : each.value;
+    now.settings[each.dataset.set] =
+      each.type === 'number' ? Number(each.value) : each.type === 'checkbox' ? each.checked : each.value;
     remember();
   });
 find('[data-file="open"]').addEventListener('change', (event) => {
@@ -660,6 +663,7 @@ for (const lora of ['', ...props.loras]) find('[data-set="lora"]').append(makeEl
 find('[data-loras]').hidden = !props.loras.length;
 find('[data-kept]').alt = t(find('[data-kept]').alt);
 part('kept').addEventListener('toggle', () => { if (part('kept').open) changed(); });
+find('[data-learn]').hidden = !props.learns;
 part('samples').hidden = !props.shelf.length;
 part('samples').open = window.innerWidth > 900;
 props.shelf.forEach((sample, index) => {

@@ -24,6 +24,7 @@ Each file imports only files above it:
     steps       a recipe: a YAML list of edits for a folder
     page        the report of a run over a folder
     run         photofound run
+    learn       photofound learn
     serve       photofound serve
     mcp         photofound mcp
     completion  photofound completion

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, mcp, proof, run, serve
+from photofound.cli import completion, learn, mcp, proof, run, serve
 from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate, unknown
 from photofound.cli.console import say
 from photofound.cli.model import optimize, quiet_libraries
@@ -212,6 +212,7 @@ def _demo(argv: list[str]) -> int:
         browser=args.open,
         max_pixels=args.max_pixels,
         max_upload=args.max_upload * 1_000_000,
+        choices=args.choices,
         ready=lambda address: print(f"photofound demo: {address} (Ctrl-C stops)", flush=True),
     )
     return 0
@@ -229,6 +230,8 @@ def _demo_parser() -> Parser:
     add("--segmenter", action="append", default=[], metavar="NAME", help=segmenter)
     add("--share", action="store_true", help="get a public address through Gradio's tunnel")
     add("--open", action="store_true", help="open the page in the browser")
+    help = "keep in this folder which variant was taken, with the pictures, for 'photofound learn'; visitors are asked"
+    add("--choices", type=path, metavar="DIR", help=help)
     add("--max-pixels", type=count, default=40_000_000, metavar="N", help="largest photograph; default: 40 million")
     add("--max-upload", type=count, default=50, metavar="MB", help="largest file to upload; default: 50")
     add_optimizations(parser)
@@ -249,6 +252,7 @@ def _completion(argv: list[str]) -> int:
     parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
     parsers |= {"serve": serve.serve_parser(), "mcp": mcp.mcp_parser(), "check": _check_parser()}
     parsers |= {"eval": evaluate.parser(), "convert": _convert_parser()}
+    parsers["learn"] = learn.learn_parser()
     return completion.run(argv, parsers)
 
 
@@ -265,6 +269,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "verify": (proof.verify, proof.VERIFY),
     "redo": (proof.redo, proof.REDO),
     "demo": (_demo, "try the edits in a browser, on this machine"),
+    "learn": (learn.run, learn.SUMMARY),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),

@@ -99,6 +99,7 @@ def _config(args: argparse.Namespace, keys: tuple[str, ...], jobs: str) -> Serve
         keys=keys,
         hosts=_hosts(args.host, args.allow_host),
         origins=tuple(args.allow_origin),
+        choices=str(args.choices or ""),
         c2pa_cert=str(args.c2pa_cert or ""),
         c2pa_key=str(args.c2pa_key or ""),
     )
@@ -119,6 +120,8 @@ def serve_parser() -> Parser:
     default = ServeConfig()
     _add_address(parser)
     add_model_options(parser)
+    help = "keep in this folder which results clients' users chose (POST /v1/choices), for 'photofound learn'"
+    parser.add_argument("--choices", metavar="DIR", type=file_name, help=help)
     add_credentials_options(parser)
     help = "what clients may find subjects with, beside cutout and grabcut; may be repeated: docs/segmenters.md"
     parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)

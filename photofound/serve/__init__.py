@@ -20,6 +20,7 @@ Each file imports only files above it:
     iopaint      IOPaint's /api/v1/inpaint
     store        jobs in an SQLite file
     jobs         POST /v1/jobs/TASK: edits to come back for, and callbacks
+    choices      which of several results was chosen
     home         GET /, for people and for programs
     app          the application
     mcp          the edits as tools for assistants

@@ -28,6 +28,7 @@ from starlette.middleware.cors import CORSMiddleware
 from photofound import __version__
 from photofound.edits.task import Task, get_task, task_names
 from photofound.pipeline import EMBEDDED, EditPipeline
+from photofound.serve.choices import add_choices_api
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig as ServeConfig
 from photofound.serve.connections import Server
@@ -103,6 +104,8 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     doors = {f"/v1/{task.name}": task.name for task in tasks} | CLIENTS
     doors |= {f"/v1/jobs/{task.name}": f"jobs/{task.name}" for task in tasks if jobs is not None}
     forms |= {f"/v1/jobs/{task.name}" for task in tasks if task.takes_picture}
+    if config.choices:
+        doors, forms = doors | {"/v1/choices": "choices"}, forms | {"/v1/choices"}
     app.add_middleware(Gate, queue=queue, config=config, doors=doors, forms=forms)
     if config.origins:
         _allow_origins(app, config.origins)
@@ -126,6 +129,8 @@ def create_app(pipe: EditPipeline, config: ServeConfig | None = None) -> FastAPI
     add_iopaint_api(app, service, secured)
     if jobs is not None:
         add_jobs(app, jobs, secured)
+    if config.choices:
+        add_choices_api(app, service, secured)
     add_home(app, queue.metrics.model)
     _add_information(app, queue, tasks, secured)
     add_documentation(app)

@@ -34,6 +34,7 @@ class ServeConfig:
         keys: API keys; empty = no key is needed.
         hosts: names in the header Host that are answered, beside addresses and localhost; empty = all.
         origins: pages elsewhere that may call the server from a browser, such as https://example.com; * = all.
+        choices: folder in which POST /v1/choices keeps which results were chosen; "" = there is no such address.
         c2pa_cert, c2pa_key: PEM files by which results are signed (``photofound.picture.credentials``); "" = they are
             not.
     """
@@ -59,6 +60,7 @@ class ServeConfig:
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    choices: str = ""
     c2pa_cert: str = ""
     c2pa_key: str = ""
 
