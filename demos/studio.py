@@ -137,7 +137,9 @@ class Studio:
         taken = desk.taken | {desk.shot.id}
         if self.choices is not None:
             alike = [shot for shot in desk.shots if choices.same_edit(shot.photo.picture, desk.photo.picture)]
-            good, rest = ([shot.photo.picture for shot in alike if (shot.id in taken) == side] for side in (True, False))
+            good, rest = (
+                [shot.photo.picture for shot in alike if (shot.id in taken) == side] for side in (True, False)
+            )
             if good and rest:
                 choices.record(self.choices, good, rest)
         return dataclasses.replace(desk, taken=taken)

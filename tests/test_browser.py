@@ -6,6 +6,7 @@ make test-browser      # installs Chromium on Debian first
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -34,13 +35,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The demo on a free port, with the embedded model."""
-    folder = tmp_path_factory.mktemp("demo")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """The demo on a free port, with the embedded model and a folder for choices."""
     patch = pytest.MonkeyPatch()
     for name, value in app.confined(folder, 10_000_000).items():
         patch.setenv(name, value)
-    blocks = app.build(Studio(folder / "desks", Models(hub=False)), 1_000_000)
+    blocks = app.build(Studio(folder / "desks", Models(hub=False), choices=folder / "choices"), 1_000_000)
     _, local, _ = blocks.launch(**app.launch_settings(upload=1_000_000))
     yield local
     blocks.close(verbose=False)
@@ -248,6 +253,30 @@ def test_edits_chain_in_the_photographs_own_depth_and_survive_a_reload(visit, tm
     assert page.locator("[data-do=undo]").is_disabled()
     page.locator("[data-do=redo]").click()
     about(page, "deep-inpaint · ")
+
+
+def test_the_variant_that_is_taken_is_kept_for_those_who_say_so(visit, folder, tmp_path):
+    photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    choose(page, "inpaint")
+    stroke(page)
+    page.locator("[data-prompt]").fill("wood")
+    page.get_by_text("Seed, images, steps").click()
+    page.locator("[data-set=variants]").fill("3")
+    page.locator("[data-set=variants]").press("Tab")
+    run(page)
+    table = folder / "choices" / "inpaint" / "metadata.jsonl"
+    download(page, tmp_path)
+    assert not table.exists() and not page.locator("[data-set=learn]").is_checked()
+    page.locator("[data-set=learn]").check()
+    page.get_by_role("button", name="3: Retouch, seed 1").click()
+    ready(page)
+    taken = download(page, tmp_path)
+    pairs = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(pairs) == 2 and len({pair["rejected_file_name"] for pair in pairs}) == 2
+    kept = image.load(table.parent / pairs[0]["file_name"])
+    assert np.array_equal(kept.pixels, image.load(taken).pixels)
 
 
 def test_marks_survive_a_reload(visit, tmp_path):

@@ -112,35 +112,40 @@ def studied(tmp_path, tiny_folder, mask, folder):
     work = Studio(tmp_path / "desks", Models(str(tiny_folder)), choices=folder)
     desk = work.open_picture(Picture(noise(70, 90)), "cup")
     form = Form("inpaint", {"mask_image": mask.astype(np.float32) / 255, "prompt": "a vase"}, variants=3, steps=1)
-    return work, work.run(desk, form)[0]
+    return work, work.run(desk, form)[0], form
 
 
 def test_the_demo_remembers_what_is_taken(tiny_folder, mask, tmp_path):
     import dataclasses
 
-    work, desk = studied(tmp_path, tiny_folder, mask, tmp_path / "c")
-    desk = work.take(dataclasses.replace(desk, chosen=1))
-    assert desk.taken == {1} and len(lines(tmp_path / "c")) == 2
-    desk = work.take(dataclasses.replace(desk, chosen=2))
+    work, desk, form = studied(tmp_path, tiny_folder, mask, tmp_path / "c")
+    opened, *made = [shot.id for shot in desk.shots]
+    desk = work.take(desk.at_shot(made[1]))
+    assert desk.taken == {made[1]} and len(lines(tmp_path / "c")) == 2
+    desk = work.take(desk.at_shot(made[2]))
     assert len(lines(tmp_path / "c")) == 2  # two are good, one is not
-    work.take(dataclasses.replace(desk, chosen=0))
+    work.take(desk.at_shot(made[0]))
     assert len(lines(tmp_path / "c")) == 2  # all of them: that says nothing
+    assert work.take(desk.at_shot(opened)).taken == {*made[1:], opened} and len(lines(tmp_path / "c")) == 2
+    tried = work.run(desk.at_shot(opened), dataclasses.replace(form, seed=9, variants=1))[0]  # another try
+    work.take(tried)
+    assert len(lines(tmp_path / "c")) == 3
 
 
 def test_the_demo_remembers_nothing_unless_it_is_told_to(tiny_folder, mask, tmp_path):
-    work, desk = studied(tmp_path, tiny_folder, mask, None)
+    work, desk, _ = studied(tmp_path, tiny_folder, mask, None)
     work.take(desk)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["desks"]
 
 
 @pytest.mark.slow
-def test_the_page_asks(tiny_folder, tmp_path):
+def test_the_page_asks(tiny_folder, tmp_path, mask):
     pytest.importorskip("gradio")
     from photofound.demos import page
 
     def asked(folder, hub):
-        made = page.Page(Studio(tmp_path / "desks", Models(str(tiny_folder), hub=hub), choices=folder))
-        return made.remember.visible, made.remember.value
+        made = page.Page(Studio(tmp_path / "desks", Models(str(tiny_folder), hub=hub), choices=folder), tmp_path)
+        return made.bench.props["learns"], made.bench.props["learn"]
 
     assert asked(None, True) == (False, False)
     assert asked(tmp_path / "c", True) == (True, True)
