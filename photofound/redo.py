@@ -246,7 +246,7 @@ def _required(found: Picture | None, name: str, written: Mapping[str, Any], plac
 
 
 def _request(made: Mapping[str, Any], source: Picture | None, inputs: dict[str, Any]) -> Request:
-    names = {each.name for each in fields(Request)} - {"task", "picture", "inputs"}
+    names = {each.name for each in fields(Request)} - {"task", "picture", "inputs", "layers"}
     if made.get("negative_prompt"):
         raise ValueError("negative_prompt: it was made with one, which only a pipeline's own call takes; call that")
     return Request(made["task"], source, inputs, **{name: made[name] for name in names if name in made})

@@ -55,7 +55,7 @@ def of(
     """
     source = request.picture
     settings = {each.name: getattr(request, each.name) for each in fields(request)}
-    settings = {name: value for name, value in settings.items() if name not in ("task", "picture", "inputs")}
+    settings = {name: value for name, value in settings.items() if name not in ("task", "picture", "inputs", "layers")}
     made: dict[str, Any] = {"photofound": __version__, "task": request.task}
     if source is not None:
         made["image"] = _named(source) | ({} if source.lossless else {"format": source.format})

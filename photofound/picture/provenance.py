@@ -95,7 +95,8 @@ def recipe(source: Any) -> dict[str, Any] | None:
 
 
 def without_recipe(picture: Picture) -> Picture:
-    """The picture without a recipe in its metadata: that of a photograph is not true of what is made of it."""
+    """The picture without a recipe, in its metadata too: that of a photograph is not true of what is made of it."""
+    picture = dataclasses.replace(picture, recipe="") if picture.recipe else picture
     if not picture.xmp or _OURS.encode() not in picture.xmp or (document := _parsed(picture.xmp)) is None:
         return picture
     _remove(document, _OURS, "Recipe")
