@@ -228,3 +228,34 @@ def test_iou():
     assert matting.iou(a, b) == 1
     a[:2], b[1:3] = True, True
     assert matting.iou(a, b) == pytest.approx(1 / 3)
+
+
+def plate():
+    """A red plate (H, W, 3) on a table of stripes, which is no even ground, its truth, and a matte with a part of the
+    table."""
+    side = 160
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side
+    truth = np.hypot(x - 0.5, y - 0.48) < 0.33
+    table = np.stack([0.2 + 0.6 * x, 0.15 + 0.5 * x, 0.1 + 0.3 * y], -1) + 0.06 * np.sin(90 * y)[..., None]
+    noise = np.random.default_rng(0).normal(0, 0.01, (side, side, 1))
+    photo = np.where(truth[..., None], (0.8, 0.05, 0.05), table) + noise
+    more = truth | ((np.hypot(x - 0.52, y - 0.5) < 0.34) & (y > 0.6))
+    return photo.clip(0, 1).astype(np.float32), truth, more
+
+
+def test_of_two_outlines_of_one_subject_the_one_along_edges_is_taken():
+    photo, truth, more = plate()
+    assert matting.ground_colour(photo * 255) is None
+    assert matting.edge_strength(photo, truth) > matting.edge_strength(photo, more) + matting.SHARPER
+    assert matting._sharper(photo, more, truth) is truth and matting._sharper(photo, truth, more) is truth
+    half = truth & (np.arange(160) < 80)
+    assert matting._sharper(photo, more, half) is more, "not of the same subject"
+    assert matting.edge_strength(photo, np.ones_like(truth)) == 0
+
+
+def test_grabcut_corrects_a_matte_that_took_in_some_of_the_table(monkeypatch):
+    photo, truth, more = plate()
+    fine = matting.refine(photo, more.astype(np.float32), soft=False) > 0.5
+    monkeypatch.setattr(matting.masks, "grabcut", lambda rgb: np.zeros(rgb.shape[:2], np.float32))
+    alone = matting.refine(photo, more.astype(np.float32), soft=False) > 0.5
+    assert matting.iou(alone, truth) < 0.97 < matting.iou(fine, truth)

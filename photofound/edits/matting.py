@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from photofound.edits import masks
 from photofound.edits.geometry import Box, bounding_box, grow_box
 from photofound.edits.ground import ground_colour
 
@@ -25,6 +26,9 @@ _COARSE, _COARSE_ROUNDS, _ROUNDS = 32, 10, 3  # up to which side a picture is co
 _FLOOR = 1e-3  # weight of pixels that show nothing of a colour
 GROUND = 12  # difference of 255 up to which a pixel has the colour of an even ground
 SURE = 0.99  # of the matte: above it a pixel of the ground's colour is the subject's all the same
+AGREE = 0.88  # intersection over union from which two outlines are of the same subject
+SHARPER = 0.3  # gradient along an outline, CIE units a pixel, by which another one has to be stronger
+_STRONG = 8.0  # such a gradient is an edge that nobody doubts
 MIN_IOU = 0.8  # intersection over union with the rough matte below which GrabCut's outline is not used
 
 
@@ -33,7 +37,8 @@ def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft
     it. Pixels far from the edge are exactly 0 or 1.
 
     What a network is unsure of is decided by the photograph: a faint matte is made stronger, and on an even ground the
-    pixels of its colour, as in a handle or between straps, may be ground although the matte fills them.
+    pixels of its colour, as in a handle or between straps, may be ground although the matte fills them. On any other
+    ground GrabCut finds the subject by itself, too; if both see the same one, the one along stronger edges is taken.
 
     Args:
         working: long side in pixels at which the outline is found.
@@ -52,11 +57,40 @@ def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft
     small = cv2.resize(np.ascontiguousarray(rgb[near.slices]), size, interpolation=cv2.INTER_AREA)
     rough = cv2.resize(np.ascontiguousarray(matte[near.slices]), size, interpolation=cv2.INTER_AREA)
     rough = np.interp(rough, (0, middle, 1), (0, 0.5, 1)).astype(np.float32)
-    outline = refine_outline(small, rough, ground_colour(_thinned(rgb) * 255))
+    ground = ground_colour(_thinned(rgb) * 255)
+    outline = refine_outline(small, rough, ground)
+    if ground is None and iou(grabcut := masks.grabcut(rgb) > 0.5, matte > middle) >= MIN_IOU:
+        other = cv2.resize(grabcut[near.slices].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        outline = _sharper(small, outline, refine_outline(small, other))
     edge = soft_edge(small, outline, soft)
     whole = np.zeros_like(matte)
     whole[near.slices] = _enlarged(rgb[near.slices], small, edge)
     return whole
+
+
+def _sharper(rgb: np.ndarray, outline: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of two outlines (H, W) bool of one subject the first, or the other if that runs along clearly stronger edges."""
+    gain = edge_strength(rgb, other) - edge_strength(rgb, outline)
+    return other if gain > SHARPER and iou(outline, other) >= AGREE else outline
+
+
+def edge_strength(rgb: np.ndarray, outline: np.ndarray) -> float:
+    """How much colours change along an outline (H, W) bool: the mean gradient, CIE units a pixel, at 512 pixels on the
+    long side. Each place counts at most ``_STRONG``, so that a few glaring edges do not make up for missing ones."""
+    import cv2
+
+    scale = min(1.0, 512 / max(outline.shape))
+    size = max(4, round(outline.shape[1] * scale)), max(4, round(outline.shape[0] * scale))
+    small = cv2.resize(np.ascontiguousarray(rgb, np.float32), size, interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(outline.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+    colours = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), (0, 0), 1)
+    slopes = [cv2.Sobel(colours, cv2.CV_32F, *step) for step in ((1, 0), (0, 1))]
+    gradient = np.sqrt(sum((slope**2).sum(2) for slope in slopes)) / 8
+    kernel = np.ones((3, 3), np.uint8)
+    gradient = cv2.dilate(gradient.astype(np.float32), kernel)  # the outline may be a pixel beside the edge
+    line = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_GRADIENT, kernel) > 0
+    line[[0, -1]] = line[:, [0, -1]] = False  # where the frame cuts the subject there is no edge to see
+    return float(np.minimum(gradient[line], _STRONG).mean()) if line.any() else 0.0
 
 
 def _middle(matte: np.ndarray) -> float:
