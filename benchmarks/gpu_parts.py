@@ -160,7 +160,11 @@ def one_edit(
     power: dict[str, float] = {}
     with gpu.power(power):
         calls = [bench.once(pipe, task, photo, inputs) for _ in range(gpu.sizes.repeats)]
-    row = {{"seconds": "s", "CPU": "CPU s"}.get(name, name): median(call[name] for call in calls) for name in calls[0]}
+    row = {
+        {"seconds": "s", "CPU": "CPU s"}.get(name, name): median(call[name] for call in calls)
+        for name in calls[0]
+        if name != "image"
+    }
     row["rest"] = row["s"] - sum(row[name] for name in row if name not in ("s", "CPU s", "calls"))
     return row | {"first s": first} | gpu.memory() | power
 

@@ -216,7 +216,8 @@ class TaskMixer:
             condition = condition_of_matte(name, sample, generator)
         else:
             condition = task.example(sample, generator)
-        target = task.target(sample)
+        # A finished edit is its own target; its matte is a hole, of which no target can be made.
+        target = sample.pixels if self.hole_is_matte else task.target(sample)
         condition = self._with_references(name, condition, sample, generator)
         if target is not sample.pixels:
             latents = None if sample.latents is None else self.encode(target).to(sample.latents)
