@@ -16,7 +16,7 @@ from photofound.model import autoencoder
 from photofound.model.condition import fold_condition
 from photofound.painting import PaintingPipeline, scaled_size
 
-_CUTOUT_SCALE = 0.75  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
+_CUTOUT_SCALE = 1.0  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
 _OUTLINE_SIDE = 512  # long side at which an edit refines an outline that it found; more takes longer than the edit
 
 
