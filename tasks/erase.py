@@ -23,6 +23,7 @@ class Erase(Task):
     summary = "take away what a mask covers"
     exemplars = True
     layer_names = ("painted", "photograph")
+    rare = frozenset({"effects"})
 
     def prepare(
         self,
@@ -32,6 +33,7 @@ class Erase(Task):
             int | None, asks("int", "pixels to widen the mask by; left out, 1.5 % of the short side")
         ] = None,
         prompt: str = "",
+        effects: Annotated[bool, asks("flag", "take the object's shadow away, too, where one is found")] = False,
     ) -> Job:
         """Check the mask and widen it.
 
@@ -39,6 +41,8 @@ class Erase(Task):
             mask_image: white = the object to take away; as large as the image, or of its aspect ratio. Coloured and
                 transparent masks: ``photofound.image.load_mask``.
             grow: pixels by which the mask is widened, so that edges and shadows go too; None = 1.5 % of the short side.
+            effects: add the object's shadow to the mask, where one is found beside it
+                (``photofound.edits.effects``). What comes back exactly, and a preview shows, is what then remains.
 
         Raises:
             ValueError: empty, full or ill-fitting mask, unreadable image, bad setting. FileNotFoundError: missing file.
@@ -47,6 +51,10 @@ class Erase(Task):
 
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
+        if effects:
+            from photofound.edits.effects import shadow_beside
+
+            mask = np.maximum(mask, shadow_beside(picture.rgb(), mask))
         if grow is None:
             grow = round(0.015 * min(picture.size))
         if not isinstance(grow, int) or not 0 <= grow <= 1000:

@@ -85,7 +85,7 @@ def test_a_node_is_what_comfyui_expects(name):
     declared = node.INPUT_TYPES()
     inputs = {**declared["required"], **declared.get("optional", {})}
     for kind, *options in inputs.values():
-        assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", comfyui.PIPE)
+        assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", "BOOLEAN", comfyui.PIPE)
         assert len(options) <= 1 and json.dumps(options)
         if isinstance(kind, list):
             assert options[0].get("default", kind[0]) in kind

@@ -8,6 +8,7 @@ Each file imports only files above it:
     ground       the colour of an even ground
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours
     segmenter    what a segmenter is, what it may be told, and how it is asked
+    effects      the shadow that a thing throws, found in a photograph
     subject      the subject of a photograph: given, by alpha, or found
     composite    harmonic filling, closing the seam on the generated side, back-projection
     registration  where a model has moved or tinted what it was given, and how that is undone

@@ -175,17 +175,32 @@ def _out_of_focus(placed: Placed, photograph: Picture, matte: np.ndarray) -> np.
     levels = [_filled(given, known, behind)]
     levels += [cv2.resize(cv2.GaussianBlur(behind, (0, 0), share * 6), photograph.size) for share in (0.25, 0.5, 1.0)]
     levels = [
-        cv2.warpAffine(level, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for level in levels
+        cv2.warpAffine(level, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101) for level in levels
     ]
     box = bounding_box(placed.matte > 0.5) if (placed.matte > 0.5).any() else bounding_box(placed.matte > 0)
     rows = np.arange(size[1], dtype=np.float32)
     reach = max(1.0, 0.6 * box.height)
     base = box.bottom - 0.06 * box.height
-    depth = np.clip(np.abs(rows - base) / reach, 0, 1) * (len(levels) - 1)
+    depth = np.clip(np.abs(rows - base) / reach, 0, 1)[:, None]
+    depth = np.maximum(depth, _beyond(placed, photograph)) * (len(levels) - 1)
     made = np.zeros_like(levels[0])
     for number, level in enumerate(levels):
-        made += np.clip(1 - np.abs(depth - number), 0, 1)[:, None, None] * level
+        made += np.clip(1 - np.abs(depth - number), 0, 1)[..., None] * level
     return np.rint(made.clip(0, placed.picture.depth)).astype(placed.picture.pixels.dtype)
+
+
+def _beyond(placed: Placed, photograph: Picture) -> np.ndarray:
+    """(H, W): 1 beyond the photograph's frame, where it goes on as in a mirror, and 0 well within it."""
+    soft = 0.04 * min(placed.picture.size)
+    near = []
+    for side, origin, length in zip(placed.picture.size, placed.origin, photograph.size, strict=True):
+        at = np.arange(side, dtype=np.float32)
+        if origin <= 1 and origin + length * placed.scale >= side - 1:  # it fills the canvas
+            near.append(np.zeros(side, np.float32))
+        else:
+            within = np.minimum(at - origin, origin + length * placed.scale - 1 - at)
+            near.append(np.clip(1 - within / soft, 0, 1))
+    return np.maximum(near[1][:, None], near[0][None])
 
 
 def _without_subject(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from photofound import image as images
-from photofound.edits import masks, matting
+from photofound.edits import effects, masks, matting
 from photofound.edits.masks import Segmenter
 from photofound.image import Picture
 
@@ -22,8 +22,8 @@ def find(
     Args:
         subject: a mask, anything that ``photofound.image.load_mask`` takes; None = the picture's alpha, or else what
             ``segment`` finds (None: GrabCut).
-        refine: follow the photograph's own edges where the subject had to be found, unless the segmenter says that its
-            edges are ``fine``.
+        refine: where the subject had to be found, leave its shadow out and follow the photograph's own edges, unless
+            the segmenter says that its edges are ``fine``.
 
     Returns:
         The picture, changed only where the matte is soft, and the matte (H, W) float32 in [0, 1], 1 = subject.
@@ -61,7 +61,7 @@ def matte_of(
         rgb = picture.rgb()
         matte = masks.cut_out(rgb, segment or masks.grabcut)
         if refine and not getattr(segment, "fine", False):
-            rough = matte
+            rough = effects.without_shadow(rgb, matte)
             matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough, OUTLINE, soft=False))
     images.require_hole(matte, "subject", white="kept")
     return matte
