@@ -1,7 +1,9 @@
-"""The server under load: throughput and latency at rising concurrency, with and without batches; how it answers more
-requests than its queue holds; memory over a thousand requests. Prints Markdown.
+"""The server under load: throughput and latency at rising concurrency, with and without batches, and beside a plain
+server of FastAPI and diffusers on the same model (``plain_server.py``); how it answers more requests than its queue
+holds; memory over a thousand requests. Prints Markdown.
 
     python benchmarks/serving.py --size 192 --requests 48
+    python benchmarks/serving.py --only beside --size 256 --requests 64
     python benchmarks/serving.py --size 64 --steps 1 --only memory
 
 Starts ``photofound serve`` on a free port of this machine for each part, with one thread of torch unless
@@ -22,23 +24,39 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
 TASK_FILES = {"inpaint": "mask", "erase": "mask", "outpaint": "subject"}
-PARTS = ("load", "overload", "memory")
+PARTS = ("load", "beside", "overload", "memory")
+
+
+PLAIN = (str(Path(__file__).with_name("plain_server.py")),)
+OURS = ("-m", "photofound", "serve")
+
+
+TURNS = 8  # of a row in which two servers are compared
+
+
+class Address(str):
+    """Where a server listens, and its process."""
+
+    pid: int
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
+def serving(*options: str, server: tuple[str, ...] = OURS) -> Iterator[Address]:
     """Run a server in a separate process; gives its address."""
-    command = [sys.executable, "-m", "photofound", "serve", "--port", "0", *options]
+    command = [sys.executable, *server, "--port", "0", *options]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        address = process.stdout.readline().strip().removesuffix("/docs")
+        address = Address(process.stdout.readline().strip().removesuffix("/docs"))
+        address.pid = process.pid
         if not address:
             raise SystemExit("serving: the server did not start; its own line above says why")
         try:
@@ -133,6 +151,38 @@ def load(args: argparse.Namespace, request: dict) -> None:
                 row(batching, concurrency, rate, *spread, edits / max(1.0, batches), errors)
 
 
+def beside(args: argparse.Namespace, request: dict) -> None:
+    """Ours and the plain server in turns of a few requests, so that both meet the machine in the same moods. Seconds of
+    the processor say what a picture costs even where others work on the machine."""
+    header("server", "at a time", "pictures/s", "p50 s", "p95 s", "p99 s", "CPU s a picture", "errors")
+    ours = serving("--batch", str(args.batch), "--queue", "1000", *model(args))
+    with ours as here, serving(*model(args), server=PLAIN) as there:
+        servers = {"photofound": here, "FastAPI + diffusers": there}
+        for address in servers.values():
+            asyncio.run(ask(f"{address}/v1/{args.task}", request, 4, 2))  # warm up
+        for concurrency in args.concurrency:
+            turn = max(concurrency, args.requests // TURNS)
+            answers: dict[str, list[Answer]] = {name: [] for name in servers}
+            seconds, cpu = Counter[str](), Counter[str]()
+            for _ in range(max(1, args.requests // turn)):
+                for name, address in servers.items():
+                    start, spent = time.perf_counter(), cpu_seconds(address.pid)
+                    answers[name] += asyncio.run(ask(f"{address}/v1/{args.task}", request, turn, concurrency))
+                    seconds[name] += time.perf_counter() - start
+                    cpu[name] += cpu_seconds(address.pid) - spent
+            for name, found in answers.items():
+                spread = np.percentile([answer.seconds for answer in found], [50, 95, 99]).tolist()
+                errors = sum(answer.status != "200" for answer in found)
+                row(name, concurrency, len(found) / seconds[name], *spread, cpu[name] / len(found), errors)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a server and of the processes that it started."""
+    server = psutil.Process(pid)
+    times = [each.cpu_times() for each in (server, *server.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
 def overload(args: argparse.Namespace, request: dict) -> None:
     """Far more clients than the queue holds: each gets a picture, or 503 and the time to try again."""
     queue = 4
@@ -175,10 +225,12 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1000, help="requests for the measurement of memory")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     args = parser.parse_args()
+    if "beside" in args.only and args.task != "inpaint":
+        parser.error("the plain server inpaints only; leave --task out, or name other parts with --only")
     request = request_of(args)
     for part in args.only:
         print(f"\n{args.task}, {args.size} x {args.size}: {part}\n", flush=True)
-        {"load": load, "overload": overload, "memory": memory}[part](args, request)
+        {"load": load, "beside": beside, "overload": overload, "memory": memory}[part](args, request)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from photofound.edits.scores import MOST, Scores
 from photofound.edits.segmenter import is_points
 from photofound.edits.task import Input, check_text
 from photofound.image import Picture
+from photofound.picture import show
 from photofound.picture.layers import Layer
 from photofound.sampling import Callback
 
@@ -83,6 +84,10 @@ class EditOutput(BaseOutput):
     keep: np.ndarray | None = None
     layers: list[list[Layer]] | None = None
     scores: list[Scores] | None = None
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the results beside each other."""
+        return show.png(*((each.rgb(), each.alpha()) for each in map(Picture.from_any, self.images)))
 
 
 def generators_of(given: Any, count: int) -> list[torch.Generator | None]:

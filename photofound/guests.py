@@ -357,11 +357,12 @@ class GuestPipeline(EditPipeline):
         def step(index: int) -> None:
             if callback is not None:
                 callback(self, index, torch.zeros(()), {"latents": condition.canvas})
+            bar.update()
             if self.interrupt:
                 self.painter.pipe._interrupt = True
 
         with self._call() as call:
-            call.steps = steps
+            bar = self._bar(call, steps * len(condition))
             return self.painter.paint(condition, steps, guidance, generators, step).to(condition.canvas)
 
     def _joined(self, draft: Draft, made: Tensor) -> Tensor:

@@ -246,10 +246,11 @@ class PaintingPipeline(SamplingPipeline):
         def after_part() -> bool:
             if callback is not None:
                 callback(self, next(parts), torch.zeros(()), {"latents": low})
+            bar.update()
             return self.interrupt
 
         with self._call() as call:
-            call.steps = superresolution.part_count(low)
+            bar = self._bar(call, superresolution.part_count(low))
             made = superresolution.enlarged_to(self.upscaler, low, size, step=after_part)
         self.maybe_free_model_hooks()
         return made

@@ -123,12 +123,13 @@ class KnownRegion:
 
 @dataclass
 class _Call:
-    """What goes on in a thread that edits."""
+    """What goes on in a thread that edits. ``bar`` shows its progress, all of it."""
 
     stop: bool = False
     steps: int = 0
     negative_prompt: str = ""
     scores: list[Any] = field(default_factory=list)  # of its results that were judged
+    bar: Any = None
 
 
 class SamplingPipeline(OptimizedPipeline):
@@ -191,8 +192,8 @@ class SamplingPipeline(OptimizedPipeline):
         if start is not None:
             given = torch.cat([autoencoder.encode(self.vae, each) for each in start.to(device).split(1)])
             latents = torch.lerp(given.to(latents), latents, float(scheduler.sigmas[0]))
-        with self._call() as call, self.progress_bar(total=steps) as bar:
-            call.steps = steps
+        with self._call() as call:
+            bar = self._bar(call, steps)
             for i, t in enumerate(scheduler.timesteps):
                 if known is not None:
                     latents, v = known.step(velocity, latents, scheduler.sigmas[i], scheduler.sigmas[i + 1], generators)
@@ -332,10 +333,26 @@ class SamplingPipeline(OptimizedPipeline):
         if here in self._calls:
             yield self._calls[here]
             return
+        call = self._calls[here] = _Call()
         try:
-            yield self._calls.setdefault(here, _Call())
+            yield call
         finally:
+            if call.bar is not None:
+                call.bar.close()
             del self._calls[here]
+
+    def _bar(self, call: _Call, steps: int) -> Any:
+        """The call's progress bar, labelled by the task, with ``steps`` more to come: of another part, a further
+        variant or picture."""
+        call.steps = steps
+        if call.bar is None:
+            call.bar = self.progress_bar(total=steps)
+            if "desc" not in getattr(self, "_progress_bar_config", {}):
+                call.bar.set_description(getattr(self, "task_name", None))
+        else:
+            call.bar.total += steps
+            call.bar.refresh()
+        return call.bar
 
     @property
     def _current(self) -> _Call:

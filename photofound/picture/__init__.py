@@ -15,6 +15,7 @@ Each file imports only files above it:
     jpeg        a JPEG's quantisation tables and subsampling, kept when it is written again
     white       white that stays exactly white in a JPEG
     reading     opening a file, and what Pillow leaves out
+    show        what a notebook shows of a picture
     picture     Picture: loading, compositing, resizing
     encode      writing: formats, 16 bits, checks of the output
     mask        what is marked in a mask

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from photofound.picture import arrays, bounds, colour, metadata, netpbm, profiles, reading
+from photofound.picture import arrays, bounds, colour, metadata, netpbm, profiles, reading, show
 from photofound.picture.jpeg import JpegSource
 
 _HIDDEN = 8 / 255  # the colour of a less opaque pixel is hardly visible: rounding, or left there by a program
@@ -173,6 +173,10 @@ class Picture:
         """The profile, EXIF, XMP and resolution that it has, under Pillow's names in `info` and for `save`."""
         named = {"icc_profile": self.icc_profile, "exif": self.exif, "xmp": self.xmp, "dpi": self.dpi}
         return {name: value for name, value in named.items() if value}
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return show.png((self.rgb(), self.alpha()))
 
     def paste(
         self,
