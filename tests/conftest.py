@@ -40,6 +40,16 @@ def mask():
     return mask
 
 
+@pytest.fixture(autouse=True)
+def _limit_put_back(monkeypatch):
+    """Applications set the process's limit of pixels; the next test has its own again."""
+    if "PHOTOFOUND_MAX_PIXELS" in os.environ:
+        monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", os.environ["PHOTOFOUND_MAX_PIXELS"])
+    else:
+        monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1")  # noted as missing, which is what it is after the test
+        del os.environ["PHOTOFOUND_MAX_PIXELS"]
+
+
 @pytest.fixture
 def no_surprises(monkeypatch):
     """Every warning is expected by name or is a failure; the caller's own limit of pixels does not matter."""
