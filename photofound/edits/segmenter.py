@@ -104,6 +104,11 @@ class Search:
         """Whether the soft edge of what it finds is to be trusted."""
         return self.segmenter.fine
 
+    @property
+    def takes_shadows(self) -> bool:
+        """Whether it takes a shadow on a plain ground for a part of the subject, as GrabCut does."""
+        return self.segmenter.name == "grabcut"
+
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """The subject's matte, (H, W) float32 in [0, 1].
 

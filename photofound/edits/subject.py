@@ -22,8 +22,8 @@ def find(
     Args:
         subject: a mask, anything that ``photofound.image.load_mask`` takes; None = the picture's alpha, or else what
             ``segment`` finds (None: GrabCut).
-        refine: where the subject had to be found, leave its shadow out and follow the photograph's own edges, unless
-            the segmenter says that its edges are ``fine``.
+        refine: where the subject had to be found, follow the photograph's own edges, unless the segmenter says that its
+            edges are ``fine``, and leave out the shadow that GrabCut takes for a part of it.
 
     Returns:
         The picture, changed only where the matte is soft, and the matte (H, W) float32 in [0, 1], 1 = subject.
@@ -61,7 +61,8 @@ def matte_of(
         rgb = picture.rgb()
         matte = masks.cut_out(rgb, segment or masks.grabcut)
         if refine and not getattr(segment, "fine", False):
-            rough = effects.without_shadow(rgb, matte)
+            shadowed = segment is None or getattr(segment, "takes_shadows", False)
+            rough = effects.without_shadow(rgb, matte) if shadowed else matte
             matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough, OUTLINE, soft=False))
     images.require_hole(matte, "subject", white="kept")
     return matte
