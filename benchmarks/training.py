@@ -28,6 +28,7 @@ from diffusers import PRXTransformer2DModel
 from torch import Tensor, nn
 
 from photofound.device import resolve_device
+from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
@@ -156,7 +157,7 @@ def measure(args: argparse.Namespace, resolution: int, batch: int, top: float) -
     side = resolution // FACTOR
     with torch.device("meta"):
         model = EditTransformer(in_channels=CHANNELS, **SHAPES[args.shape])
-    flops = 3 * model.cost(side, side, TEXT_TOKENS[args.shape]).flops
+    flops = 3 * forward_cost(model, side, side, TEXT_TOKENS[args.shape]).flops
     builds = {"theirs": theirs, "ours": ours}
     rounds: dict[str, list[tuple[list[float], int]]] = {name: [] for name in builds}
     for _ in range(args.rounds):

@@ -21,6 +21,7 @@ import torch
 from diffusers import PRXTransformer2DModel
 from torch import Tensor, nn
 
+from photofound.model.prx import transformer_from_prx
 from photofound.model.transformer import EditTransformer
 
 HEAD_DIM = 64
@@ -41,7 +42,7 @@ def models(args: argparse.Namespace, dtype: torch.dtype) -> tuple[nn.Module, Edi
     for block in prx.blocks:
         nn.init.normal_(block.modulation.lin.weight, std=0.02)
     nn.Module.to(prx, device=args.device, dtype=dtype).eval()
-    return prx, EditTransformer.from_prx(prx).eval()
+    return prx, transformer_from_prx(prx).eval()
 
 
 def euler_prx(model: nn.Module, x: Tensor, text: Tensor, times: list[float]) -> Iterator[Tensor]:
