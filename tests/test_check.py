@@ -125,6 +125,16 @@ def test_a_jpegs_ringing_at_the_subject_is_no_shadow(shop, tmp_path):
     assert faults(tmp_path / "a.jpg", shop) == []
 
 
+def test_a_shadow_does_not_count_as_fill_where_it_is_allowed(shop, tmp_path):
+    free = dataclasses.replace(shop, rules=dataclasses.replace(shop.rules, shadow=None, fill=(0.5, 0.8)))
+    pixels = fine()
+    pixels[150:199, 20:290] = 190  # grey and wide
+    path = image.save(Picture(pixels), tmp_path / "a.png")
+    assert not any("subject" in each for each in faults(path, free))
+    narrow = dataclasses.replace(free, rules=dataclasses.replace(free.rules, fill=(0.2, 0.4)))
+    assert any("subject: fills" in each for each in faults(path, narrow))
+
+
 def test_the_command(shop, tmp_path, capsys):
     good = image.save(Picture(fine()), tmp_path / "good.png")
     bad = image.save(Picture(fine(300, 190)), tmp_path / "bad.png")

@@ -20,6 +20,7 @@ from photofound.picture import colour
 _FRAME = 2  # pixels along each side that must be the background
 _SUBJECT = 24  # of 255: what differs more from the background belongs to the subject, or to a dark shadow
 _RINGING = 16  # pixels around the subject that a JPEG's blocks may have tinted
+_NEUTRAL, _BLACK = 10, 150  # of 255: a shadow's colours differ by no more, and it is no darker below the ground
 _STRAY = 0.0005  # of the picture: less than that may differ from the background
 
 
@@ -91,12 +92,29 @@ def _ground_faults(picture: Picture, rules: Rules) -> list[str]:
     if rules.background is not None and rules.shadow is False:
         found += _stray_faults(away, subject, rules.background)
     if rules.fill is not None:
-        box = bounding_box(subject)
-        fill = max(box.width / picture.width, box.height / picture.height)
-        if not rules.fill[0] <= round(fill, 3) <= rules.fill[1]:
-            least, most = rules.fill
-            found.append(f"subject: fills {fill:.0%} of the frame; it must be {least:.0%} to {most:.0%}")
+        found += _fill_faults(subject, _without_greys(subject, seen, away), rules)
     return found
+
+
+def _fill_faults(subject: np.ndarray, sure: np.ndarray, rules: Rules) -> list[str]:
+    """Whether the subject fills too little or too much of the frame. Where a shadow is allowed, what may be one counts
+    on the side of the file: the truth lies between the two."""
+    assert rules.fill is not None
+    height, width = subject.shape
+    least, most = rules.fill
+    boxes = [bounding_box(each) for each in ((subject,) if rules.shadow is False else (sure, subject))]
+    fills = [round(max(box.width / width, box.height / height), 3) for box in boxes]
+    if fills[-1] >= least and fills[0] <= most:
+        return []
+    fill = fills[-1] if fills[-1] < least else fills[0]
+    return [f"subject: fills {fill:.0%} of the frame; it must be {least:.0%} to {most:.0%}"]
+
+
+def _without_greys(subject: np.ndarray, seen: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """The subject without what may be its shadow on a grey or white ground: grey, and not black."""
+    grey = (seen.max(2) - seen.min(2) <= _NEUTRAL) & (away < _BLACK)
+    sure = _subject(np.where(grey, 0, away))
+    return sure if sure.any() else subject
 
 
 def _frame_colour(seen: np.ndarray) -> np.ndarray:
