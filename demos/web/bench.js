@@ -59,7 +59,7 @@ const now = {
   settings: {seed: 0, variants: 1, steps: 0, guidance: props.guidance, model: props.model, lora: '', format: '', learn: props.learn},
   lora: null, batch: [],
 };
-let running = false, preparing = true, sequence = 0, line = '', wrong = false, shown = 0, poll = null;
+let running = false, preparing = true, sequence = 0, wrong = false, shown = 0, poll = null;
 const marksOf = new Map(); // id of a photograph -> its marks, so that they are there when it comes back
 const task = () => TASKS.get(now.task);
 const fieldsOf = () => (now.fields[now.task] ||= {});
@@ -172,7 +172,6 @@ async function prepare() {
 // ------------------------------------------------------------------------------------------------------------- what is said
 
 function say(text, error = false) {
-  line = text;
   wrong = error;
   const status = find('[data-status]');
   if (status.textContent !== text) status.textContent = text;
@@ -453,11 +452,14 @@ function showMargins(frame) {
 }
 
 function showPresets() {
-  const presets = find('.presets');
-  presets.hidden = !task().frame;
-  presets.replaceChildren(...['', ...ASPECTS].map((aspect) => {
+  find('.presets').hidden = !task().frame;
+  for (const each of all('[data-aspect]')) each.setAttribute('aria-pressed', String(now.aspect === each.dataset.aspect));
+}
+
+function drawPresets() {
+  find('.presets').replaceChildren(...['', ...ASPECTS].map((aspect) => {
     const button = makeElement('button', {
-      type: 'button', text: aspect || t('Free'), 'aria-pressed': String(now.aspect === aspect), 'data-aspect': aspect,
+      type: 'button', text: aspect || t('Free'), 'aria-pressed': 'false', 'data-aspect': aspect,
     });
     button.addEventListener('click', () => {
       stage.frame = aspect ? framed(now.size, aspect) : {left: 0, right: 0, top: 0, bottom: 0};
@@ -654,6 +656,7 @@ find('[data-file="batch"]').addEventListener('change', async (event) => {
 
 localise();
 drawTasks();
+drawPresets();
 find('[data-file="open"]').accept = props.accept;
 find('[data-file="batch"]').accept = props.accept;
 for (const format of ['', ...props.formats])

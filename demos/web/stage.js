@@ -92,7 +92,7 @@ function chequers(context) {
   return context.createPattern(tile, 'repeat');
 }
 
-// `on`: marked(end of a stroke or another step), framed(margins, whether the drag has ended), moved(view changed).
+// `on`: marked(end of a stroke or another step), framed(margins, whether the drag has ended), pointed(x, y).
 function makeStage(view, on) {
   const canvas = view.querySelector('canvas'), context = canvas.getContext('2d');
   const pattern = chequers(context);
@@ -168,7 +168,7 @@ function makeStage(view, on) {
   function drawVeil() {
     const marks = active();
     if (marks.empty) return;
-    veil = veil && veil.width === stage.width && veil.height === stage.height ? veil : document.createElement('canvas');
+    veil ||= document.createElement('canvas'); // its size, set below, clears it
     veil.width = stage.width;
     veil.height = stage.height;
     const paint = veil.getContext('2d');
