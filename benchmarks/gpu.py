@@ -25,6 +25,7 @@ import transformers
 from gpu_device import GPU
 from gpu_parts import PARTS
 
+from photofound import files
 from photofound.device import device_name, resolve_device
 from photofound.errors import one_line
 
@@ -68,9 +69,7 @@ def measure(gpu: GPU, names: list[str], minutes: float) -> int:
 
 def save(gpu: GPU) -> None:
     """Write the file whole, or leave the one before."""
-    written = gpu.path.with_name(gpu.path.name + ".new")
-    written.write_text(json.dumps(gpu.found, indent=1) + "\n")
-    written.replace(gpu.path)
+    files.write(gpu.path, json.dumps(gpu.found, indent=1) + "\n")
 
 
 def guarded(gpu: GPU, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, PRXTransformer2DModel
 from gpu_device import CONFIGS, GPU, HALF, TASKS
-from latency import Bench, photograph, request
+from latency import Bench, of_task, photograph, request
 from torch import Tensor, nn
 from transformer import compare, euler_ours, euler_prx, forward
 from transformers import AutoModelForTextEncoding, ByT5Tokenizer, T5GemmaConfig, T5GemmaModuleConfig
 
 from photofound import config
 from photofound.model.prx import PRX_FIELDS, transformer_from_prx
-from photofound.pipeline import EditPipeline, pipeline_class
+from photofound.pipeline import EditPipeline
 from photofound.train.adapt import adapt
 from photofound.train.distributed import World
 from photofound.train.settings import AdaptedModelConfig, TrainConfig
@@ -151,8 +151,7 @@ def one_edit(
     gpu: GPU, pipeline: Any, task: str, px: int, steps: int | None = None, prompt: str = ""
 ) -> dict[str, float]:
     """Medians of whole calls and of their parts, as ``benchmarks/latency.py`` has them; the first call warms up."""
-    pipe = pipeline_class(task).from_pipe(pipeline)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = of_task(pipeline, task)
     bench = Bench(pipe, argparse.Namespace(device=str(gpu.device), repeats=gpu.sizes.repeats, steps=steps))
     photo, inputs = photograph(px, px), request(task, px, px) | ({"prompt": prompt} if prompt else {})
     gpu.count_memory()
@@ -237,8 +236,7 @@ def nano_edit(gpu: GPU, task: str, at_once: int = 1) -> dict[str, float]:
     if at_once == 1:
         row = one_edit(gpu, pipe, task, px)
         return {"edits/s": 1 / row["s"]} | row
-    pipe = pipeline_class(task).from_pipe(pipe)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = of_task(pipe, task)
     photo, inputs = photograph(px, px), request(task, px, px)
     timed = gpu.timed(lambda: pipe([photo] * at_once, **inputs), warm=2)
     return {"edits/s": at_once / timed["s"]} | timed | gpu.memory()

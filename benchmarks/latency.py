@@ -149,8 +149,7 @@ class Bench:
     def run(self, task: str, width: int, height: int, transformer: Any = None) -> dict[str, float]:
         """Medians over the repeats, after one call to warm up."""
         replaced = {"transformer": transformer} if transformer is not None else {}
-        pipe = pipeline_class(task).from_pipe(self.pipeline, **replaced)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = of_task(self.pipeline, task, **replaced)
         photo, inputs = photograph(width, height), request(task, width, height)
         rows = [self.once(pipe, task, photo, inputs) for _ in range(self.args.repeats + 1)][1:]
         return {name: median(row[name] for row in rows) for name in rows[0] if name != "image"}
@@ -203,7 +202,7 @@ def savings(args: argparse.Namespace, load: Callable[[], Any]) -> Iterator[str]:
                 for name, asked in SAVINGS.items():
                     bench = Bench(pipes.get(name, pipes["plain"]), args)
                     bench.pipeline.enable_first_block_cache(asked.get("cache", 0))
-                    rows[name].append(bench.once(_of_task(bench.pipeline, task), task, photo, inputs))
+                    rows[name].append(bench.once(of_task(bench.pipeline, task), task, photo, inputs))
             plain = rows["plain"]
             for name, made in rows.items():
                 ratios = [median(r[key] for r in made[1:]) / median(r[key] for r in plain[1:]) for key in RATIOS]
@@ -229,8 +228,9 @@ def weight_bytes(pipe: Any) -> int:
     return sum(part.nbytes for each in parts for part in each if part is not None)
 
 
-def _of_task(pipeline: Any, task: str) -> Any:
-    pipe = pipeline_class(task).from_pipe(pipeline)
+def of_task(pipeline: Any, task: str, **replaced: Any) -> Any:
+    """The pipeline of a task with the same weights, and without a progress bar."""
+    pipe = pipeline_class(task).from_pipe(pipeline, **replaced)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

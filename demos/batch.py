@@ -13,9 +13,9 @@ from photofound.demos.desk import Form
 from photofound.demos.studio import Cancelled, Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import get_task
+from photofound.errors import EXPECTED
 
 MOST = 100  # photographs at once
-EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def check(task_name: str, count: int) -> None:

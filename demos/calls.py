@@ -7,7 +7,6 @@ those that were uploaded, and inputs are read as a form's are.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +21,12 @@ from photofound.demos.marks import marked, marks_url, picture_url
 from photofound.demos.preview import file_line, kept_preview, size_line
 from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
+from photofound.edits.geometry import parse_length
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Task, get_task
+from photofound.errors import EXPECTED
 from photofound.image import Picture
 from photofound.notices import warnings_to
 
-EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)  # what a visitor may do wrong, not bugs
 VIEW = 420  # longest side of the picture of what is kept
 NO_PHOTOGRAPH = "there is no photograph yet; open one first"
 Data = Mapping[str, Any]
@@ -69,12 +69,10 @@ class Calls:
     def _function(self, name: str) -> Callable[[Any], dict[str, Any]]:
         handler = getattr(self, name)
 
-        @functools.wraps(handler, updated=())
         def function(data):  # type: ignore[no-untyped-def]  # Gradio reads annotations, and knows none of ours
             return answered(handler, data if isinstance(data, dict) else {})
 
-        del function.__wrapped__
-        function.__annotations__ = {}
+        function.__name__ = name
         return function
 
     # --------------------------------------------------------------------------------------------------- photographs
@@ -103,7 +101,8 @@ class Calls:
             raise ValueError(f"{task.name} has no example; open a photograph")
         photograph, mask = samples.read(sample)
         answer = self._opened(data, Picture.from_any(photograph), sample.photograph)
-        sides = {name: _pixels(value, photograph.size, name) for name, value in sample.inputs.items() if name in _SIDES}
+        whole = dict(zip(_SIDES, 2 * photograph.size, strict=True))
+        sides = {each: parse_length(sample.inputs[each], whole[each], each) for each in _SIDES if each in sample.inputs}
         small = mask and marks_url(np.asarray(mask.resize(studio.preview_size(mask.size)), np.float32) / 255)
         return answer | {
             "prompt": sample.inputs.get("prompt", ""),
@@ -345,14 +344,7 @@ def _before(desk: Desk) -> np.ndarray | None:
     return studio.preview(desk.named(shot.parent).photo.picture)
 
 
-_SIDES = ("left", "right", "top", "bottom")
-
-
-def _pixels(length: Any, size: tuple[int, int], side: str) -> int:
-    """A length of an example in pixels: "40%" of the width, or of the height."""
-    whole = size[0] if side in ("left", "right") else size[1]
-    text = str(length)
-    return round(float(text[:-1]) / 100 * whole) if text.endswith("%") else int(text)
+_SIDES = ("left", "top", "right", "bottom")
 
 
 def seed_of(value: Any) -> int:

@@ -15,11 +15,12 @@ from typing import Any
 import gradio as gr
 
 from photofound.demos import studio
-from photofound.demos.calls import EXPECTED, seed_of
+from photofound.demos.calls import seed_of
 from photofound.demos.desk import Form
 from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import FILE_KINDS, Input, Task
+from photofound.errors import EXPECTED
 
 _PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
 _SEED = Input("seed", "int", "the same seed gives the same pixels", default=0)
@@ -63,8 +64,6 @@ def _kind(each: Input) -> Any:
     if each.kind in FILE_KINDS:
         return gr.FileData if each.required else gr.FileData | None
     kind = {"int": int, "flag": bool}.get(each.kind, str)
-    if each.kind == "length":
-        kind = str
     return kind if each.required or each.default is not None else kind | None
 
 

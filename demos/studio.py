@@ -26,13 +26,10 @@ from photofound.demos.desk import Photo as Photo
 from photofound.demos.desk import Shot as Shot
 from photofound.demos.desk import pruned, stored
 from photofound.demos.models import Models as Models
-from photofound.demos.preview import PREVIEW as PREVIEW
-from photofound.demos.preview import file_line as file_line
 from photofound.demos.preview import kept_preview as kept_preview
 from photofound.demos.preview import preview as preview
 from photofound.demos.preview import preview_size as preview_size
 from photofound.demos.preview import resized as resized
-from photofound.demos.preview import size_line as size_line
 from photofound.edits.request import Request
 from photofound.edits.task import SUBJECT_INPUTS, Input, Job, Task, get_task, offered
 from photofound.image import Picture

@@ -142,16 +142,17 @@ def as_picture(source: Any) -> Picture | None:
 
 
 def repeats(value: Any) -> int:
-    value = REPEATS if value is None else plain(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 20:
-        raise ValueError(f"resample: {value!r} must be a whole number from 1 to 20")
-    return value
+    return _count("resample", value, REPEATS, 20)
 
 
 def candidates(value: Any) -> int:
-    value = 1 if value is None else plain(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-        raise ValueError(f"best_of: {value!r} must be a whole number from 1 to {MOST}")
+    return _count("best_of", value, 1, MOST)
+
+
+def _count(name: str, value: Any, default: int, most: int) -> int:
+    value = default if value is None else plain(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"{name}: {value!r} must be a whole number from 1 to {most}")
     return value
 
 

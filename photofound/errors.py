@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# Raised for bad input, a full disk, too little memory or a missing package. Anything else is a bug: a traceback shows.
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 _LONGEST = 300  # characters of another library's message inside one of ours
 
 

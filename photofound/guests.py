@@ -34,7 +34,6 @@ from photofound.edits.task import Backdrop, Condition, get_task
 from photofound.errors import first_line
 from photofound.image import from_tensor, to_tensor
 from photofound.model import fingerprint
-from photofound.model.quantize import is_quantized
 from photofound.painting import Draft
 from photofound.pipeline import EditPipeline
 from photofound.sampling import Callback
@@ -301,10 +300,6 @@ class GuestPipeline(EditPipeline):
         """The guest's own; safetensors only."""
         self._require_whole("load_lora_weights")
         self.painter.pipe.load_lora_weights(*args, **{**kwargs, "use_safetensors": True})
-
-    def _require_whole(self, what: str) -> None:
-        if any(map(is_quantized, self._networks.values())):
-            raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         self._require_whole("save_pretrained")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from photofound.edits import scores
-from photofound.edits.masks import grabcut
 from photofound.edits.scores import BELOW, Scores
 from photofound.edits.task import Job, Task, get_task
 from photofound.image import Picture
@@ -106,15 +105,16 @@ class JudgingPipeline(SubjectPipeline):
     ) -> Picture:
         if not _is_judged(job):
             return made[0]
-        found = [self._scores(task, job, picture) for picture in made]
-        chosen = scores.choose([picture.rgb() for picture in made], job.hole > 0, found) if len(made) > 1 else 0
+        rgbs = [picture.rgb() for picture in made]
+        found = [self._scores(task, job, rgb) for rgb in rgbs]
+        chosen = scores.choose(rgbs, job.hole > 0, found) if len(made) > 1 else 0
         picture, score, notes = made[chosen], found[chosen], [made[chosen].note]
         if len(made) > 1:
             notes.append(f"the best of {len(made)}: score {score.total:.2f}")
         fallback = self.fallback
         if fallback is not None and score.total < fallback.below and not self.interrupt:
             other = self._by_fallback(fallback, task, job, generator, callback)
-            theirs = self._scores(task, job, other)
+            theirs = self._scores(task, job, other.rgb())
             better = theirs.total > score.total
             picture, notes[0] = (other, other.note) if better else (picture, notes[0])
             kept = "taken" if better else "not taken"
@@ -142,11 +142,9 @@ class JudgingPipeline(SubjectPipeline):
         made: Picture = pipe.with_recipe(picture, replace(job.asked, seed=seed), job)
         return made
 
-    def _scores(self, task: Task, job: Job, made: Picture) -> Scores:
-        rgb = made.rgb()
+    def _scores(self, task: Task, job: Job, rgb: np.ndarray) -> Scores:
         if task.wants_segmenter:
-            segment = self.search() if self.has_cutout else grabcut
-            return scores.of_background(rgb, job.keep > 0.5, segment)
+            return scores.of_background(rgb, job.keep > 0.5, self.search())
         return scores.of_fill(rgb, job.hole > 0)
 
 

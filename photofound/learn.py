@@ -16,7 +16,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def _learn_one(
     kept.unlink(missing_ok=True)  # that of fewer choices
     if outcome.better:
         shutil.copyfile(lora, kept)
-        outcome = Outcome(**{**asdict(outcome), "kept": str(kept)})
+        outcome = replace(outcome, kept=str(kept))
     files.write(out / f"{task}.json", json.dumps(asdict(outcome), indent=2) + "\n")
     return outcome
 

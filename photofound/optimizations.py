@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from photofound.model.cache import THRESHOLD, check_threshold
 from photofound.model.quantize import quantize
@@ -17,11 +16,6 @@ _QUANTIZED = ("transformer", "unet", "text_encoder")  # networks whose name begi
 
 class OptimizedPipeline(StoredPipeline):
     """The pipelines of all tasks that share weights share these settings, too."""
-
-    @property
-    def _networks(self) -> dict[str, Any]:
-        """The networks by name."""
-        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
 
     def quantize(self, kind: str) -> None:
         """Store the weights of the transformer and the text encoder in eight bits, ``int8`` or ``fp8``, by torchao. It

@@ -172,7 +172,7 @@ class EditPipeline(JudgingPipeline):
         if strange := [name for name in tensors if name not in self._callback_tensor_inputs]:
             raise ValueError(f"callback_on_step_end_tensor_inputs: there is no {strange[0]!r}, only 'latents'")
         resample = repeats(settings.get("resample"))
-        asked_best, best_of = settings.get("best_of"), candidates(settings.get("best_of"))
+        best_of = candidates(settings.get("best_of"))
         asked = self._requests(source, inputs)
         jobs = [self.prepare(as_picture(one), **given, resample=resample) for one, given in asked]
         generators = generators_of(settings.get("generator"), len(jobs) * count)
@@ -195,8 +195,8 @@ class EditPipeline(JudgingPipeline):
                 else:
                     made = self.run([job], [generator], steps, guidance, callback, best_of)
                 if settings.get("output_type") == "picture":
-                    request = replace(job.asked, seed=seed, resample=settings.get("resample"), best_of=asked_best)
-                    request = replace(request, steps=steps, guidance=guidance)
+                    wished = {name: settings.get(name) for name in ("resample", "best_of")}
+                    request = replace(job.asked, seed=seed, steps=steps, guidance=guidance, **wished)
                     made = [self.with_recipe(each, request, job, variant, call.negative_prompt) for each in made]
                 pictures += made
         images = [convert(picture) for picture in pictures]
@@ -313,10 +313,9 @@ class EditPipeline(JudgingPipeline):
         if not task.takes_picture and inputs.get("size") is None:
             inputs["size"] = (self.config.tile, self.config.tile)
         inputs |= {each.name: input_value(each, inputs[each.name]) for each in task.inputs if each.name in inputs}
+        asked = Request(task.name, picture, dict(inputs))
         if task.wants_segmenter:
-            found = (inputs.get(each.name) for each in SUBJECT_INPUTS)
-            inputs["segment"] = self.search(*found)
-        asked = Request(task.name, picture, {name: value for name, value in inputs.items() if name != "segment"})
+            inputs["segment"] = self.search(*(inputs.get(each.name) for each in SUBJECT_INPUTS))
         return replace(task.prepare(picture, **task.with_defaults(inputs)), resample=resample, asked=asked)
 
     @torch.no_grad()
@@ -359,8 +358,10 @@ class EditPipeline(JudgingPipeline):
             return made
         steps, guidance = self.settings(request)
         sampled: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt or None}
-        made_by = {"model": self.fingerprint(), "computed": self.computed}
-        return replace(made, recipe=recipe.of(request, job, made, sampled, made_by, variant))
+        call = self._current
+        if call.made_by is None:  # the same for all results of a call, and weights take long to hash
+            call.made_by = {"model": self.fingerprint(), "computed": self.computed}
+        return replace(made, recipe=recipe.of(request, job, made, sampled, call.made_by, variant))
 
     def check(self, settings: Settings) -> tuple[int, float, int]:
         """Steps, guidance and number of variants, with the checkpoint's defaults filled in. Raises ValueError."""

@@ -21,6 +21,7 @@ import torch
 from photofound import __version__, image
 from photofound.edits import recipe as recipes
 from photofound.edits.request import Request
+from photofound.edits.segmenter import OWN
 from photofound.edits.task import FOLDER, Input, get_task, names_file, task_names
 from photofound.image import Picture
 from photofound.model import fingerprint
@@ -30,7 +31,6 @@ from photofound.pipeline import EditPipeline
 from photofound.storage import EMBEDDED
 
 _DEEPEST = 32  # edits in a chain
-_OWN_SEGMENTERS = ("cutout", "grabcut")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Redo:
 
     def _segmenter_of(self, written: str) -> str:
         """A recipe may be a stranger's, and a segmenter's name may run code or download a model."""
-        if written in _OWN_SEGMENTERS or self._segmenter is not None:
+        if written in OWN or self._segmenter is not None:
             return self._segmenter if self._segmenter is not None else written
         raise ValueError(f"segmenter: it was made with {written!r}; if you want it to be run, name it with --segmenter")
 

@@ -128,6 +128,7 @@ class _Call:
     stop: bool = False
     steps: int = 0
     negative_prompt: str = ""
+    made_by: dict[str, Any] | None = None  # the model and how it computes, once that is known
     scores: list[Any] = field(default_factory=list)  # of its results that were judged
     bar: Any = None
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LoraBaseMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from photofound import files
 from photofound.device import fast_dtype
@@ -166,9 +166,14 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         options = {"token": token, "commit_message": commit_message, "create_pr": create_pr, "subfolder": subfolder}
         return self._upload_folder(str(folder), repo_id, **options)
 
+    @property
+    def _networks(self) -> dict[str, Any]:
+        """The networks by name."""
+        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+
     def _require_whole(self, what: str) -> None:
         """Raises ValueError where weights have eight bits: no file format of ours holds them, and no LoRA is added."""
-        if is_quantized(self.transformer) or is_quantized(self.text_encoder):
+        if any(map(is_quantized, self._networks.values())):
             raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
 
     def _save_card(self, folder: Path) -> None:

@@ -110,7 +110,7 @@ class Outpaint(Task):
             shade = shadows.of_inputs(given, "soft" if named.picture is not None else "none")
             mirrored = shadows.share(reflection, "reflection", 0.0)
             return shot_of(cut, matte, placement, named, shade, mirrored, photograph=picture)
-        if reflection is not None and shadows.share(reflection, "reflection", 0.0):
+        if shadows.share(reflection, "reflection", 0.0):
             raise ValueError("reflection: no model paints one; give a colour or a picture as background")
         shade = shadows.of_inputs(given, "automatic")
         if placement.is_default:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from photofound.cli.arguments import unknown
 from photofound.cli.commands import COMMANDS, loaded_tasks
 from photofound.cli.console import plain_warnings, quiet_imports, safe_streams, say
-from photofound.cli.edits import EXPECTED, run_edit
-from photofound.errors import one_line
+from photofound.cli.edits import run_edit
+from photofound.errors import EXPECTED, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,14 +18,11 @@ from photofound.cli.model import load_pipeline, without_gc
 from photofound.cli.options import inputs_of, task_parser
 from photofound.cli.plan import Work, find_input, new_outputs, plan_work
 from photofound.cli.proof import signing
-from photofound.errors import one_line
+from photofound.errors import EXPECTED, one_line
 
 if TYPE_CHECKING:
     from photofound.edits.task import Task
     from photofound.image import Picture
-
-# Raised for bad input, a full disk, too little memory or a missing package. Anything else is a bug: a traceback shows.
-EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def run_edit(name: str, argv: list[str]) -> int:

@@ -79,21 +79,31 @@ def task_parser(task: Task) -> Parser:
     return parser
 
 
-def _add_sampling(parser: Parser, task: Task) -> None:
+def sampling_types() -> dict[str, Callable[[str], Any]]:
+    """How the options of sampling are read, from the command line and from a recipe."""
     from photofound.edits.task import LARGEST_SEED, LEAST_SEED
 
+    return {
+        "seed": whole_number(LEAST_SEED, LARGEST_SEED),
+        "steps": whole_number(1, 1000),
+        "guidance": number_between(0, 100),
+        "resample": whole_number(1, 20),
+    }
+
+
+def _add_sampling(parser: Parser, task: Task) -> None:
+    types = sampling_types()
     add = parser.add_argument_group("sampling").add_argument
     repeat = "repetitions of each step, if the model was never trained on the task; default: 4"
     weight = "how strongly to follow the prompt, 0 to 100; default: the model's"
-    seed, images = whole_number(LEAST_SEED, LARGEST_SEED), whole_number(1, 64)
-    add("--steps", type=whole_number(1, 1000), metavar="N", help="sampling steps; default: the model's")
-    add("--resample", type=whole_number(1, 20), metavar="N", help=repeat)
+    add("--steps", type=types["steps"], metavar="N", help="sampling steps; default: the model's")
+    add("--resample", type=types["resample"], metavar="N", help=repeat)
     if task.keeps:
         best = "make N results, judge them, keep the best; default: 1"
         add("--best-of", type=whole_number(1, 16), metavar="N", help=best)
-    add("--guidance", type=number_between(0, 100), metavar="X", help=weight)
-    add("--seed", type=seed, default=0, metavar="N", help="same seed, same result; default: 0")
-    numbered: dict[str, Any] = {"dest": "num_images", "type": images, "metavar": "N"}
+    add("--guidance", type=types["guidance"], metavar="X", help=weight)
+    add("--seed", type=types["seed"], default=0, metavar="N", help="same seed, same result; default: 0")
+    numbered: dict[str, Any] = {"dest": "num_images", "type": whole_number(1, 64), "metavar": "N"}
     add("--images", default=1, help="variants, numbered -1, -2, ...; default: 1", **numbered)
     add("--num-images", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **numbered)  # its old name
 

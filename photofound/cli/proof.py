@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from photofound.cli.arguments import DTYPES, Parser, add_credentials_options, add_model_options, path
 from photofound.cli.console import print_line, say
+from photofound.cli.model import load_pipeline, optimize, quiet_libraries
 
 if TYPE_CHECKING:
     from photofound.edits.proof import Proof
     from photofound.image import Picture
-    from photofound.picture.credentials import Credentials
+    from photofound.picture.credentials import Credentials, Signer
 
 VERIFY = "count the pixels of BEFORE that are identical in AFTER, by whichever program, and those that are not"
 REDO = "make a result again, bit for bit, from what its file says"
@@ -169,12 +171,10 @@ def redo(argv: list[str]) -> int:
         raise ValueError(f"{args.result}: its metadata have no recipe, so it cannot be made again")
     format = image.output_format(result, args.output)
     sign = signing(args)
-    from photofound.cli.model import load_pipeline, quiet_libraries
     from photofound.redo import redo as make_again
 
     quiet_libraries()
-    load = _loader(args, load_pipeline if args.model is not None or args.teacher else None)
-    again = make_again(result, args.places, load, args.segmenter)
+    again = make_again(result, args.places, _loader(args), args.segmenter)
     image.save(again.picture, args.output, format, overwrite=args.overwrite, sign=sign(None))
     print_line(str(args.output))
     if not again.same:
@@ -210,16 +210,15 @@ def redo_parser() -> Parser:
     return parser
 
 
-def _loader(args: argparse.Namespace, load_pipeline: Any) -> Any:
-    """A function from a recipe to its model on the device: the one that the options name, loaded by ``load_pipeline``,
-    or else (None) the one that the recipe names; in the recipe's precision, unless the options say another."""
+def _loader(args: argparse.Namespace) -> Any:
+    """A function from a recipe to its model on the device: the one that the options name, or else the one that the
+    recipe names; in the recipe's precision, unless the options say another."""
 
     def load(made: Any) -> Any:
-        from photofound.cli.model import optimize
         from photofound.device import resolve_device
         from photofound.redo import load_model
 
-        if load_pipeline is not None:
+        if args.model is not None or args.teacher:
             written = made.get("computed", {}).get("dtype")
             dtype = written if args.dtype == "auto" and written in DTYPES else args.dtype
             return load_pipeline(argparse.Namespace(**{**vars(args), "dtype": dtype}))
@@ -238,6 +237,12 @@ def signing(args: argparse.Namespace) -> Any:
     if args.c2pa_cert is None or args.c2pa_key is None:
         missing = "--c2pa-key" if args.c2pa_key is None else "--c2pa-cert"
         raise ValueError(f"{missing}: is missing; a certificate and its key are given together")
+    return _signer(args.c2pa_cert, args.c2pa_key).signing
+
+
+@cache
+def _signer(certificate: Path, key: Path) -> Signer:
+    """Read once, however many photographs it signs."""
     from photofound.picture.credentials import Signer
 
-    return Signer(args.c2pa_cert, args.c2pa_key).signing
+    return Signer(certificate, key)

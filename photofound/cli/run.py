@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 from photofound import __version__
 from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, path, whole_number
 from photofound.cli.console import print_line, progress_bar, say, warnings_about
-from photofound.cli.edits import EXPECTED
 from photofound.cli.formats import output_suffix
 from photofound.cli.page import Done, Stage, small, write
 from photofound.cli.plan import find_input, find_photographs, require_file
 from photofound.cli.proof import signing
 from photofound.cli.steps import Recipe, Step, read
-from photofound.errors import one_line
+from photofound.errors import EXPECTED, one_line
 
 if TYPE_CHECKING:
     from photofound.image import Picture
@@ -124,6 +123,7 @@ class Run:
         self._finished = dict(_journal(self._ours / "journal.jsonl"))
         self._sign: Callable[..., Any] = signing(args)
         self._model = cache(lambda: _load(args))
+        self._of_input = cache(_of_file)  # inputs are the same for all photographs
         self.done: list[Done] = []
 
     def take(self, photograph: Path) -> Done:
@@ -156,9 +156,9 @@ class Run:
         last = _digest(keys[-1], self._recipe.formats, settings)
         files, name = self._files(photograph), str(photograph.relative_to(args.folder))
         self._used.update([first, *keys])
-        names = ["before", *(step.task for step in self._recipe.steps)]
-        seen = [self._seen(each, key) for each, key in zip(names, [first, *keys], strict=True)]
         if self._finished.get(name) == [last, *map(_of_file, files)]:
+            names = ["before", *(step.task for step in self._recipe.steps)]
+            seen = [self._seen(each, key) for each, key in zip(names, [first, *keys], strict=True)]
             done.status, done.files, done.stages = "skipped", files, [stage for stage in seen if stage is not None]
             return
         picture = image.load(photograph)
@@ -205,9 +205,11 @@ class Run:
 
     def _input_digest(self, value: Path, photograph: Path, name: str) -> str:
         if name == "gallery":
-            return _digest(*(f"{each.name} {_of_file(each)}" for each in sorted(value.iterdir()) if each.is_file()))
+            return _digest(
+                *(f"{each.name} {self._of_input(each)}" for each in sorted(value.iterdir()) if each.is_file())
+            )
         try:
-            return _of_file(find_input(value, self._args.folder, photograph, name))
+            return self._of_input(find_input(value, self._args.folder, photograph, name))
         except ValueError:
             return "missing"
 

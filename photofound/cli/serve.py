@@ -9,7 +9,7 @@ from typing import Any
 
 from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, count, file_name, number, port
 from photofound.cli.console import print_line, say
-from photofound.cli.model import load_pipeline
+from photofound.cli.model import load_pipeline, quiet_libraries, without_gc
 from photofound.cli.proof import signing
 from photofound.serve.config import ServeConfig
 from photofound.serve.keys import read_keys
@@ -44,8 +44,6 @@ def run(argv: list[str]) -> int:
 
 def _upstream(args: argparse.Namespace) -> Any:
     """The tasks painted by another server."""
-    from photofound.cli.model import quiet_libraries, without_gc
-
     with without_gc():
         from photofound.serve import upstream
 

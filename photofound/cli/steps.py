@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photofound.cli.arguments import number_between, unknown, whole_number
-from photofound.cli.options import input_type, inputs_of, option
+from photofound.cli.arguments import unknown
+from photofound.cli.options import input_type, inputs_of, option, sampling_types
 
 FORMATS = "formats"
 _SAMPLING = ("seed", "steps", "guidance", "resample")
@@ -143,7 +143,7 @@ def _step(name: str, given: Any, where: str, folder: Path, trusted: bool) -> Ste
             elif each.kind == "segmenter" and not trusted:
                 _check_segmenter(found[each.name], f"{where}: {key}")
         elif known in _SAMPLING:
-            sampling[known] = _read(_sampling_type(known), value, f"{where}: {key}")
+            sampling[known] = _read(sampling_types()[known], value, f"{where}: {key}")
         elif known == "optional" and isinstance(value, bool):
             optional = value
         else:
@@ -174,17 +174,6 @@ def _read(parse: Any, value: Any, where: str, flag: bool = False) -> Any:
 def _typed(value: str | int | float) -> str:
     whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
     return str(int(value)) if whole else str(value)
-
-
-def _sampling_type(name: str) -> Any:
-    from photofound.edits.task import LARGEST_SEED, LEAST_SEED
-
-    return {
-        "seed": whole_number(LEAST_SEED, LARGEST_SEED),
-        "steps": whole_number(1, 1000),
-        "guidance": number_between(0, 100),
-        "resample": whole_number(1, 20),
-    }[name]
 
 
 def _there(path: Path, where: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from photofound.data.photograph import Photograph, to_8_bit
 from photofound.edits.geometry import bounding_box
 from photofound.edits.ground import ground_colour, is_near
-from photofound.edits.masks import GRABCUT_FRAME, Segmenter, grabcut
+from photofound.edits.masks import GRABCUT_FRAME, grabcut
 
 
 def object_box(matte: Tensor | None, frame: int = 1) -> tuple[int, int, int, int]:
@@ -34,7 +34,7 @@ def holds_object(matte: Tensor) -> bool:
 
 
 def cut_clean(
-    pixels: Tensor, segmenter: Segmenter = grabcut, plain: bool = True, short_side: int = 112
+    pixels: Tensor, segmenter: Callable[[np.ndarray], np.ndarray] = grabcut, plain: bool = True, short_side: int = 112
 ) -> Tensor | None:
     """The matte (1, H, W) uint8 of a photograph's object (3, H, W), where it comes out clean, else None.
 

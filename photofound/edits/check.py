@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from photofound import image as images
+from photofound.edits.effects import connected
 from photofound.edits.geometry import bounding_box
 from photofound.edits.presets import Preset, Rules
 from photofound.image import Picture
@@ -123,9 +124,15 @@ def _frame_colour(seen: np.ndarray) -> np.ndarray:
     return median
 
 
+def _frame(shape: tuple[int, ...], width: int) -> np.ndarray:
+    """(H, W) bool: the outermost pixels, ``width`` on each side."""
+    frame = np.ones(shape, bool)
+    frame[width:-width, width:-width] = False
+    return frame
+
+
 def _frame_faults(away: np.ndarray, seen: np.ndarray, ground: tuple[int, int, int]) -> list[str]:
-    frame = np.ones(away.shape, bool)
-    frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = False
+    frame = _frame(away.shape, _FRAME)
     wrong = frame & (away > 0)
     if not wrong.any():
         return []
@@ -150,22 +157,12 @@ def _stray_faults(away: np.ndarray, subject: np.ndarray, ground: tuple[int, int,
     import cv2
 
     near = cv2.dilate(subject.astype(np.uint8), np.ones((2 * _RINGING + 1,) * 2, np.uint8))
-    outside = _connected_with_frame(near == 0)
+    outside = connected(near == 0, _frame(near.shape, 1))
     wrong = outside & (away > 0)
     if wrong.mean() <= _STRAY:
         return []
     share = wrong.sum() / max(1, outside.sum())
     return [f"background: {share:.1%} of it is not {_hex(ground)}: a shadow, a gradient or off-white"]
-
-
-def _connected_with_frame(mask: np.ndarray) -> np.ndarray:
-    import cv2
-
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8))
-    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    touches = np.zeros(labels.max() + 1, bool)
-    touches[edge[edge > 0]] = True
-    return touches[labels] & mask
 
 
 def _hex(colour: np.ndarray | tuple[int, int, int]) -> str:

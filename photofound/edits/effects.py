@@ -39,7 +39,7 @@ def shadow_beside(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     dark = near & (thing == 0) & (share > _DARKEST) & (share < 0.94) & ~tinted
     dark = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     touching = cv2.dilate(thing, np.ones((7, 7), np.uint8))
-    found = _connected(dark, (dark > 0) & (touching > 0))
+    found = connected(dark, (dark > 0) & (touching > 0))
     if found.sum() < 0.004 * thing.sum():
         return np.zeros(mask.shape, np.float32)
     # Its fading rim, too, as far as it goes on getting lighter.
@@ -65,7 +65,7 @@ def without_shadow(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
     calm = np.where(share < 0.93, step < _STEP, step < _EVEN)
     passable = (share > _DARKEST) & (share < 1.03) & ~tinted & calm
     passable = cv2.erode(passable.astype(np.uint8), np.ones((3, 3), np.uint8))
-    reached = _connected(passable, (passable > 0) & (inside < 0.1))
+    reached = connected(passable, (passable > 0) & (inside < 0.1))
     reached = cv2.dilate(reached.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     wrong = _without_rim(reached & (inside > 0.1), inside, step)
     rest = (inside > 0.5) & ~wrong
@@ -127,7 +127,7 @@ def _light(rgb: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return share, spread > _TINT + 0.12 * np.clip(1 - share, 0, 1)
 
 
-def _connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+def connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """(H, W) bool: the parts of a {0, 1} mask that hold a seed."""
     import cv2
 

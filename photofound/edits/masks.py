@@ -139,9 +139,6 @@ def reach(mask: np.ndarray) -> float:
     return float(cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 3).max())
 
 
-Segmenter = Callable[[np.ndarray], np.ndarray]
-
-
 def grabcut(rgb: np.ndarray) -> np.ndarray:
     """Cut the subject out with GrabCut (Rother et al. 2004), started from a frame of sure background.
 
@@ -221,7 +218,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8) if count > 1 else mask
 
 
-def cut_out(rgb: np.ndarray, segmenter: Segmenter = grabcut) -> np.ndarray:
+def cut_out(rgb: np.ndarray, segmenter: Callable[[np.ndarray], np.ndarray] = grabcut) -> np.ndarray:
     """The subject's mask, (H, W) float32 in [0, 1], 1 = subject, by any function from pixels to mask.
 
     Raises ValueError if the mask is empty or covers everything.

@@ -63,30 +63,27 @@ def prepare(
     shadow: Shadow | None = None,
     reflection: float = 0.0,
     photograph: Picture | None = None,
-    **job: Any,
 ) -> Shot:
     """Place a subject.
 
     Args:
         picture: with the subject's own colours where ``matte`` (H, W) is soft.
         photograph: as it was before; None = ``picture``.
-        job: what else a Job holds.
 
     Raises ValueError for a subject or a canvas that leaves nothing to do.
     """
     placed = place(picture, matte, placement)
-    job.setdefault("hole", (placed.matte < 1).astype(np.float32))
-    job.setdefault("at", placed.at)
     return Shot(
         placed.picture,
+        hole=(placed.matte < 1).astype(np.float32),
         keep=placed.matte,
+        at=placed.at,
         placed=placed,
         background=background,
         shadow=shadow,
         reflection=reflection,
         photograph=picture if photograph is None else photograph,
         matte=matte,
-        **job,
     )
 
 

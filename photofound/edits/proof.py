@@ -70,14 +70,14 @@ def verify(before: Any, after: Any, mask: Any = None, subject: Any = None, at: t
         raise ValueError("mask, subject: say it in one way; a mask's white is repainted, a subject's white is kept")
     made = recipes.read(after)
     chain = None if made is None else _since(made, before)
-    place = at or _place(chain, before, after)
+    place = at or (chain.at if chain is not None else locate(before, after))
     if mask is not None or subject is not None:
         kept, source = _marked(mask, subject, before, after, place), "subject" if mask is None else "mask"
     elif chain is not None and at is None:
-        kept, source = _window(_region(chain.steps, after.size), before, place, outside=False), "recipe"
+        kept, source = _window(_region(chain.steps, after.size), before.size, place, outside=False), "recipe"
     else:
         kept, source = None, "all"
-    original = None if chain is None and made is None else chain is not None and chain.original
+    original = None if made is None else chain is not None and chain.original
     return Proof(compare(before, after, kept, place), source, original, _is_as_recorded(made, after))
 
 
@@ -122,11 +122,7 @@ def _region(steps: list[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray
     region, left, top = np.ones(size[::-1], bool), 0, 0
     for step in steps:
         own = unpack_region(step["kept"]["region"], recipes.size_of(step["result"]))
-        placed = np.zeros_like(region)
-        x, y = max(0, left), max(0, top)
-        part = own[y - top : placed.shape[0] - top, x - left : placed.shape[1] - left]
-        placed[y : y + part.shape[0], x : x + part.shape[1]] = part
-        region &= placed
+        region &= _window(own, size, (-left, -top), outside=False)
         left, top = left + step["kept"]["at"][0], top + step["kept"]["at"][1]
     return region
 
@@ -144,12 +140,6 @@ def _is_as_recorded(made: Mapping[str, Any] | None, after: Picture) -> bool | No
 # ------------------------------------------------------------------------------------------------------------- regions
 
 
-def _place(chain: _Chain | None, before: Picture, after: Picture) -> tuple[int, int]:
-    if chain is not None:
-        return chain.at
-    return (0, 0) if before.size == after.size else locate(before, after)
-
-
 def _marked(mask: Any, subject: Any, before: Picture, after: Picture, at: tuple[int, int]) -> np.ndarray:
     """(H, W) bool of ``before``'s size: what a mask or a subject says was to be kept."""
     given, name = (subject, "subject") if mask is None else (mask, "mask")
@@ -157,14 +147,14 @@ def _marked(mask: Any, subject: Any, before: Picture, after: Picture, at: tuple[
     of_result = picture.size == after.size != before.size
     values = images.load_mask(picture, after.size if of_result else before.size, name, kept=mask is None)
     kept = values == 1 if mask is None else values == 0
-    return _window(kept, before, at, outside=True) if of_result else kept
+    return _window(kept, before.size, at, outside=True) if of_result else kept  # what is not in the result is missing
 
 
-def _window(region: np.ndarray, before: Picture, at: tuple[int, int], outside: bool) -> np.ndarray:
-    """The part of a region of the result that belongs to ``before``, (H, W) of its size; ``outside``: whether what lies
-    outside the result had to be kept, and so is missing."""
-    kept = np.full((before.height, before.width), outside)
+def _window(region: np.ndarray, size: tuple[int, int], at: tuple[int, int], outside: bool) -> np.ndarray:
+    """The part of a region (h, w) that a window of ``size`` (W, H) at ``at`` (x, y) shows, as (H, W) bool; ``outside``:
+    what it shows beyond the region."""
+    kept = np.full(size[::-1], outside)
     left, top = max(0, at[0]), max(0, at[1])
-    part = region[top : max(0, at[1] + before.height), left : max(0, at[0] + before.width)]
+    part = region[top : max(0, at[1] + size[1]), left : max(0, at[0] + size[0])]
     kept[top - at[1] : top - at[1] + part.shape[0], left - at[0] : left - at[0] + part.shape[1]] = part
     return kept

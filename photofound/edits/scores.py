@@ -20,7 +20,7 @@ _COPIED = 0.98  # correlation of a copy
 _BUSY = 0.02  # standard deviation of a patch that has something to be told by
 _FLOOR = 2e-3  # of steps and gradients: what is below is nothing that is seen
 
-# How much each fault counts, fitted on photographs that the benchmark does not judge (benchmarks/seeds.py --fit).
+# How much each fault counts, fitted on photographs that the benchmark does not judge (benchmarks/seeds.py --weights).
 WEIGHTS = {"seam": 0.1, "growth": 4.0, "colour": 0.01, "copy": 0.25, "sharpness": 0.3}
 AGREEMENT = 8.0  # of how far a result is from the others of its edit, over the mean
 

@@ -115,14 +115,14 @@ def background(
     Returns:
         (H, W, 3), the background everywhere, also behind the subject.
     """
-    edge, view, blank = 0.0, "ground", False
+    light, edge, view, blank = light_side(rgb, matte), 0.0, "ground", False
     if isinstance(ground, Surface):
-        made = _drawn(ground, rgb, matte, seed)
         edge, view, blank = _edge(matte, seed), ground.view, ground.is_blank
+        made = surfaces.render(ground, matte.shape[::-1], seed, light, edge)
     else:
         made = crop_to_fill(ground, matte.shape[::-1])
     if dark is None:
-        dark = shadow(matte, light_side(rgb, matte), view, edge) * np.float32(0.65 if blank else 1.0)
+        dark = shadow(matte, light, view, edge) * np.float32(0.65 if blank else 1.0)
     made *= 1 - dark[..., None]
     return made if blank else surfaces.with_grain(made, seed + 11, _missing_grain(rgb, matte))
 
@@ -151,12 +151,8 @@ def shadow(matte: np.ndarray, light: float = 0.4, view: str = "ground", edge: fl
 
 def ground(surface: Surface, rgb: np.ndarray, matte: np.ndarray, seed: int = 0) -> np.ndarray:
     """As ``background``, of a surface and without the shadow."""
-    made = _drawn(surface, rgb, matte, seed)
+    made = surfaces.render(surface, matte.shape[::-1], seed, light_side(rgb, matte), _edge(matte, seed))
     return made if surface.is_blank else surfaces.with_grain(made, seed + 11, _missing_grain(rgb, matte))
-
-
-def _drawn(surface: Surface, rgb: np.ndarray, matte: np.ndarray, seed: int) -> np.ndarray:
-    return surfaces.render(surface, matte.shape[::-1], seed, light_side(rgb, matte), _edge(matte, seed))
 
 
 def _edge(matte: np.ndarray, seed: int) -> float:
@@ -191,8 +187,7 @@ def fill(ground: Surface | np.ndarray, rgb: np.ndarray, hole: np.ndarray, seed: 
     if blank:
         return made
     made[box.slices] *= _light_across(rgb, hole)[box.slices][..., None]
-    amount = math.sqrt(max(0.0, estimate_grain(rgb, 1 - hole) ** 2 - 0.004**2))
-    return surfaces.with_grain(made.clip(0, 1), seed + 11, amount)
+    return surfaces.with_grain(made.clip(0, 1), seed + 11, _missing_grain(rgb, 1 - hole))
 
 
 def _light_across(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from photofound import image as images
 from photofound.edits import effects, masks, matting
-from photofound.edits.masks import Segmenter
 from photofound.image import Picture
 
 OUTLINE = 768  # long side in pixels at which the outline of what was found is refined, in a third of a second
 
 
 def find(
-    picture: Picture, subject: Any = None, segment: Segmenter | None = None, refine: bool = False
+    picture: Picture,
+    subject: Any = None,
+    segment: Callable[[np.ndarray], np.ndarray] | None = None,
+    refine: bool = False,
 ) -> tuple[Picture, np.ndarray]:
     """The picture with the subject's own colours along its soft edge, and the matte.
 
@@ -41,7 +44,10 @@ def find(
 
 
 def matte_of(
-    picture: Picture, mask: np.ndarray | None = None, segment: Segmenter | None = None, refine: bool = False
+    picture: Picture,
+    mask: np.ndarray | None = None,
+    segment: Callable[[np.ndarray], np.ndarray] | None = None,
+    refine: bool = False,
 ) -> np.ndarray:
     """(H, W) float32 in [0, 1], 1 = keep: the given mask (H, W), else the picture's alpha, else what ``segment`` finds
     (None: GrabCut). Of a mask and an alpha below it, alpha counts: what it hides is no part of the subject.

@@ -146,10 +146,10 @@ def locate(before: Picture, after: Picture) -> tuple[int, int]:
 
     Raises ValueError if neither fits into the other, or if no place shows the same.
     """
-    import cv2
-
     if before.size == after.size:
         return 0, 0
+    import cv2
+
     swapped = before.width > after.width or before.height > after.height
     inner, outer = (after, before) if swapped else (before, after)
     sizes = f"the pictures are {before.width}x{before.height} and {after.width}x{after.height}"
@@ -160,11 +160,9 @@ def locate(before: Picture, after: Picture) -> tuple[int, int]:
     )
     factor = max(1, max(outer.size) // _COARSE)
     x, y = (factor * each for each in _best(_shrunk(large, factor), _shrunk(small, factor)))
-    left, top = max(0, x - 2 * factor), max(0, y - 2 * factor)
+    left = min(max(0, x - 2 * factor), outer.width - inner.width)
+    top = min(max(0, y - 2 * factor), outer.height - inner.height)
     window = large[top : top + small.shape[0] + 4 * factor, left : left + small.shape[1] + 4 * factor]
-    if window.shape[0] < small.shape[0] or window.shape[1] < small.shape[1]:  # at the right or lower edge
-        left, top = min(left, outer.width - inner.width), min(top, outer.height - inner.height)
-        window = large[top : top + small.shape[0] + 4 * factor, left : left + small.shape[1] + 4 * factor]
     x, y = _best(window, small)
     x, y = left + x, top + y
     shown = large[y : y + small.shape[0], x : x + small.shape[1]]

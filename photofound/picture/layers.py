@@ -35,12 +35,12 @@ class Layer:
         assert self.picture.pixels.shape[2] == 4, self.picture.pixels.shape
 
 
-def layer(name: str, picture: Picture, alpha: np.ndarray | None = None, visible: bool = True) -> Layer:
+def layer(name: str, picture: Picture, alpha: np.ndarray | None = None) -> Layer:
     """A picture as a layer, with ``alpha`` (H, W) in [0, 1] in place of its own; None: its own, or opaque."""
     if alpha is None:
         own = picture.alpha()
         alpha = np.ones((picture.height, picture.width), np.float32) if own is None else own
-    return Layer(name, picture.with_alpha(alpha), visible)
+    return Layer(name, picture.with_alpha(alpha))
 
 
 def mask_layer(like: Picture, matte: np.ndarray) -> Layer:

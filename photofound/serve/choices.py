@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, UploadFile
 from pydantic import BaseModel, Field
 
 from photofound import choices
-from photofound.image import Picture
 from photofound.serve.errors import errors_as_answers
 from photofound.serve.openapi import error_responses
 from photofound.serve.service import EditService
@@ -44,9 +43,6 @@ def add_choices_api(app: FastAPI, service: EditService, settings: dict[str, Any]
             named = {f"chosen {i + 1}": each for i, each in enumerate(chosen)}
             named |= {f"rejected {i + 1}": each for i, each in enumerate(rejected)}
             async with service.opened(named, False, lambda line: None) as pictures:
-                sides = [[each for name, each in pictures.items() if name.startswith(side)] for side in ("c", "r")]
-                return Chosen(pairs=await asyncio.to_thread(_record, Path(service.config.choices), *sides))
-
-
-def _record(folder: Path, chosen: list[Picture], rejected: list[Picture]) -> int:
-    return choices.record(folder, chosen, rejected)
+                read = list(pictures.values())
+                sides = read[: len(chosen)], read[len(chosen) :]
+                return Chosen(pairs=await asyncio.to_thread(choices.record, Path(service.config.choices), *sides))

@@ -15,7 +15,7 @@ import secrets
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response, UploadFile
+from fastapi import FastAPI, Request, Response, UploadFile
 from pydantic import BaseModel, Field
 
 from photofound import image
@@ -66,9 +66,7 @@ async def _inpaint(service: EditService, body: InpaintBody) -> Response:
     warned: list[str] = []
     async with service.opened(uploads, False, warned.append) as pictures:
         name, inputs = await asyncio.to_thread(_inputs, body, pictures)
-        if name not in service.tasks:
-            raise HTTPException(404, f"this server's model cannot {name}; it can {', '.join(service.tasks)}")
-        task, picture = service.tasks[name], pictures["image"]
+        task, picture = service.task(name), pictures["image"]
         seed = secrets.randbelow(2**31) if body.sd_seed == -1 else body.sd_seed
         format = service.output_format(task, picture, "png", inputs)
         ((made, ticket),) = await service.compute([EditRequest(name, picture, inputs, seed)])

@@ -26,13 +26,12 @@ from photofound import __version__, image
 from photofound.edits import proof
 from photofound.edits.request import Request
 from photofound.edits.task import FILE_KINDS, Input, Task, get_task, offered, task_names
-from photofound.errors import one_line
+from photofound.errors import EXPECTED, one_line
 from photofound.image import Picture
 from photofound.picture import provenance
 
 _SHOWN = 512  # longest side of the picture that the assistant sees
 _NEW_NAMES = 1000
-_EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def build(load: Callable[[], Any], folders: Sequence[Path]) -> FastMCP:
@@ -95,7 +94,7 @@ class Desk:
         try:
             marked = None if mask is None else self.path(mask)
             found = proof.verify(image.load(self.path(before)), image.load(self.path(after)), marked).compared
-        except _EXPECTED as error:
+        except EXPECTED as error:
             raise ToolError(one_line(error)) from None
         kept = {"had_to_be_kept": found.kept, "identical": found.identical, "altered": found.altered}
         return kept | {"largest_difference": found.largest, "missing": found.missing, "pixels": found.pixels}
@@ -135,7 +134,7 @@ def _tool(desk: Desk, task: Task) -> Tool:
     def edit(**given: Any) -> ToolResult:
         try:
             return desk.edit(task, given)
-        except _EXPECTED as error:
+        except EXPECTED as error:
             raise ToolError(one_line(error)) from None
 
     hints = {each.name: each.annotation for each in parameters}

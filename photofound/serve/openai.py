@@ -119,7 +119,7 @@ class ImagesAPI:
             return await self._answer(form, work, "image_edit", warned)
 
     async def generate(self, body: Generation) -> Response:
-        task = self._task("generate")
+        task = self.service.task("generate")
         inputs = {"prompt": body.prompt} | ({"size": body.wanted_size} if body.wanted_size else {})
         return await self._answer(body, _Work(task, None, inputs), "image_generation")
 
@@ -127,22 +127,17 @@ class ImagesAPI:
         """The subject stays, its background is another one each time."""
         warned: list[str] = []
         async with self.service.opened({"image": form.image}, False, warned.append, (form.n or 1) - 1) as pictures:
-            work = _Work(self._task("outpaint"), pictures["image"], {}, _pair(form.wanted_size), form.image)
+            work = _Work(self.service.task("outpaint"), pictures["image"], {}, _pair(form.wanted_size), form.image)
             return await self._answer(form, work, "image_edit", warned)
 
     # ----------------------------------------------------------------------------------------------- what is asked for
-
-    def _task(self, name: str) -> Task:
-        if name not in self.service.tasks:
-            raise HTTPException(404, f"this server's model cannot {name}; it can {', '.join(self.service.tasks)}")
-        return self.service.tasks[name]
 
     def _understood(self, form: Edit, pictures: dict[str, Picture]) -> tuple[Task, dict[str, Any]]:
         """The task, and its inputs."""
         picture, mask = pictures["image"], pictures.get("mask")
         hole = None if mask is None else _hole(mask, "mask")
         name = form.model if form.model in self.service.tasks else self._fitting(picture, hole)
-        task = self._task(name)
+        task = self.service.task(name)
         takes, inputs = {each.name for each in task.inputs}, dict[str, Any]()
         if "prompt" in takes:
             inputs["prompt"] = form.prompt

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastapi import HTTPException
 from PIL import Image
 from starlette.datastructures import UploadFile
 
@@ -72,6 +73,12 @@ class EditService:
     def __init__(self, queue: EditQueue, codec: PictureCodec, config: ServeConfig, tasks: Sequence[Task]) -> None:
         self.queue, self.codec, self.config = queue, codec, config
         self.tasks = {task.name: task for task in tasks}
+
+    def task(self, name: str) -> Task:
+        """A task that is served. Raises HTTPException 404 for another one."""
+        if name not in self.tasks:
+            raise HTTPException(404, f"this server's model cannot {name}; it can {', '.join(self.tasks)}")
+        return self.tasks[name]
 
     async def perform(self, task: Task, fields: Mapping[str, Any]) -> Result:
         """One edit by the fields of a task's form (``form.form_model``); files are UploadFile. Raises ValueError and
