@@ -6,9 +6,10 @@
 
 Two rows per size and dtype: one forward pass, and a sampling loop of 20 Euler steps without guidance, in which ours
 computes the text's keys and values once (inside the timed part). The two models take turns step by step, so other load
-on the machine affects both. A row gives each model's median seconds and the median of the repeats'
-ratios, above 1 if ours is faster. The last column is the largest difference of the outputs over their standard
-deviation: the two must also agree.
+on the machine affects both; with one thread of a CPU the processor's seconds are counted, not those of the clock. A row
+gives each model's median seconds and the median of the repeats' ratios, above 1 if ours is faster. `--compile` compiles
+the blocks of both. The last column is the largest difference of the outputs over their standard deviation: the two must
+also agree.
 """
 
 import argparse
@@ -42,7 +43,10 @@ def models(args: argparse.Namespace, dtype: torch.dtype) -> tuple[nn.Module, Edi
     for block in prx.blocks:
         nn.init.normal_(block.modulation.lin.weight, std=0.02)
     nn.Module.to(prx, device=args.device, dtype=dtype).eval()
-    return prx, transformer_from_prx(prx).eval()
+    ours = transformer_from_prx(prx).eval()
+    for block in (*prx.blocks, *ours.blocks) if args.compile else ():
+        block.compile()
+    return prx, ours
 
 
 def euler_prx(model: nn.Module, x: Tensor, text: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -66,6 +70,7 @@ def forward(model: nn.Module, x: Tensor, text: Tensor) -> Iterator[Tensor]:
 
 def race(runs: list[Run], device: str, flip: bool) -> tuple[list[float], list[Tensor]]:
     """Advance both runs in turn to their end; seconds and last state of each."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     iterators = [run() for run in runs]
     spent, last = [0.0, 0.0], [torch.empty(0), torch.empty(0)]
     running = True
@@ -73,11 +78,11 @@ def race(runs: list[Run], device: str, flip: bool) -> tuple[list[float], list[Te
         for index in (1, 0) if flip else (0, 1):
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start = clock()
             state = next(iterators[index], None)
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            spent[index] += time.perf_counter() - start
+            spent[index] += clock() - start
             running = state is not None
             last[index] = state if running else last[index]
     return spent, last
@@ -102,6 +107,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=9, help="of the forward; the loop has a third as many")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, block by block, of both")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's")
     return parser.parse_args()

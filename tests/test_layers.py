@@ -13,17 +13,9 @@ from diffusers.models.transformers.transformer_prx import (
     seq2img,
 )
 
-from photofound.model.layers import (
-    Block,
-    HeadNorm,
-    OutputHeads,
-    modulated_norm,
-    patchify,
-    rope_table,
-    rotate,
-    sinusoidal,
-    unpatchify,
-)
+from photofound.model.attention import HeadNorm, rope_table, rotate
+from photofound.model.fused import fuses, geglu, in_place, modulated_norm
+from photofound.model.layers import Block, OutputHeads, patchify, sinusoidal, unpatchify
 
 CPU = torch.device("cpu")
 
@@ -92,6 +84,33 @@ def test_modulated_norm():
     torch.testing.assert_close(modulated_norm(x, shift, scale), (1 + scale) * F.layer_norm(x, (8,), eps=1e-6) + shift)
 
 
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_eager_inference_on_a_cpu_gives_what_training_gives(dtype, within):
+    """oneDNN's products with GELU inside, results in place, and a norm after the rotation instead of before."""
+    block, rope = Block(32, 2, mlp_ratio=3.5).to(dtype), rope_table(2, 3, (8, 8), 10000, CPU)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, text, vector = (torch.randn(shape).to(dtype) for shape in ((2, 6, 32), (2, 4, 32), (2, 32)))
+    before, trained = x.clone(), block(x, vector, text, rope)
+    with torch.no_grad():
+        assert fuses(x, block.gate_proj, block.up_proj) and in_place(x)
+        inferred = block(x, vector, text, rope)
+    assert not in_place(x) and torch.equal(x, before), "an input was written over"
+    assert ((inferred - trained).abs().mean() / trained.std()).item() < within
+
+
+@torch.no_grad()
+def test_what_onednn_cannot_fuse_is_left_to_torch():
+    x, gate, up = torch.randn(2, 5, 8), torch.nn.Linear(8, 12, bias=False), torch.nn.Linear(8, 12, bias=False)
+    wrapped = torch.nn.Sequential(gate)  # as adapters are
+    assert fuses(x, gate, up) and not fuses(x, wrapped, up) and not fuses(x.double(), gate, up)
+    assert not fuses(x.bfloat16(), gate, up), "weights of another precision"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fuses(x, gate, up)
+    torch.testing.assert_close(geglu(x, gate, up), geglu(x, wrapped, up))
+    assert geglu(x[:0], gate, up).shape == (0, 5, 12)
+
+
 def test_sinusoids_are_those_of_diffusers():
     time = torch.tensor([0.0, 0.37, 1.0])
     theirs = get_timestep_embedding(time, 256, flip_sin_to_cos=True, downscale_freq_shift=0.0, scale=1000.0)
@@ -138,3 +157,15 @@ def test_every_head_has_a_gradient_even_in_a_batch_without_its_task():
         assert parameter.grad is not None
         assert parameter.grad[1].abs().sum() > 0
         assert parameter.grad[[0, 2]].abs().sum() == 0
+
+
+def test_fused_products_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from photofound.model import cost  # noqa: F401  # knows oneDNN's products
+
+    x, gate, up = torch.randn(2, 5, 8), torch.nn.Linear(8, 12, bias=False), torch.nn.Linear(8, 12, bias=False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert fuses(x, gate, up)
+        geglu(x, gate, up)
+    assert counter.get_total_flops() == 2 * 2 * (2 * 5) * 8 * 12

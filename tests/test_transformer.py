@@ -9,7 +9,7 @@ from diffusers import PRXTransformer2DModel
 from peft import LoraConfig
 from torch import nn
 
-from photofound.model import layers
+from photofound.model import attention, layers
 from photofound.model.cost import forward_cost
 from photofound.model.prx import transformer_from_prx
 from photofound.model.transformer import EditTransformer
@@ -446,7 +446,7 @@ def routed_by_hand(model: EditTransformer, x, time, text, mask, route) -> torch.
     for index in range(len(x)):
         own, chosen = slice(index, index + 1), route[index]
         tokens, words = model.img_in(layers.patchify(x[own], 2)), model.txt_in(text[own])
-        rope = layers.rope_table(4, 6, model.axes_dim, 10000, x.device)
+        rope = attention.rope_table(4, 6, model.axes_dim, 10000, x.device)
         activated = F.silu(model.time_in(time[own]) + model.task_in[0])
         for number, block in enumerate(model.blocks):
             if 2 <= number <= len(model.blocks) - 4:
@@ -642,7 +642,7 @@ def test_forward_traces_as_one_graph():
     model, call, edits = scramble(editor(depth=1)), latents(LATENT), edit_inputs()
     with torch.no_grad():
         expected = model(*call, **edits).sample
-        layers._cached_rope_table.cache_clear()  # so that a table wrongly made inside the trace would be kept, and seen
+        attention._cached_rope_table.cache_clear()  # a table wrongly made inside the trace would be kept, and seen
         exported = torch.export.export(model, call, {**edits, "return_dict": False}).module()
         torch.testing.assert_close(exported(*call, **edits, return_dict=False)[0], expected)
         torch.testing.assert_close(model(*call, **edits).sample, expected)  # tracing left nothing behind

@@ -2,7 +2,9 @@
 
 Each file imports only files above it:
 
-    layers           RoPE, attention, norms, modulation, MLP
+    fused            what eager code on a CPU computes in one pass
+    attention        rotary positions, attention to image, padded text and references
+    layers           patches, routes, modulation, MLP, embeddings, heads
     cache            blocks that are skipped where little has changed since the last step
     checks           what the transformer refuses
     quantize         weights of eight bits

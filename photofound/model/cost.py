@@ -1,9 +1,12 @@
 """What a forward pass of the transformer costs, counted without computing it."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from photofound.model.transformer import EditTransformer
 
@@ -58,3 +61,9 @@ def forward_cost(
             route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
         )
     return Cost(sum(p.numel() for p in twin.parameters()), tokens, counter.get_total_flops())
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _fused_product(x: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any) -> int:
+    """A linear layer that oneDNN computes together with what follows it (`fused.geglu`)."""
+    return 2 * math.prod(out_shape) * x[-1]

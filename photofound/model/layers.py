@@ -1,22 +1,21 @@
-"""The transformer's parts: rotary positions, attention, adaptive norms, MLP, embeddings, output heads.
+"""The transformer's parts beside its attention: patches, routes, adaptive norms, MLP, embeddings, output heads.
 
 The maths is that of PRX (Photoroom, Apache-2.0), and a module that PRX also has carries PRX's parameter names, so that
-its weights map one to one. Image tokens are the queries; keys and values are text tokens followed by image tokens.
+its weights map one to one.
 
 Legend: B batch, H and W grid or image size, T image tokens, L text tokens, S reference tokens, D hidden size,
 N heads, d = D / N head size, P patch values (channels x patch x patch), K tasks.
 """
 
 import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6  # PRX's value, in every norm
-
+from photofound.model.attention import Attention
+from photofound.model.fused import add_gated, geglu, modulated_norm
 
 # ---------------------------------------------------------------------------------------------------------- patches
 
@@ -52,89 +51,7 @@ def routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple
     return take_tokens(x, route), rope[route], None if mask is None else mask[..., : mask.shape[-1] - gone]
 
 
-def key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
-    """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
-    return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]
-
-
-# ------------------------------------------------------------------------------------------------- rotary positions
-
-
-def rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
-    """Cosines and sines of the rotary embedding on a grid (RoFormer, arXiv:2104.09864, eq. 15, once per axis).
-
-    Channel pair i of an axis with n channels turns by position * theta^(-2i/n). The first `axes_dim[0]` channels of a
-    head carry the row, the next `axes_dim[1]` the column. Returns float32 (rows * columns, 1, d / 2, 2), the middle
-    axis being there to broadcast over heads; angles are computed in float64, as PRX does, where the device has it.
-
-    The table is cached per grid and device. Treat it as read-only.
-    """
-    # Under a tracer the cache would hand out (or worse, keep) tensors that belong to one trace only.
-    build = _rope_table if torch.compiler.is_compiling() else _cached_rope_table
-    return build(rows, columns, tuple(axes_dim), theta, torch.device(device))
-
-
-def _rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
-    dtype = torch.float32 if device.type in ("mps", "npu", "neuron") else torch.float64
-    positions = (
-        torch.arange(rows, device=device, dtype=dtype).repeat_interleave(columns),
-        torch.arange(columns, device=device, dtype=dtype).repeat(rows),
-    )
-    per_axis = [
-        position[:, None] / theta ** (torch.arange(0, n, 2, device=device, dtype=dtype) / n)
-        for position, n in zip(positions, axes_dim, strict=True)
-    ]
-    angles = torch.cat(per_axis, dim=-1)[:, None]  # (T, 1, d / 2)
-    return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
-
-
-@lru_cache(maxsize=32)  # 32 grids: aspect buckets of a training run, at 4,096 tokens and d = 64 one MiB each
-def _cached_rope_table(
-    rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device
-) -> Tensor:
-    # A tensor born in inference mode can never enter a graph, and the cache outlives the mode.
-    with torch.inference_mode(False), torch.no_grad():
-        return _rope_table(rows, columns, axes_dim, theta, device)
-
-
-def rotate(x: Tensor, rope: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn neighbouring channel pairs of x (B, T, N, d) by the angles of `rope` (T, 1, d / 2, 2); result in `dtype`.
-
-    Where samples hold different tokens (`take_tokens`), each has its own table: rope (B, T, 1, d / 2, 2).
-    Computed in float32: at bfloat16's 8 bits the far corners of a large grid would blur into each other.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))  # (B, T, N, d / 2, 2)
-    if torch.compiler.is_compiling():
-        # Compilers and exporters know no complex numbers, but fuse these four products by themselves.
-        (a, b), (cos, sin) = pairs.unbind(-1), rope.unbind(-1)
-        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
-    else:
-        # Eagerly, a complex product is one pass over memory where the real form takes six.
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
-    return turned.flatten(-2).to(dtype)
-
-
-# ------------------------------------------------------------------------------------------------ norms, modulation
-
-
-class HeadNorm(nn.RMSNorm):
-    """RMSNorm over the head size (arXiv:1910.07467), with which queries and keys are bounded."""
-
-    def __init__(self, head_dim: int):
-        super().__init__(head_dim, eps=NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Under autocast x is bfloat16 and the weight float32, a mix for which torch has no fused kernel: cast the d
-        # weights, not the activations. The kernel itself accumulates in float32.
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """adaLN (DiT, arXiv:2212.09748, section 3.2): (1 + scale) * LayerNorm(x) + shift, without learned affine.
-
-    x (B, T, D); shift and scale (B, 1, D), or (1, 1, D) for a whole batch.
-    """
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), 1 + scale)
+# ------------------------------------------------------------------------------------------------------- modulation
 
 
 class Modulation(nn.Module):
@@ -149,89 +66,7 @@ class Modulation(nn.Module):
         return self.lin(activated)[:, None].chunk(6, dim=-1)  # 6 x (B, 1, D)
 
 
-# ----------------------------------------------------------------------------------------------- attention and block
-
-
-class ReferenceAttention(nn.Module):
-    """Image tokens attend to the tokens of a reference picture, apart from text and image (IP-Adapter's decoupled
-    attention, arXiv:2308.06721, eq. 5): the block's own queries, without positions, since a surface has no place."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.kv_proj = nn.Linear(dim, 2 * dim, bias=False)
-        self.norm_k = HeadNorm(dim // heads)
-        self.out_proj = nn.Linear(dim, dim, bias=False)  # starts at zero, and is the gate
-
-    def encode(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values: (B, S, D) -> two of (B, S, N, d)."""
-        k, v = self.kv_proj(reference).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return self.norm_k(k).to(v.dtype), v
-
-    def forward(self, q: Tensor, kv: tuple[Tensor, Tensor], referenced: Tensor | None) -> Tensor:
-        """q (B, T, N, d); kv from `encode`, of batch B or 1; referenced (B,) or (1,) bool, None = all; or (R,) long,
-        the samples that R keys and values belong to -> (B, T, D), exactly zero for samples without a reference."""
-        batch, few = q.shape[0], referenced is not None and referenced.dtype == torch.long
-        q = q[referenced] if few else q
-        k, v = (t.expand(q.shape[0], -1, -1, -1).transpose(1, 2) for t in kv)  # (B, N, S, d)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2).to(v.dtype), k, v)  # (B, N, T, d)
-        out = self.out_proj(out.transpose(1, 2).flatten(2))  # (B, T, D)
-        if referenced is None:
-            return out
-        if few:
-            return out.new_zeros(batch, *out.shape[1:]).index_copy(0, referenced, out)
-        return out.masked_fill(~referenced[:, None, None], 0.0)
-
-
-class Attention(nn.Module):
-    """Image tokens attend to text and image tokens, with RMS-normed queries and keys and rotary image positions; with
-    `reference`, also to those of a reference picture."""
-
-    reference: ReferenceAttention | None
-
-    def __init__(self, dim: int, heads: int, reference: bool = False):
-        super().__init__()
-        self.heads = heads
-        head_dim = dim // heads
-        self.img_qkv_proj = nn.Linear(dim, 3 * dim, bias=False)
-        self.txt_kv_proj = nn.Linear(dim, 2 * dim, bias=False)
-        self.norm_q = HeadNorm(head_dim)
-        self.norm_k = HeadNorm(head_dim)
-        self.norm_added_k = HeadNorm(head_dim)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=False)])  # a list only for PRX's parameter name
-        self.reference = ReferenceAttention(dim, heads) if reference else None
-
-    def encode_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the text, which carry no position: (B, L, D) -> two of (B, L, N, d)."""
-        k, v = self.txt_kv_proj(text).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return self.norm_added_k(k).to(v.dtype), v
-
-    def forward(
-        self,
-        x: Tensor,
-        text_kv: tuple[Tensor, Tensor],
-        rope: Tensor,
-        mask: Tensor | None,
-        reference_kv: tuple[Tensor, Tensor] | None = None,
-        referenced: Tensor | None = None,
-    ) -> Tensor:
-        """x (B, T, D); text_kv from `encode_text`, of batch B or 1; mask (B, 1, 1, L + T), True = may be seen;
-        reference_kv and referenced as in `ReferenceAttention`."""
-        q, k, v = self.img_qkv_proj(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, T, N, d) each
-        unrotated = self.norm_q(q)  # without positions, for the reference
-        q = rotate(unrotated, rope, v.dtype)
-        k = rotate(self.norm_k(k), rope, v.dtype)
-        text_k, text_v = (t.expand(x.shape[0], -1, -1, -1) for t in text_kv)  # (B, L, N, d)
-        # Keys and values have to be copied to be joined, so they are copied head by head, which the kernel reads 5 %
-        # faster at 4,096 tokens; queries and output go in and out as views.
-        k = torch.cat((text_k.transpose(1, 2), k.transpose(1, 2)), dim=2)  # (B, N, L + T, d)
-        v = torch.cat((text_v.transpose(1, 2), v.transpose(1, 2)), dim=2)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask)  # (B, N, T, d)
-        out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, T, D)
-        if reference_kv is None:
-            return out
-        assert self.reference is not None, "keys of a reference for a block that takes none"
-        return out + self.reference(unrotated, reference_kv, referenced)
+# ----------------------------------------------------------------------------------------------------------- blocks
 
 
 class Given(NamedTuple):
@@ -279,9 +114,7 @@ class Block(nn.Module):
         self.down_proj = nn.Linear(inner, dim, bias=False)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """GEGLU (arXiv:2002.05202, eq. 6), tanh form of GELU."""
-        # In place, because a fresh buffer of 3.5 D per token costs more than the product; autograd keeps what it needs.
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh").mul_(self.up_proj(x)))
+        return self.down_proj(geglu(x, self.gate_proj, self.up_proj))
 
     def forward(
         self,
@@ -305,8 +138,8 @@ class Block(nn.Module):
             assert self.attention.reference is not None, "a reference for a block that takes none"
             reference_kv = self.attention.reference.encode(reference)
         attended = self.attention(modulated_norm(x, shift_a, scale_a), text_kv, rope, mask, reference_kv, referenced)
-        x = torch.addcmul(x, gate_a, attended)
-        return torch.addcmul(x, gate_m, self.mlp(modulated_norm(x, shift_m, scale_m)))
+        x = add_gated(x, gate_a, attended)
+        return add_gated(x, gate_m, self.mlp(modulated_norm(x, shift_m, scale_m)))
 
 
 # ------------------------------------------------------------------------------------------------------- embeddings

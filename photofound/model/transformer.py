@@ -24,20 +24,18 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from photofound.model import checks
+from photofound.model.attention import ReferenceAttention, key_mask, rope_table
 from photofound.model.cache import CachedSampling, FirstBlockCache
+from photofound.model.fused import NORM_EPS
 from photofound.model.layers import (
-    NORM_EPS,
     Block,
     Embedder,
     Given,
     OutputHeads,
-    ReferenceAttention,
     ResolutionEmbedder,
     ScalarEmbedder,
-    key_mask,
     patchify,
     put_tokens,
-    rope_table,
     routed,
     unpatchify,
 )
