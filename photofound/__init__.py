@@ -23,6 +23,7 @@ _LAZY = {
     "Condition": "photofound.edits.task",
     "Picture": "photofound.image",
     "Request": "photofound.edits.request",
+    "Room": "photofound.room.room",
 }
 # Every task has a pipeline, which is made of what the task declares; these are the built-in ones.
 _PIPELINES = (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from photofound.edits.task import Condition as Condition
     from photofound.image import Picture as Picture
     from photofound.pipeline import EditPipeline as EditPipeline
+    from photofound.room.room import Room as Room
     from photofound.transformer import EditTransformer as EditTransformer
 
     PackshotPipeline = OutpaintPipeline = InpaintPipeline = ExpandPipeline = EditPipeline

@@ -37,8 +37,10 @@ from photofound.data.ledger import error_text
 from photofound.data.photograph import decode, scaled
 from photofound.data.sources import Raw, Source, open_source, raw
 from photofound.data.store import PhotoStore
+from photofound.data.table import Table, is_room
 from photofound.data.tars import IMAGES, write_tar
 from photofound.errors import one_line
+from photofound.room import readers
 from photofound.train import annotate
 from photofound.train.annotate import AnnotateConfig
 
@@ -253,6 +255,9 @@ def prepare(source: str, folder: str | Path, settings: PrepareConfig | None = No
     annotate.load_models(settings)
     count = job.units().num_shards
     _begin(job, count)
+    if is_room(job.source.path):
+        table = Table(job.source.path, job.source.version)
+        readers.note(table, job.source.where, "export", str(folder.resolve()))
     seconds = {}
     for stage in (scan, write):
         start = time.perf_counter()

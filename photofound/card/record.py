@@ -35,6 +35,24 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class RoomRead:
+    """Photographs that were read from a room (``photofound.room``).
+
+    Attributes:
+        room: the name of its folder.
+        version: of its table.
+        where: the query.
+        digest: of the photographs' keys, by which the room knows which they were.
+    """
+
+    room: str
+    version: int
+    where: str = ""
+    photographs: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
 class Session:
     """A part of a run, from its start or a checkpoint to its end or its last checkpoint.
 
@@ -69,6 +87,7 @@ class Training:
         settings: the run's last configuration, without paths.
         filtering: sentences on what was left out of the data.
         notes: other sentences for the card.
+        rooms: the photographs that were read from data rooms.
     """
 
     id: str
@@ -79,6 +98,7 @@ class Training:
     filtering: tuple[str, ...] = ()
     sessions: tuple[Session, ...] = ()
     notes: tuple[str, ...] = ()
+    rooms: tuple[RoomRead, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -133,7 +153,7 @@ def to_plain(trainings: Sequence[Training]) -> list[dict[str, Any]]:
 
 def _without_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     """Without empty fields, which ``read`` fills in, also in nested records; settings stay as they are."""
-    lists = {k: [_without_defaults(x) for x in v] for k, v in tree.items() if k in ("data", "sessions")}
+    lists = {k: [_without_defaults(x) for x in v] for k, v in tree.items() if k in ("data", "sessions", "rooms")}
     return {name: value for name, value in (tree | lists).items() if value not in ("", [], {}, None)}
 
 

@@ -25,6 +25,7 @@ Each file imports only files above it:
     page        the report of a run over a folder
     run         photofound run
     learn       photofound learn
+    room        photofound room
     serve       photofound serve
     mcp         photofound mcp
     completion  photofound completion

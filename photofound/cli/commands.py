@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, learn, mcp, proof, run, serve
+from photofound.cli import completion, learn, mcp, proof, room, run, serve
 from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate, unknown
 from photofound.cli.console import say
 from photofound.cli.model import optimize, quiet_libraries
@@ -252,7 +252,7 @@ def _completion(argv: list[str]) -> int:
     parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
     parsers |= {"serve": serve.serve_parser(), "mcp": mcp.mcp_parser(), "check": _check_parser()}
     parsers |= {"eval": evaluate.parser(), "convert": _convert_parser()}
-    parsers["learn"] = learn.learn_parser()
+    parsers |= {"learn": learn.learn_parser(), "room": room.room_parser()}
     return completion.run(argv, parsers)
 
 
@@ -270,6 +270,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "redo": (proof.redo, proof.REDO),
     "demo": (_demo, "try the edits in a browser, on this machine"),
     "learn": (learn.run, learn.SUMMARY),
+    "room": (room.run, room.SUMMARY),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),

@@ -3,8 +3,10 @@
 Each file imports only files above it:
 
     ledger       damaged samples: named, counted, left out
+    table        a room: photographs in a Lance table; its columns, versions, queries, and writing to it
+    rooms        rows of a room, in parts, and weighted by cluster
     tars         samples of WebDataset tars, still encoded
-    sources      image folders, parquet, tars, Hub ids, behind any URL: rows, still encoded
+    sources      rooms, image folders, parquet, tars, Hub ids, behind any URL: rows, still encoded
     photograph   one photograph, decoded
     objects      the object in a photograph: its box, its matte
     captions     ways to caption a photograph

@@ -13,6 +13,7 @@ from typing import TypeVar
 logger = logging.getLogger(__name__)
 
 DAMAGED = 0.01  # a larger share of damaged samples ends the run
+DAMAGED_COLUMN = "__damaged__"  # of a row that cannot be read, which says why
 T = TypeVar("T")
 
 

@@ -9,15 +9,15 @@ import logging
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from photofound import image
 from photofound.data.ledger import Ledger, error_text
-from photofound.data.sources import Raw, Source, open_source, raw
+from photofound.data.sources import Raw, Source, by_cluster, open_source, pinned, raw
 from photofound.edits.geometry import cover, nearest_bucket
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Order:
     def layout(self) -> dict[str, Any]:
         """What must not change for a resumed run to give the same batches."""
         buckets = [list(bucket) for bucket in self.buckets]
-        shares = [[source.path, source.weight] for source in self.sources]
+        shares = [[s.path, s.weight, *([s.where] if s.where else [])] for s in self.sources]
         return {"batch": self.batch_size, "buckets": buckets, "shuffle": self.shuffle, "seed": self.seed} | {
             "sources": shares,
             "world": self.world,
@@ -128,12 +128,16 @@ class BatchReader:
 
     def __init__(self, order: Order, ledger: Ledger) -> None:
         self.order, self.ledger, self.round, self.given, self._target = order, ledger, 0, 0, 0
-        shares = np.array([source.weight for source in order.sources])
-        self._shares = shares / shares.sum()
-        self.sources = [EndlessSource(source, order.rank, order.world, order.seed, ledger) for source in order.sources]
+        self._open([pinned(source) for source in order.sources])
         self._waiting: dict[int, list[tuple[int, Raw | None]]] = defaultdict(list)  # (round, sample); None: given
         self._anchors: dict[int, dict[str, Any]] = {}
         self._small = 0
+
+    def _open(self, sources: Sequence[Source]) -> None:
+        order, drawn = self.order, [each for source in sources for each in by_cluster(source)]
+        shares = np.array([source.weight for source in drawn])
+        self._shares, self._versions = shares / shares.sum(), [source.version for source in sources]
+        self.sources = [EndlessSource(each, order.rank, order.world, order.seed, self.ledger) for each in drawn]
 
     def __iter__(self) -> Iterator[tuple[EncodedBatch, dict[str, Any]]]:
         while True:
@@ -194,9 +198,17 @@ class BatchReader:
     def _state(self) -> dict[str, Any]:
         oldest = min([self.round, *(number for members in self._waiting.values() for number, _ in members)])
         self._anchors = {number: anchor for number, anchor in self._anchors.items() if number >= oldest}
-        return {"layout": self.order.layout, "target": self.given} | self._anchors[oldest]
+        rooms = {"versions": self._versions} if any(self._versions) else {}
+        return {"layout": self.order.layout, "target": self.given} | rooms | self._anchors[oldest]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        versions = state.get("versions", self._versions)
+        if versions != self._versions and len(versions) == len(self.order.sources):  # rooms have changed since
+            try:
+                self._open([replace(s, version=v) for s, v in zip(self.order.sources, versions, strict=True)])
+            except ValueError as error:  # pictures were forgotten, and with them the old versions
+                logger.warning("%s; the newest version is read, from its beginning", error)
+                return
         if len(state["sources"]) != len(self.sources):
             logger.warning("data: the number of sources has changed; they are read from the beginning")
             return

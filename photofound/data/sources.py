@@ -1,4 +1,5 @@
-"""Where photographs are read from: image folders, parquet, WebDataset tars and Hub ids, all as rows of ``datasets``.
+"""Where photographs are read from: rooms, image folders, parquet, WebDataset tars and Hub ids, all as rows of
+``datasets``.
 
 A row is still encoded: opening a source decodes nothing. ``raw`` finds the picture, the mask and the captions in a row.
 """
@@ -8,21 +9,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from photofound import files
+from photofound.data import rooms
+from photofound.data.ledger import DAMAGED_COLUMN as DAMAGED
 from photofound.data.ledger import error_text, files_below, warn_passed_over
+from photofound.data.table import Table, is_room
 from photofound.data.tars import IMAGES, MASKS, read_tar, warn_unread
 from photofound.errors import first_line
 
 IMAGE_COLUMNS = ("image", "img", "photo", *(suffix[1:] for suffix in IMAGES))
-CAPTION_COLUMNS = ("text", "caption", "prompt", "txt")
+CAPTION_COLUMNS = ("text", "caption", "prompt", "txt", "caption_short", "caption_dense")
 MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in MASKS))
 FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in IMAGES))
-DAMAGED = "__damaged__"  # the column of a row that cannot be read, which says why
 MAX_JSON = 2**24  # bytes
 
 
@@ -41,9 +46,14 @@ class Source:
             like the others, deeper ones with dots.
         mask: column of a mask, white = foreground. It goes before ``foreground``, and that before the image's alpha.
         foreground: column of a cut-out in the photograph's frame, whose alpha marks the foreground.
+        room: in place of ``path``: a room's folder.
+        where: of a room, only the photographs that this filter in SQL matches: ``licence = 'CC0' and width >= 1024``.
+        version: of a room, as it was at this version; None = the newest.
+        clusters: of a room, how often the photographs of a cluster are drawn, relative to those that are not named (1).
+        balance: of a room, 0: every photograph is drawn equally often, 1: every cluster is.
     """
 
-    path: str
+    path: str = ""
     weight: float = 1.0
     split: str = "train"
     subset: str | None = None
@@ -51,8 +61,25 @@ class Source:
     captions: dict[str, float] = field(default_factory=dict)
     mask: str | None = None
     foreground: str | None = None
+    room: str | None = None
+    where: str | None = None
+    version: int | None = None
+    clusters: dict[int, float] = field(default_factory=dict)
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.room:
+            if self.path and self.path != self.room:
+                raise ValueError(
+                    f"data: a source has a path, {self.path!r}, and a room, {self.room!r}; give one of them"
+                )
+            object.__setattr__(self, "path", self.room)
+        if not self.path:
+            raise ValueError("data: a source has no path; give a path, or a room")
+        if not 0 <= self.balance <= 1 or any(not share >= 0 for share in self.clusters.values()):
+            raise ValueError(
+                f"data: {self.path!r}: balance must be from 0 to 1, and the weights of clusters at least 0"
+            )
         if not self.weight > 0:
             raise ValueError(f"data: the weight of {self.path!r} is {self.weight}; it must be above 0")
         if any(not share > 0 for share in self.captions.values()):
@@ -73,30 +100,89 @@ class Raw:
 
 def open_source(source: Source, part: int = 64) -> Any:
     """The ``datasets.IterableDataset`` of a source, nothing decoded; its shards are tars, row groups of parquet, or
-    ``part`` files of an image folder. A row that cannot be read says so in ``DAMAGED``. Raises ValueError when there is
-    no source."""
+    ``part`` pictures of a room or of an image folder. A row that cannot be read says so in ``DAMAGED``. Raises
+    ValueError when there is no source."""
     import datasets
 
-    try:
-        here = files.local(source.path)
-        found = _files(source.path)
-        if found:
-            warn_unread(source.path, found)
-        if all(file.endswith(".tar") for file in found) and found:
-            return datasets.IterableDataset.from_generator(_read_tars, gen_kwargs={"tars": found})
-        if found:
-            return datasets.IterableDataset.from_generator(_read_parquet, gen_kwargs={"parts": _row_groups(found)})
-        if here is not None and here.is_dir():
-            return datasets.IterableDataset.from_generator(_read_rows, gen_kwargs={"parts": _folder(here, part)})
-        if here is None:
-            raise ValueError("there is no .tar or .parquet")
+    with _reading(source):
+        if (listed := _listed(source, part)) is not None:
+            read, parts = listed
+            return datasets.IterableDataset.from_generator(read, gen_kwargs={"parts": parts})
         dataset = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
+        return dataset if dataset.features is None else dataset.decode(False)
+
+
+class Part(NamedTuple):
+    """A part of a source, which is read as a whole: ``rows()`` gives its rows, and ``identity`` is a text that changes
+    when its files do; None where that is not known."""
+
+    rows: Callable[[], Iterable[Mapping[str, Any]]]
+    identity: str | None
+
+
+def open_parts(source: Source, part: int = 64) -> list[Part]:
+    """The shards of ``open_source``, to be read one by one, and to be known again when they are read the next time.
+    Raises ValueError when there is no source."""
+    with _reading(source):
+        if (listed := _listed(source, part)) is not None:
+            read, parts = listed
+            return [Part(partial(read, [each]), _identity(each)) for each in parts]
+    dataset = open_source(source, part)
+    return [Part(partial(dataset.shard, dataset.num_shards, i), None) for i in range(dataset.num_shards)]
+
+
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    """Within the block, whatever opening a source raises is a ValueError that names it."""
+    try:
+        yield
     except Exception as error:  # the Hub's client, fsspec's and the builders raise nearly anything
-        if str(error).startswith("data: "):
+        if str(error).startswith(("data: ", "where: ")) or isinstance(error, ImportError):
             raise
-        advice = "give a folder, .tar or .parquet files, or the id of a dataset on the Hub"
+        advice = "give a folder, .tar or .parquet files, a room, or the id of a dataset on the Hub"
         raise ValueError(f"data: {source.path!r} cannot be read ({first_line(error)}); {advice}") from None
-    return dataset if dataset.features is None else dataset.decode(False)
+
+
+Reader = Callable[[list[Any]], Iterator[dict[str, Any]]]  # the rows of some parts
+
+
+def _listed(source: Source, part: int) -> tuple[Reader, list[Any]] | None:
+    """How the parts of a source are read, and the parts; None for a dataset on the Hub."""
+    here = files.local(source.path)
+    if is_room(source.path):
+        return rooms.read, rooms.parts(source.path, source.version, source.where, part)
+    if source.room or source.where or source.version or source.clusters or source.balance:
+        raise ValueError("it is no room, so it has no where, no version and no clusters")
+    found = _files(source.path)
+    if found:
+        warn_unread(source.path, found)
+    if all(file.endswith(".tar") for file in found) and found:
+        return _read_tars, found
+    if found:
+        return _read_parquet, _row_groups(found)
+    if here is not None and here.is_dir():
+        return _read_rows, _folder(here, part)
+    if here is None:
+        raise ValueError("there is no .tar or .parquet")
+    return None
+
+
+def _identity(part: Any) -> str | None:
+    """A text for a part: its names, and the size and time of each of its files. None for URLs."""
+    if isinstance(part, rooms.RoomPart):
+        return repr(part)
+    paths = [part] if isinstance(part, str) else [part[0]] if isinstance(part, tuple) else None
+    if paths is None:
+        paths = [str(path) for listed in part for path in listed.files.values()]
+    if any(files.local(path) is None for path in paths):
+        return None
+    try:
+        stats = [os.stat(files.local(path) or path) for path in paths]
+    except OSError:
+        return None
+    what = part if isinstance(part, (str, tuple)) else [[listed.row, list(listed.files)] for listed in part]
+    names = [os.path.abspath(path) for path in paths]
+    return json.dumps([what, names, [[stat.st_size, stat.st_mtime_ns] for stat in stats]], default=str)
 
 
 def _files(path: str) -> list[str]:
@@ -112,9 +198,28 @@ def _files(path: str) -> list[str]:
     return [str(here)] if here.is_file() else []
 
 
-def _read_tars(tars: list[str]) -> Iterator[dict[str, Any]]:
+def pinned(source: Source) -> Source:
+    """The source with the version of its room that is the newest now; any other source as it is."""
+    if source.version is not None or not is_room(source.path):
+        return source
+    return replace(source, version=Table(source.path).dataset.version)
+
+
+def by_cluster(source: Source) -> list[Source]:
+    """A source for each cluster of a room, weighted by ``clusters`` and ``balance``; a source without these as it is.
+
+    Raises ValueError for a room without clusters.
+    """
+    if not source.clusters and not source.balance:
+        return [source]
+    shares = rooms.shares(Table(source.path, source.version), source.where, source.clusters, source.balance)
+    plain = replace(source, clusters={}, balance=0.0)
+    return [replace(plain, where=where, weight=source.weight * share) for where, share in shares.items()]
+
+
+def _read_tars(parts: list[str]) -> Iterator[dict[str, Any]]:
     """Rows of tars, one column per extension; a damaged tar ends with a row that says so."""
-    for tar in tars:
+    for tar in parts:
         for sample in read_tar(tar):
             name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
             content = {extension[1:]: content for extension, content in sample.items()}

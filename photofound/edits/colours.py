@@ -31,9 +31,15 @@ _SHADES = [(name, shade) for name, shades in COLOURS.items() for shade in shades
 
 def colour_name(rgb: np.ndarray) -> str:
     """The nearest name in ``COLOURS`` for an sRGB colour (3,) in 0..255; lightness counts half."""
+    return colour_names(rgb)[0]
+
+
+def colour_names(rgb: np.ndarray) -> list[str]:
+    """The nearest name for each of (N, 3) colours."""
     weights = np.array([0.5, 1.0, 1.0], np.float32)
-    distance = ((lab(np.array([shade for _, shade in _SHADES], np.float32)) - lab(rgb)) * weights) ** 2
-    return _SHADES[int(distance.sum(1).argmin())][0]
+    shades = lab(np.array([shade for _, shade in _SHADES], np.float32)) * weights
+    distance = ((shades[None] - (lab(rgb) * weights)[:, None]) ** 2).sum(2)
+    return [_SHADES[index][0] for index in distance.argmin(1)]
 
 
 def border_colour(pixels: Tensor) -> str | None:

@@ -10,6 +10,7 @@ Each file imports only files above it:
     netpbm      PBM, PGM and PPM by numpy
     profiles    ICC profiles in floats: parsed, built, applied to 16 bits
     metadata    EXIF, XMP, resolution, and which of them stay true
+    places      taking out of a file where it was taken; its pixels stay as they are
     colour      native colours <-> sRGB
     png         a PNG's chunks that are not pixels
     jpeg        a JPEG's quantisation tables and subsampling, kept when it is written again

@@ -30,7 +30,7 @@ class History:
     def __init__(self, stage: object, config: TrainConfig, run_dir: Path, world: World) -> None:
         facts: dict[str, Any] = getattr(stage, "record", dict)()
         settings = record.settings_of(run_dir) or {"train": to_dict(config)}
-        named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering")}
+        named = {key: tuple(facts.get(key, ())) for key in ("parts", "data", "filtering", "rooms")}
         name = type(stage).__name__.removesuffix("Stage").lower()
         self.parents: list[record.Training] = facts.get("parents", [])
         self.training = record.Training(secrets.token_hex(6), name, settings=record.without_paths(settings), **named)

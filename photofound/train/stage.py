@@ -26,12 +26,14 @@ from photofound.data.exemplars import Exemplars
 from photofound.data.sources import Source
 from photofound.data.store import PhotoStore
 from photofound.data.stream import check_sizes, photographs
+from photofound.data.table import Table, is_room
 from photofound.edits import reference as references
 from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample, is_regression
 from photofound.model import autoencoder, flow, text
 from photofound.model.condition import fold_condition
 from photofound.picture import sheet as sheets
+from photofound.room import readers
 from photofound.train.build import build_pipeline
 from photofound.train.distributed import World
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take
@@ -389,16 +391,30 @@ class EditStage:
         model, data = self.config.model, self.config.data
         starts = (model.start,) if model.start else (autoencoder.resolved(model.vae), model.text_encoder)
         folders = [source.path for source in data.sources] or [data.folder] * (not data.drawn)
-        found = {folder: record.prepared(folder) for folder in folders}
+        found = {folder: record.prepared(folder) for folder in folders if not is_room(folder)}
         streamed = [
             each for path, (known, _) in found.items() for each in known or (Origin(record.without_paths(path)),)
         ]
+        rooms = self._rooms()
+        streamed += [each for table, where in rooms for each in readers.origins(table, where)]
         return {
             "parts": [name for name in ("transformer", "text_encoder") if name in self.module],
             "parents": record.join(*map(record.inherited, starts)),
             "data": streamed if data.sources else self.store.origins(),
             "filtering": [line for _, lines in found.values() for line in lines],
+            "rooms": [readers.look(table, where) for table, where in rooms],
         }
+
+    def note_reading(self, run_dir: Path, training: str) -> None:
+        """Let the rooms that are read know of this training, by its run's folder and its id in the record."""
+        for table, where in self._rooms():
+            readers.note(table, where, "training", str(run_dir.resolve()), training)
+
+    def _rooms(self) -> list[tuple[Table, str | None]]:
+        """The rooms that are trained on, and which of their photographs."""
+        data = self.config.data
+        read = data.sources or [Source(data.folder)] * (not data.drawn)
+        return [(Table(s.path, s.version), s.where) for s in read if is_room(s.path)]
 
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""

@@ -54,7 +54,8 @@ class Stage(Protocol):
     as ``sheet`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
     ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
-    ``data`` (of ``record.Origin``), ``filtering`` (sentences) and ``parents`` (of ``record.Training``).
+    ``data`` (of ``record.Origin``), ``filtering`` (sentences), ``rooms`` (of ``record.RoomRead``) and ``parents`` (of
+    ``record.Training``); ``note_reading(run_dir, training)`` is called when the run begins.
 
     Attributes:
         module: everything that is trained. Its tensors that need no gradient are kept, too.
@@ -126,6 +127,8 @@ class Trainer:
         Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
         """
         self._check_end()
+        if self.main and hasattr(self.stage, "note_reading"):
+            self.stage.note_reading(self.run_dir, self.history.training.id)
         self.log = RunLog(self.run_dir, self.engine, self.config.log_every, self.step, self.progress())
         self.mark = time.perf_counter()
         with handled(STOPPING, self._stop):

@@ -1,0 +1,267 @@
+"""``photofound room``: a data room in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from photofound.cli.arguments import Parser, count, file_name, path
+from photofound.cli.console import say
+
+if TYPE_CHECKING:
+    from photofound.room.room import Room
+
+SUMMARY = "photographs in a room: add, search, stats, view, export, forget, ..."
+_WHERE = "only photographs that this filter in SQL matches: \"licence='CC0' and width>=1024\""
+
+
+def run(argv: list[str]) -> int:
+    args = room_parser().parse_args(argv)
+    from photofound.room.room import Room
+
+    room = Room(args.room, getattr(args, "version", None))
+    status: int = _COMMANDS[args.command][0](room, args) or 0
+    return status
+
+
+# -------------------------------------------------------------------------------------------------------- the commands
+
+
+def _add(room: Room, args: argparse.Namespace) -> None:
+    with _bar("photographs") as progress:
+        embed = None if args.embed is None else [name for name in args.embed if name != "none"]
+        added = room.add(
+            *args.sources,
+            embed=embed,
+            licence=args.licence,
+            reference=args.reference,
+            keep_gps=args.keep_gps,
+            opt_out=args.opt_out,
+            workers=args.workers or 0,
+            reread=args.reread,
+            progress=progress,
+        )
+    print(f"{args.room}: {added.line}")
+
+
+def _search(room: Room, args: argparse.Namespace) -> None:
+    from photofound.room import search
+
+    if (args.text is None) == (args.like is None):
+        raise ValueError(
+            f"search: give words, or a picture with --like; 'photofound room search {args.room} --like FILE'"
+        )
+    how = ""
+    if args.like is not None:
+        found = room.search(
+            like=args.like, where=args.where, limit=args.limit, embedding=args.embedding, exact=args.exact
+        )
+    else:
+        found, how = search.words(room.table, args.text, args.where, args.limit, args.embedding)
+    if how:
+        say(f"searched {how}")
+    if args.json:
+        print(json.dumps([vars(each) for each in found], ensure_ascii=False, indent=1))
+        return
+    for each in found:
+        value = f"{each.distance:.4f}" if each.distance is not None else f"{each.score:.2f}"
+        told = " ".join((each.caption or each.name).split())[:60]
+        print(f"{value}  {each.key[:16]}  {each.width}x{each.height}  {each.source}  {each.licence or '-'}  {told}")
+
+
+def _stats(room: Room, args: argparse.Namespace) -> None:
+    from photofound import files
+    from photofound.room import page, stats
+
+    found = room.stats(args.where)
+    drifts = room.drift(args.since) if args.since is not None else []
+    print(stats.as_text(found, drifts, args.since))
+    if args.html:
+        files.write(args.html, page.of_stats(room.table, found, drifts, args.since))
+        print(args.html)
+
+
+def _view(room: Room, args: argparse.Namespace) -> None:
+    from photofound import files
+
+    output = args.output or path(f"{room.folder.resolve().name}-view.html")
+    files.write(output, room.view(args.where, args.limit))
+    print(output)
+
+
+def _export(room: Room, args: argparse.Namespace) -> None:
+    with _bar("photographs", room.table.count(args.where)) as progress:
+        written = room.export(args.output, args.to, args.where, progress)
+    print(f"{args.output}: {written:,} photographs as {args.to}")
+
+
+def _forget(room: Room, args: argparse.Namespace) -> None:
+    gone = room.forget(source=args.source, hash=args.hash, opted_out=args.opted_out)
+    if gone.keys:
+        print(
+            f"{args.room}: {len(gone.keys):,} photographs are gone from every version; version {gone.version} is left"
+        )
+    else:
+        print(f"{args.room}: nothing of that is in the room")
+    print(f"{args.room}: later adds leave it out (optout.txt)")
+    for reader, number in gone.readers:
+        what = f"training {reader.id}" if reader.kind == "training" else "an export"
+        print(f"seen by {what} of {reader.date}: {number:,} of them, {reader.name}")
+    if gone.keys and not gone.readers:
+        print("no training and no export has read them from this room")
+
+
+def _versions(room: Room, args: argparse.Namespace) -> None:
+    for each in room.versions():
+        print(f"{each.number:>6}  {each.made:%Y-%m-%d %H:%M:%S}  {each.photographs:,} photographs")
+
+
+def _rollback(room: Room, args: argparse.Namespace) -> None:
+    number = room.rollback(args.to_version)
+    print(f"{args.room}: version {number} is version {args.to_version} again, with {len(room):,} photographs")
+
+
+def _embed(room: Room, args: argparse.Namespace) -> None:
+    with _bar("photographs") as progress:
+        done = room.embed(args.network, args.where, progress)
+    print(f"{args.room}: {done:,} embedded by {args.network}")
+
+
+def _cluster(room: Room, args: argparse.Namespace) -> None:
+    clusters, assigned = room.cluster(args.clusters, args.embedding)
+    print(f"{args.room}: {clusters:,} clusters; {assigned:,} photographs have got the number of theirs")
+
+
+def _index(room: Room, args: argparse.Namespace) -> None:
+    made = room.index(args.force)
+    print(f"{args.room}: " + (f"indices of {', '.join(made)}" if made else "is small enough to be read as a whole"))
+
+
+@contextmanager
+def _bar(unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr if that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as bar:
+        yield lambda number: (bar.update(number), None)[1]
+
+
+# --------------------------------------------------------------------------------------------------------- the parsers
+
+
+def room_parser() -> Parser:
+    parser = Parser(prog="photofound room", description=SUMMARY)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, summary, arguments) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("room", metavar="ROOM", type=path, help="the room's folder")
+        arguments(command)
+    return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "sources", metavar="SOURCE", nargs="+", help="a folder, tars, parquet, a URL, an id of the Hub, or another room"
+    )
+    networks = (
+        "compute embeddings by small (offline), a SqueezeNet's .safetensors, an id like openai/clip-vit-base-patch32, "
+    )
+    add("--embed", metavar="NET", action="append", help=networks + "or none; may be repeated; default: as the room has")
+    add("--licence", metavar="NAME", default="", help="of photographs whose metadata name none")
+    add("--reference", action="store_true", help="keep paths in place of the files (image folders)")
+    add("--keep-gps", action="store_true", help="leave in the files where they were taken; by default it is taken out")
+    listed = "a list of hashes, sources, domains and patterns that stay out, now and later: docs/room.md"
+    add("--opt-out", metavar="FILE", type=path, help=listed)
+    add("--workers", metavar="N", type=count, help="threads that decode; default: one for each processor, at most 8")
+    add("--reread", action="store_true", help="read again what was written before")
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "text", metavar="TEXT", nargs="?", help="words; need a text-image model in the room, else captions are searched"
+    )
+    add("--like", metavar="FILE", type=path, help="a picture")
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--limit", metavar="N", type=count, default=10, help="default: 10")
+    add("--embedding", metavar="NET", help="the network to search by, where the room has several")
+    add("--exact", action="store_true", help="do not use the index of a large room")
+    add("--json", action="store_true", help="print a JSON list of objects with key, distance, source, ...")
+
+
+def _stats_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--html", metavar="FILE", type=path, help="write a page with pictures, too")
+    add("--since", metavar="N", type=count, help="say how distributions have changed since version N")
+    add("--version", metavar="N", type=count, help="look at the room as it was at version N")
+
+
+def _view_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--limit", metavar="N", type=count, default=48, help="default: 48")
+    add("-o", "--output", metavar="FILE", type=path, help="default: ROOM-view.html")
+    add("--version", metavar="N", type=count, help="look at the room as it was at version N")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--to", required=True, choices=("webdataset", "parquet", "mds", "folder"), help="the format")
+    add("-o", "--output", metavar="DIR", type=path, required=True, help="a new folder")
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--version", metavar="N", type=count, help="export the room as it was at version N")
+
+
+def _forget_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    add = which.add_argument
+    add("--source", metavar="X", help="what is from there: a source, a domain, a folder, a file's name")
+    add("--hash", metavar="H", help="one file: its SHA-256, the beginning of it, or the file itself")
+    add("--opted-out", action="store_true", help="what the room's opt-out list names")
+
+
+def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("to_version", metavar="N", type=count, help="a version that 'room versions' lists")
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    network = "small, a SqueezeNet's .safetensors, or a folder or id of transformers: openai/clip-vit-base-patch32"
+    add("--network", metavar="NET", type=file_name, required=True, help=network)
+    add("--where", metavar="SQL", help=_WHERE)
+
+
+def _cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    help = "find so many clusters anew; without it, new photographs join those that there are"
+    add("--clusters", metavar="K", type=count, help=help)
+    add("--embedding", metavar="NET", help="the network whose embeddings are clustered, where the room has several")
+
+
+def _index_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="also of a room below 100,000 photographs")
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+_COMMANDS: dict[str, tuple[Callable[[Any, Any], int | None], str, Callable[[argparse.ArgumentParser], None]]] = {
+    "add": (_add, "add photographs, each once; what was killed goes on", _add_arguments),
+    "search": (_search, "photographs like one, or of words", _search_arguments),
+    "stats": (_stats, "counts and distributions, on the terminal and as a page", _stats_arguments),
+    "view": (_view, "samples as a page", _view_arguments),
+    "export": (_export, "write what matches for other programs", _export_arguments),
+    "forget": (_forget, "remove photographs from every version, and say who has seen them", _forget_arguments),
+    "versions": (_versions, "list the versions", _no_arguments),
+    "rollback": (_rollback, "return to a version", _rollback_arguments),
+    "embed": (_embed, "compute the embeddings that are missing", _embed_arguments),
+    "cluster": (_cluster, "number the clusters of the embeddings", _cluster_arguments),
+    "index": (_index, "make or renew the indices of a large room", _index_arguments),
+}

@@ -1,0 +1,18 @@
+"""The data room: photographs in a folder, found, balanced, exported, forgotten. Its table is ``photofound.data.table``.
+
+Each file imports only files above it:
+
+    describe   what is known of a photograph after one look: a row of the table
+    optout     who must not be in the room: hashes, sources, domains, patterns
+    shapes     an embedding without a network: edges and colours
+    vectors    embeddings by any vision network, and clusters of them
+    add        sources into a room: incremental, resumable, by several processes at once
+    readers    which trainings and exports have read which photographs
+    search     photographs like one, or of words; the index of large rooms
+    stats      counts and distributions, and how they drift between versions
+    page       a room as an HTML page with pictures
+    mds        shards as mosaicml-streaming reads them
+    export     WebDataset, parquet, MDS or a folder of what a query finds
+    forget     photographs removed from every version
+    room       Room: all of it by one name
+"""

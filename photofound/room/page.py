@@ -1,0 +1,153 @@
+"""A room as an HTML page with pictures, which needs no other file: its statistics, or samples of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from photofound.data.table import Table, contents
+from photofound.room.describe import pixels_of
+from photofound.room.stats import Drift, Stats, changed
+
+_SIDE, _QUALITY = 160, 80  # of a small picture
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d1f23; --soft: #6a7078; --line: #e3e5e8; --page: #fbfbfa; --card: #fff;
+        --bar: #cfe3da; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9eaec; --soft: #9aa1a9; --line: #33373d; --page: #16181b;
+        --card: #1e2125; --bar: #1f4a3b; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1280px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0; letter-spacing: -.02em; overflow-wrap: anywhere; }
+h2 { font-size: 1rem; margin: 0 0 .5rem; }
+p { margin: .25rem 0 1.25rem; color: var(--soft); }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.25rem;
+          margin: 0 0 1rem; min-width: 0; }
+.tables { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
+.tables section { margin: 0; }
+.tables { margin-bottom: 1rem; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+td, th { padding: .2rem .5rem .2rem 0; text-align: right; white-space: nowrap; }
+th { font-weight: 500; color: var(--soft); }
+td:first-child, th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.bar { width: 30%; padding-right: 0; }
+td.bar i { display: block; height: .8em; background: var(--bar); border-radius: 3px; min-width: 1px; }
+.row { display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 1.1rem; }
+figure { margin: 0; width: 160px; font-size: .8rem; color: var(--soft); overflow-wrap: anywhere; }
+figure img { display: block; max-width: 160px; max-height: 160px; border-radius: 6px; margin-bottom: .2rem; }
+h3 { font-size: .9rem; margin: 0 0 .4rem; font-weight: 600; } h3 small { color: var(--soft); font-weight: 400; }
+"""
+_SHOWN = ("key", "name", "source", "licence", "width", "height", "caption", "image", "reference", "collection")
+
+
+def of_stats(table: Table, found: Stats, drifts: Sequence[Drift] = (), since: int | None = None) -> str:
+    """The page of a room's statistics."""
+    size = f"{found.photographs:,} photographs, {found.bytes / 1e6:,.1f} MB, version {found.version}"
+    cards = "".join(_card(title, counts, found) for title, counts in found.tables.items() if counts)
+    parts = [f'<div class="tables">{cards}{_scores(found)}{_drift(drifts, since)}</div>']
+    if found.centres:
+        parts.append(_clusters(table, found))
+    return _page(f"{table.folder.resolve().name}", size, "".join(parts))
+
+
+def of_samples(table: Table, keys: Sequence[str], title: str, about: str) -> str:
+    """A page of photographs, in the order of their keys."""
+    pictures = rows_of(table, keys)
+    figures = "".join(_figure(pictures[key], long=True) for key in keys if key in pictures)
+    return _page(title, about, f'<section><div class="row">{figures}</div></section>')
+
+
+def rows_of(table: Table, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Photographs by their keys, each with ``small``: a JPEG of at most 160 pixels, None where it cannot be read."""
+    wanted, found = list(dict.fromkeys(keys)), {}
+    for start in range(0, len(wanted), 512):
+        words = ", ".join(f"'{key}'" for key in wanted[start : start + 512])
+        for batch in table.scan(_SHOWN, f"key IN ({words})", 16) if words else ():
+            for row, file in zip(batch.drop_columns(["image"]).to_pylist(), contents(batch), strict=True):
+                found[row["key"]] = row | {"small": small(file)}
+    return found
+
+
+def small(file: bytes | Exception) -> bytes | None:
+    """A small JPEG of a file; None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        made = Image.fromarray(pixels_of(file, _SIDE))
+    except Exception:  # a reference that has gone
+        return None
+    made.thumbnail((_SIDE, _SIDE))
+    stream = io.BytesIO()
+    made.save(stream, "JPEG", quality=_QUALITY)
+    return stream.getvalue()
+
+
+def _page(title: str, about: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><main><h1>{_text(title)}</h1><p>{_text(about)}</p>{body}</main></html>\n"
+    )
+
+
+def _card(title: str, counts: Mapping[str, int], found: Stats) -> str:
+    sampled = title == "cluster" and found.sampled
+    total, most = max(1, found.sampled if sampled else found.photographs), max(counts.values())
+    about = f" <small>of a sample of {found.sampled:,}</small>" if sampled else ""
+    rows = "".join(
+        f"<tr><td>{_text(name)}<td>{count:,}<td>{count / total:.1%}"
+        f'<td class="bar"><i style="width:{100 * count / most:.1f}%"></i>'
+        for name, count in counts.items()
+    )
+    return f"<section><h2>{_text(title)}{about}</h2><table>{rows}</table></section>"
+
+
+def _scores(found: Stats) -> str:
+    if not found.scores:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_text(name)}" + "".join(f"<td>{quartile:.3g}" for quartile in quartiles)
+        for name, quartiles in found.scores.items()
+    )
+    head = "<tr><th>score<th>least<th>25 %<th>median<th>75 %<th>most"
+    return f"<section><h2>scores</h2><table>{head}{rows}</table></section>"
+
+
+def _drift(drifts: Sequence[Drift], since: int | None) -> str:
+    if since is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_text(each.title)}<br><small>{_text(changed(each))}</small><td>{each.divergence:.4f}"
+        for each in drifts
+    )
+    head = "<tr><th>distribution<th>divergence"
+    return f"<section><h2>drift since version {since}</h2><table>{head}{rows}</table></section>"
+
+
+def _clusters(table: Table, found: Stats) -> str:
+    pictures = rows_of(table, (key for keys in found.centres.values() for key in keys))
+    rows = []
+    for number, keys in found.centres.items():
+        figures = "".join(_figure(pictures[key]) for key in keys if key in pictures)
+        count = found.tables["cluster"][number]
+        rows.append(f'<h3>cluster {number} <small>{count:,}</small></h3><div class="row">{figures}</div>')
+    return f"<section><h2>clusters</h2>{''.join(rows)}</section>"
+
+
+def _figure(row: Mapping[str, Any], long: bool = False) -> str:
+    told = row["caption"] or row["name"]
+    if row["small"] is None:
+        shown = "<em>cannot be read</em>"
+    else:
+        content = base64.b64encode(row["small"]).decode()
+        shown = f'<img loading="lazy" alt="{_text(told)}" src="data:image/jpeg;base64,{content}">'
+    lines = [told, f"{row['width']}x{row['height']}", row["source"], row["licence"], row["key"][:16]] if long else []
+    caption = "<br>".join(_text(line) for line in lines if line)
+    return f'<figure title="{_text(row["key"])}">{shown}<figcaption>{caption}</figcaption></figure>'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value).encode("utf-8", "replace").decode())
