@@ -647,8 +647,8 @@ def test_parts_that_do_not_come_out_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match="train.micro_batches: 3 cannot be shared evenly by 2 processes; use a multiple"
     ):
-        trainer._micro_batches(replace(TOY, micro_batches=3), 2)
-    assert trainer._micro_batches(TOY, 2) == 2  # one each
+        trainer.micro_batches(replace(TOY, micro_batches=3), 2)
+    assert trainer.micro_batches(TOY, 2) == 2  # one each
 
 
 def test_a_change_that_cannot_be_repeated_exactly_is_said(tmp_path, capsys):

@@ -6,6 +6,7 @@ Each file imports only files above it:
     losses       alignment (REPA), perceptual (LPIPS) and adversarial losses, token routes (TREAD)
     consistency  few-step students: the jump, its targets, its loss
     distributed  the processes of a run: one, DDP, FSDP2, HSDP
+    recompute    activation checkpointing
     optim        AdamW, Muon, schedules
     ema          the moving average of weights
     checkpoint   checkpoints of one process or many
@@ -13,6 +14,7 @@ Each file imports only files above it:
     log          metrics.jsonl, the terminal, the trackers
     trainer      the loop
     estimate     what a run will take: the dry run
+    memory       what a step takes on a GPU, counted without one
     annotate     captions, mattes, embeddings and latents for a collection
     build        the pipeline that a training starts from
     mix          batches in which tasks are mixed: crops, conditions, targets

@@ -52,7 +52,7 @@ class Phase:
         flops: of a forward pass of one sample through the transformer.
         work: FLOP of one sample in a training step, frozen networks included; None: three forward passes.
         update: FLOP of the optimizer, per step and process.
-        memory: bytes of weights, gradients, moments and average; None: as AdamW has them in fp32.
+        need: what a step takes on each of so many GPUs (``photofound.train.memory.Memory``); None: not planned.
         share: of the run's steps.
         batch: its batch as a share of ``train.batch_size``.
         counted, missing: names of what ``work`` counts, and of what it cannot count.
@@ -63,7 +63,7 @@ class Phase:
     flops: int
     work: float | None = None
     update: float = 0.0
-    memory: float | None = None
+    need: Callable[[int], Any] | None = None
     share: float = 1.0
     batch: float = 1.0
     counted: tuple[str, ...] = ("transformer",)
@@ -102,7 +102,12 @@ def dry_run(
         cost = f"{phase.tokens:,} tokens, {_flop(phase.flops)} a forward pass"
         yield f"plan        {phase.parameters:,} parameters, {cost}"
     try:
-        _check_room(planned, train)
+        memory = _most_memory(planned, budget)
+        if memory:
+            yield f"needs       {memory}; a GPU of {memory.card / 2**30:.0f} GiB or more, eager" + (
+                ", less where it is compiled" if train.compile else ""
+            )
+        _check_room(memory, planned, train)
         phases, lines = _measure(config, train, stage_class)
         yield from lines
         yield (
@@ -139,14 +144,21 @@ def _expected(phase: Phase, train: TrainConfig, budget: Budget) -> Measured:
     return Measured(phase.share, samples, samples * work + phase.update * (budget.gpus or 1))
 
 
-def _check_room(phases: Sequence[Phase], train: TrainConfig) -> None:
+def _most_memory(phases: Sequence[Phase], budget: Budget) -> Any | None:
+    """The memory of the phase that takes most; None where it is not planned. Raises ValueError where so many GPUs
+    cannot share a batch."""
+    needs = [phase.need(budget.gpus or 1) for phase in phases if phase.need]
+    return max(needs, key=lambda need: need.peak, default=None)
+
+
+def _check_room(memory: Any | None, phases: Sequence[Phase], train: TrainConfig) -> None:
     import psutil
 
     if train.device == "cpu" or not torch.cuda.is_available():
         free = psutil.virtual_memory().available
     else:
         free = torch.cuda.mem_get_info()[0]
-    need = max((phase.parameters * 20 if phase.memory is None else phase.memory for phase in phases), default=0)
+    need = memory.peak if memory else max((phase.parameters * 20 for phase in phases), default=0)
     if train.parallel == "ddp" and need > free:
         raise ValueError(f"training takes at least {_bytes(need)}, {_bytes(free)} are free here")
 

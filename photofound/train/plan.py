@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from photofound.model import autoencoder, text, vision
 from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
-from photofound.train import losses, optim
+from photofound.train import losses, memory, optim
 from photofound.train.build import add_inputs, transformer_options
 from photofound.train.estimate import Phase, muon_flops
+from photofound.train.memory import Memory
 from photofound.train.mix import PRETEXT
 from photofound.train.settings import EditConfig, ModelConfig
+from photofound.train.trainer import micro_batches
 
 
 def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = None) -> list[Phase]:
@@ -91,8 +94,8 @@ class _Outline:
         weights = dict(self.trained["transformer"].named_parameters())
         lora = sum(p.numel() for name, p in weights.items() if "lora_" in name)
         blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
-        passes = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
-        passes += self.config.train.checkpoint_activations
+        passes: float = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
+        passes += _repeated(self.config.train)
         work = float(passes * cost.flops + 6 * lora * cost.tokens)
         counted, missing = ["transformer", *["LoRA"] * bool(lora)], list[str]()
         for name, network, times, call in self._beside(crop, aligned):
@@ -106,34 +109,41 @@ class _Outline:
             cost.flops,
             work,
             update=float(sum(muon_flops(p.shape) for p in self._muon())),
-            memory=self._memory(),
+            need=partial(self._need, crop, batch, skip, aligned),
             share=until - since,
             batch=batch,
             counted=(*counted, self.config.train.optimizer),
             missing=tuple(missing),
         )
 
-    def _beside(self, crop: int, aligned: float) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
-        """The other networks that a sample goes through: name, network, number of passes (a backward pass counts as
-        one, or as two where weights are trained), and a call of one pass."""
+    def _beside(
+        self, crop: int, aligned: float, batch: int = 1, training: bool = True
+    ) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
+        """The other networks that ``batch`` samples go through: name, network, number of passes (a backward pass counts
+        as one, or as two where weights are trained), and a call of one pass. Without ``training`` those alone that need
+        no gradient."""
         data, recipe, length = self.config.data, self.config.recipe, self.config.model.text_length
-        with torch.device("meta"):
-            picture, tokens = torch.empty(1, 3, crop, crop), torch.empty(1, length, dtype=torch.long)
-            if self.vae is not None:
-                side = crop // autoencoder.factor(self.vae)
-                latents = torch.empty(1, autoencoder.channels(self.vae), side, side)
-        near = 3 * recipe.perceptual_below
+
+        def pictures(side: int = crop) -> Tensor:
+            return torch.empty(batch, 3, side, side)
+
+        def latents() -> Tensor:
+            side = crop // autoencoder.factor(self.vae)
+            return torch.empty(batch, autoencoder.channels(self.vae), side, side)
+
+        near = 3 * recipe.perceptual_below * training
         if self.vae is not None:
             encodings = ("latents" not in data.precomputed) + (self.transformer.config.condition_space == "latents")
-            yield "autoencoder", self.vae, encodings, lambda net: net.encode(picture)
-            decodings = 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino)
-            yield "decoder", self.vae, decodings, lambda net: net.decode(latents)
-        reads = 0 if "text" in data.precomputed else 3 if "text_encoder" in self.trained else 1
-        yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=tokens)
-        yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(picture)
-        yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(picture)
-        small = torch.empty(1, 3, losses.P_DINO_SIDE, losses.P_DINO_SIDE, device="meta")
-        yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(small)
+            yield "autoencoder", self.vae, encodings, lambda net: net.encode(pictures())
+            decodings = 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino) * training
+            yield "decoder", self.vae, decodings, lambda net: net.decode(latents())
+        trained = "text_encoder" in self.trained
+        reads = 0 if "text" in data.precomputed else 3 * training if trained else 1
+        yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=torch.zeros(batch, length).long())
+        yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(pictures())
+        yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(pictures())
+        side = losses.P_DINO_SIDE
+        yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(pictures(side))
 
     def _muon(self) -> list[nn.Parameter]:
         """The matrices that Muon trains."""
@@ -142,13 +152,109 @@ class _Outline:
         model: Any = self.trained["transformer"]
         return [p for p in optim.matrices(model.blocks) if p.requires_grad]
 
-    def _memory(self) -> float:
-        """Bytes of all weights and, of those that are trained, gradients, moments (Muon has one) and average."""
-        networks = (self.trained, self.vae, self.text_encoder, self.teacher, self.lpips, self.dino)
-        modules = [network for network in networks if isinstance(network, nn.Module)]
-        weights = {id(p): p.numel() for module in modules for p in module.parameters()}
-        trained = sum(p.numel() for p in self.trained.parameters() if p.requires_grad)
-        return 4.0 * (sum(weights.values()) + 4 * trained - sum(p.numel() for p in self._muon()))
+    # -------------------------------------------------------------------------------------------------------- memory
+
+    def _need(self, crop: int, batch: float, skip: float, aligned: float, gpus: int) -> Memory:
+        """What a step takes on each of so many GPUs. Raises ValueError where they cannot share a batch."""
+        train, parts = self.config.train, self.trained
+        count = micro_batches(train, gpus)
+        samples = max(1, round(train.batch_size // count * batch))
+        over = {"fsdp": gpus, "hsdp": train.shard_size or gpus}.get(train.parallel, 1)
+        trained = sum(p.numel() for p in parts.parameters() if p.requires_grad)
+        still = sum(p.numel() for p in parts.parameters() if not p.requires_grad)
+        muon = sum(p.numel() for p in self._muon())
+        frozen = [self.vae, self.teacher, self.lpips, self.dino]
+        frozen += [] if "text_encoder" in parts else [self.text_encoder]
+        half = train.precision == "bf16"
+        step = self._most_alive(crop, samples, skip, aligned, half, count > gpus, over > 1)
+        if over > 1:
+            step += 4 * trained / over + memory.gathered(parts["transformer"], half)
+        return Memory(
+            weights=4 * (trained + still) / over,
+            frozen=4.0 * sum(p.numel() for net in frozen if isinstance(net, nn.Module) for p in net.parameters()),
+            moments=4 * (2 * trained - muon) / over,
+            average=4 * trained / over,
+            step=step,
+        )
+
+    def _most_alive(
+        self, crop: int, samples: int, skip: float, aligned: float, half: bool, accumulated: bool, sharded: bool
+    ) -> float:
+        """The most bytes that a micro-batch adds: before the transformer, where frozen networks look at pictures, or
+        with its activations."""
+        before = 0
+        for _, network, times, call in self._beside(crop, aligned, samples, training=False):
+            if times and isinstance(network, nn.Module):
+                before = max(before, _alive_in(network, call, half))
+        networks = {"transformer": self.trained["transformer"]}
+        if "text_encoder" in self.trained:
+            networks["text_encoder"] = self.trained["text_encoder"]
+        if aligned and self.teacher is not None:
+            width = self.transformer.config.hidden_size
+            with torch.device("meta"):
+                networks["projector"] = losses.Projector(width, self.teacher.width)
+        wanted = {"vae": self.vae, "lpips": self.lpips, "dino": self.dino}
+        networks |= {name: net for name, net in wanted.items() if isinstance(net, nn.Module)}
+        compute = partial(self._loss, crop, samples, skip, half)
+        with_grad = memory.most_alive(networks, compute, half, accumulated=accumulated, sharded=sharded)
+        held = 4 * sum(p.numel() for p in self.trained.parameters() if p.requires_grad) * (accumulated and not sharded)
+        return max(before + held, with_grad)
+
+    def _loss(self, crop: int, samples: int, skip: float, half: bool, networks: Mapping[str, Any]) -> Tensor:
+        """A scalar that keeps what a stage's loss keeps."""
+        recipe, length, transformer = self.config.recipe, self.config.model.text_length, networks["transformer"]
+        memory.checkpoint_blocks(transformer, self.config.train)
+        shape, side = transformer.config, crop // autoencoder.factor(self.vae)
+        batch = torch.empty(samples, 8, crop, crop)  # the photograph, its canvas, holes and mattes
+        latents = torch.empty(samples, shape.in_channels, side, side)
+        mask = torch.ones(samples, length, dtype=torch.bool)
+        words = torch.empty(samples, length, shape.context_in_dim)
+        if "text_encoder" in networks:
+            ids = torch.zeros(samples, length, dtype=torch.long)
+            words = networks["text_encoder"](input_ids=ids, attention_mask=mask).last_hidden_state
+        seen = shape.reference_size // autoencoder.factor(self.vae) if shape.reference_embeds else 0
+        tokens = (side // shape.patch_size) ** 2
+        given = {
+            "condition": torch.empty(samples, shape.condition_channels, side, side),
+            "task": torch.zeros(samples, dtype=torch.long),
+            "strength": torch.empty(samples),
+            "reference": torch.empty(samples, shape.in_channels, seen, seen) if seen else None,
+            "route": torch.zeros(samples, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
+            "tap": shape.depth // 2 if "projector" in networks else None,
+        }
+        out = transformer(latents, torch.empty(samples), words, mask, **given)
+        sample = out.sample.float()
+        loss = (sample - latents).square().mean()
+        if "projector" in networks:
+            loss = loss + networks["projector"](out.features).float().square().mean()
+        rows = max(1, round(samples * recipe.perceptual_below)) if recipe.lpips or recipe.dino else 0
+        if rows and (self.vae is None or "vae" in networks):
+            truth = batch[:rows, :3]
+            painted = autoencoder.decode(networks.get("vae"), sample[:rows], clamp=False)
+            if "lpips" in networks:
+                loss = loss + losses.perceptual_distance(networks["lpips"], painted, truth).sum()
+            if "dino" in networks:
+                loss = loss + losses.patch_distance(networks["dino"], painted, truth).sum()
+        return loss
+
+
+def _repeated(train: Any) -> float:
+    """How many forward passes activation checkpointing adds: none where all products are kept."""
+    return train.checkpoint_activations * (train.checkpoint_keep == "inputs") / train.checkpoint_every
+
+
+def _alive_in(network: nn.Module, call: Callable[[Any], Any], half: bool) -> int:
+    """The most bytes that a call of a network needs beside its weights; 0 for one that cannot be run as shapes."""
+
+    def compute(networks: Mapping[str, Any]) -> Tensor:
+        with torch.no_grad():
+            call(networks["it"])
+        return torch.empty(())
+
+    try:
+        return memory.most_alive({"it": network}, compute, half)
+    except Exception:  # networks that need values, not only shapes
+        return 0
 
 
 def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:

@@ -32,6 +32,8 @@ class TrainConfig:
     shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
     compile: bool = False  # torch.compile, block by block
     checkpoint_activations: bool = False  # compute activations twice instead of keeping them: less memory, more work
+    checkpoint_keep: str = "inputs"  # what is kept of a block: its inputs | products (of matrices and attention, too)
+    checkpoint_every: int = 1  # ... of every n-th block alone; the others keep all
     seed: int = 0  # of all random numbers of the run
     max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
     log_every: int = 20  # steps between two lines on the terminal; metrics.jsonl has every step
@@ -42,7 +44,7 @@ class TrainConfig:
     keep: int = 2  # checkpoints that are kept, the newest ones
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
         if self.minutes is not None and not self.minutes > 0:
@@ -52,6 +54,7 @@ class TrainConfig:
             ("optimizer", ("adamw", "muon")),
             ("schedule", ("constant", "cosine", "trapezoid")),
             ("parallel", ("ddp", "fsdp", "hsdp")),
+            ("checkpoint_keep", ("inputs", "products")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from photofound.card import record
 from photofound.errors import one_line
 from photofound.signals import handled
-from photofound.train import checkpoint, optim
+from photofound.train import checkpoint, optim, recompute
 from photofound.train.distributed import Engine, World, resolve_device, seed_of, shard_like, whole
 from photofound.train.ema import EMA
 from photofound.train.history import History
@@ -99,10 +99,10 @@ class Trainer:
         self.config, self.stage, self.run_dir = config, stage, run_dir
         self.engine = engine or make_engine(config, run_dir)
         self.device, self.main = self.engine.world.device, self.engine.main
-        self.micro_batches = _micro_batches(config, self.engine.world.size)
+        self.micro_batches = micro_batches(config, self.engine.world.size)
         self.own_parts = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
         if config.checkpoint_activations:
-            _checkpoint_activations(stage.module)
+            _checkpoint_activations(stage.module, config)
         if config.compile:
             for block in stage.blocks:
                 block.compile()
@@ -417,7 +417,9 @@ def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
     return Engine(config.device, config.precision, config.parallel, config.shard_size, trackers, run_dir)
 
 
-def _micro_batches(config: TrainConfig, processes: int) -> int:
+def micro_batches(config: TrainConfig, processes: int) -> int:
+    """How many parts an update is computed in, over so many processes. Raises ValueError where they cannot be shared
+    evenly."""
     count = config.micro_batches or processes
     if count < 1 or count % processes:
         raise ValueError(
@@ -430,12 +432,15 @@ def _micro_batches(config: TrainConfig, processes: int) -> int:
     return count
 
 
-def _checkpoint_activations(module: nn.Module) -> None:
-    able = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
+def _checkpoint_activations(module: nn.Module, config: TrainConfig) -> None:
+    able: list[Any] = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
     if not able:
         raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
     for part in able:
-        part.enable_gradient_checkpointing()  # type: ignore[operator]
+        blocks = getattr(part, "blocks", ())
+        part.enable_gradient_checkpointing(
+            recompute.checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compile)
+        )
 
 
 @contextmanager
