@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import zipfile
@@ -35,7 +36,7 @@ def edit_all(
     visitor: str,
     progress: Callable[[float, str], None],
 ) -> tuple[Path, list[str]]:
-    """Edit each of ``files``, (name, path), by the form, and write all results into a zip in ``folder``.
+    """Edit each of ``files``, (name, path), by the form, once, and write all results into a zip in ``folder``.
 
     ``report.jsonl`` in the zip has a line for each photograph, as ``--report`` of the command line writes it. Returns
     the zip, and a line for each failure.
@@ -43,6 +44,7 @@ def edit_all(
     Raises ValueError where nothing could be edited, Cancelled after ``work.cancel(visitor)``.
     """
     check(form.task, len(files))
+    form = dataclasses.replace(form, variants=1)
     target, names = folder / f"photofound-{form.task}.zip", set[str]()
     failed, report = list[str](), list[str]()
     # Pictures are compressed already.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 from photofound import image
 from photofound.demos import batch, offers, samples, studio
 from photofound.demos.desk import Desk, Desks, Form, Shot
-from photofound.demos.marks import marked, marks_url, picture_url
-from photofound.demos.preview import file_line, kept_preview, size_line
+from photofound.demos.marks import layer_url, marked, marks_url, picture_url
+from photofound.demos.preview import file_line, kept_preview, looked_at, size_line, subject_alone
 from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
+from photofound.edits import packshot
 from photofound.edits.geometry import parse_length
 from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Task, get_task
 from photofound.errors import EXPECTED
@@ -144,8 +146,8 @@ class Calls:
         found = self.work.cut_out(desk, self.task(data), data.get("inputs") or {})
 
         def remember(now: Desk) -> Desk:
-            same = now.photo.id == desk.photo.id
-            return dataclasses.replace(now, matte=found.matte, told=found.told) if same else now
+            id = desk.photo.id
+            return now.with_subject(id, found.matte, found.told) if now.holds(id) else now
 
         self.desks.update(desk.token, remember)
         size = studio.preview_size(desk.photo.picture.size)
@@ -153,12 +155,22 @@ class Calls:
         return {"id": desk.photo.id, "mask": None if small is None else marks_url(small)}
 
     def desk_check(self, data: Data, warn: Warn) -> dict[str, Any]:
-        """What a run would keep and how large its result becomes, in one line, and with ``view`` as a picture, too."""
+        """What a run would keep and how large its result becomes, in one line, or why it would fail; with ``view`` as a
+        picture, too, and with ``placing`` how a subject lies on its canvas. ``ghost``: the key of the one that the page
+        has."""
         desk, task = self.desk(data), self.task(data)
-        job = self.work.prepare(desk, task, self.inputs(data, desk, task))
-        shown = bool(data.get("view")) and job is not None and job.keep.any()
-        view = picture_url(kept_preview(job, VIEW)) if shown and job is not None else None
-        return {"line": size_line(desk, job), "view": view}
+        job, line, answer = None, "", dict[str, Any]()
+        desk, form = self._asked(data, desk, task)
+        try:
+            job = self.work.prepare(desk, task, form.inputs)
+            line = size_line(desk, job)
+        except ValueError as error:
+            line, answer["wrong"] = size_line(desk, None), in_words(error)
+        if data.get("view") and job is not None and job.keep.any():
+            answer["view"] = picture_url(kept_preview(job, VIEW))
+        if data.get("placing") and isinstance(job, packshot.Shot):
+            answer["placed"] = placed_shown(job, desk.photo.id, data.get("ghost"))
+        return answer | {"line": line}
 
     def desk_progress(self, data: Data, warn: Warn) -> dict[str, Any]:
         """How far the visitor's run has come; it also says that the visitor is still there."""
@@ -187,14 +199,20 @@ class Calls:
                 raise ValueError(NO_PHOTOGRAPH)
             if task.takes_picture and data.get("id") != desk.photo.id:
                 raise ValueError("the photograph was not drawn yet; run again, with what you brush on it")
-            form = self.form(data, desk, task)
-            if data.get("again") and desk.shot.task == task.name and desk.holds(desk.shot.parent):
-                desk, form = _once_more(desk, form)
-            elif task.takes_picture:
+            start, form = self._asked(data, desk, task)
+            if start.photo.id == desk.photo.id and task.takes_picture:
                 self._take(data, desk)
+            desk = start
         made, _, _ = self.work.run(desk, form, desk.token, self.telling(desk.token), warn)
         now = self.desks.update(desk.token, lambda now: self.work.adopt(now, made))
         return {"what": "run", "token": now.token}
+
+    def _asked(self, data: Data, desk: Desk, task: Task) -> tuple[Desk, Form]:
+        """The form, and the desk that it is about: with ``again``, what the picture was made of."""
+        form = self.form(data, desk, task)
+        if data.get("again") and desk.shot.task == task.name and desk.holds(desk.shot.parent):
+            return _once_more(desk, form)
+        return desk, form
 
     def telling(self, token: str) -> Callable[[float, str], None]:
         """For ``Studio.run``: where ``desk_progress`` finds how far it is."""
@@ -287,6 +305,7 @@ class Calls:
             variants=int(data.get("variants") or 1),
             steps=int(data.get("steps") or 0) or None,
             guidance=float(data.get("guidance") or 1),
+            best_of=int(data.get("best_of") or 1),
             model=None if data.get("model") is None else str(data["model"]),
             lora=str(self.uploaded(file.get("path"))) if isinstance(file, dict) else lora and str(lora),
             format=data.get("format") or None,
@@ -333,6 +352,22 @@ def _entry(shot: Shot) -> dict[str, Any]:
     about = f"{width} × {height}"
     thumb = picture_url(shot.thumb, 75)
     return {"id": shot.id, "task": shot.task, "seed": shot.seed, "about": about, "thumb": thumb}
+
+
+def placed_shown(shot: packshot.Shot, source: str, known: Any) -> dict[str, Any]:
+    """A subject on its canvas as the page shows it: the finished picture, and what it draws while the subject is
+    dragged: the background, and the subject alone (the ``ghost``), unless the page has that already."""
+    look, ground = looked_at(shot)
+    pixels, lies = subject_alone(shot)
+    key = f"{source}-{zlib.crc32(pixels.tobytes()):x}"
+    return {
+        "canvas": list(shot.picture.size),
+        "scale": shot.placed.scale,
+        "box": list(shot.placed.box),
+        "look": picture_url(look, 85),
+        "ground": None if ground is None else picture_url(ground, 80),
+        "ghost": {"key": key, "box": lies, "url": None if key == known else layer_url(pixels)},
+    }
 
 
 def _before(desk: Desk) -> np.ndarray | None:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from photofound.image import Picture
 
 SHOTS = 40  # pictures in the history
 HISTORY = 2 << 30  # bytes that these may take on disk, for each visitor; beyond it the oldest are forgotten
+SUBJECTS = 3  # pictures whose automatic subjects are kept in memory
 THUMB = 96  # longest side of a picture in the strip of history
 LINGER = 3600.0  # seconds that a desk waits for a visitor who does not come back
 DESKS = 200  # at most; beyond it the one that was left longest ago goes
@@ -36,6 +37,7 @@ class Form:
     variants: int = 1
     steps: int | None = None
     guidance: float | None = None
+    best_of: int = 1
     model: str | None = None  # the one that the demo was started with
     lora: str | None = None
     format: str | None = None  # of the download; the photograph's own
@@ -97,8 +99,8 @@ class Desk:
         shots: the strip of history, in the order in which the pictures were made. The first is what was opened.
         trail: ids of the pictures that were looked at, one after the other; ``at`` is where on it the visitor is now.
             Undo and redo walk along it.
-        matte: the automatic subject of the picture that lies there, (H, W) float32 in [0, 1], once it was looked for
-            and found; ``told`` is what found it, and what it was told.
+        subjects: the automatic subjects of the pictures that were looked at last, by their ids: (H, W) float32 in
+            [0, 1], or None where there is none, and what found it and what that was told.
         taken: ids of the pictures that the visitor downloaded or edited further.
         asked: what was asked for last, and the id of the picture that it was asked of: for another try.
     """
@@ -107,8 +109,7 @@ class Desk:
     shots: tuple[Shot, ...]
     trail: tuple[str, ...]
     at: int = 0
-    matte: np.ndarray | None = None
-    told: tuple[Any, ...] = (None, None, None)
+    subjects: Mapping[str, tuple[np.ndarray | None, tuple[Any, ...]]] = field(default_factory=dict)
     taken: frozenset[str] = frozenset()
     asked: tuple[Form, str] | None = None
 
@@ -126,6 +127,21 @@ class Desk:
     def photo(self) -> Photo:
         return self.shot.photo
 
+    @property
+    def matte(self) -> np.ndarray | None:
+        """The automatic subject of the picture that lies there, once it was looked for and found."""
+        return self.subjects[self.shot.id][0] if self.shot.id in self.subjects else None
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What found that subject, and what it was told."""
+        return self.subjects[self.shot.id][1] if self.shot.id in self.subjects else (None, None, None)
+
+    def with_subject(self, id: str, matte: np.ndarray | None, told: tuple[Any, ...]) -> Desk:
+        """The desk with the subject of one of its pictures, and those that were found before, but for old ones."""
+        others = [each for each in self.subjects.items() if each[0] != id][1 - SUBJECTS :]
+        return dataclasses.replace(self, subjects=dict(others) | {id: (matte, told)})
+
     def named(self, id: str) -> Shot:
         """Raises ValueError for a picture that is not there any more."""
         for shot in self.shots:
@@ -139,7 +155,7 @@ class Desk:
     def at_shot(self, id: str) -> Desk:
         """The desk with another picture of the history before the visitor; what was undone is no longer redone."""
         trail = (*self.trail[: self.at + 1], self.named(id).id)
-        return dataclasses.replace(self, trail=trail, at=len(trail) - 1, matte=None)
+        return dataclasses.replace(self, trail=trail, at=len(trail) - 1)
 
 
 class Desks:

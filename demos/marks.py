@@ -36,6 +36,11 @@ def picture_url(pixels: np.ndarray, quality: int = 90) -> str:
     return _url(pixels, "JPEG", quality=quality)
 
 
+def layer_url(pixels: np.ndarray, quality: int = 85) -> str:
+    """(h, w, 4) uint8 as a WebP."""
+    return _url(pixels, "WEBP", quality=quality, method=2)
+
+
 def _url(pixels: np.ndarray, format: str, **options: Any) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format, **options)

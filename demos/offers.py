@@ -14,6 +14,7 @@ from photofound.edits import presets
 from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Task, get_task
 from photofound.errors import one_line
 from photofound.image import READABLE_SUFFIXES, Picture
+from photofound.serve.form import EXAMPLES
 
 TITLES = {  # what the trade calls a task; the order of the bar, in which further tasks follow
     "packshot": "Packshot",
@@ -25,6 +26,14 @@ TITLES = {  # what the trade calls a task; the order of the bar, in which furthe
     "cutout": "Cut out",
     "generate": "Create",
     "edit": "Instruct",
+}
+LABELS = {  # of inputs whose names say little to those who do not program
+    "at": "Centre",
+    "backdrop": "Your own background",
+    "dpi": "DPI",
+    "effects": "Shadow, too",
+    "reference_box": "What is placed",
+    "grow": "Widen the mark",
 }
 KINDS = ("image", "mask", "text", "int", "flag", *WRITTEN)  # of inputs that a page can ask for
 SHELF = ("coffee.png", "astronaut.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "camera.png")
@@ -69,8 +78,8 @@ def described(task: Task, segmenters: Sequence[str] = ()) -> dict[str, Any]:
     changes = next((each for each in masks if not studio.is_subject(each)), None)
     prompt = next((each for each in declared if each.name == "prompt"), None)
     sides = [each for each in declared if each.kind == "length" and each.name in ("left", "right", "top", "bottom")]
-    framed = len(sides) == 4
-    placed = {"prompt", *(each.name for each in masks)}
+    framed, places = len(sides) == 4, _places(task)
+    placed = {"prompt", *(each.name for each in masks)} | ({"at"} if places else set())
     placed |= (
         {each.name for each in (*sides, *(each for each in declared if each.kind == "aspect"))} if framed else set()
     )
@@ -83,6 +92,8 @@ def described(task: Task, segmenters: Sequence[str] = ()) -> dict[str, Any]:
         "changes": None if changes is None else "required" if changes.required else "possible",
         "keeps": any(map(studio.is_subject, masks)),
         "prompt": prompt and {"help": prompt.help, "required": task.instructs or not task.takes_picture},
+        "places": places,
+        "judged": task.keeps,
         "frame": [_described(task, each) for each in sides] if framed else None,
         "fields": [_described(task, each, segmenters) for each in declared if each.name not in placed],
         "gallery": task.name == "outpaint",
@@ -99,9 +110,16 @@ def _described(task: Task, each: Input, segmenters: Sequence[str] = ()) -> dict[
         "help": each.help[:1].upper() + each.help[1:],
         "default": each.default,
         "choices": _choices(each, segmenters),
+        "titles": {name: presets.load(name).title for name in presets.names()} if each.kind == "preset" else {},
+        "example": EXAMPLES.get(each.kind, ""),
         "finds": each in SUBJECT_INPUTS,
         "folded": is_folded(task, each),
     }
+
+
+def _places(task: Task) -> bool:
+    """Whether a subject is placed by dragging, on a background that is known before the run."""
+    return not task.needs_network and {"canvas", "at", "fit", "enlarge"} <= {each.name for each in task.inputs}
 
 
 def _choices(each: Input, segmenters: Sequence[str]) -> list[Any]:
@@ -112,7 +130,7 @@ def _choices(each: Input, segmenters: Sequence[str]) -> list[Any]:
 
 
 def _label(name: str) -> str:
-    return name.removesuffix("_image").replace("_", " ").capitalize()
+    return LABELS.get(name) or name.removesuffix("_image").replace("_", " ").capitalize()
 
 
 def is_folded(task: Task, each: Input) -> bool:

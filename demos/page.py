@@ -12,9 +12,11 @@ from photofound.demos import offers, studio
 from photofound.demos.calls import Calls, answered
 from photofound.demos.endpoints import endpoints
 from photofound.demos.studio import Studio
+from photofound.edits.scores import MOST
 from photofound.edits.task import task_names
 
 WEB = Path(__file__).parent / "web"
+SCRIPTS = ("words", "place", "stage", "fields", "panel", "bench")  # of the component, in one function
 ONE_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # the queue runs one of these events at a time
 
 
@@ -44,9 +46,7 @@ class Page:
         models = self.work.models
         return gr.HTML(
             html_template=(WEB / "bench.html").read_text(encoding="utf-8"),
-            js_on_load="".join(
-                (WEB / f"{name}.js").read_text(encoding="utf-8") for name in ("stage", "fields", "bench")
-            ),
+            js_on_load="".join((WEB / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
             apply_default_css=False,
             elem_id="bench",
             server_functions=self.calls.functions(),
@@ -54,6 +54,7 @@ class Page:
             shelf=offers.shelf_shown(),
             swatches=offers.backgrounds_shown(),
             formats=list(studio.FORMATS),
+            candidates=MOST,
             models=models.choices(),
             model=models.default,
             loras=models.loras(),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from photofound.edits.geometry import bounding_box
+from photofound.edits.packshot import Shot, layers
 from photofound.edits.task import Job
 from photofound.image import Picture
+from photofound.picture.layers import flatten
 
 if TYPE_CHECKING:
     from photofound.demos.desk import Desk, Photo
 
+LOOK = 768  # longest side of what is shown while a subject is placed
 PREVIEW = 1536  # longest side of what is shown, in pixels
 
 
@@ -24,10 +29,44 @@ def preview(picture: Picture, side: int = PREVIEW) -> np.ndarray:
 
 def kept_preview(job: Job, side: int = PREVIEW) -> np.ndarray:
     """What comes back exactly, on chequers: (h, w, 3) uint8. For a job that keeps nothing as it is, all of it."""
-    if not job.keep.any():
+    if not job.keep.any() or job.at is None:
         return preview(job.picture, side)
     size = preview_size(job.picture.size, side)
     return _bytes(_over_chequers(job.picture.resize(size).rgb(), resized(job.keep, size)))
+
+
+def looked_at(shot: Shot, side: int = LOOK) -> tuple[np.ndarray, np.ndarray | None]:
+    """A packshot at a glance, and its background alone, which is None where it is transparent: (h, w, 3) uint8 of at
+    most ``side``. It is made small, so that it takes a tenth of a second whatever the canvas."""
+    scale = min(1.0, side / max(shot.picture.size))
+    if scale < 1:
+        alpha = np.rint(shot.keep * shot.picture.depth).astype(shot.picture.pixels.dtype)
+        both = dataclasses.replace(shot.picture, pixels=np.dstack([shot.picture.colours, alpha]))
+        small = both.resize(preview_size(shot.picture.size, side))
+        matte = small.alpha()
+        assert matte is not None
+        picture = dataclasses.replace(small, pixels=small.colours)
+        x, y = shot.placed.origin
+        placed = dataclasses.replace(
+            shot.placed, picture=picture, matte=matte, scale=shot.placed.scale * scale, origin=(x * scale, y * scale)
+        )
+        hole = (matte < 1).astype(np.float32)
+        shot = dataclasses.replace(shot, picture=picture, keep=matte, hole=hole, placed=placed)
+    found = layers(shot)
+    ground = None if shot.background is not None and shot.background.kind == "transparent" else found[0].picture
+    return preview(flatten(found), side), None if ground is None else preview(ground, side)
+
+
+def subject_alone(shot: Shot, side: int = LOOK) -> tuple[np.ndarray, list[float]]:
+    """The subject without its background, (h, w, 4) uint8, and where that lies on the canvas: left, top, width and
+    height."""
+    box = bounding_box(shot.matte > 0)
+    size = preview_size((box.width, box.height), side)
+    rgb = shot.photograph.crop(box).resize(size).rgb()
+    matte = resized(shot.matte[box.slices], size)
+    scale, (x, y) = shot.placed.scale, shot.placed.origin
+    lies = [x + box.left * scale, y + box.top * scale, box.width * scale, box.height * scale]
+    return _bytes(np.dstack([rgb, matte])), lies
 
 
 def size_line(desk: Desk, job: Job | None) -> str:
@@ -36,8 +75,10 @@ def size_line(desk: Desk, job: Job | None) -> str:
     if job is None:
         return f"{width} × {height}"
     after = "" if job.picture.size == (width, height) else f" → {job.picture.width} × {job.picture.height}"
-    share = float((job.keep == 1).mean())
-    return f"{width} × {height}{after}" + (f" · {share:.0%} kept bit for bit" if share > 0 else "")
+    share = float((job.keep == 1).mean()) if job.at is not None else 0
+    note = job.placed.note if isinstance(job, Shot) else ""
+    kept = f"{share:.0%} kept bit for bit" if share > 0 else ""
+    return " · ".join(filter(None, [f"{width} × {height}{after}", kept, note]))
 
 
 def file_line(photo: Photo) -> str:

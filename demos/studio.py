@@ -109,13 +109,13 @@ class Studio:
         """The picture that lay there before."""
         if not desk.at:
             raise ValueError("there is nothing to undo; this is the photograph that you opened")
-        return dataclasses.replace(desk, at=desk.at - 1, matte=None)
+        return dataclasses.replace(desk, at=desk.at - 1)
 
     def redo(self, desk: Desk) -> Desk:
         """The picture that lay there before ``undo``."""
         if desk.at + 1 == len(desk.trail):
             raise ValueError("there is nothing to redo; this is the newest picture")
-        return dataclasses.replace(desk, at=desk.at + 1, matte=None)
+        return dataclasses.replace(desk, at=desk.at + 1)
 
     def adopt(self, desk: Desk, made: Desk) -> Desk:
         """The desk with the results of ``made``, which ``run`` gave, the first of them before the visitor. Raises
@@ -173,7 +173,7 @@ class Studio:
             if any(told):
                 raise
             matte = None
-        return dataclasses.replace(desk, matte=matte, told=told)
+        return desk.with_subject(desk.shot.id, matte, told)
 
     def inputs(self, desk: Desk, task: Task, raw: dict[str, Any]) -> dict[str, Any]:
         """What the widgets hold as arguments of the task; what is empty is left out.
@@ -220,14 +220,12 @@ class Studio:
             raise ValueError(f"variants: {form.variants} is not possible; give 1 to {VARIANTS}")
         inputs = self.inputs(desk, get_task(form.task), form.inputs)
         picture = desk.photo.picture if get_task(form.task).takes_picture else None
-        return Request(form.task, picture, inputs, form.seed, form.steps, form.guidance)
+        best_of = form.best_of if get_task(form.task).keeps else None
+        return Request(form.task, picture, inputs, form.seed, form.steps, form.guidance, best_of=best_of)
 
-    def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job | None:
-        """The job that a run would do; None where something is still missing."""
-        try:
-            return self._job(desk, task, self.inputs(desk, task, raw))
-        except ValueError:
-            return None
+    def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job:
+        """The job that a run would do. Raises ValueError where something is still missing, or wrong."""
+        return self._job(desk, task, self.inputs(desk, task, raw))
 
     def _job(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Job:
         """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""

@@ -207,6 +207,7 @@ SINGLE: dict[str, Callable[[Any], bool]] = {
     "aspect": is_pair,
     "size": is_pair,
     "sides": lambda value: isinstance(value, tuple),
+    "place": lambda value: isinstance(value, tuple),
     "points": is_points,
 }
 """Kinds of input whose values may be sequences, and whether one is a single value."""

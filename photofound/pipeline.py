@@ -458,6 +458,7 @@ _ANNOTATIONS: dict[str, Any] = {
     "size": str | tuple[int, int] | None,
     "share": str | float | None,
     "sides": int | str | tuple[int | str, ...],
+    "place": str | tuple[int | str, int | str] | None,
     "fit": str,
     "background": ImageLike | None,
     "preset": str | Path | None,

@@ -59,6 +59,7 @@ class Outpaint(Task):
         padding: placements.Padding = None,
         margin: placements.Margin = None,
         align: placements.Align = None,
+        at: placements.At = None,
         fit: placements.Fit = None,
         reference_box: placements.Reference = None,
         snap: placements.Snap = None,
@@ -87,8 +88,8 @@ class Outpaint(Task):
             reference: a picture of the wanted background, of any size: its colour and texture. Its middle square is
                 looked at. Only for a model that takes one, or that starts from surfaces: then it is that surface.
             gallery: a folder of backgrounds; the one whose file name shares most words with the prompt is taken.
-            canvas, padding, margin, align, fit, reference_box, snap, enlarge, dpi: where the subject goes, as for
-                ``packshot``. All None: it stays where it is.
+            canvas, padding, margin, align, at, fit, reference_box, snap, enlarge, dpi: where the subject goes, as
+                for ``packshot``. All None: it stays where it is.
             background, backdrop: instead of a prompt, as for ``packshot``. A colour, a picture, ``"blur"`` and
                 ``"transparent"`` need no model; a surface is where the model starts from; other words are the prompt.
             shadow, shadow_direction, shadow_softness, shadow_spread, shadow_intensity, shadow_pose: as for
@@ -115,15 +116,17 @@ class Outpaint(Task):
         shade = shadows.of_inputs(given, "automatic")
         if placement.is_default:
             cut, note = with_dpi(cut, dpi), ""
-            at: tuple[int, int] | None = (0, 0)
+            lies: tuple[int, int] | None = (0, 0)
         else:
             placed = place(cut, matte, placement)
-            cut, matte, note, at = placed.picture, placed.matte, placed.note, placed.at
+            cut, matte, note, lies = placed.picture, placed.matte, placed.note, placed.at
         wanted = None if reference is None else Picture.from_any(reference)
         own = images.load(from_gallery(gallery, prompt)) if gallery else None
         ground = own or wanted or (named.surface if named is not None else surface_of(prompt))
         hole = (matte < SOLID).astype(np.float32)  # behind glass and soft edges there is the new background, too
-        return OutpaintJob(cut, hole, matte, prompt, reference=wanted, ground=ground, at=at, shadow=shade, placed=note)
+        return OutpaintJob(
+            cut, hole, matte, prompt, reference=wanted, ground=ground, at=lies, shadow=shade, placed=note
+        )
 
     def result_size(self, picture: Any, **inputs: Any) -> tuple[int, int]:
         return Placement.of(canvas=inputs.get("canvas")).canvas or picture.size

@@ -34,7 +34,7 @@ class Packshot(Task):
     summary = "place a product on the background that a marketplace wants"
     wants_segmenter = True
     needs_network = False
-    rare = frozenset({*placements.NAMES, *shadows.NAMES, "backdrop", "reflection"} - {"canvas", "padding", "shadow"})
+    rare = frozenset({*placements.NAMES, *shadows.NAMES, "reflection"} - {"canvas", "padding", "shadow"})
 
     def prepare(
         self,
@@ -44,6 +44,7 @@ class Packshot(Task):
         padding: placements.Padding = None,
         margin: placements.Margin = None,
         align: placements.Align = None,
+        at: placements.At = None,
         fit: placements.Fit = None,
         reference_box: placements.Reference = None,
         snap: placements.Snap = None,
@@ -73,6 +74,8 @@ class Packshot(Task):
                 shares are of the canvas's width or height.
             margin: as padding, but nothing of the subject enters it, whatever ``fit`` and ``snap`` say.
             align: where in its room the subject lies: ``center``, ``top``, ``bottom-left``, ...
+            at: where the centre of the subject lies, from the left and the top: ``"50%,60%"`` of the canvas, or pixels.
+                Then neither ``align`` nor ``snap`` counts.
             fit: ``contain``: as large as its room; ``cover``: as large as covers it; ``none``: its own pixels; or a
                 scale, ``"80%"``. Never larger than in the photograph, unless ``enlarge``.
             reference_box: what is fitted and aligned: the ``subject``, or the ``image`` with its frame.

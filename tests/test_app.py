@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -127,7 +129,7 @@ def test_every_input_of_every_task_has_its_place(page):
     for task in page.tasks:
         shown = offers.described(task, ["rembg"])
         placed = [each["name"] for each in shown["fields"]] + [each["name"] for each in shown["frame"] or []]
-        placed += ["prompt"] * bool(shown["prompt"]) + ["aspect"] * bool(shown["frame"])
+        placed += ["prompt"] * bool(shown["prompt"]) + ["aspect"] * bool(shown["frame"]) + ["at"] * shown["places"]
         masks = [each for each in studio.declared(task) if each.kind == "mask"]
         assert len(masks) == bool(shown["changes"]) + shown["keeps"]
         assert sorted([*placed, *(each.name for each in masks)]) == sorted(e.name for e in studio.declared(task))
@@ -166,12 +168,18 @@ def test_the_script_speaks_five_languages():
     """Whatever the script and its page say is there in each language, with the same numbers in it."""
     words = json.loads((pages.WEB / "words.json").read_text(encoding="utf-8"))
     assert set(words) == {"de", "es", "fr", "ja", "zh"}
-    script = "".join((pages.WEB / f"{name}.js").read_text() for name in ("bench", "fields"))
+    script = "".join((pages.WEB / f"{name}.js").read_text() for name in pages.SCRIPTS)
     markup = re.sub(r"\s+", " ", (pages.WEB / "bench.html").read_text())
     said = set(re.findall(r"\bt\('([^']+)'\)", script)) | set(offers.TITLES.values())
     said |= {name for name, *_ in offers.BACKGROUNDS} | set(re.findall(r'aria-label="([^"]+)"', markup))
     said |= {text.strip() for text in re.findall(r"<(?:button|label><span|summary|p)\b[^>]*>([^<]{2,})<", markup)}
-    assert len(said) > 70
+    for task in map(get_task, (*FIRST, "packshot", "edit")):
+        shown = offers.described(task, ["rembg"])
+        said |= {f"{shown['summary']}.", shown["example"] or "More", (shown["prompt"] or {"help": "More"})["help"]}
+        for each in [*shown["fields"], *(shown["frame"] or [])]:
+            said |= {each["label"], each["help"]}
+            said |= {choice for choice in each["choices"] if isinstance(choice, str) and not each["titles"]} - {"rembg"}
+    assert len(said) > 150
     for language, known in words.items():
         assert not said - set(known), f"{language}: {sorted(said - set(known))}"
         assert set(known) == set(words["de"])
@@ -510,7 +518,8 @@ def test_a_result_of_another_size_is_compared_with_the_photograph_on_chequers(pa
     assert told["view"].startswith("data:image/jpeg;base64,")
     line = told["line"]
     assert line == "72 × 48 → 72 × 72 · 67% kept bit for bit"
-    assert ask(page, "desk_check", state, task="expand", inputs={}) == {"line": "72 × 48", "view": None, "warnings": []}
+    waits = ask(page, "desk_check", state, task="expand", inputs={})
+    assert waits["line"] == "72 × 48" and waits["wrong"].startswith("expand: nothing to add") and not waits.get("view")
     made = run(page, state, "expand", inputs={"aspect": "1:1"})
     view = page.calls.desks.get(made["token"]).shot.before
     assert view.shape == (72, 72, 3) and (view[12:60] == pixels()).all() and set(np.unique(view[:12])) == {204, 235}
@@ -597,6 +606,36 @@ def test_a_packshot_is_held_to_its_marketplaces_rules(page, photograph):
         assert "kept bit for bit" in checked.get("line", ""), (background, checked)
 
 
+def test_a_subject_is_placed_before_the_run_and_again_after_it(page, photograph):
+    """What the page draws while the subject is dragged; and the second packshot is made of the photograph."""
+    state = open_file(page, photograph)
+    ask(page, "desk_subject", state, task="packshot")
+    data = {"task": "packshot", "placing": True, "inputs": {"canvas": "200x100", "at": "25%,50%", "fit": "50%"}}
+    checked = ask(page, "desk_check", state, **data)
+    shown = checked["placed"]
+    assert shown["canvas"] == [200, 100] and shown["scale"] == 0.5 and "bit for bit" not in checked["line"]
+    left, top, right, bottom = shown["box"]
+    assert (left + right) // 2 == 50 and (top + bottom) // 2 == 50 and 10 <= right - left <= 16
+    look, ground = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[name].partition(",")[2]))).convert("L"))
+        for name in ("look", "ground")
+    )
+    assert look.shape == ground.shape == (100, 200) and ground.min() > 250 and (look < 230).any()
+    assert abs(int(np.flatnonzero((look < 230).any(0)).mean()) - 50) <= 2
+    ghost = Image.open(io.BytesIO(base64.b64decode(shown["ghost"]["url"].partition(",")[2])))
+    assert ghost.mode == "RGBA" and ghost.getextrema()[3][1] == 255
+    known = ask(page, "desk_check", state, **data, ghost=shown["ghost"]["key"])["placed"]["ghost"]
+    assert known["url"] is None and known["key"] == shown["ghost"]["key"]
+    run(page, state, **{name: data[name] for name in ("task", "inputs")})
+    made = ask(page, "desk_start", state)
+    again = ask(page, "desk_check", made, **data, again=True, ghost=known["key"])["placed"]
+    assert again["box"] == shown["box"] and again["ghost"]["url"] is None  # of the photograph, not of the result
+    clear = ask(page, "desk_check", made, **data | {"inputs": {"background": "transparent"}}, again=True)["placed"]
+    assert clear["ground"] is None and clear["canvas"] == list(SIZE)
+    wrong = ask(page, "desk_check", made, **data | {"inputs": {"at": "900,900"}}, again=True)
+    assert "placed" not in wrong and wrong["wrong"].startswith("at: nothing of the subject lies on the canvas")
+
+
 def test_every_example_can_be_run(page):
     """Photographs from scikit-image's wheel, with their masks and words."""
     for task in (task for task in page.tasks if offers.sample_of(task)):
@@ -671,7 +710,7 @@ def test_what_a_hostile_visitor_sends_is_refused_in_one_line(page, photograph, d
     assert "\n" not in error and "mistake" not in error and "Traceback" not in capfd.readouterr().err
 
 
-def test_many_photographs_become_a_zip_with_a_report(page, work, tmp_path):
+def test_many_photographs_become_a_zip_with_a_report(page, work, tmp_path, monkeypatch):
     for name, picture in (("a.png", pixels()), ("b.jpg", pixels()), ("sub/a.png", 255 - pixels())):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(picture).save(tmp_path / name)
@@ -688,8 +727,16 @@ def test_many_photographs_become_a_zip_with_a_report(page, work, tmp_path):
         "steps": 1,
         "files": sent,
         "seed": 4,
+        "variants": 3,
     }
+    runs: list[int] = []
+    monkeypatch.setattr(
+        page.work,
+        "run",
+        lambda desk, form, *rest: runs.append(form.variants) or Studio.run(page.work, desk, form, *rest),
+    )
     answer, path = page.calls.batch(data, None)
+    assert runs == [1, 1, 1]  # of several variants all but one would be thrown away
     assert answer["line"] == "3 of 4 photographs are done" and answer["name"] == "photofound-expand.zip"
     assert len(answer["lines"]) == 1 and answer["lines"][0].startswith("song.png: is not an image")
     with zipfile.ZipFile(path) as packed:

@@ -304,7 +304,7 @@ def test_the_cut_out_can_be_corrected(visit, tmp_path):
     whole = page.locator("[data-line]").get_by_text(f"161 × 121 · {share:.0%} kept bit for bit")
     whole.wait_for()
     page.locator("[data-tool=eraser]").click()
-    stroke(page, (0.5, 0.5), (0.52, 0.5))
+    stroke(page, (0.4, 0.5), (0.6, 0.5))
     whole.wait_for(state="detached")
     page.keyboard.press("Control+z")
     whole.wait_for()
@@ -393,6 +393,72 @@ def test_the_frame_is_dragged_by_its_edges_and_corners(visit, tmp_path):
     run(page)
     result = np.asarray(Image.open(download(page, tmp_path)))
     assert result.shape == (132, 201, 3) and (result[11:, :161] == given).all()
+
+
+def placed(page) -> dict[str, float]:
+    """Where the page says that the subject lies: its centre and its size, in per cent."""
+    page.wait_for_function("() => document.querySelector('[data-place=x]')?.value")
+    return {name: float(page.locator(f"[data-place={name}]").input_value()) for name in ("x", "y", "size")}
+
+
+def test_a_subject_is_dragged_to_its_place(visit, tmp_path):
+    """By the pointer, at a corner, by keys and by numbers, and after a run once more; the file is as drawn."""
+    given = photograph(tmp_path / "cup.png")
+    page = visit()
+    upload(page, tmp_path / "cup.png")
+    page.locator("#field-canvas").fill("300x200")
+    page.locator("#field-canvas").press("Tab")
+    page.locator("[data-line]").get_by_text("161 × 121 → 300 × 200").wait_for()
+    assert placed(page)["size"] == 100 and page.locator("[data-free]").is_disabled()
+    box = page.locator(".view canvas").bounding_box()
+    zoom = min((box["width"] - 52) / 300, (box["height"] - 52) / 200, 2)
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag(start, end):
+        for press, (x, y) in (("", start), ("down", end), ("up", (0, 0))):
+            if press != "up":
+                page.mouse.move(middle[0] + x * zoom, middle[1] + y * zoom, steps=4)
+            if press != "down":
+                (page.mouse.up if press == "up" else page.mouse.down)()
+
+    drag((0, 0), (60, 20))
+    assert placed(page) == pytest.approx({"x": 70, "y": 60, "size": 100}, abs=0.6)
+    page.locator("[data-line]").get_by_text("kept bit for bit").wait_for()
+    run(page)
+    result = np.asarray(Image.open(download(page, tmp_path)))
+    assert result.shape == (200, 300, 3)
+    rows, columns = np.nonzero((result < 250).any(axis=2))
+    assert abs(np.median(rows) - 120) <= 2 and abs(np.median(columns) - 210) <= 2
+    y, x = round(np.median(rows)), round(np.median(columns))
+    here, there = result[y - 20 : y + 20, x - 20 : x + 20], given[40:80, 60:100]
+    assert any((here == np.roll(there, (i, j), (0, 1))).mean() > 0.8 for i in range(-3, 4) for j in range(-3, 4))
+
+    drag((95, 55), (60, 20))  # the lower right corner to the middle: half the size, and a place further up
+    half = placed(page)
+    assert 40 < half["size"] < 60 and half["x"] < 68 and half["y"] < 58
+    page.locator("[data-line]").get_by_text("resampled").wait_for()
+    page.locator(".view canvas").focus()
+    page.keyboard.press("Shift+ArrowRight")
+    status(page, "% from the left")
+    page.keyboard.press("[")
+    moved = placed(page)
+    assert moved["x"] == pytest.approx(half["x"] + 5, abs=0.5) and moved["size"] == pytest.approx(
+        half["size"] / 1.2, abs=0.5
+    )
+    page.locator("[data-place=size]").fill("100")
+    page.locator("[data-place=size]").press("Tab")
+    page.locator("[data-line]").get_by_text("kept bit for bit").wait_for()
+    page.locator("[data-free]").click()
+    page.wait_for_function("() => document.querySelector('[data-place=x]').value === '50'")
+    run(page)
+    again = np.asarray(Image.open(download(page, tmp_path)))
+    assert shots(page) == 3 and again.shape == (
+        200,
+        300,
+        3,
+    )  # of the photograph: its subject is not placed in the result
+    rows, columns = np.nonzero((again < 250).any(axis=2))
+    assert abs(np.median(rows) - 100) <= 2 and abs(np.median(columns) - 150) <= 2
 
 
 def test_all_can_be_done_by_keys(visit, tmp_path):

@@ -59,6 +59,18 @@ def test_alignment_within_the_padding(align, corner):
     assert placed_box(placed)[:2] == corner
 
 
+def test_any_place_by_the_centre_of_the_subject():
+    given = {"canvas": "200x100", "padding": "10%"}
+    for at, corner in (("50%,50%", (80, 30)), ("25%, 70", (30, 50)), ((150, "40%"), (130, 20)), ("0,100%", (0, 80))):
+        assert placed_box(place(*subject(), Placement.of(**given, at=at, align="top-left")))[:2] == corner
+    half = place(*subject(), Placement.of(**given, at="0,100%"))
+    assert placed_box(half) == (0, 80, 20, 100) and half.at == (-60, 60) and "in part beyond" in half.note
+    cut = subject((100, 100), (30, 50, 70, 100))  # whose frame holds nothing then
+    assert placed_box(place(*cut, Placement.of(canvas="200x200", at="50%,50%"))) == (80, 75, 120, 125)
+    with pytest.raises(ValueError, match="at: nothing of the subject lies on the canvas; give a place on it"):
+        place(*subject(), Placement.of(**given, at="900,50%"))
+
+
 def test_padding_and_margin_of_each_side():
     placement = Placement.of(canvas="200x100", padding="10%,5,0,20", align="top-right")
     assert placed_box(place(*subject(), placement)) == (155, 10, 195, 50)
@@ -120,6 +132,9 @@ def test_dpi_replaces_what_the_file_says():
         ({"padding": "1,2,3,4,5"}, "got 5 lengths"),
         ({"padding": "-3"}, "padding: '-3' is not a length"),
         ({"align": "middle"}, "align: 'middle' is unknown; use center"),
+        ({"at": "50%"}, "at: '50%' is not a place; give two lengths"),
+        ({"at": "left,top"}, "at: 'left' is not a length"),
+        ({"at": 5}, "at: 5 is not a place"),
         ({"fit": "stretch"}, "fit: 'stretch' is unknown"),
         ({"reference_box": "frame"}, "reference_box: 'frame' is unknown"),
         ({"dpi": 0}, "dpi: 0 must be"),

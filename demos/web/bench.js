@@ -1,18 +1,7 @@
-// The page: what the visitor does, what the server is asked, and what is shown. `stage.js` has the picture itself and
-// `fields.js` the tasks' fields; the three run in one function, in which Gradio gives `element`, `props`, `server`,
-// `trigger`, `upload` and `watch`.
+// The page: what the visitor does and what the server is asked. `place.js` and `stage.js` have the picture itself,
+// `words.js` what is said in which language, `fields.js` and `panel.js` tasks and their fields. They all run in one
+// function, in which Gradio gives `element`, `props`, `server`, `trigger`, `upload` and `watch`.
 
-const ICONS = {
-  open: 'M3 7h6l2 2h10v10H3z', undo: 'M8 5 4 9l4 4M4 9h9a6 6 0 0 1 0 12H9', redo: 'M16 5l4 4-4 4M20 9h-9a6 6 0 0 0 0 12h4',
-  before: 'M12 3v18M4 6h5v12H4zM15 6h5v12h-5', download: 'M12 4v11M7 11l5 5 5-5M4 20h16',
-  brush: 'M20 4 10 14M10 14c-3-1-5 1-5 3s-2 3-2 3c5 1 9-1 8-5', eraser: 'M8 20h12M4 15 14 5l6 6-9 9H8z',
-  box: 'M4 5h16v14H4z', hand: 'M12 3v18M3 12h18M12 3 9 6M12 3l3 3M12 21l-3-3M12 21l3-3M3 12l3-3M3 12l3 3M21 12l-3-3M21 12l-3 3',
-  numbers: 'M4 5h16v14H4zM8 9v6M12 9h4v3h-4v3h4', clear: 'M5 7h14M9 7V4h6v3M7 7l1 13h8l1-13',
-  out: 'M4 11a7 7 0 1 0 14 0 7 7 0 1 0-14 0M16 16l5 5M8 11h6', in: 'M4 11a7 7 0 1 0 14 0 7 7 0 1 0-14 0M16 16l5 5M8 11h6M11 8v6',
-  fit: 'M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5', dice: 'M4 4h16v16H4zM8.5 8.5h.01M15.5 8.5h.01M12 12h.01M8.5 15.5h.01M15.5 15.5h.01',
-  veil: 'M2 12s4-7 10-7 10 7 10 7-4 7-10 7S2 12 2 12M9 12a3 3 0 1 0 6 0 3 3 0 1 0-6 0',
-  another: 'M4 12a8 8 0 0 1 14-5l2 2M20 4v5h-5M20 12a8 8 0 0 1-14 5l-2-2M4 20v-5h5',
-};
 const STORE = 'photofound'; // in the session's storage: what survives a reload, and no other visit
 const LARGEST_SEED = 2 ** 31;
 
@@ -22,43 +11,15 @@ const byDo = (name) => find(`[data-do="${name}"]`);
 const part = (name) => find(`[data-part="${name}"]`);
 const TASKS = new Map(props.tasks.map((task) => [task.name, task]));
 
-// ------------------------------------------------------------------------------------------------------------- language
-
-const translations = (window.gradio_config || {}).i18n_translations || {};
-const language = (navigator.languages || [navigator.language]).map((each) => each.toLowerCase().split('-')[0])
-  .find((each) => each === 'en' || each in translations) || 'en';
-const words = translations[language] || {};
-document.documentElement.lang = language;
-
-// English is the key. Numbers in a sentence are # in the key.
-function t(text) {
-  if (!text || text in words) return words[text] || text || '';
-  const numbers = [];
-  const key = text.replace(/\d+(?:[.,]\d+)?/g, (number) => { numbers.push(number); return '#'; });
-  return key in words ? words[key].replace(/#/g, () => numbers.shift()) : text;
-}
-
-function localise() {
-  for (const each of all('button, label > span, legend, summary, [data-batch-help], #canvas-keys'))
-    if (!each.children.length && each.textContent.trim()) each.textContent = t(each.textContent.trim().replace(/\s+/g, ' '));
-  for (const each of all('[aria-label]')) each.setAttribute('aria-label', t(each.getAttribute('aria-label')));
-  for (const each of all('[data-icon]')) {
-    const name = each.textContent.trim(), svg = `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${ICONS[each.dataset.icon]}"/></svg>`;
-    each.innerHTML = svg;
-    if (each.classList.contains('named')) each.append(makeElement('span', {text: name}));
-    each.setAttribute('aria-label', name);
-    each.title = name;
-  }
-}
-
 // ---------------------------------------------------------------------------------------------------------------- state
 
 const now = {
   token: null, id: null, size: [0, 0], strip: [], can: {}, report: '',
-  task: props.tasks[0].name, prompt: '', fields: {}, aspect: '', atOnce: true,
-  settings: {seed: 0, variants: 1, steps: 0, guidance: props.guidance, model: props.model, lora: '', format: '', learn: props.learn},
+  task: props.tasks[0].name, prompt: '', fields: {}, aspect: '', atOnce: true, enlarged: false, made: '',
+  settings: {seed: 0, variants: 1, best_of: 1, steps: 0, guidance: props.guidance, model: props.model, lora: '', format: '', learn: props.learn},
   lora: null, batch: [],
 };
+let checking = false, stale = false, asking = '';
 let running = false, preparing = true, sequence = 0, wrong = false, shown = 0, poll = null;
 const marksOf = new Map(); // id of a photograph -> its marks, so that they are there when it comes back
 const task = () => TASKS.get(now.task);
@@ -76,6 +37,10 @@ const stage = makeStage(find('.view'), {
     now.aspect = '';
     showMargins(frame);
     if (ended) changed();
+  },
+  placed(ended, sized) {
+    const {at, fit} = stage.placement.inputs();
+    place(at, sized || cutOff() ? fit : fieldsOf().fit, ended);
   },
   pointed(x, y) { say(t(`${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`)); },
 });
@@ -116,17 +81,10 @@ async function send(file) {
   }
 }
 
-const loaded = (url) => new Promise((done) => {
-  if (!url) return done(null);
-  const picture = new Image();
-  picture.onload = () => done(picture);
-  picture.onerror = () => done(null);
-  picture.src = url;
-});
-
 // Show the desk that the server describes.
 async function show(state, marks = null) {
   if (!state) return false;
+  if (state.id !== now.id && !asking) stage.placement.clear(); // a run's result lies where its subject was placed
   const mine = ++shown;
   const [photo, before, change] = await Promise.all([state.picture, state.before, marks && marks.change].map(loaded));
   if (mine !== shown) return false;
@@ -151,7 +109,7 @@ async function show(state, marks = null) {
 
 // Wait for what the task needs of a new photograph: its automatic subject.
 async function prepare() {
-  const marks = marksOf.get(now.id), wants = task().keeps;
+  const marks = marksOf.get(now.id), wants = task().keeps && !placesAgain();
   const told = JSON.stringify(task().fields.filter((input) => input.finds).map((input) => fieldsOf()[input.name] || ''));
   preparing = true;
   refresh();
@@ -173,6 +131,7 @@ async function prepare() {
 
 function say(text, error = false) {
   wrong = error;
+  text ||= t(`${task().summary}.`);
   const status = find('[data-status]');
   if (status.textContent !== text) status.textContent = text;
   status.classList.toggle('wrong', error);
@@ -195,11 +154,14 @@ function reason() {
   if (!now.id && task().picture) return t('Open a photograph first');
   if (preparing) return t('Preparing the photo');
   if (task().changes === 'required' && (!marks || marks.empty)) return t('Brush something first');
-  if (task().keeps && stage.marks.keep.empty) return t('Brush over what to keep');
+  if (task().keeps && stage.marks.keep.empty && !placesAgain()) return t('Brush over what to keep');
   if (task().prompt && task().prompt.required && !now.prompt.trim()) return t('Say it in words first');
   if (task().frame && !sides().some(Boolean) && !now.aspect && !fieldsOf().size) return t('Drag the frame first');
   return '';
 }
+
+// A packshot that is placed once more starts from its photograph, whose subject the server knows.
+const placesAgain = () => stage.tool === 'place' && isSecondTry();
 
 const sides = () => Object.values(stage.frame || {});
 
@@ -211,7 +173,7 @@ function refresh() {
   root.dataset.id = now.id || '';
   byDo('undo').disabled = !now.can.undo && !(stage.layer && stage.marks[stage.layer]?.done.length);
   byDo('redo').disabled = !now.can.redo && !(stage.layer && stage.marks[stage.layer]?.undone.length);
-  byDo('before').disabled = !stage.before;
+  byDo('before').disabled = !stage.before && !(stage.tool === 'place' && stage.placement.size);
   byDo('download').disabled = !now.id;
   byDo('another').hidden = !now.can.another || running;
   byDo('stop').hidden = !running;
@@ -226,18 +188,39 @@ function refresh() {
 function changed() {
   refresh();
   remember();
+  stage.placement.finished = now.made === wanted();
+  stale = true;
   clearTimeout(changed.timer);
-  changed.timer = setTimeout(async () => {
-    if (!now.id || preparing || running) return;
-    const mine = ++changed.count;
-    const answer = await server.desk_check({...form(), view: part('kept').open}).catch(() => null);
-    if (!answer || mine !== changed.count) return;
-    find('[data-line]').textContent = t(answer.line || '');
-    find('[data-kept]').hidden = !answer.view;
-    if (answer.view) find('[data-kept]').src = answer.view;
-  }, 250);
+  changed.timer = setTimeout(check, stage.tool === 'place' ? 60 : 250);
 }
-changed.count = 0;
+
+// One question at a time: what changes while it is on its way is asked for once it is back.
+async function check() {
+  if (checking) return;
+  checking = true;
+  while (stale && now.id && !preparing && !running) {
+    stale = false;
+    const placing = stage.tool === 'place', asked = {...form(), again: isSecondTry(), view: part('kept').open};
+    const answer = await server.desk_check({...asked, placing, ghost: stage.placement.key}).catch(() => null);
+    if (answer && !stale) await showCheck(answer);
+  }
+  checking = false;
+}
+
+async function showCheck({line, wrong, view, placed}) {
+  const said = find('[data-line]');
+  said.textContent = wrong && !reason() ? t(wrong) : (line || '').split(' · ').map(t).join(' · ');
+  said.classList.toggle('wrong', Boolean(wrong && !reason()));
+  find('[data-kept]').hidden = !view;
+  if (view) find('[data-kept]').src = view;
+  if (!placed) return;
+  const before = String(stage.placement.size);
+  if (!await stage.placement.take(placed, () => !stale)) return;
+  if (before !== String(placed.canvas)) stage.fit();
+  stage.draw();
+  showPlace();
+  refresh();
+}
 
 // ----------------------------------------------------------------------------------------------------------------- runs
 
@@ -273,8 +256,13 @@ function start(event, data) {
 function run() {
   const why = reason();
   if (why) return say(why);
+  now.made = '';
+  asking = wanted();
   start('submit', {...form(), again: isSecondTry()});
 }
+
+// What is asked for in words and numbers: whether it has changed since the picture was made.
+const wanted = () => JSON.stringify([now.task, {...fieldsOf(), prompt: task().prompt && now.prompt.trim()}, now.settings.seed]);
 
 // A new background for a new background: it starts from the photograph that the first one started from, unless the
 // visitor has corrected what is kept of the result.
@@ -286,6 +274,7 @@ function isSecondTry() {
 function another() {
   now.settings.seed = Math.floor(Math.random() * LARGEST_SEED);
   showSettings();
+  asking = '';
   start('submit', {...form(), another: true});
 }
 
@@ -314,7 +303,9 @@ async function finished() {
     fail(value.error);
   } else if (value.what === 'run') {
     stage.veiled = false; // the result is what is to be seen
+    now.made = asking;
     if (await show(await ask('desk_start'))) say(t(now.report));
+    asking = '';
   } else if (value.what === 'load') {
     now.settings.guidance = value.guidance;
     showSettings();
@@ -340,167 +331,13 @@ function showBatch(value) {
   say(t(value.line));
 }
 
-// ------------------------------------------------------------------------------------------------------- what is shown
-
-function drawTasks() {
-  const bar = find('.tasks');
-  for (const each of TASKS.values()) {
-    const button = makeElement('button', {type: 'button', role: 'radio', 'data-task': each.name},
-      makeElement('span', {text: t(each.title)}), makeElement('small', {text: each.name}));
-    button.addEventListener('click', () => choose(each.name));
-    bar.append(button);
-  }
-  bar.addEventListener('keydown', (event) => {
-    const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const names = [...TASKS.keys()];
-    choose(names[(names.indexOf(now.task) + step + names.length) % names.length]);
-    find('[aria-checked="true"]').focus();
-  });
-}
-
-function choose(name) {
-  if (now.task === name) return;
-  now.task = name;
-  stage.veiled = true;
-  say('');
-  showTask();
-  prepare();
-}
-
-function showTask() {
-  const {fields, keeps, changes, frame, prompt} = task();
-  for (const each of all('[data-task]')) {
-    const chosen = each.dataset.task === now.task;
-    each.setAttribute('aria-checked', String(chosen));
-    each.tabIndex = chosen ? 0 : -1;
-    if (chosen) {
-      const bar = each.parentElement; // not scrollIntoView, which would move the page, too
-      bar.scrollLeft = each.offsetLeft - (bar.clientWidth - each.offsetWidth) / 2;
-    }
-  }
-  stage.layer = keeps ? 'keep' : changes ? 'change' : null;
-  const framing = Boolean(frame && now.id);
-  if (framing !== Boolean(stage.frame)) {
-    stage.frame = framing ? {left: 0, right: 0, top: 0, bottom: 0} : null;
-    now.aspect = '';
-    stage.fit();
-  }
-  root.dataset.layer = stage.layer || (framing ? 'frame' : '');
-  find('.numbers').hidden = find('.numbers').hidden || !stage.layer;
-  find('[data-summary]').textContent = t(`${task().summary}.`);
-  find('[data-line]').textContent = '';
-  find('.prompt').hidden = !prompt;
-  const words = find('[data-prompt]');
-  words.placeholder = prompt ? t(prompt.help) : '';
-  words.value = now.prompt;
-  const example = byDo('example');
-  example.hidden = !task().example;
-  if (task().example) example.textContent = `${t('Example')}: ${t(task().example)}`;
-  part('batch').hidden = !task().batch;
-  showFields(fields);
-  showPresets();
-  stage.draw();
-  refresh();
-}
-
-function showFields(fields) {
-  const open = find('[data-fields]'), folded = find('[data-folded]');
-  open.replaceChildren();
-  folded.replaceChildren();
-  const tools = {t, upload: send, swatches: props.swatches};
-  for (const input of fields) {
-    const set = (value) => {
-      fieldsOf()[input.name] = value;
-      if (input.kind === 'size' && value && task().frame) showMargins(stage.frame = {left: 0, right: 0, top: 0, bottom: 0});
-      if (input.finds) prepare();
-      else changed();
-    };
-    const place = input.folded ? folded : open;
-    place.append(makeField({...input, accept: props.accept}, fieldsOf()[input.name], {...tools, changed: set}));
-  }
-  if (task().frame && stage.frame) {
-    open.append(makeMargins(task().frame, stage.frame, {t, changed: (side, value) => {
-      now.aspect = '';
-      stage.frame = {...stage.frame, [side]: value};
-      stage.fit();
-      showPresets();
-      changed();
-    }}));
-  }
-  if (task().name === 'erase') {
-    const box = makeElement('input', {type: 'checkbox', checked: now.atOnce});
-    box.addEventListener('change', () => { now.atOnce = box.checked; remember(); });
-    open.append(makeElement('label', {class: 'check'}, box, makeElement('span', {text: t('Remove as soon as a stroke ends')})));
-  }
-  if (task().gallery) {
-    open.append(makeGallery(props.swatches, t, (swatch) => {
-      now.prompt = swatch.prompt;
-      find('[data-prompt]').value = now.prompt;
-      changed();
-    }));
-  }
-  part('more').hidden = !folded.children.length;
-}
-
-function showMargins(frame) {
-  for (const each of all('[data-side]')) each.value = String(frame[each.dataset.side] || 0);
-  if (sides().some(Boolean)) fieldsOf().size = '';
-  showPresets();
-  refresh();
-}
-
-function showPresets() {
-  find('.presets').hidden = !task().frame;
-  for (const each of all('[data-aspect]')) each.setAttribute('aria-pressed', String(now.aspect === each.dataset.aspect));
-}
-
-function drawPresets() {
-  find('.presets').replaceChildren(...['', ...ASPECTS].map((aspect) => {
-    const button = makeElement('button', {
-      type: 'button', text: aspect || t('Free'), 'aria-pressed': 'false', 'data-aspect': aspect,
-    });
-    button.addEventListener('click', () => {
-      stage.frame = aspect ? framed(now.size, aspect) : {left: 0, right: 0, top: 0, bottom: 0};
-      showMargins(stage.frame);
-      now.aspect = aspect;
-      fieldsOf().size = '';
-      showPresets();
-      stage.fit();
-      changed();
-    });
-    return button;
-  }));
-}
-
-function drawStrip() {
-  find('.strip ol').replaceChildren(...now.strip.map((shot, i) => {
-    const what = shot.task ? t(TASKS.get(shot.task)?.title || shot.task) : t('Original');
-    const name = shot.task ? `${what}, ${t('seed')} ${shot.seed}` : what;
-    const button = makeElement('button', {type: 'button', 'aria-label': `${i + 1}: ${name}`, title: `${name} · ${shot.about}`, 'data-shot': shot.id},
-      makeElement('img', {src: shot.thumb, alt: ''}), makeElement('small', {text: what}));
-    if (shot.id === now.id) button.setAttribute('aria-current', 'true');
-    button.addEventListener('click', () => go('desk_go', {id: shot.id}));
-    return makeElement('li', {}, button);
-  }));
-  const current = find('.strip [aria-current]');
-  if (current) find('.strip ol').scrollLeft = current.offsetLeft - 80;
-}
+// -------------------------------------------------------------------------------------------------------------- events
 
 async function go(name, data) {
   if (running) return;
   stage.veiled = name === 'desk_shelf';
   if (await show(await ask(name, data))) say(t(now.report));
 }
-
-function showSettings() {
-  for (const each of all('[data-set]'))
-    if (each.type === 'checkbox') each.checked = now.settings[each.dataset.set];
-    else each.value = now.settings[each.dataset.set];
-}
-
-// -------------------------------------------------------------------------------------------------------------- events
 
 async function open(file) {
   if (running || !file) return;
@@ -552,16 +389,27 @@ root.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (!button || !root.contains(button)) return;
   if (button.dataset.tool) {
-    stage.tool = button.dataset.tool;
-    for (const each of all('[data-tool]')) each.setAttribute('aria-pressed', String(each === button));
+    pick(button.dataset.tool);
+    if (task().places) prepare();
   } else if (actions[button.dataset.do]) {
     actions[button.dataset.do]();
   }
 });
 
+function pick(tool) {
+  const fits = (stage.tool === 'place') !== (tool === 'place');
+  stage.tool = root.dataset.tool = tool;
+  for (const each of all('[data-tool]')) each.setAttribute('aria-pressed', String(each.dataset.tool === tool));
+  find('#canvas-keys').textContent = tool === 'place'
+    ? t('Arrow keys move the subject, [ and ] change its size, B shows the picture before.')
+    : t('Arrow keys move the brush, the space bar paints, [ and ] change its size, B shows the picture before.');
+  if (fits) stage.fit();
+}
+
 function compare(on) {
-  if (stage.comparing === (on && Boolean(stage.before))) return;
-  stage.comparing = on && Boolean(stage.before);
+  const can = !byDo('before').disabled;
+  if (stage.comparing === (on && can)) return;
+  stage.comparing = on && can;
   stage.draw();
   if (stage.comparing) say(t('Before'));
   else say(t(now.report));
@@ -571,6 +419,7 @@ for (const end of ['pointerup', 'pointerleave', 'pointercancel', 'blur']) byDo('
 byDo('before').addEventListener('contextmenu', (event) => event.preventDefault()); // what a long touch would open
 
 function resize(by) {
+  if (stage.tool === 'place') return stage.placement.size && placeBy('size', 100 * stage.placement.scale * by);
   stage.size = Math.min(160, Math.max(4, Math.round(stage.size * by)));
   find('[data-size]').value = stage.size;
   stage.draw();
@@ -660,7 +509,9 @@ drawPresets();
 find('[data-file="open"]').accept = props.accept;
 find('[data-file="batch"]').accept = props.accept;
 for (const format of ['', ...props.formats])
-  find('[data-set="format"]').append(makeElement('option', {value: format, text: format || t('same format')}));
+  find('[data-set="format"]').append(makeElement('option', {value: format, text: format || t('Auto')}));
+for (const size of CANVASES) find('#bench-canvases').append(makeElement('option', {value: size}));
+find('[data-set="best_of"]').max = props.candidates;
 for (const model of props.models) find('#bench-models').append(makeElement('option', {value: model}));
 for (const lora of ['', ...props.loras]) find('[data-set="lora"]').append(makeElement('option', {value: lora, text: lora || t('none')}));
 find('[data-loras]').hidden = !props.loras.length;
@@ -681,7 +532,7 @@ setInterval(() => server.desk_progress({token: now.token}).catch(() => null), 30
   let kept = null;
   try { kept = JSON.parse(sessionStorage.getItem(STORE)); } catch { /* what cannot be read was not kept */ }
   if (kept) {
-    for (const name of ['token', 'prompt', 'fields', 'atOnce']) if (name in kept) now[name] = kept[name];
+    for (const name of ['token', 'prompt', 'fields', 'atOnce', 'enlarged', 'made']) if (name in kept) now[name] = kept[name];
     Object.assign(now.settings, kept.settings);
     if (TASKS.has(kept.task)) now.task = kept.task;
   }
@@ -690,6 +541,6 @@ setInterval(() => server.desk_progress({token: now.token}).catch(() => null), 30
   const state = await ask('desk_start');
   await show(state, kept && kept.marks && state && kept.marks.id === state.id ? kept.marks : null);
   preparing = false;
-  if (state && !state.id) say(t('Open a photograph to begin.'));
+  say(state && !state.id ? t('Open a photograph to begin.') : t(now.report));
   refresh();
 })();

@@ -1,5 +1,7 @@
 // The fields of a task, built from the inputs that it declares. Every field has a label, and a value as the server reads it.
 
+const CANVASES = ['2000x2000', '1600x1600', '1080x1350', '1080x1080', '1200x800']; // what is usual
+const SHORT = ['size', 'sides', 'share', 'length', 'int', 'place', 'fit', 'aspect']; // kinds with room for two in a row
 const ASPECTS = ['1:1', '4:5', '3:2', '16:9', '9:16'];
 
 function makeElement(tag, attributes = {}, ...children) {
@@ -13,8 +15,16 @@ function makeElement(tag, attributes = {}, ...children) {
   return made;
 }
 
+// A labelled control for one input, and how much room it takes.
+function makeField(input, value, tools) {
+  const made = makeControl(input, value, tools);
+  const listed = input.folded && (input.kind === 'flag' || input.choices.length);
+  if (listed || SHORT.includes(input.kind)) made.classList.add('half');
+  return made;
+}
+
 // A labelled control for one input. `value`: what it holds now, undefined = the default; `changed(value)`.
-function makeField(input, value, {t, changed, upload, swatches}) {
+function makeControl(input, value, {t, changed, upload, swatches}) {
   const now = value === undefined || value === null ? input.default : value;
   const help = t(input.help), id = `field-${input.name}`;
   const label = makeElement('span', {text: t(input.label)});
@@ -37,8 +47,12 @@ function makeField(input, value, {t, changed, upload, swatches}) {
   const choices = input.kind === 'flag' ? ['yes', 'no'] : input.choices; // of three: as usual, yes, no
   if (choices.length) {
     control = makeElement('select', {id});
-    if (input.default === null) control.append(makeElement('option', {value: '', text: t('as usual')}));
-    for (const choice of choices) control.append(makeElement('option', {value: String(choice), text: t(String(choice))}));
+    const usual = input.kind === 'preset' ? t('none') : t('as usual');
+    if (input.default === null) control.append(makeElement('option', {value: '', text: usual}));
+    for (const choice of choices) {
+      const title = (input.titles || {})[choice] || t(String(choice));
+      control.append(makeElement('option', {value: String(choice), text: title}));
+    }
     control.value = now === null ? '' : String(now);
     control.addEventListener('change', () => {
       changed(choices.find((choice) => String(choice) === control.value) ?? '');
@@ -47,49 +61,54 @@ function makeField(input, value, {t, changed, upload, swatches}) {
     control = makeElement('input', {type: 'number', step: '1', id, value: now === null ? '' : String(now), placeholder: t('as usual')});
     control.addEventListener('change', () => changed(control.value === '' ? null : Number(control.value)));
   } else {
-    control = makeElement('input', {type: 'text', id, value: now || '', placeholder: help, maxlength: '500', autocomplete: 'off'});
+    control = makeElement('input', {type: 'text', id, value: now || '', placeholder: input.example ? `${t('e.g.')} ${input.example}` : help, maxlength: '500', autocomplete: 'off'});
     control.addEventListener('change', () => changed(control.value.trim()));
+    if (input.kind === 'size') control.setAttribute('list', 'bench-canvases');
   }
   control.title = help;
   const made = makeElement('label', {}, label, control);
   if (input.kind !== 'background' || !swatches.length) return made;
-  return makeElement('div', {}, made, makeGallery(swatches, t, (swatch) => {
+  const gallery = makeGallery(swatches, t, (swatch) => swatch.background === control.value, (swatch) => {
     control.value = swatch.background;
     changed(swatch.background);
-  }));
+  });
+  control.addEventListener('change', gallery.mark);
+  return makeElement('div', {}, made, gallery.element);
 }
 
 // A picture of the visitor's own. Its value is {name, path}, where the path is a name of the upload on the server.
 function imageField(input, now, label, {t, changed, upload, help, id}) {
   const file = makeElement('input', {type: 'file', id, accept: input.accept, title: help});
-  const name = makeElement('span', {class: 'quiet', text: now ? now.name : help});
+  const name = makeElement('span', {class: 'quiet', text: now ? now.name : '', hidden: !now});
   const drop = makeElement('button', {type: 'button', text: t('Remove it'), hidden: !now});
   file.addEventListener('change', async () => {
     const sent = file.files[0] && await upload(file.files[0]);
     if (!sent) return;
-    name.textContent = sent.name;
     drop.hidden = false;
     changed(sent);
   });
   drop.addEventListener('click', () => {
     file.value = '';
-    name.textContent = help;
-    drop.hidden = true;
+    name.hidden = drop.hidden = true;
     changed(null);
   });
   return makeElement('div', {class: 'own'}, makeElement('label', {}, label, file), name, drop);
 }
 
-// Pictures of backgrounds to choose from.
-function makeGallery(swatches, t, choose) {
+// Pictures of backgrounds to choose from. `chosen(swatch)`: whether it is the one.
+function makeGallery(swatches, t, chosen, choose) {
   const gallery = makeElement('div', {class: 'gallery', role: 'group', 'aria-label': t('Backgrounds')});
   for (const swatch of swatches) {
     const name = t(swatch.name);
     const button = makeElement('button', {type: 'button', title: name}, makeElement('img', {src: swatch.url, alt: name}));
-    button.addEventListener('click', () => choose(swatch));
+    button.addEventListener('click', () => { choose(swatch); mark(); });
     gallery.append(button);
   }
-  return gallery;
+  function mark() {
+    swatches.forEach((swatch, i) => gallery.children[i].setAttribute('aria-pressed', String(chosen(swatch))));
+  }
+  mark();
+  return {element: gallery, mark};
 }
 
 // The margins of the frame as numbers, which is the way without a pointer.
@@ -101,6 +120,22 @@ function makeMargins(inputs, frame, {t, changed}) {
     grid.append(makeElement('label', {title: t(input.help)}, makeElement('span', {text: t(`${input.label}, px`)}), number));
   }
   return grid;
+}
+
+// Where the subject lies, as numbers, which is the way without a pointer. `changed(name, value)`; `free()`: by the rules.
+function makePlace({t, changed, free}) {
+  const grid = makeElement('div', {class: 'grid three'});
+  for (const [name, label, least, most] of [['x', 'Left, %', 0, 100], ['y', 'Top, %', 0, 100], ['size', 'Size, %', 0.1, 2000]]) {
+    const number = makeElement('input', {type: 'number', min: String(least), max: String(most), step: 'any', 'data-place': name});
+    number.addEventListener('change', () => {
+      if (number.value !== '') changed(name, Math.min(most, Math.max(least, Number(number.value))));
+    });
+    grid.append(makeElement('label', {}, makeElement('span', {text: t(label)}), number));
+  }
+  const reset = makeElement('button', {type: 'button', class: 'wide', 'data-free': '', text: t('Place it by the rules')});
+  reset.addEventListener('click', free);
+  const legend = makeElement('legend', {text: t('Drag the subject or a corner')});
+  return makeElement('fieldset', {class: 'place'}, legend, grid, reset);
 }
 
 // What a shape adds to a photograph, centred: the smallest canvas of that aspect that holds it.

@@ -1,10 +1,12 @@
-// The picture on a canvas: zoom and pan, marks by brush, box and keys, the frame of a larger picture, before and after.
+// The picture on a canvas: zoom and pan, marks by brush, box and keys, the frame of a larger picture, a subject that is
+// placed (`place.js`), before and after.
 //
-// Coordinates: "view" is CSS pixels inside the canvas element; "picture" is pixels of the preview that the server sent.
+// Coordinates: "view" is CSS pixels inside the canvas element; "picture" is pixels of the preview that the server sent,
+// or of the result's canvas while a subject is placed.
 // view = picture * zoom + (x, y). Marks are canvases of the preview's size, opaque where something is marked.
 
 const MARK = '#ec4899'; // what is to change; what is kept has no colour of its own, all else is chequered
-const LEAST_ZOOM = 0.05, MOST_ZOOM = 16, REACH = 22; // REACH: half the size of a handle that a finger can hit
+const LEAST_ZOOM = 0.01, MOST_ZOOM = 16, REACH = 22; // REACH: half the size of a handle that a finger can hit
 const EDGES = {
   nw: [-1, -1], n: [0, -1], ne: [1, -1], e: [1, 0], se: [1, 1], s: [0, 1], sw: [-1, 1], w: [-1, 0],
 };
@@ -20,6 +22,7 @@ class Marks {
     this.undone = [];
     this.empty = true;
     this.touched = false; // by the visitor, not by the server
+    this.encoded = null; // as a PNG, until it changes
   }
 
   all() {
@@ -44,6 +47,7 @@ class Marks {
     }
     this.empty = empty;
     if (right < 0) return false;
+    this.encoded = null;
     const size = [right - left + 1, bottom - top + 1];
     this.context.putImageData(before, 0, 0);
     const was = this.context.getImageData(left, top, ...size);
@@ -62,6 +66,7 @@ class Marks {
     const step = from.pop();
     if (!step) return false;
     to.push(step);
+    this.encoded = null;
     this.context.putImageData(step[which], step.left, step.top);
     this.empty = !new Uint32Array(this.all().data.buffer).some((pixel) => pixel >>> 24);
     return true;
@@ -73,11 +78,16 @@ class Marks {
     if (image) this.context.drawImage(image, 0, 0, this.canvas.width, this.canvas.height);
     this.done = [];
     this.undone = [];
+    this.encoded = null;
     this.empty = !image || !new Uint32Array(this.all().data.buffer).some((pixel) => pixel >>> 24);
     this.touched = false;
   }
 
-  url() { return this.empty ? null : this.canvas.toDataURL('image/png'); }
+  url() {
+    if (this.empty) return null;
+    this.encoded ||= this.canvas.toDataURL('image/png');
+    return this.encoded;
+  }
 }
 
 function chequers(context) {
@@ -92,7 +102,8 @@ function chequers(context) {
   return context.createPattern(tile, 'repeat');
 }
 
-// `on`: marked(end of a stroke or another step), framed(margins, whether the drag has ended), pointed(x, y).
+// `on`: marked(end of a stroke or another step), framed(margins, whether the drag has ended), placed(whether it has ended,
+// whether the size has changed), pointed(x, y).
 function makeStage(view, on) {
   const canvas = view.querySelector('canvas'), context = canvas.getContext('2d');
   const pattern = chequers(context);
@@ -100,6 +111,7 @@ function makeStage(view, on) {
     photo: null, before: null, width: 0, height: 0, native: [0, 0],
     marks: {}, layer: null, // 'change', 'keep', or null for tasks without marks
     frame: null, // {left, right, top, bottom} in the photograph's own pixels, or null
+    placement: makePlacement(), // of the subject, where the tool is 'place'
     tool: 'brush', size: 40, comparing: false, frozen: false,
     veiled: true, // whether what is not kept is chequered
     zoom: 1, x: 0, y: 0, fitted: true,
@@ -108,9 +120,11 @@ function makeStage(view, on) {
   const pointers = new Map();
   let act = null; // what the pointers are doing
 
-  const active = () => stage.marks[stage.layer] || null;
+  const placing = () => stage.tool === 'place' && stage.placement.size ? stage.placement : null;
+  const active = () => stage.tool === 'place' ? null : stage.marks[stage.layer] || null;
   const scale = () => stage.width / (stage.native[0] || 1); // preview pixels for one of the photograph's own
   const bounds = () => {
+    if (placing()) return {left: 0, top: 0, right: placing().size[0], bottom: placing().size[1]};
     const f = stage.frame || {left: 0, right: 0, top: 0, bottom: 0}, s = scale();
     return {
       left: -f.left * s, top: -f.top * s, right: stage.width + f.right * s, bottom: stage.height + f.bottom * s,
@@ -150,15 +164,23 @@ function makeStage(view, on) {
       context.fillStyle = pattern;
       context.fillRect(b.left, b.top, b.right - b.left, b.bottom - b.top);
     }
-    context.drawImage(stage.comparing && stage.before || stage.photo, 0, 0, stage.width, stage.height);
+    const placed = placing();
+    if (placed) {
+      pattern.setTransform(new DOMMatrix().scale(1 / stage.zoom));
+      placed.paint(context, pattern, stage.comparing ? stage.before || stage.photo : placed.finished && !placed.stale && stage.photo);
+      pattern.setTransform(new DOMMatrix());
+    } else {
+      context.drawImage(stage.comparing && stage.before || stage.photo, 0, 0, stage.width, stage.height);
+    }
     if (stage.comparing) return;
-    if (stage.layer === 'keep' && stage.veiled) drawVeil();
-    if (stage.layer === 'change') {
+    if (active() && stage.layer === 'keep' && stage.veiled) drawVeil();
+    if (active() && stage.layer === 'change') {
       context.globalAlpha = 0.6;
       context.drawImage(stage.marks.change.canvas, 0, 0);
       context.globalAlpha = 1;
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    if (placed) drawPlacement(placed);
     if (stage.frame) drawFrame();
     if (act && act.kind === 'box') outline(act.from, act.to);
     if (cursor && active() && stage.tool !== 'hand' && stage.tool !== 'box') drawRing();
@@ -201,15 +223,35 @@ function makeStage(view, on) {
   function drawFrame() {
     const b = bounds();
     outline([b.left, b.top], [b.right, b.bottom]);
-    for (const {x, y} of handles()) {
-      context.beginPath();
-      context.arc(x, y, 9, 0, 7);
-      context.fillStyle = 'white';
-      context.fill();
-      context.lineWidth = 2;
-      context.strokeStyle = '#b8430b';
-      context.stroke();
-    }
+    handles().forEach(drawHandle);
+  }
+
+  function drawHandle({x, y}) {
+    context.beginPath();
+    context.arc(x, y, 9, 0, 7);
+    context.fillStyle = 'white';
+    context.fill();
+    context.lineWidth = 2;
+    context.strokeStyle = '#b8430b';
+    context.stroke();
+  }
+
+  const corners = (placed) => placed.corners().map((each) => {
+    const [x, y] = toView([each.x, each.y]);
+    return {...each, x, y};
+  });
+
+  function drawPlacement(placed) {
+    const {x, y, w, h} = placed.box, [width, height] = placed.size;
+    outline([0, 0], placed.size);
+    if (stage.frozen) return;
+    const moving = act && act.kind === 'place';
+    if (moving && placed.guides[0]) outline([width / 2, 0], [width / 2, height]);
+    if (moving && placed.guides[1]) outline([0, height / 2], [width, height / 2]);
+    context.setLineDash([6, 4]);
+    outline([x - w / 2, y - h / 2], [x + w / 2, y + h / 2]);
+    context.setLineDash([]);
+    corners(placed).forEach(drawHandle);
   }
 
   function drawRing() {
@@ -233,7 +275,7 @@ function makeStage(view, on) {
 
   stage.fit = () => {
     const b = bounds(), width = b.right - b.left, height = b.bottom - b.top;
-    const room = stage.frame ? 26 : 8; // for the handles
+    const room = stage.frame || placing() ? 26 : 8; // for the handles
     const [w, h] = [Math.max(view.clientWidth - 2 * room, 1), Math.max(view.clientHeight - 2 * room, 1)];
     stage.zoom = Math.min(w / Math.max(width, 1), h / Math.max(height, 1), 2);
     stage.x = view.clientWidth / 2 - (b.left + b.right) / 2 * stage.zoom;
@@ -317,13 +359,20 @@ function makeStage(view, on) {
 
   // ------------------------------------------------------------------------------------------------------ pointers
 
+  // The handle that a finger at `point` hits.
+  const nearest = (found, point) => found.map((each) => ({...each, far: Math.hypot(each.x - point[0], each.y - point[1])}))
+    .filter((each) => each.far <= REACH).sort((a, b) => a.far - b.far)[0];
+
   function begin(event, point) {
     const middle = event.button === 1;
     if (stage.frame && !middle && stage.tool !== 'hand') {
-      const near = handles().map((each) => ({...each, far: Math.hypot(each.x - point[0], each.y - point[1])}))
-        .sort((a, b) => a.far - b.far)[0];
-      const edge = near.far <= REACH ? near.name : edgeAt(point);
+      const near = nearest(handles(), point), edge = near ? near.name : edgeAt(point);
       if (edge) return {kind: 'frame', edge, from: toPicture(point), margins: {...stage.frame}};
+    }
+    const placed = placing();
+    if (placed && !middle && !stage.frozen) {
+      const corner = nearest(corners(placed), point), spot = toPicture(point);
+      if (corner || placed.holds(spot, 10 / stage.zoom)) return placed.begin(spot, corner && corner.name);
     }
     const marks = active();
     if (middle || stage.tool === 'hand' || !marks || stage.frozen) return {kind: 'pan', last: point};
@@ -373,6 +422,7 @@ function makeStage(view, on) {
     if (pointers.size === 1) act = begin(event, point);
     if (pointers.size === 2) { // the first finger's stroke was the beginning of this
       if (act && act.kind === 'stroke') act.marks.context.putImageData(act.before, 0, 0);
+      if (act && act.kind === 'place' && stage.placement.stale) on.placed(true, Boolean(act.corner));
       act = {kind: 'pinch', ...pinch()};
     }
     stage.draw();
@@ -395,6 +445,9 @@ function makeStage(view, on) {
       Object.assign(act, now);
     } else if (act.kind === 'frame') {
       dragFrame(point);
+    } else if (act.kind === 'place') {
+      placing().drag(act, toPicture(point), 7 / stage.zoom);
+      on.placed(false, Boolean(act.corner));
     } else if (act.kind === 'box') {
       act.to = toPicture(point);
     } else if (act.kind === 'stroke') {
@@ -410,10 +463,12 @@ function makeStage(view, on) {
   function cursorFor(point) {
     if (act && act.kind === 'pan') return 'grabbing';
     if (stage.frame && stage.tool !== 'hand') {
-      const near = handles().find((each) => Math.hypot(each.x - point[0], each.y - point[1]) <= REACH);
-      const edge = near ? near.name : edgeAt(point);
+      const near = nearest(handles(), point), edge = near ? near.name : edgeAt(point);
       if (edge) return `${edge}-resize`;
     }
+    const placed = placing(), corner = placed && nearest(corners(placed), point);
+    if (corner) return `${corner.name}-resize`;
+    if (placed && placed.holds(toPicture(point), 0)) return 'move';
     if (!active() || stage.tool === 'hand') return 'grab';
     return stage.tool === 'box' ? 'crosshair' : 'none';
   }
@@ -425,7 +480,9 @@ function makeStage(view, on) {
     if (event.pointerType === 'touch') cursor = null;
     stage.draw();
     if (!ended) return;
-    if (ended.kind === 'frame') {
+    if (ended.kind === 'place') {
+      if (stage.placement.stale) on.placed(true, Boolean(ended.corner));
+    } else if (ended.kind === 'frame') {
       stage.fit();
       on.framed(stage.frame, true);
     } else if (ended.kind === 'box' && !dropped) {
@@ -449,7 +506,12 @@ function makeStage(view, on) {
   canvas.addEventListener('keydown', (event) => {
     const way = ARROWS[event.key];
     if (!stage.photo || event.ctrlKey || event.metaKey) return;
-    if (way && !active()) {
+    if (way && placing() && !stage.frozen) {
+      const {box, size} = placing(), step = event.shiftKey ? 0.05 : 0.005;
+      placing().moveTo(box.x + way[0] * step * size[0], box.y + way[1] * step * size[1]);
+      on.placed(true, false);
+      on.pointed(box.x / size[0], box.y / size[1]);
+    } else if (way && !active()) {
       panBy(-40 * way[0], -40 * way[1]);
     } else if (way) {
       const step = (event.shiftKey ? 0.1 : 0.02) * Math.max(stage.width, stage.height);

@@ -31,6 +31,7 @@ PLACEHOLDERS = {
     "size": "WxH",
     "share": "N%",
     "sides": "PX|N%[,...]",
+    "place": "X,Y",
     "fit": "HOW|N%",
     "background": "COLOUR|IMAGE|SURFACE",
     "preset": "NAME|FILE",

@@ -36,12 +36,13 @@ Canvas = Annotated[Any, asks("size", "size of the result, WxH; left out, the pho
 Padding = Annotated[Any, asks("sides", "free space around the subject, px or %: one value, or top,right,bottom,left")]
 Margin = Annotated[Any, asks("sides", "the canvas's edge that nothing of the subject enters, as padding")]
 Align = Annotated[Any, asks("text", "where in its room the subject lies; left out, center", ALIGNMENTS)]
+At = Annotated[Any, asks("place", "where the subject's centre lies, X,Y in px or %; instead of align and snap")]
 Fit = Annotated[Any, asks("fit", "contain (default), cover, none, or a scale like 80%; never larger without enlarge")]
 Reference = Annotated[Any, asks("text", "what is placed: the subject (default), or all of the image", REFERENCES)]
 Snap = Annotated[Any, asks("flag", "sides where the frame cuts the subject stay at the frame; left out, yes")]
 Enlarge = Annotated[Any, asks("flag", "let the subject become larger than in the photograph")]
 Dpi = Annotated[Any, asks("int", "dots per inch, written into the file")]
-NAMES = ("canvas", "padding", "margin", "align", "fit", "reference_box", "snap", "enlarge", "dpi")
+NAMES = ("canvas", "padding", "margin", "align", "at", "fit", "reference_box", "snap", "enlarge", "dpi")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Placement:
         padding: free space around the subject, lengths in the order of ``SIDES``. Not at sides that snap.
         margin: the canvas's edge, which nothing of the subject enters; what would is cut off.
         align: one of ``ALIGNMENTS``.
+        at: lengths from the left and from the top to the centre of the subject; then neither ``align`` nor ``snap``
+            counts.
         fit: ``contain``, ``cover``, or the scale of the subject, 1 = its own pixels.
         reference_box: what is fitted and aligned: the ``subject``, or the ``image`` with its frame.
         snap: whether sides of the subject that the photograph's frame cuts stay at the canvas's.
@@ -64,6 +67,7 @@ class Placement:
     padding: tuple[int | str, ...] = (0, 0, 0, 0)
     margin: tuple[int | str, ...] = (0, 0, 0, 0)
     align: str = "center"
+    at: tuple[int | str, int | str] | None = None
     fit: str | float = "contain"
     reference_box: str = "subject"
     snap: bool = True
@@ -82,6 +86,8 @@ class Placement:
         for name, known in (("align", ALIGNMENTS), ("reference_box", REFERENCES)):
             if asked.get(name, known[0]) not in known:
                 raise ValueError(f"{name}: {asked[name]!r} is unknown; use {', '.join(known)}")
+        if "at" in asked:
+            asked["at"] = parse_place(asked["at"], "at")
         if "fit" in asked:
             asked["fit"] = _parse_fit(asked["fit"])
         dpi = asked.get("dpi", 72)
@@ -123,6 +129,7 @@ class Placed:
         matte: (H, W) float32 in [0, 1], 1 = subject.
         scale: of the subject; 1 = its pixels are the photograph's, bit for bit.
         origin: (x, y) on the canvas where the photograph's upper left corner lies.
+        box: what was fitted and aligned, on the canvas, which it may leave.
         note: how the subject was placed, in words.
     """
 
@@ -130,6 +137,7 @@ class Placed:
     matte: np.ndarray
     scale: float
     origin: tuple[float, float]
+    box: Box
     note: str
 
     @property
@@ -152,12 +160,17 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
     picture, size = _plain(with_dpi(picture, placement.dpi)), placement.canvas or picture.size
     subject = placement.reference_box == "subject"
     box = bounding_box(matte > _FAINT) if subject else Box(0, 0, picture.width, picture.height)
-    snapped = _cut_sides(matte) if subject and placement.snap else dict.fromkeys(SIDES, False)
+    snaps = subject and placement.snap and placement.at is None
+    snapped = _cut_sides(matte) if snaps else dict.fromkeys(SIDES, False)
     area, room = placement.room(size, snapped)
     scale, note = _scale(box, room, placement)
     wide, tall = _scaled(box.width, scale), _scaled(box.height, scale)
-    left = room.left + _offset(room.width - wide, placement.align, "left", "right", snapped)
-    top = room.top + _offset(room.height - tall, placement.align, "top", "bottom", snapped)
+    if placement.at is not None:
+        x, y = (parse_length(each, whole, "at") for each, whole in zip(placement.at, size, strict=True))
+        left, top = x - wide // 2, y - tall // 2
+    else:
+        left = room.left + _offset(room.width - wide, placement.align, "left", "right", snapped)
+        top = room.top + _offset(room.height - tall, placement.align, "top", "bottom", snapped)
     part = bounding_box(matte > 0)
     colours, alpha = picture.pixels[part.slices], matte[part.slices]
     if scale != 1:
@@ -166,7 +179,8 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
     ends = at[0] + alpha.shape[1], at[1] + alpha.shape[0]
     seen = Box(*np.maximum(at, area[:2]).tolist(), *np.minimum(ends, area[2:]).tolist())
     if seen.width < 1 or seen.height < 1:
-        raise ValueError("fit: nothing of the subject lies on the canvas; use contain")
+        name, way = ("fit", "use contain") if placement.at is None else ("at", "give a place on it, like 50%,50%")
+        raise ValueError(f"{name}: nothing of the subject lies on the canvas; {way}")
     if (seen.width, seen.height) != alpha.shape[::-1] and placement.fit != "cover":
         note += ", in part beyond the canvas"
     source = slice(seen.top - at[1], seen.bottom - at[1]), slice(seen.left - at[0], seen.right - at[0])
@@ -174,7 +188,7 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
     placed = np.zeros((size[1], size[0]), np.float32)
     pixels[seen.slices], placed[seen.slices] = colours[source], alpha[source]
     origin = left - box.left * scale, top - box.top * scale
-    return Placed(picture.moved(pixels), placed, scale, origin, note)
+    return Placed(picture.moved(pixels), placed, scale, origin, Box(left, top, left + wide, top + tall), note)
 
 
 def parse_sides(value: Any, name: str) -> tuple[int | str, ...]:
@@ -189,6 +203,18 @@ def parse_sides(value: Any, name: str) -> tuple[int | str, ...]:
     top = lengths[0]
     right = lengths[1] if len(lengths) > 1 else top
     return top, right, lengths[2] if len(lengths) > 2 else top, lengths[3] if len(lengths) > 3 else right
+
+
+def parse_place(value: Any, name: str) -> tuple[int | str, int | str]:
+    """A place on a canvas, lengths from the left and from the top: ``"50%,60%"`` or ``(400, "60%")``. Raises
+    ValueError."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (tuple, list)) or len(parts) != 2:
+        raise ValueError(f"{name}: {value!r} is not a place; give two lengths, from the left and the top, like 50%,60%")
+    x, y = (part.strip() if isinstance(part, str) else part for part in parts)
+    for length in (x, y):
+        parse_length(length, 100, name)
+    return x, y
 
 
 def _parse_fit(value: Any) -> str | float:

@@ -50,6 +50,7 @@ SPELLINGS = {
         rf"({_LENGTH})(\s*,\s*({_LENGTH})){{0,3}}",
         "one length like 40 or 10%, or one for each side: top,right,bottom,left",
     ),
+    "place": (rf"({_LENGTH})\s*,\s*({_LENGTH})", "a place like 50%,60% or 400,300, from the left and the top"),
     "fit": (r"contain|cover|none|[0-9]{1,4}(\.[0-9]{1,9})?%", "contain, cover, none, or a scale like 80%"),
     "preset": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "the name of a preset, like amazon-main"),
     "background": (r"(?s:.*)", "a colour like #ffffff, a surface like wood:brown, blur or transparent"),
@@ -85,10 +86,10 @@ class Input:
     Attributes:
         name: the pipeline's argument.
         kind: ``image``, ``mask``, ``text``, ``int``, ``length`` (pixels or ``"25%"``), ``aspect`` (``"4:5"``), ``size``
-            (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``fit``, ``flag`` (yes
-            or no), ``background`` and ``preset`` (text; on the command line and in Python a file's name, too),
-            ``segmenter`` (what finds subjects, by name), ``points`` (``"320,240 10,20,0"``),
-            ``folder`` (of this machine: on the command line and in Python alone).
+            (``"800x600"``), ``share`` (``"25%"``), ``sides`` (``"10%"`` or ``"10%,5%,20,5%"``), ``place``
+            (``"50%,60%"``), ``fit``, ``flag`` (yes or no), ``background`` and ``preset`` (text; on the command line and
+            in Python a file's name, too), ``segmenter`` (what finds subjects, by name), ``points`` (``"320,240
+            10,20,0"``), ``folder`` (of this machine: on the command line and in Python alone).
         help: one line for people.
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
@@ -289,7 +290,7 @@ class Task(ABC):
     @property
     def keeps(self) -> bool:
         """Whether its results keep a part of the photograph that the rest can be judged by (``best_of``)."""
-        return self.takes_picture and self.generates and self.fit != "tiles"
+        return self.takes_picture and self.generates and self.needs_network and self.fit != "tiles"
 
     def with_defaults(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs, and the defaults of those that were left out; None for a required one, which ``prepare``

@@ -17,9 +17,9 @@ from photofound.edits.task import FILE_KINDS, Input, Task, offered
 from photofound.serve.config import ServeConfig
 
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
-_EXAMPLES = {
+EXAMPLES = {
     "length": "25%", "aspect": "4:5", "size": "1200x800", "text": "on a marble table", "share": "25%", "sides": "10%",
-    "fit": "contain", "background": "#ffffff", "preset": "amazon-main", "points": "320,240",
+    "place": "50%,60%",     "fit": "contain", "background": "#ffffff", "preset": "amazon-main", "points": "320,240",
 }  # fmt: skip
 _LONGEST = {"points": 1500}  # characters of what is written; of other kinds 40
 
@@ -51,10 +51,10 @@ def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
     elif each.choices and kind is str:
         kind = Literal[each.choices]
     elif each.kind in ("text", "background"):
-        settings |= {"max_length": 2000, "examples": [_EXAMPLES[each.kind]]}
+        settings |= {"max_length": 2000, "examples": [EXAMPLES[each.kind]]}
     else:
         longest = _LONGEST.get(each.kind, 40)
-        settings |= {"max_length": longest, "pattern": f"^({each.spelling})$", "examples": [_EXAMPLES[each.kind]]}
+        settings |= {"max_length": longest, "pattern": f"^({each.spelling})$", "examples": [EXAMPLES[each.kind]]}
     if each.required:
         return kind, Field(**settings)
     if each.default is None:
