@@ -44,12 +44,14 @@ types: $(READY)
 	cd build/types && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p photofound
 
 # The reference is read from a copy in which tasks, training and demos are inside photofound, as they are once installed.
+# What is built is looked at by tests of its own: links, names of the reference, the search's index.
 docs: $(READY)
 	rm -rf build/docs build/site && mkdir -p build/docs
 	cp -R photofound build/docs && cp -R tasks training demos build/docs/photofound
 	rm -rf build/docs/photofound/weights
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	! grep -rlE '<(link|script|img|iframe)[^>]+(href|src)="?(https?:)?//' build/site  # pages fetch nothing from elsewhere
+	$(OFFLINE) $(BIN)/python -m pytest tests/built_pages.py
 
 docs-pictures: $(READY)  ## the pictures of docs/tasks, by the embedded model
 	$(OFFLINE) $(BIN)/python -m photofound.demos.pictures --out docs/pictures

@@ -1,16 +1,20 @@
-"""mkdocs: the embedded model's card, which lies beside its weights, is a page of the documentation, too."""
+"""mkdocs: pages that do not lie in docs/. The embedded model's card lies beside its weights; docs/pages.py makes those
+of the command line, the server and the settings of training from the code."""
 
 from pathlib import Path
 from typing import Any
 
+import pages
 from mkdocs.structure.files import File, Files
 
-PAGE = "model-card.md"
+CARD = "model-card.md"
 
 
 def on_files(files: Files, config: Any) -> Files:
     folder = Path(config.config_file_path).parent / "photofound" / "weights" / "nano"
-    files.append(File.generated(config, PAGE, abs_src_path=str(folder / "README.md")))
+    files.append(File.generated(config, CARD, abs_src_path=str(folder / "README.md")))
     for picture in sorted(folder.glob("*.jpg")):
         files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
+    for name, make in pages.PAGES.items():
+        files.append(File.generated(config, name, content=make()))
     return files

@@ -90,7 +90,7 @@ def save(config: Any, path: str | Path) -> None:
     """Write a configuration as YAML; ``load`` reads it back equal."""
     import yaml
 
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
 _LARGEST = 2**20  # bytes of a file

@@ -40,7 +40,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     found: list[str] = []
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = found[0] if found else platform.processor() or platform.machine()
     threads = torch.get_num_threads()

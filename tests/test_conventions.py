@@ -167,3 +167,29 @@ def test_a_folder_is_not_imported_under_its_bare_name(name):
 def test_applications_import_each_other_by_their_full_names(path):
     bare = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} & set(APPLICATIONS)
     assert not bare, f"import photofound.{sorted(bare)[0]} instead"
+
+
+# ------------------------------------------------------------------------------------------------- what Windows lacks
+
+UNIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix"}
+UNIX |= {f"signal.{name}" for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGALRM", "SIGCHLD", "SIGPIPE")}
+UNIX |= {f"os.{name}" for name in ("fork", "getuid", "geteuid", "chown", "killpg", "setsid", "mkfifo", "uname")}
+UNIX |= {f"os.{name}" for name in ("sched_getaffinity", "getloadavg", "nice", "sysconf", "O_NONBLOCK")}
+
+
+@pytest.mark.parametrize(
+    "path", sources("photofound", *APPLICATIONS), ids=lambda path: f"{path.parent.name}.{path.stem}"
+)
+def test_nothing_that_is_imported_or_opened_asks_for_unix(path):
+    """Modules of Unix are imported where they are used; files are text in UTF-8, whatever the system's own encoding."""
+    tree = ast.parse(path.read_text())
+    names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    guilty = ({name.split(".")[0] for name in imports(top_level(tree))} | names) & UNIX
+    assert not guilty, f"{sorted(guilty)}: Windows has none; import it where it is used, or ask with hasattr"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name, given = ast.unparse(node.func).split(".")[-1], {each.arg for each in node.keywords}
+            mode = ast.unparse(node.args[1]) if len(node.args) > 1 else "''"
+            opens = ast.unparse(node.func) == "open" and "b" not in mode
+            reads = name == "read_text" and not node.args or name == "write_text" and len(node.args) < 2
+            assert "encoding" in given or not (opens or reads), f"line {node.lineno}: say encoding='utf-8'"

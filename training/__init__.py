@@ -154,7 +154,7 @@ def _write_for_launcher(line: str) -> None:
     """Write the line to the file whose text torchrun, and ``accelerate launch`` with several processes, print at their
     end. Otherwise it stands far above their own lines."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+        Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")
 
 
 def _run(

@@ -156,9 +156,9 @@ def inspect(settings: PrepareConfig, key: str, sample: Raw | Damaged) -> dict[st
 def write(job: Job, unit: int) -> None:
     """Write the kept samples of a unit as tars, and then what they are. Tars that a stopped call wrote are not made
     again."""
-    kept = set(json.loads(job.result("kept", unit).read_text()))
+    kept = set(json.loads(job.result("kept", unit).read_text(encoding="utf-8")))
     parts = sorted((job.folder / "work" / "parts").glob(f"{unit:05d}-*.json"))
-    made = [json.loads(part.read_text()) for part in parts]
+    made = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
     last = made[-1]["samples"][-1]["key"] if made else ""
     samples = ((key, sample) for key, sample in job.samples(unit) if key in kept and key > last)
     while part := list(itertools.islice(samples, job.settings.shard_size)):
@@ -275,7 +275,7 @@ def _begin(job: Job, count: int) -> None:
     mine = {"source": dataclasses.asdict(job.source), "units": count} | config.to_dict(job.settings)
     mine = {name: value for name, value in mine.items() if name not in ("workers", "cluster")}
     if path.is_file():
-        theirs = json.loads(path.read_text())
+        theirs = json.loads(path.read_text(encoding="utf-8"))
         for name, value in mine.items():
             if theirs.get(name) != json.loads(json.dumps(value)):
                 before = f"{job.folder} was begun with {name} = {theirs.get(name)!r}, not {value!r}"
@@ -290,7 +290,7 @@ def _begin(job: Job, count: int) -> None:
 
 def _choose(job: Job, count: int) -> list[dict[str, Any]]:
     """Find duplicates over all units, and write for each unit which samples are kept. Returns the dropped ones."""
-    lines = [line for unit in range(count) for line in json.loads(job.result("scan", unit).read_text())]
+    lines = [line for unit in range(count) for line in json.loads(job.result("scan", unit).read_text(encoding="utf-8"))]
     left = [line for line in lines if "dropped" not in line]
     twins = duplicates([line["bits"] for line in left], [line["colours"] for line in left], job.settings.near)
     for line, twin in zip(left, twins, strict=True):
@@ -308,7 +308,7 @@ def _choose(job: Job, count: int) -> list[dict[str, Any]]:
 
 def _report(job: Job, count: int, dropped: list[dict[str, Any]], seconds: Mapping[str, float]) -> dict[str, Any]:
     """Write index, report and the list of what was dropped; returns the report."""
-    written = [json.loads(job.result("write", unit).read_text()) for unit in range(count)]
+    written = [json.loads(job.result("write", unit).read_text(encoding="utf-8")) for unit in range(count)]
     lines = [line for unit in written for line in unit["samples"]]
     late = [line for line in lines if "dropped" in line]
     dropped = dropped + [{name: line[name] for name in ("name", "dropped", "why")} for line in late]
@@ -318,9 +318,9 @@ def _report(job: Job, count: int, dropped: list[dict[str, Any]], seconds: Mappin
     made |= {"source": job.source.path, "settings": config.to_dict(job.settings)}
     index = {"samples": len(kept), "bytes": made["bytes"], "shards": shards}
     index["precomputed"] = annotate.fingerprints(job.settings)
-    (job.folder / "dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dropped))
-    (job.folder / "report.json").write_text(json.dumps(made, indent=2) + "\n")
-    (job.folder / "report.md").write_text(report.markdown(made))
+    (job.folder / "dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dropped), encoding="utf-8")
+    (job.folder / "report.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    (job.folder / "report.md").write_text(report.markdown(made), encoding="utf-8")
     _write_json(job.folder / "index.json", index)
     return made
 

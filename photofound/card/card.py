@@ -93,8 +93,8 @@ def write(
         record.write(folder / record.MODEL, trainings)
     (folder / EVALUATION).unlink(missing_ok=True)
     if evaluation:
-        (folder / EVALUATION).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
-    (folder / CARD).write_text(text)
+        (folder / EVALUATION).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
 
 

@@ -24,7 +24,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"card: {path} does not exist; write it with 'photofound eval PHOTOS -o DIR'")
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         if not all(each["figures"].items() for each in tree["summary"]):
             raise ValueError("a summary without figures")
         return tree

@@ -260,7 +260,11 @@ def of_folder(folder: Path, origins: Callable[[str, int | None], Iterable[tuple[
 def _reconstructed(run_dir: Path, origins: Callable[[str, int | None], Iterable[tuple[str, str]]]) -> list[Training]:
     settings = settings_of(run_dir)
     log = run_dir / "metrics.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.is_file() else []
+    rows = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        if log.is_file()
+        else []
+    )
     if not rows or not settings:
         raise ValueError(
             f"card: {run_dir} holds neither {RUN} nor config.yaml and metrics.jsonl; name a run or a model"

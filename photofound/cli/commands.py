@@ -55,7 +55,7 @@ def _train(argv: list[str]) -> int:
     """Pass the arguments after the stage's name on to the stage."""
     import photofound.training
 
-    stages = _stages()
+    stages = training_stages()
     if not argv:
         raise ValueError(f"train: which stage? name one of {', '.join(stages)}")
     stage, *rest = argv
@@ -70,7 +70,7 @@ def _train(argv: list[str]) -> int:
     return photofound.training.run(stage, rest)
 
 
-def _stages() -> dict[str, str]:
+def training_stages() -> dict[str, str]:
     """The stages of training and the first line of each file's docstring. Nothing is imported: they import torch."""
     import photofound.training
 
@@ -241,18 +241,25 @@ def _demo_parser() -> Parser:
 # ----------------------------------------------------------------------------------------------------------- completion
 
 
-def _completion(argv: list[str]) -> int:
-    evaluate = importlib.import_module("photofound.training.evaluate")
+def parsers() -> dict[str, Parser]:
+    """The parsers of all commands, by name: for completion, and for the manual's page of the command line."""
     train = _parser("train")
-    train.add_argument("stage", choices=list(_stages()))
-    train.add_argument("--config", type=path)
-    train.add_argument("--run-dir", type=path)
-    parsers = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
-    parsers |= {"tasks": _parser("tasks"), "demo": _demo_parser(), "train": train, "card": _card_parser()}
-    parsers |= {"run": run.run_parser(), "verify": proof.verify_parser(), "redo": proof.redo_parser()}
-    parsers |= {"serve": serve.serve_parser(), "mcp": mcp.mcp_parser(), "check": _check_parser()}
-    parsers |= {"eval": evaluate.parser(), "convert": _convert_parser()}
-    parsers |= {"learn": learn.learn_parser(), "room": room.room_parser()}
+    train.add_argument("stage", choices=list(training_stages()), metavar="STAGE", help=", ".join(training_stages()))
+    train.add_argument("--config", type=path, metavar="FILE", help="the settings, as YAML or JSON")
+    train.add_argument(
+        "--run-dir", type=path, metavar="DIR", help="where checkpoints, metrics, samples and the model go"
+    )
+    made = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
+    made |= {"tasks": _parser("tasks"), "run": run.run_parser(), "verify": proof.verify_parser()}
+    made |= {"redo": proof.redo_parser(), "demo": _demo_parser(), "learn": learn.learn_parser(), "train": train}
+    made |= {"card": _card_parser(), "serve": serve.serve_parser(), "mcp": mcp.mcp_parser()}
+    made |= {"eval": importlib.import_module("photofound.training.evaluate").parser(), "check": _check_parser()}
+    made |= {"completion": completion.completion_parser(), "convert": _convert_parser()}
+    made["room"] = room.room_parser()
+    return made
+
+
+def _completion(argv: list[str]) -> int:
     return completion.run(argv, parsers)
 
 

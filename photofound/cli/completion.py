@@ -6,7 +6,7 @@ photofound completion bash > ~/.local/share/bash-completion/completions/photofou
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from photofound.cli.arguments import Parser, file_name, path
@@ -14,17 +14,21 @@ from photofound.cli.arguments import Parser, file_name, path
 SUMMARY = "print a script that completes commands and options: photofound completion bash"
 
 
-def run(argv: list[str], parsers: Mapping[str, Parser]) -> int:
-    """Print the script for a shell. ``parsers`` are those of all commands, by name."""
-    parser = Parser(prog="photofound completion", description=SUMMARY)
-    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
-    args = parser.parse_args(argv)
+def run(argv: list[str], parsers: Callable[[], Mapping[str, Parser]]) -> int:
+    """Print the script for a shell. ``parsers`` gives those of all commands, by name."""
+    args = completion_parser().parse_args(argv)
     try:
         shtab: Any = importlib.import_module("shtab")
     except ImportError:
         raise ImportError("completion needs shtab; pip install 'photofound[completion]'") from None
-    print(shtab.complete(_joined(parsers, shtab.FILE), shell=args.shell))
+    print(shtab.complete(_joined(parsers(), shtab.FILE), shell=args.shell))
     return 0
+
+
+def completion_parser() -> Parser:
+    parser = Parser(prog="photofound completion", description=SUMMARY)
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+    return parser
 
 
 def _joined(parsers: Mapping[str, Parser], file: dict[str, str]) -> Parser:

@@ -57,9 +57,11 @@ def write(store: PhotoStore, folder: str | Path, samples: int, plan: Plan | None
     folder, plan = Path(folder), plan or Plan()
     folder.mkdir(parents=True, exist_ok=True)
     _check_plan(folder / "plan.json", plan)
-    (folder / _ORIGINS).write_text(json.dumps([asdict(origin) for origin in store.origins()], indent=1))
+    (folder / _ORIGINS).write_text(
+        json.dumps([asdict(origin) for origin in store.origins()], indent=1), encoding="utf-8"
+    )
     todo = [number for number in range(-(-samples // SHARD)) if not _path(folder, number).is_file()]
-    if workers <= 1 or len(todo) <= 1:
+    if workers <= 1 or len(todo) <= 1 or "fork" not in multiprocessing.get_all_start_methods():
         for number in todo:
             _write_shard(store, folder, number, plan)
         return len(todo)

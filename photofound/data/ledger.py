@@ -32,7 +32,7 @@ class Ledger:
         logger.warning("data: skipped %s", self._last)
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as file:
+            with self.log.open("a", encoding="utf-8") as file:
                 file.write(self._last + "\n")
 
     def check(self, least: int = 1000) -> None:

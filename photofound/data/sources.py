@@ -319,7 +319,7 @@ def _pictures(folder: Path) -> list[_Listed]:
 
 def _metadata(table: Path) -> Iterator[_Listed]:
     """The rows of a table, whose files lie below its folder."""
-    for number, line in enumerate(table.read_text().splitlines(), 1):
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:

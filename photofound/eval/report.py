@@ -29,11 +29,11 @@ def write(folder: Path, evaluation: Evaluation, about: dict[str, Any]) -> list[S
     """
     summaries = summarise(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(as_json(evaluation, summaries, about))
+    (folder / "report.json").write_text(as_json(evaluation, summaries, about), encoding="utf-8")
     compared = differences(evaluation)
     rival = _rival_section(compare_with_rival(summaries, compared))
-    (folder / "report.md").write_text(as_markdown(summaries, compared, about) + rival)
-    (folder / "report.html").write_text(as_html(summaries, compared, evaluation.strips, about))
+    (folder / "report.md").write_text(as_markdown(summaries, compared, about) + rival, encoding="utf-8")
+    (folder / "report.html").write_text(as_html(summaries, compared, evaluation.strips, about), encoding="utf-8")
     return summaries
 
 
@@ -231,7 +231,7 @@ def as_html(
 ) -> str:
     """One page without other files: tables with drawn intervals, and the pictures as small JPEGs."""
     grouped = by_protocol(summaries)
-    style = (Path(__file__).parent / "report.css").read_text()
+    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{name}">{_text(PROTOCOLS[name].title)}</a>' for name in grouped)
     facts = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in about.items())
     sections = "".join(

@@ -131,8 +131,8 @@ def _process_memory(field: str, reset_peak: bool = False) -> int | None:
     try:
         if reset_peak:
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that is free but not returned would hide the need
-            Path("/proc/self/clear_refs").write_text("5")
-        (line,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        (line,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except (OSError, ValueError, AttributeError):  # another operating system, or not allowed
         return None
     return int(line) * 1024

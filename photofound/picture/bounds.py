@@ -69,10 +69,12 @@ def one_line_errors(name: str) -> Iterator[None]:
 
 
 def damaged(name: str, error: Exception) -> ValueError:
+    """The error for a file that ends too soon or cannot be decoded."""
     return ValueError(f"{name}: is truncated or damaged ({first_line(error)}); copy or download it again")
 
 
 def too_much(name: str, error: TooMuch) -> ImageError:
+    """The error for a file that costs more than its pixels say."""
     return ImageError(f"{name}: {error}; it would take too long to read, save it again with another program")
 
 

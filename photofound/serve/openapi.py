@@ -65,6 +65,7 @@ TAGS = (
     ("edits", "send a photograph and what to do with it, receive the edited photograph"),
     ("images", "the same for clients of other servers: OpenAI's images API, IOPaint"),
     ("jobs", "edits to come back for"),
+    ("choices", "which results people took"),
     ("server", "the tasks, and the state of the server"),
 )
 
@@ -108,7 +109,7 @@ def add_documentation(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> JSONResponse:
-        return JSONResponse(_schema(app) | {"servers": [{"url": str(request.base_url).rstrip("/")}]})
+        return JSONResponse(description_of(app) | {"servers": [{"url": str(request.base_url).rstrip("/")}]})
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
@@ -125,7 +126,7 @@ def add_documentation(app: FastAPI) -> None:
     app.mount("/docs/assets", StaticFiles(directory=assets), name="assets")
 
 
-def _schema(app: FastAPI) -> dict[str, Any]:
+def description_of(app: FastAPI) -> dict[str, Any]:
     """FastAPI's schema, with forms in words that every generator of clients knows."""
     schema = app.openapi()
     schemas = schema.get("components", {}).get("schemas", {})

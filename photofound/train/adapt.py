@@ -166,7 +166,9 @@ class AdaptedStage(EditStage):
         if self.config.model.merged or not lora:
             pipeline = merge_lora(self.pipeline) if lora else self.pipeline
             pipeline.save_pretrained(folder, safe_serialization=True)
-        (folder / "validation.json").write_text(json.dumps({"before": self.before, "after": self.after}, indent=2))
+        (folder / "validation.json").write_text(
+            json.dumps({"before": self.before, "after": self.after}, indent=2), encoding="utf-8"
+        )
         for name, value in self.after.items():
             print(f"{name}: {value:.4f}" + (f", before {self.before[name]:.4f}" if name in self.before else ""))
 

@@ -52,7 +52,7 @@ def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str,
     folder.mkdir(parents=True)
     for name, group in tensors.items():
         save_file(_separate(group), folder / f"{name}.safetensors")
-    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
 
 def _separate(group: dict[str, Tensor]) -> dict[str, Tensor]:

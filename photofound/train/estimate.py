@@ -8,8 +8,9 @@ GPUs is arithmetic, and says so: it assumes that N are N times as fast as one of
 from __future__ import annotations
 
 import itertools
-import resource
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -211,8 +212,20 @@ def _measure_step(trainer: Trainer, progress: float, share: float) -> Measured:
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
     else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = _peak_memory()
     return Measured(share, samples, counter.get_total_flops() / mine, seconds, memory)
+
+
+def _peak_memory() -> int:
+    """The most bytes that this process has had in memory."""
+    if os.name != "posix":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 def _try_export(trainer: Trainer, folder: Path) -> str:

@@ -32,7 +32,7 @@ class RunLog:
         )
         engine.start_trackers("photofound", step + 1)
         if engine.main and self.path.is_file():
-            lines = self.path.read_text(errors="replace").splitlines()
+            lines = self.path.read_text(errors="replace", encoding="utf-8").splitlines()
             # Whole or not at all: a kill between emptying and writing would take the history with it.
             files.write(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class RunLog:
         if not self.engine.main:
             return
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rounded) + "\n")
         step = row["step"]
         self.engine.log({name: value for name, value in row.items() if name != "step"}, step)

@@ -41,7 +41,8 @@ from photofound.train.settings import TrainConfig
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1)  # what clusters send before they take a machine away
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What clusters send before they take a machine away; Windows has no SIGUSR1."""
 
 
 class Stage(Protocol):
