@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: edit test test-fast test-hostile test-browser lint types docs docs-pictures clean
+.PHONY: edit test test-fast test-hostile test-browser lint types docs docs-pictures package clean
 .DELETE_ON_ERROR:
 
 edit: $(READY)  ## the five edits on sample photographs, into out/
@@ -55,6 +55,17 @@ docs: $(READY)
 
 docs-pictures: $(READY)  ## the pictures of docs/tasks, by the embedded model
 	$(OFFLINE) $(BIN)/python -m photofound.demos.pictures --out docs/pictures
+
+# pyroma's ninth point is check-manifest's: the repository and the source distribution hold the same. A tenth would need an
+# e-mail address of the project, which there is not.
+package: $(READY)  ## the source distribution and the wheel, into dist/, and what is known to go wrong with them
+	rm -rf dist *.egg-info
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[package]'
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/check-wheel-contents dist
+	$(BIN)/twine check --strict dist/*
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyroma --min 9 .
+	rm -rf *.egg-info
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

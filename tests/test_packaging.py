@@ -140,3 +140,49 @@ def test_every_dependency_is_pinned():
     pinned = {re.split("==", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     missing = {re.split(r"[<>=\[ ]", each)[0].lower() for each in wanted} - pinned
     assert missing == {"photofound"}  # an extra that names others
+
+
+# ----------------------------------------------------------------------------------------- the other ways to a package
+
+CONDA = {"torch": "pytorch", "opencv-python-headless": "py-opencv"}  # what conda-forge calls it
+
+
+def test_the_conda_recipe_asks_for_what_the_package_asks_for():
+    import yaml
+
+    from photofound import __version__
+
+    recipe = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    assert recipe["context"]["version"] == __version__
+    assert PYPROJECT["project"]["requires-python"] == f">={recipe['context']['python_min']}"
+    wanted = [re.split(r"(?=[<>=])", each, maxsplit=1) for each in PYPROJECT["project"]["dependencies"]]
+    assert sorted(recipe["requirements"]["run"][1:]) == sorted(
+        f"{CONDA.get(name, name.lower())} {bound}" for name, bound in wanted
+    )
+    (command,) = recipe["build"]["python"]["entry_points"]
+    assert dict([command.split(" = ")]) == PYPROJECT["project"]["scripts"]
+
+
+def test_the_workflows_run_targets_that_there_are_on_pythons_that_are_named():
+    import yaml
+
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {each.rpartition(" ")[2] for each in PYPROJECT["project"]["classifiers"] if "Python :: 3." in each}
+    folder = ROOT / ".github" / "workflows"
+    for path in sorted(folder.glob("*.yml")):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            assert set(job.get("strategy", {}).get("matrix", {}).get("python", ())) <= named
+            for line in (line for step in job["steps"] for line in step.get("run", "").splitlines()):
+                words = line.split()
+                if words[:1] == ["make"]:
+                    given = [w for w in words[1:] if re.fullmatch("[a-z-]+", w) and w != "source" and w[0] != "-"]
+                    assert given and set(given) <= targets, line
+
+
+def test_the_source_distribution_holds_every_folder():
+    """check-manifest (make package) compares file by file; this needs no build and no git."""
+    text = (ROOT / "MANIFEST.in").read_text()
+    grafted = set(re.findall(r"^graft (\S+)$", text, re.M))
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    assert {re.split(r"\s", line)[0].rstrip("/") for line in tree.splitlines() if line[:1].isalpha()} <= grafted
+    assert all((ROOT / name).exists() for name in grafted)
