@@ -22,6 +22,11 @@ def text(words: str) -> str:
     return re.sub(r"([*_|])", r"\\\1", html.escape(" ".join(words.split()), quote=False))
 
 
+def sentence(words: str) -> str:
+    """A summary as a sentence."""
+    return text(words[:1].upper() + words[1:]) + "." * (not words.endswith("."))
+
+
 def code(words: str) -> str:
     return f"`{words}`" if words else ""
 
@@ -72,8 +77,20 @@ def _key(action: argparse.Action) -> tuple[str, str]:
 def _command(name: str, parser: argparse.ArgumentParser, shared: set[tuple[str, str]]) -> str:
     usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
     about = (parser.description or "").strip().partition("\n")[0]
-    lines = [f"### {name}\n", f"{text(about[:1].upper() + about[1:]).rstrip('.')}.\n", f"```\n{usage}\n```\n"]
-    return "\n".join(lines + list(_groups(parser, shared)))
+    lines = [f"### {name}\n", f"{sentence(about)}\n", f"```\n{usage}\n```\n"]
+    return "\n".join([*lines, *_groups(parser, shared), *_parts(parser)])
+
+
+def _parts(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The commands of a command, like ``photofound room add``."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            abouts = {each.dest: each.help or "" for each in action._choices_actions}
+            for name, part in action.choices.items():
+                usage = " ".join(part.format_usage().removeprefix("usage: ").split())
+                yield f"#### {part.prog.removeprefix('photofound ')}\n\n{sentence(abouts.get(name) or name)}\n"
+                yield f"```\n{usage}\n```\n"
+                yield from _groups(part, set())
 
 
 def _groups(parser: argparse.ArgumentParser, shared: set[tuple[str, str]], among: bool = False) -> Iterator[str]:
@@ -83,7 +100,8 @@ def _groups(parser: argparse.ArgumentParser, shared: set[tuple[str, str]], among
         rows = [
             (code(formatter._format_action_invocation(action)), text(formatter._expand_help(action)))
             for action in group._group_actions
-            if not isinstance(action, argparse._HelpAction) and (_key(action) in shared) == among
+            if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
+            and (_key(action) in shared) == among
         ]
         if rows:
             yield table((group.title or "options", ""), rows)
@@ -131,7 +149,7 @@ def http() -> str:
     }
     parts = [_HTTP]
     for tag in described["tags"]:
-        parts.append(f"## {tag['name'].capitalize()}\n\n{text(tag['description'].capitalize())}.\n")
+        parts.append(f"## {tag['name'].capitalize()}\n\n{sentence(tag['description'])}\n")
         if tag["name"] == "edits":
             parts += ["### Fields of every edit\n", table(_FIELDS, shared)]
             parts += ["### Errors\n", table(("status", "means"), errors.items())]
@@ -154,7 +172,7 @@ def _address(
     shared: Sequence[tuple[str, ...]],
 ) -> Iterator[str]:
     summary = way.get("summary", "")
-    yield f"### {method.upper()} {name}\n\n{text(summary[:1].upper() + summary[1:])}.\n"
+    yield f"### {method.upper()} {name}\n\n{sentence(summary)}\n"
     if method != "post":
         rows = [(code(p["name"]), "text, in the address", "**required**", "") for p in way.get("parameters", ())]
     twin = name.replace("/v1/jobs/", "/v1/")
@@ -233,7 +251,7 @@ def settings() -> str:
     for stage, summary in training_stages().items():
         if stage == "evaluate":  # photofound eval has options, no settings
             continue
-        parts.append(f"## {stage}\n\n{text(summary)}.\n")
+        parts.append(f"## {stage}\n\n{sentence(summary)}\n")
         for section in sections(f"photofound.training.{stage}", "PrepareConfig" if stage == "prepare" else "Config"):
             title = text(section.about.rstrip(":")) + ":"
             if told.setdefault(section.options, stage) != stage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
 import tomllib
@@ -27,6 +28,14 @@ def pages() -> ModuleType:
     return module
 
 
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """A parser's options, and those of the commands in it."""
+    found = {each for action in parser._actions for each in action.option_strings}
+    parts = (each for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+             for each in action.choices.values())  # fmt: skip
+    return found.union(*map(_options, parts))
+
+
 def test_every_command_has_a_parser():
     assert set(parsers()) == {*COMMANDS, *task_names()}
 
@@ -35,7 +44,7 @@ def test_the_page_of_the_command_line_has_every_command_and_option(pages):
     page = pages.commands()
     for name, parser in parsers().items():
         assert f"\n### {name}\n" in page
-        options = {each for action in parser._actions for each in action.option_strings} - {"-h", "--help"}
+        options = _options(parser) - {"-h", "--help"}
         assert not [option for option in options if not re.search(rf"[`, ]{re.escape(option)}[`, ]", page)], name
     about = page[page.index("### inpaint") : page.index("### outpaint")]
     assert "| `MASK` | white = repaint, black = keep |" in about and "--seed" not in about, "said once, below"
@@ -82,7 +91,7 @@ def test_the_image_installs_extras_that_there_are():
     assert all((ROOT / name).exists() for name in copied)
     stated = set(re.findall(r"^\| `([\w`, ]+)` \|", (ROOT / "docs" / "install.md").read_text(), re.M))
     named = {name.strip("` ") for row in stated for name in row.split(",")}
-    assert named <= set(extras) and named >= set(extras) - {"test", "dev", "docs", "bench", "browser"}
+    assert named <= set(extras) and named >= set(extras) - {"test", "dev", "docs", "bench", "browser", "package"}
 
 
 def test_compose_serves_what_the_image_exposes():
