@@ -98,18 +98,15 @@ class Cutout(Task):
 
 
 def _cut(picture: Picture, segment: Search) -> Picture:
-    """The picture with its subject's matte as alpha; one that has transparent parts is cut out already. The first
-    matte is refined, unless its soft edge is to be trusted."""
+    """The picture with its subject's matte as alpha; one that has transparent parts is cut out already. What is
+    found is refined, unless its soft edge is to be trusted."""
     from photofound.edits import masks, matting
 
     own = picture.alpha()
     if own is not None and own.min() < 1:
         return picture.with_alpha(own)
     rgb = picture.rgb()
-    matte = masks.cut_out(rgb, segment)
-    if not segment.fine:
-        rough = matte
-        matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough))
+    matte = masks.cut_out(rgb, segment if segment.fine else lambda rgb: matting.refine(rgb, segment.rough(rgb)))
     # What the file will hold decides where the edge is soft.
     matte = np.rint(matte * picture.depth) / np.float32(picture.depth)
     soft = (matte > 0) & (matte < 1)

@@ -125,6 +125,16 @@ def test_a_jpegs_ringing_at_the_subject_is_no_shadow(shop, tmp_path):
     assert faults(tmp_path / "a.jpg", shop) == []
 
 
+@pytest.mark.parametrize("around", [False, True])
+def test_a_pale_part_of_the_product_is_no_off_white(shop, tmp_path, around):
+    """It ends in a step, as an outline does. Pale all around the product, it is another ground."""
+    pixels = np.full((320, 480, 3), 255, np.uint8)
+    pixels[5:315, 5 : 475 if around else 240] = 245
+    pixels[60:260, 160:400] = 40
+    found = faults(image.save(Picture(pixels), tmp_path / "a.png"), shop)
+    assert [each[:11] for each in found] == ["background:"] * around
+
+
 def test_a_shadow_does_not_count_as_fill_where_it_is_allowed(shop, tmp_path):
     free = dataclasses.replace(shop, rules=dataclasses.replace(shop.rules, shadow=None, fill=(0.5, 0.8)))
     pixels = fine()

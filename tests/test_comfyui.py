@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import io
 import json
 import shutil
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import extra_tasks
+from PIL import Image
 
 from photofound.demos import comfyui
 from photofound.edits import task as edit
@@ -57,7 +60,7 @@ def call(name: str, pipe, image: torch.Tensor, seed: int = 0, **inputs) -> torch
     arguments = {**widgets, "seed": seed, "pipe": pipe, "image": image, **inputs}
     assert set(declared) <= set(arguments)
     with torch.inference_mode():
-        (result,) = getattr(node(), node.FUNCTION)(**arguments)
+        result, *_ = getattr(node(), node.FUNCTION)(**arguments)
     assert result.dtype == torch.float32 and 0 <= result.min() and result.max() <= 1
     return result
 
@@ -73,6 +76,7 @@ def pipe(tiny):
 def test_there_is_a_node_for_each_task_and_a_loader():
     assert set(NODES) == {
         "PhotofoundLoader",
+        "PhotofoundSaveLayers",
         *(f"Photofound{name.title()}" for name in (*TASKS, "cutout", "edit", "generate", "packshot")),
     }
     assert comfyui.NODE_DISPLAY_NAME_MAPPINGS.keys() == NODES.keys()
@@ -85,16 +89,18 @@ def test_a_node_is_what_comfyui_expects(name):
     declared = node.INPUT_TYPES()
     inputs = {**declared["required"], **declared.get("optional", {})}
     for kind, *options in inputs.values():
-        assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", "BOOLEAN", comfyui.PIPE)
+        own = comfyui.PIPE, comfyui.LAYERS
+        assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", "BOOLEAN", *own)
         assert len(options) <= 1 and json.dumps(options)
-        if isinstance(kind, list):
+        if isinstance(kind, list) and options:
             assert options[0].get("default", kind[0]) in kind
         elif kind in ("STRING", "INT", "FLOAT"):
             assert ("default" in options[0]) != options[0].get("forceInput", False)
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     assert takes_any or set(inputs) == set(parameters) - {"self"}
-    assert len(node.RETURN_TYPES) == 1 and node.CATEGORY == "photofound" and node.DESCRIPTION
+    given = ("IMAGE",), ("IMAGE", comfyui.LAYERS), (comfyui.PIPE,), ()
+    assert node.RETURN_TYPES in given and node.CATEGORY == "photofound" and node.DESCRIPTION
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -121,6 +127,28 @@ def test_kept_pixels_are_the_same_floats_and_the_same_bytes(pipe):
     assert torch.equal(result[0][kept], image[0][kept])
     assert (bytes_of(result)[0][kept] == bytes_of(image)[0][kept]).all()
     assert not torch.equal(result[0][~kept], image[0][~kept])
+
+
+def test_layers_are_made_where_they_are_connected_and_saved(pipe, monkeypatch, tmp_path):
+    monkeypatch.setitem(
+        sys.modules,
+        "folder_paths",
+        types.SimpleNamespace(
+            get_output_directory=lambda: str(tmp_path),
+            get_save_image_path=lambda prefix, folder: (folder, prefix, 1, "", prefix),
+        ),
+    )
+    node, inputs = NODES["PhotofoundPackshot"](), {"background": "#c00000", "segmenter": "grabcut"}
+    graph = {"3": {"inputs": {}}, "5": {"inputs": {"layers": ["3", 1]}}}
+    assert node.INPUT_TYPES()["hidden"] == {"workflow": "PROMPT", "node_id": "UNIQUE_ID"}
+    image, layers = node.edit(pipe, product(), workflow=graph, node_id="3", **inputs)
+    assert node.edit(pipe, product(), workflow={"5": {"inputs": {"images": ["3", 0]}}}, node_id="3", **inputs)[1] == []
+    for number in (1, 2):  # nothing is overwritten
+        written = NODES["PhotofoundSaveLayers"]().save(layers, "shot", "ora")["ui"]["text"]
+        assert written == [str(tmp_path / f"shot_{number:05}_.ora")]
+    with zipfile.ZipFile(written[0]) as archive:
+        flat = np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))))
+        assert (flat == bytes_of(image)[0]).all() and b'name="subject"' in archive.read("stack.xml")
 
 
 def test_a_picture_is_prepared_once(pipe, monkeypatch):

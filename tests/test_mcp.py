@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_an_edit_is_a_new_file_and_a_picture_to_look_at(call, folder):
     again = call("inpaint", image=str(folder / "photo.png"), mask_image="mask.png", prompt="a plant", seed=3)
     assert again.structured_content["path"] == str(folder / "photo-inpaint-2.png"), "nothing is overwritten"
     assert (np.asarray(Image.open(again.structured_content["path"])) == result).all()
+
+
+def test_layers_are_a_new_file_beside_it(call, folder):
+    given = {"image": "photo.png", "subject": "mask.png", "background": "wood", "layers": "photo.ora"}
+    told = call("packshot", **given).structured_content
+    assert told["layers"] == str(folder / "photo.ora")
+    with zipfile.ZipFile(told["layers"]) as archive:
+        flat = Image.open(io.BytesIO(archive.read("mergedimage.png")))
+        assert (np.asarray(flat) == np.asarray(Image.open(told["path"]))).all()
+    for layers, words in (("photo.ora", "exists"), ("../photo.ora", "lies outside of"), ("photo.png", "neither .ora")):
+        with pytest.raises(ToolError, match=words):
+            call("packshot", **given | {"layers": layers})
 
 
 def test_other_tasks_take_their_own_inputs(call, folder):

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photofound import ErasePipeline, ExpandPipeline, InpaintPipeline, OutpaintPipeline, cli, image, provenance
+from photofound import (
+    ErasePipeline,
+    ExpandPipeline,
+    InpaintPipeline,
+    OutpaintPipeline,
+    PackshotPipeline,
+    cli,
+    image,
+    provenance,
+)
 from photofound.image import Picture
 from photofound.redo import redo
 
@@ -79,6 +88,14 @@ def test_pictures_and_folders_as_inputs_are_found(tiny, photo, scene):
     assert again.same and "red-wall.png" in again.picture.note
     with pytest.raises(ValueError, match="gallery: no picture of 90x70"):
         redo("out.png", pipe=pipe)
+
+
+def test_a_packshot_on_a_picture_is_the_same_file_whatever_that_is_called(tiny, mask, photo, scene):
+    pipe = tiny(PackshotPipeline)
+    image.save(made(pipe, "cup.png", subject=mask, backdrop=photo[::-1], shadow="soft", generator=0), "out.jpg")
+    again = redo("out.jpg", pipe=pipe)  # the background is found as a-other.png
+    image.save(again.picture, "again.jpg")
+    assert again.same and (scene / "again.jpg").read_bytes() == (scene / "out.jpg").read_bytes()
 
 
 def test_what_saves_memory_and_time_is_done_again(tiny_folder, scene, capsys):

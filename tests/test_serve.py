@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import weakref
+import zipfile
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -165,6 +166,26 @@ def test_a_reference_is_an_optional_file_of_the_form(referring_folder):
         expected = pipe(PHOTO, mask_image=MASK, reference=reference, generator=generator).images[0]
         assert (decoded(response) == np.asarray(expected)).all()
     assert (decoded(with_it) != decoded(without)).any()
+
+
+@pytest.mark.parametrize("kind", ["ora", "psd"])
+def test_the_layers_are_an_answer(client, kind):
+    files = NEEDS["outpaint"]["files"]
+    answer = client.post("/v1/packshot", files=files, data={"background": "wood", "layers": kind})
+    assert answer.headers["content-disposition"] == f'inline; filename="packshot.{kind}"'
+    flat = decoded(client.post("/v1/packshot", files=files, data={"background": "wood"}))
+    if kind == "ora":
+        assert answer.headers["content-type"] == "image/openraster"
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            assert b'name="shadow"' in archive.read("stack.xml")
+            found = archive.read("mergedimage.png")
+        assert (np.asarray(Image.open(io.BytesIO(found))) == flat).all()
+        assert provenance.recipe(image.decode(found))["task"] == "packshot"
+    else:
+        assert (decoded(answer) == flat).all() and Image.open(io.BytesIO(answer.content)).format == "PSD"
+    both = client.post("/v1/packshot", files=files, data={"format": "png", "layers": kind})
+    refused(both, 422, "leave format and best_of out")
+    assert client.post("/v1/packshot", files=files, data={"layers": "jpg"}).status_code == 422
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -32,9 +33,11 @@ from photofound.edits.task import (
     task_names,
 )
 from photofound.image import Picture
+from photofound.picture import layered, provenance
 from photofound.segmenters import is_function
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
+LAYERS = "PHOTOFOUND_LAYERS"  # of a task's second output: for each picture its layers and the flat picture
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("fp8", "int8")
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
@@ -92,7 +95,7 @@ class TaskNode:
     """What the nodes of all tasks share; each task has a subclass that names it."""
 
     task: ClassVar[Task]
-    RETURN_TYPES = ("IMAGE",)
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
     FUNCTION = "edit"
     CATEGORY = "photofound"
 
@@ -120,7 +123,8 @@ class TaskNode:
         best = {"default": 1, "min": 1, "max": MOST, "tooltip": "make so many, judge them, keep the best"}
         if cls.task.keeps:
             optional["best_of"] = ("INT", best)
-        return {"required": required, "optional": optional}
+        hidden = {"workflow": "PROMPT", "node_id": "UNIQUE_ID"} if cls.task.has_layers else {}
+        return {"required": required, "optional": optional, **({"hidden": hidden} if hidden else {})}
 
     def edit(
         self,
@@ -130,8 +134,10 @@ class TaskNode:
         steps: int = 0,
         guidance: float = 0.0,
         best_of: int = 1,
+        workflow: Any = None,
+        node_id: Any = None,
         **inputs: Any,
-    ) -> tuple[Tensor]:
+    ) -> tuple[Any, ...]:
         """Edit every picture of a batch, one after another.
 
         Args:
@@ -140,19 +146,60 @@ class TaskNode:
             seed: of the first picture; the next ones have the next seeds, so that each can be made again alone.
             steps, guidance: 0 = the model's own.
             best_of: of how many results the best is given.
+            workflow, node_id: from ComfyUI, to see whether the layers are connected to anything.
             **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
 
         Returns:
-            ((B, H', W', C'),), float32 in [0, 1], on the CPU.
+            ((B, H', W', C'),), float32 in [0, 1], on the CPU; of a task with layers ((B, H', W', C'), layers).
         """
-        results = []
+        results, stacks = [], []
+        stacked = self.task.has_layers and _is_connected(workflow, node_id, 1)
         pictures = [None] if image is None else [Picture.from_any(_array(each)) for each in image]
         for i, one in enumerate(pictures):
             given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            request = Request(self.task.name, one, given, seed + i, steps or None, guidance or None, best_of=best_of)
-            results.append(pipe.answer(request, callback=_progress(i, len(pictures))).images[0].to_float())
-        return (torch.stack([torch.from_numpy(result) for result in results]),)
+            sampling = seed + i, steps or None, guidance or None
+            request = Request(self.task.name, one, given, *sampling, layers=stacked, best_of=best_of)
+            made = pipe.answer(request, callback=_progress(i, len(pictures)))
+            results.append(made.images[0].to_float())
+            if stacked:
+                marked = provenance.mark(made.images[0]) if self.task.generates else made.images[0]
+                stacks.append((made.layers[0], marked))
+        images = torch.stack([torch.from_numpy(result) for result in results])
+        return (images, stacks) if self.task.has_layers else (images,)
+
+
+class SaveLayers:
+    """Writes the layers of each picture into ComfyUI's output folder."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    CATEGORY = "photofound"
+    OUTPUT_NODE = True
+    DESCRIPTION = "Background, subject, mask, ... as layers for GIMP, Krita (ora) or Photoshop (psd)."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        kinds = [kind.lower() for kind in layered.MIME]
+        prefix = {"default": "photofound/layers", "tooltip": "the files' name, as of Save Image"}
+        return {"required": {"layers": (LAYERS,), "filename_prefix": ("STRING", prefix), "format": (kinds,)}}
+
+    def save(self, layers: list[Any], filename_prefix: str, format: str) -> dict[str, Any]:
+        """Raises what writing raises."""
+        paths = import_module("folder_paths")
+        written = []
+        for stack, flat in layers:
+            folder, name, number, *_ = paths.get_save_image_path(filename_prefix, paths.get_output_directory())
+            while (path := Path(folder, f"{name}_{number:05}_.{format}")).exists():
+                number += 1
+            written.append(str(layered.save(stack, flat, path)))
+        return {"ui": {"text": written}}
+
+
+def _is_connected(workflow: Any, node_id: Any, output: int) -> bool:
+    """Whether any node of a workflow takes this output."""
+    taken = (value for node in (workflow or {}).values() for value in node.get("inputs", {}).values())
+    return any(isinstance(value, list) and value == [str(node_id), output] for value in taken)
 
 
 def _inputs(task: Task) -> list[Input]:
@@ -258,9 +305,10 @@ def _device() -> str:
 
 def _node(task: Task) -> type[TaskNode]:
     """The node class of a task. Raises ValueError for an input that no node can have."""
-    node: type[TaskNode] = type(
-        f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), {"task": task, "DESCRIPTION": task.summary}
-    )
+    members: dict[str, Any] = {"task": task, "DESCRIPTION": task.summary}
+    if task.has_layers:
+        members |= {"RETURN_TYPES": ("IMAGE", LAYERS), "RETURN_NAMES": ("IMAGE", "layers")}
+    node: type[TaskNode] = type(f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), members)
     node.INPUT_TYPES()
     return node
 
@@ -271,8 +319,8 @@ def _title(task: Task) -> str:
 
 def _mappings() -> tuple[dict[str, type], dict[str, str]]:
     """All nodes and their names in the menu. A task that cannot be had does not take the others with it."""
-    nodes: dict[str, type] = {"PhotofoundLoader": PhotofoundLoader}
-    names = {"PhotofoundLoader": "Load Model (photofound)"}
+    nodes: dict[str, type] = {"PhotofoundLoader": PhotofoundLoader, "PhotofoundSaveLayers": SaveLayers}
+    names = {"PhotofoundLoader": "Load Model (photofound)", "PhotofoundSaveLayers": "Save Layers (photofound)"}
     for name in task_names():
         try:
             task = get_task(name)

@@ -22,6 +22,7 @@ _FRAME = 2  # pixels along each side that must be the background
 _SUBJECT = 24  # of 255: what differs more from the background belongs to the subject, or to a dark shadow
 _RINGING = 16  # pixels around the subject that a JPEG's blocks may have tinted
 _NEUTRAL, _BLACK = 10, 150  # of 255: a shadow's colours differ by no more, and it is no darker below the ground
+_STEP, _SHARP = 6, 0.8  # a product's outline is a step of 6 of 255 within a JPEG's block, along most of it
 _STRAY = 0.0005  # of the picture: less than that may differ from the background
 
 
@@ -153,16 +154,32 @@ def _subject(away: np.ndarray) -> np.ndarray:
 
 def _stray_faults(away: np.ndarray, subject: np.ndarray, ground: tuple[int, int, int]) -> list[str]:
     """Off-white, a gradient or a shadow: what differs a little outside the subject. What the subject encloses is its
-    own."""
+    own, and so is what ends in a step beside it, as a white shoe does: a shadow fades, and off-white is all around."""
     import cv2
 
     near = cv2.dilate(subject.astype(np.uint8), np.ones((2 * _RINGING + 1,) * 2, np.uint8))
     outside = connected(near == 0, _frame(near.shape, 1))
     wrong = outside & (away > 0)
+    around = outside & (cv2.dilate(near, np.ones((9, 9), np.uint8)) > 0)
+    if wrong.mean() > _STRAY and wrong[around].mean() < 0.5:
+        wrong &= ~_with_outline(wrong, away)
     if wrong.mean() <= _STRAY:
         return []
     share = wrong.sum() / max(1, outside.sum())
     return [f"background: {share:.1%} of it is not {_hex(ground)}: a shadow, a gradient or off-white"]
+
+
+def _with_outline(parts: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """(H, W) bool: those of the connected parts whose border on the pure background is a step."""
+    import cv2
+
+    _, labels = cv2.connectedComponents(parts.astype(np.uint8))
+    beside = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
+    border = (away == 0) & (beside > 0)
+    stepped = border & (cv2.dilate(away.clip(0, 255).astype(np.uint8), np.ones((17, 17), np.uint8)) >= _STEP)
+    total, steps = (np.bincount(beside[each], minlength=labels.max() + 1) for each in (border, stepped))
+    found: np.ndarray = (steps > _SHARP * total)[labels] & parts
+    return found
 
 
 def _hex(colour: np.ndarray | tuple[int, int, int]) -> str:

@@ -23,6 +23,7 @@ EDGE = 0.004  # how wide a soft edge may be, as a share of the long side
 _MARGIN = 32  # pixels around soft ones that are looked at for their colours
 _MOST_UNMIXED = 2**21  # pixels; colours of a larger part are found at this size
 _COARSE, _COARSE_ROUNDS, _ROUNDS = 32, 10, 3  # up to which side a picture is coarse; rounds of unmixing
+_TILE = 64  # pixels a side of what is unmixed at a time
 _FLOOR = 1e-3  # weight of pixels that show nothing of a colour
 GROUND = 12  # difference of 255 up to which a pixel has the colour of an even ground
 SURE = 0.99  # of the matte: above it a pixel of the ground's colour is the subject's all the same
@@ -130,7 +131,7 @@ def refine_outline(rgb: np.ndarray, matte: np.ndarray, ground: np.ndarray | None
         return own
     pixels = np.ascontiguousarray((rgb[..., ::-1] * 255).round().astype(np.uint8))
     cv2.setRNGSeed(0)
-    cv2.grabCut(pixels, label, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels, label, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)
     found = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return found if iou(found, own) >= MIN_IOU else own
 
@@ -266,15 +267,42 @@ def unmix(rgb: np.ndarray, matte: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = max(1, round(width / 2**level)), max(1, round(height / 2**level))
         given, (a,) = _shrunk(planes, size), _shrunk(matte[None], size)
         own, behind = _grown(own, size), _grown(behind, size)
-        b = 1 - a
-        weights = a * a + _FLOOR, b * b + _FLOOR  # squared: what shows one of them clearly says more about it
-        totals = [_blurred(weight[None]) for weight in weights]
-        shares = a / (a * a + b * b), b / (a * a + b * b)
-        for _ in range(_COARSE_ROUNDS if max(size) <= _COARSE else _ROUNDS):
-            own, behind = (_blurred(x * w) / t for x, w, t in zip((own, behind), weights, totals, strict=True))
-            error = given - a * own - b * behind
-            own, behind = ((x + s * error).clip(0, 1) for x, s in zip((own, behind), shares, strict=True))
+        made = np.where(a >= 1, given, own), np.where(a <= 0, given, behind)
+        for part, inner in _mixed_parts(a):
+            found = _unmixed(*(x[(..., *part)] for x in (given, a, own, behind)))
+            for whole, x in zip(made, found, strict=True):
+                whole[(..., *part)][(..., *inner)] = x[(..., *inner)]
+        own, behind = made
     return own.transpose(1, 2, 0), behind.transpose(1, 2, 0)
+
+
+def _mixed_parts(a: np.ndarray) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """The tiles of a matte (H, W) that hold soft pixels, each with what it needs around it, and the tile within that.
+    An outline is long and thin: most of a large picture is in none of them."""
+    height, width = a.shape
+    soft = (a > 0) & (a < 1)
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            if not soft[top : top + _TILE, left : left + _TILE].any():
+                continue
+            starts = max(0, top - _ROUNDS), max(0, left - _ROUNDS)
+            part = slice(starts[0], top + _TILE + _ROUNDS), slice(starts[1], left + _TILE + _ROUNDS)
+            down, across = top - starts[0], left - starts[1]
+            yield part, (slice(down, down + _TILE), slice(across, across + _TILE))
+
+
+def _unmixed(given: np.ndarray, a: np.ndarray, own: np.ndarray, behind: np.ndarray) -> list[np.ndarray]:
+    """A few rounds of ``unmix`` at one size: planes (3, h, w) each, but ``a`` (h, w)."""
+    b = 1 - a
+    weights = a * a + _FLOOR, b * b + _FLOOR  # squared: what shows one of them clearly says more about it
+    totals = [_blurred(weight[None]) for weight in weights]
+    shares = a / (a * a + b * b), b / (a * a + b * b)
+    pair = [own, behind]
+    for _ in range(_COARSE_ROUNDS if max(a.shape) <= _COARSE else _ROUNDS):
+        pair = [_blurred(x * w) / t for x, w, t in zip(pair, weights, totals, strict=True)]
+        error = given - a * pair[0] - b * pair[1]
+        pair = [(x + s * error).clip(0, 1) for x, s in zip(pair, shares, strict=True)]
+    return pair
 
 
 def _shrunk(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -293,4 +321,7 @@ def _blurred(planes: np.ndarray) -> np.ndarray:
     """The mean of each pixel and its eight neighbours."""
     import cv2
 
-    return np.stack([cv2.blur(np.ascontiguousarray(x), (3, 3), borderType=cv2.BORDER_REPLICATE) for x in planes])
+    blurred = np.empty(planes.shape, np.float32)
+    for plane, made in zip(planes, blurred, strict=True):
+        cv2.blur(plane, (3, 3), dst=made, borderType=cv2.BORDER_REPLICATE)
+    return blurred

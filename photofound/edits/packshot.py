@@ -89,15 +89,19 @@ def prepare(
 
 def layers(shot: Shot, seed: int = 0) -> list[Layer]:
     """The layers from the bottom to the top, and the matte, hidden. ``seed``: of a drawn surface."""
+    return [*_visible_layers(shot, seed), mask_layer(shot.picture, shot.keep)]
+
+
+def _visible_layers(shot: Shot, seed: int) -> list[Layer]:
     assert shot.background is not None, "a model paints the background"
     ground = backgrounds.render(shot.background, shot.placed, shot.photograph, shot.matte, seed)
-    opaque = np.full(ground.shape[:2], shot.picture.depth if shot.background.kind != "transparent" else 0)
-    below, note = _layer(shot, "background", ground, opaque), shot.note
+    alpha = shot.picture.depth if shot.background.kind != "transparent" else 0
+    below, note = _layer(shot, "background", ground, alpha), shot.note
     white = shot.background.colour == (255, 255, 255)
     below = dataclasses.replace(
         below, picture=dataclasses.replace(below.picture, note=note, keep_white=white, generated=False)
     )
-    return [below, *upper_layers(shot), mask_layer(shot.picture, shot.keep)]
+    return [below, *upper_layers(shot)]
 
 
 def upper_layers(shot: Shot) -> list[Layer]:
@@ -107,7 +111,8 @@ def upper_layers(shot: Shot) -> list[Layer]:
         dark = shadows.cast(shot.keep, shot.shadow)
         if shot.background is not None and shot.background.kind == "colour":
             dark = dark * _within_frame(dark.shape)
-        found.append(_layer(shot, "shadow", np.zeros_like(shot.picture.pixels), np.rint(dark * depth)))
+        black = np.broadcast_to(np.zeros_like(shot.picture.pixels[:1]), shot.picture.pixels.shape)
+        found.append(_layer(shot, "shadow", black, np.rint(dark * depth)))
     if shot.reflection > 0:
         found.append(_layer(shot, "reflection", *_mirrored(shot)))
     return [*found, _layer(shot, "subject", shot.picture.pixels, np.rint(shot.keep * depth))]
@@ -115,13 +120,14 @@ def upper_layers(shot: Shot) -> list[Layer]:
 
 def finished(shot: Shot, seed: int = 0) -> Picture:
     """The packshot as one picture, with a note of how it was made."""
-    return flatten(layers(shot, seed))
+    return flatten(_visible_layers(shot, seed))
 
 
-def _layer(shot: Shot, name: str, colours: np.ndarray, alpha: np.ndarray) -> Layer:
-    dtype = shot.picture.pixels.dtype
-    pixels = np.empty((*alpha.shape, 4), dtype)
-    pixels[..., :3], pixels[..., 3] = colours, alpha
+def _layer(shot: Shot, name: str, colours: np.ndarray, alpha: np.ndarray | int) -> Layer:
+    import cv2
+
+    pixels = cv2.cvtColor(np.ascontiguousarray(colours, shot.picture.pixels.dtype), cv2.COLOR_RGB2RGBA)
+    pixels[..., 3] = alpha
     return Layer(name, dataclasses.replace(shot.picture, pixels=pixels))
 
 

@@ -160,8 +160,9 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
     picture, size = _plain(with_dpi(picture, placement.dpi)), placement.canvas or picture.size
     subject = placement.reference_box == "subject"
     box = bounding_box(matte > _FAINT) if subject else Box(0, 0, picture.width, picture.height)
-    snaps = subject and placement.snap and placement.at is None
-    snapped = _cut_sides(matte) if snaps else dict.fromkeys(SIDES, False)
+    cut = _cut_sides(matte) if subject else dict.fromkeys(SIDES, False)
+    snaps = placement.snap and placement.at is None
+    snapped = cut if snaps else dict.fromkeys(SIDES, False)
     area, room = placement.room(size, snapped)
     scale, note = _scale(box, room, placement)
     wide, tall = _scaled(box.width, scale), _scaled(box.height, scale)
@@ -183,6 +184,9 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
         raise ValueError(f"{name}: nothing of the subject lies on the canvas; {way}")
     if (seen.width, seen.height) != alpha.shape[::-1] and placement.fit != "cover":
         note += ", in part beyond the canvas"
+    if any(cut.values()) and not snaps:
+        sides = ", ".join(side for side in SIDES if cut[side])
+        note += f"; it meets the photograph's frame ({sides}) and may be cut off"
     source = slice(seen.top - at[1], seen.bottom - at[1]), slice(seen.left - at[0], seen.right - at[0])
     pixels = np.zeros((size[1], size[0], 3), picture.pixels.dtype)
     placed = np.zeros((size[1], size[0]), np.float32)

@@ -110,13 +110,22 @@ class Search:
         return self.segmenter.name == "grabcut"
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """The subject's matte, (H, W) float32 in [0, 1].
+        """The subject's matte, (H, W) float32 in [0, 1], its outline refined at the segmenter's size.
 
         Args:
             rgb: (H, W, 3) float32 in [0, 1].
 
         Raises ValueError where the segmenter finds nothing, and for a function that gives no matte.
         """
+        matte = self.rough(rgb)
+        if self.segmenter.fine or not self.segmenter.outline:
+            return matte
+        from photofound.edits import matting
+
+        return matting.refine(rgb, matte, self.segmenter.outline, soft=False)
+
+    def rough(self, rgb: np.ndarray) -> np.ndarray:
+        """The same before its outline is refined, for who refines it at a size of their own."""
         height, width = rgb.shape[:2]
         told: dict[str, Any] = {"text": self.text.strip(), "points": places(self.points, (width, height))}
         told = {name: value for name, value in told.items() if name in self.segmenter.takes}
@@ -128,11 +137,7 @@ class Search:
             raise ValueError(f"segmenter: {self.segmenter.name} found no {what} in the picture; {advice}")
         if self.segmenter.fine:  # networks come close to 0 and 1, and do not reach them; what is kept is to be exact
             return ((matte - 0.02) / 0.96).clip(0, 1)
-        if not self.segmenter.outline:
-            return matte
-        from photofound.edits import matting
-
-        return matting.refine(rgb, matte, self.segmenter.outline, soft=False)
+        return matte
 
     def _checked(self, found: Any, shape: tuple[int, int]) -> np.ndarray:
         matte = np.asarray(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,14 +65,20 @@ def matte_of(
     elif alpha is not None and is_cut_out(picture):
         matte = alpha
     else:
-        rgb = picture.rgb()
-        matte = masks.cut_out(rgb, segment or masks.grabcut)
+        look = segment or masks.grabcut
         if refine and not getattr(segment, "fine", False):
-            shadowed = segment is None or getattr(segment, "takes_shadows", False)
-            rough = effects.without_shadow(rgb, matte) if shadowed else matte
-            matte = masks.cut_out(rgb, lambda rgb: matting.refine(rgb, rough, OUTLINE, soft=False))
+            look = partial(_refined, segment=segment)
+        matte = masks.cut_out(picture.rgb(), look)
     images.require_hole(matte, "subject", white="kept")
     return matte
+
+
+def _refined(rgb: np.ndarray, segment: Callable[[np.ndarray], np.ndarray] | None) -> np.ndarray:
+    """What ``segment`` finds, refined once."""
+    rough = masks.grabcut(rgb) if segment is None else getattr(segment, "rough", segment)(rgb)
+    if segment is None or getattr(segment, "takes_shadows", False):
+        rough = effects.without_shadow(rgb, rough)
+    return matting.refine(rgb, rough, OUTLINE, soft=False)
 
 
 def is_cut_out(picture: Picture) -> bool:

@@ -15,7 +15,8 @@ from photofound.picture.encode import check_output
 from photofound.picture.layers import Layer
 from photofound.picture.picture import Picture
 
-SUFFIXES = (".ora", ".psd")
+MIME = {"ORA": "image/openraster", "PSD": "image/vnd.adobe.photoshop"}
+SUFFIXES = tuple(f".{kind.lower()}" for kind in MIME)
 
 
 def check_path(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -30,6 +31,10 @@ def save(found: Sequence[Layer], flat: Picture, path: str | os.PathLike[str], ov
     """Write layers and their flat picture, atomically. The path's suffix says which kind of file. Raises ValueError,
     OSError."""
     target = check_path(path, overwrite)
-    write = openraster.encode if target.suffix.lower() == ".ora" else psd.encode
-    files.write(target, write(found, flat))
+    files.write(target, encode(found, flat, target.suffix[1:].upper()))
     return target
+
+
+def encode(found: Sequence[Layer], flat: Picture, kind: str) -> bytes:
+    """The bytes of a file of layers, ``ORA`` or ``PSD``. Raises ValueError for what that cannot hold."""
+    return (openraster if kind == "ORA" else psd).encode(found, flat)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from photofound.image import Picture
 from photofound.picture.credentials import Signer
+from photofound.picture.layers import Layer
 from photofound.serve.config import ServeConfig
 from photofound.serve.workers import Files
 
@@ -100,6 +101,21 @@ class PictureCodec:
         except ValueError as error:  # BMP holds no manifest
             warn(str(error))
             return data
+
+    async def write_layers(
+        self,
+        found: Sequence[Layer],
+        flat: Picture,
+        kind: str,
+        mark: bool,
+        whole: bool,
+        generated: bool,
+        warn: Callable[[str], None],
+    ) -> bytes:
+        """A file of layers and their flat picture, which has the metadata; ``kind`` as in ``layered.encode``, the rest
+        as in ``write``. No credentials: the formats hold none."""
+        told = mark, whole, generated
+        return await self._run(self._files.write_layers, found, flat, kind, self.config.edit_seconds, *told, warn)
 
     async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

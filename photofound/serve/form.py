@@ -14,6 +14,7 @@ from photofound import image
 from photofound.edits.scores import MOST
 from photofound.edits.segmenter import OWN
 from photofound.edits.task import FILE_KINDS, Input, Task, offered
+from photofound.picture import layered
 from photofound.serve.config import ServeConfig
 
 PHOTOGRAPH = Input("image", "image", "the photograph", required=True)
@@ -65,6 +66,8 @@ def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
 def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]]:
     """The fields of every form. ``steps`` and ``guidance`` also have the names that they have in diffusers."""
     formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
+    layers: Any = Literal[tuple(kind.lower() for kind in layered.MIME)]
+    stacked = "answer with the layers instead of the picture: ora (GIMP, Krita) or psd (Photoshop)"
     steps: dict[str, Any] = {"default": None, "ge": 1, "le": config.max_steps}
     guidance: dict[str, Any] = {"default": None, "ge": 0, "le": 100, "allow_inf_nan": False}
     seed = Field(default=0, description="same seed, same pixels", ge=0, le=2**63 - 1, examples=[7])
@@ -81,6 +84,7 @@ def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]
             float | None,
             Field(description=help, **guidance),
         ),
+        **({"layers": (layers | None, Field(default=None, description=stacked))} if task.has_layers else {}),
         **({"best_of": (int | None, Field(default=None, description=best, ge=1, le=MOST))} if task.keeps else {}),
         "num_inference_steps": (int | None, Field(description="another name of steps", deprecated=True, **steps)),
         "guidance_scale": (float | None, Field(description="another name of guidance", deprecated=True, **guidance)),

@@ -28,7 +28,7 @@ from photofound.edits.request import Request
 from photofound.edits.task import FILE_KINDS, Input, Task, get_task, offered, task_names
 from photofound.errors import EXPECTED, one_line
 from photofound.image import Picture
-from photofound.picture import provenance
+from photofound.picture import layered, provenance
 
 _SHOWN = 512  # longest side of the picture that the assistant sees
 _NEW_NAMES = 1000
@@ -78,12 +78,18 @@ class Desk:
                 inputs[name] = self._input(each, value)
         format = image.output_format(picture, given["output"] and Path(given["output"]), None, task.alpha)
         output = self._output(task, source, given["output"], image.suffix_of(format))
-        request = Request(task.name, picture, inputs, given["seed"], given["steps"], given["guidance"])
+        layers = given.get("layers") and layered.check_path(self.path(given["layers"]))
+        sampling = given["seed"], given["steps"], given["guidance"]
+        request = Request(task.name, picture, inputs, *sampling, layers=bool(layers))
         with self._turn:
-            (made,) = self._pipe().answer(request).images
+            edited = self._pipe().answer(request)
+        (made,) = edited.images
         marked = provenance.mark(made, whole=not task.takes_picture) if task.generates else made
         image.save(marked, output, format)
+        if layers:
+            layered.save(edited.layers[0], marked, layers)
         told = {"path": str(output), "width": made.width, "height": made.height, "note": made.note}
+        told |= {"layers": str(layers)} if layers else {}
         sentence = f"{output} ({made.width}x{made.height})" + (f"; {made.note}" if made.note else "")
         return ToolResult(content=[sentence, Image(data=_preview(made), format="jpeg")], structured_content=told)
 
@@ -129,6 +135,9 @@ def _tool(desk: Desk, task: Task) -> Tool:
         _parameter("steps", int | None, "sampling steps; left out, the model's own", None),
         _parameter("guidance", float | None, "how strongly to follow the prompt; left out, the model's own", None),
     ]
+    if task.has_layers:
+        stacked = "also write the layers, to this new file: .ora (GIMP, Krita) or .psd (Photoshop)"
+        parameters.append(_parameter("layers", str | None, stacked, None))
     parameters.sort(key=lambda each: each.default is not each.empty)
 
     def edit(**given: Any) -> ToolResult:

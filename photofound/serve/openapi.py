@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from photofound import image
 from photofound.edits.task import Task, offered
+from photofound.picture import layered
 from photofound.serve.form import PHOTOGRAPH, field_name
 from photofound.serve.service import mime_type
 
@@ -88,7 +89,8 @@ def task_info(task: Task) -> TaskInfo:
 def task_responses() -> dict[int | str, dict[str, Any]]:
     """The answers of ``POST /v1/TASK``, as FastAPI wants them."""
     # The last type is for programs that know bytes, but no pictures.
-    kinds = [*sorted({mime_type(kind) for kind in image.SUFFIXES.values()}), "application/octet-stream"]
+    known = {mime_type(kind) for kind in (*image.SUFFIXES.values(), *layered.MIME)}
+    kinds = [*sorted(known), "application/octet-stream"]
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     return error_responses() | {200: {"description": "the picture", "content": content}}
 

@@ -15,6 +15,7 @@ from photofound.edits.request import Request
 from photofound.edits.task import Job
 from photofound.image import Picture
 from photofound.notices import warnings_to
+from photofound.picture.layers import Layer, flatten
 from photofound.pipeline import EditPipeline
 from photofound.serve.config import ServeConfig
 from photofound.serve.metrics import Metrics
@@ -48,7 +49,8 @@ class Abandoned(Exception):
 def batch_key(request: Request) -> Any:
     """Requests with the same key may be computed together."""
     size = request.inputs.get("size") if request.picture is None else request.picture.size
-    return request.task, size, request.steps, request.guidance, request.best_of
+    alone = id(request) if request.layers else None  # layers of many together would fill the memory
+    return request.task, size, request.steps, request.guidance, request.best_of, alone
 
 
 @dataclass(eq=False)
@@ -61,6 +63,7 @@ class Ticket:
         queued: when it was submitted, as ``time.monotonic``.
         waited: seconds from then until its batch began.
         deadline: when it must be done; infinite until its batch begins.
+        layers: of the result, where they are asked for.
         note: what to tell the client beside the picture, such as the warnings of its preparation.
         abandoned: whether the client has gone.
     """
@@ -70,6 +73,7 @@ class Ticket:
     queued: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     deadline: float = math.inf
+    layers: list[Layer] | None = None
     note: str = ""
     abandoned: bool = False
 
@@ -246,7 +250,11 @@ class EditQueue:
         try:
             pipe = self._pipe.for_task(first.task)
             generators = [ticket.request.generator() for ticket in tickets]
-            made = pipe.run(jobs, generators, *pipe.settings(first), stop_in_time, first.best_of)
+            if first.layers:  # it is alone
+                tickets[0].layers = pipe.layers(jobs[0], generators[0], *pipe.settings(first), stop_in_time)
+                made = [flatten(tickets[0].layers)]
+            else:
+                made = pipe.run(jobs, generators, *pipe.settings(first), stop_in_time, first.best_of)
             return [
                 pipe.with_recipe(picture, ticket.request, job)
                 for picture, ticket, job in zip(made, tickets, jobs, strict=True)

@@ -17,6 +17,7 @@ from photofound import image
 from photofound.edits.request import Request
 from photofound.edits.task import Task, offered
 from photofound.image import Picture
+from photofound.picture import layered
 from photofound.serve.codec import PictureCodec
 from photofound.serve.config import ServeConfig
 from photofound.serve.form import field_name
@@ -31,7 +32,7 @@ class Result:
 
     Attributes:
         data: the file.
-        format: Pillow's name of its format.
+        format: Pillow's name of its format, or that of a file of layers.
         size: (width, height).
         note: what to tell the client beside the picture, in one line; may be empty.
         timing: of the header Server-Timing.
@@ -49,13 +50,17 @@ class Result:
     def mime_type(self) -> str:
         return mime_type(self.format)
 
+    @property
+    def suffix(self) -> str:
+        return f".{self.format.lower()}" if self.format in layered.MIME else image.suffix_of(self.format)
+
     def headers(self, task: str) -> dict[str, str]:
         """A name to save it under, the times that browsers show, and what to tell the client."""
         note = self.note.encode("ascii", "replace").decode()
         note = "".join(character if character.isprintable() else "?" for character in note)[:_LONGEST_NOTE]
         headers = {"X-Photofound-Note": note} if note else {}
         return headers | {
-            "Content-Disposition": f'inline; filename="{task}{image.suffix_of(self.format)}"',
+            "Content-Disposition": f'inline; filename="{task}{self.suffix}"',
             "Server-Timing": self.timing,
         }
 
@@ -91,9 +96,13 @@ class EditService:
                 value = pictures.get(field_name(each), fields[field_name(each)])
                 if value is not None:
                     given[each.name] = each.parse(value) if isinstance(value, str) else value
+            layers, best_of = fields.get("layers"), fields.get("best_of")
+            if layers and (fields["format"] or (best_of or 1) > 1):
+                raise ValueError("layers: the answer is one file of layers; leave format and best_of out")
             format = self.output_format(task, picture, fields["format"], given)
+            format = layers.upper() if layers else format
             ((made, ticket),) = await self.compute(
-                [Request(task.name, picture, given, *_sampling(fields), best_of=fields.get("best_of"))]
+                [Request(task.name, picture, given, *_sampling(fields), layers=bool(layers), best_of=best_of)]
             )
             made = made if fields["recipe"] else replace(made, recipe="")
             return await self.write(task, made, ticket, format, fields["mark"], warned, uploads.get("image"))
@@ -138,11 +147,14 @@ class EditService:
         warned: Sequence[str] = (),
         source: UploadFile | None = None,
     ) -> Result:
-        """A result's file. ``mark``: its metadata say what was generated, and how it was made. ``warned`` is told
-        beside what the format cannot hold. ``source``: the photograph's file, for credentials."""
+        """A result's file, or that of its layers. ``mark``: its metadata say what was generated, and how it was made.
+        ``warned`` is told beside what the format cannot hold. ``source``: the photograph's file, for credentials."""
         told = list(warned)
         marked = mark, not task.takes_picture, task.generates
-        data = await self.codec.write(made, format, *marked, told.append, source)
+        if ticket.layers is None:
+            data = await self.codec.write(made, format, *marked, told.append, source)
+        else:
+            data = await self.codec.write_layers(ticket.layers, made, format, *marked, told.append)
         computed = time.monotonic() - ticket.queued - ticket.waited
         timing = f"queue;dur={ticket.waited * 1e3:.0f}, edit;dur={computed * 1e3:.0f}"
         note = "; ".join(dict.fromkeys(filter(None, [made.note, ticket.note, *told])))
@@ -150,9 +162,9 @@ class EditService:
 
 
 def mime_type(format: str) -> str:
-    """``image/png`` for Pillow's ``PNG``."""
+    """``image/png`` for Pillow's ``PNG``; those of files of layers, too."""
     Image.init()
-    return Image.MIME[format]
+    return layered.MIME.get(format) or Image.MIME[format]
 
 
 def _sampling(fields: Mapping[str, Any]) -> tuple[int, int | None, float | None]:

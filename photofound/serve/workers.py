@@ -26,7 +26,8 @@ import numpy as np
 
 from photofound import image
 from photofound.image import Picture
-from photofound.picture import provenance
+from photofound.picture import layered, provenance
+from photofound.picture.layers import Layer
 
 MEMORY = 2 * 2**30
 """Bytes of memory of a process, beside ``PER_PIXEL`` bytes for each pixel of the largest picture."""
@@ -82,6 +83,20 @@ class Files:
         """As ``image.encode``; ``mark``: the metadata say what ``provenance.mark`` says with ``whole`` and
         ``generated``. ``warn`` gets each warning."""
         return self._ask(seconds, "the result", "write", picture, format, mark, whole, generated, warn=warn)
+
+    def write_layers(
+        self,
+        found: Sequence[Layer],
+        flat: Picture,
+        kind: str,
+        seconds: float,
+        mark: bool = False,
+        whole: bool = False,
+        generated: bool = True,
+        warn: Callable[[str], None] | None = None,
+    ) -> bytes:
+        """As ``layered.encode``; the rest as in ``write``, of the flat picture."""
+        return self._ask(seconds, "layers", "layers", list(found), flat, kind, mark, whole, generated, warn=warn)
 
     def close(self) -> None:
         """End all processes, at once."""
@@ -161,7 +176,7 @@ def work(memory: int) -> None:
     os.dup2(2, 1)  # what a library prints must not mix with answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     _limit_memory(memory)
-    known: dict[str, Callable[..., Any]] = {"size": _size, "read": _read, "write": _write}
+    known: dict[str, Callable[..., Any]] = {"size": _size, "read": _read, "write": _write, "layers": _layers}
     while True:
         try:
             what, *arguments = _receive(questions)
@@ -191,6 +206,10 @@ def _read(data: bytes, name: str, max_pixels: int, strip: bool) -> Picture:
 
 def _write(picture: Picture, format: str, mark: bool, whole: bool, generated: bool) -> bytes:
     return image.encode(provenance.mark(picture, whole, generated) if mark else picture, format)
+
+
+def _layers(found: Sequence[Layer], flat: Picture, kind: str, mark: bool, whole: bool, generated: bool) -> bytes:
+    return layered.encode(found, provenance.mark(flat, whole, generated) if mark else flat, kind)
 
 
 def _limit_memory(size: int) -> None:
@@ -256,7 +275,7 @@ def _from_plain(value: Any, stream: IO[bytes]) -> Any:
         return np.frombuffer(_exactly(stream, int(np.prod(shape)) * whole.itemsize), whole).reshape(shape)
     if kind == "dict":
         return {_from_plain(key, stream): _from_plain(each, stream) for key, each in content}
-    made = {"Picture": Picture, "JpegSource": image.JpegSource}[kind]
+    made = {"Picture": Picture, "JpegSource": image.JpegSource, "Layer": Layer}[kind]
     return made(**_from_plain(content, stream))
 
 
