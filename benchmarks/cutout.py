@@ -1,13 +1,14 @@
 """The quality of cut-outs after each stage: one table.
 
-    python benchmarks/cutout.py --data DIR [--model FOLDER] [--limit N] [--sheet FILE.png]
+    python benchmarks/cutout.py --data DIR [--model FOLDER] [--segmenter NAME] [--limit N] [--sheet FILE.png]
 
 DIR holds photographs with masks as ``photofound eval`` reads them: an ``eval.json`` that lists ``file``, ``task`` and
 ``mask`` (white = subject), with a table for each of the tasks ``product`` and ``foreground``; or any folder of
 photographs with masks.
 
 Intersection over union at a matte of 0.5, the share of photographs above 0.9, mean absolute error of the matte, and
-seconds per decoded photograph. A model without the head starts from GrabCut.
+seconds per decoded photograph. ``--segmenter`` adds one, as the task ``cutout`` uses it. A model without the head
+starts from GrabCut.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def _others(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
             yield "subjects", photo.name, photo.rgb, photo.mask.astype(np.float32)
 
 
-def stages(pipe: CutoutPipeline) -> dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]]:
+def stages(
+    pipe: CutoutPipeline, segmenter: str | None = None
+) -> dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]]:
     """The stages: functions from a photograph and the previous stage's matte to a matte."""
     size = matting.WORKING_SIDE
     made: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
@@ -64,17 +67,22 @@ def stages(pipe: CutoutPipeline) -> dict[str, Callable[[np.ndarray, np.ndarray |
         made["what outpaint uses"] = lambda rgb, _: pipe.search()(rgb)
     made[f"+ GrabCut at {size}"] = lambda rgb, rough: matting.refine(rgb, rough, soft=False)
     made["+ closed-form matting"] = lambda rgb, rough: matting.refine(rgb, rough)
+    if segmenter is not None:
+        search = pipe.search(segmenter)
+        made[segmenter] = lambda rgb, _: search(rgb) if search.fine else matting.refine(rgb, search.rough(rgb))
     return made
 
 
-def measure(pipe: CutoutPipeline, found: Sequence[Subject]) -> tuple[str, list[np.ndarray]]:
+def measure(
+    pipe: CutoutPipeline, found: Sequence[Subject], segmenter: str | None = None
+) -> tuple[str, list[np.ndarray]]:
     """A table, and a row of pictures for every photograph."""
     figures: dict[str, list[tuple[float, float, float]]] = {}
     rows = []
     for _, rgb, truth in found:
         rough: np.ndarray | None = None
         row = [rgb, truth]
-        for name, stage in stages(pipe).items():
+        for name, stage in stages(pipe, segmenter).items():
             start = time.perf_counter()
             matte = stage(rgb, rough)
             seconds = time.perf_counter() - start
@@ -108,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", help="a pipeline folder; default: the embedded model")
+    parser.add_argument("--segmenter", help="another segmenter (docs/segmenters.md), beside the model's own way")
     parser.add_argument("--limit", type=int, help="photographs of a kind")
     parser.add_argument("--sheet", type=Path, help="a picture of all mattes")
     args = parser.parse_args(argv)
@@ -116,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("this checkpoint has no head for cut-outs: GrabCut instead\n")
     rows: list[np.ndarray] = []
     for kind, found in subjects(args.data, args.limit).items():
-        table, shown = measure(pipe, found)
+        table, shown = measure(pipe, found, args.segmenter)
         print(f"{len(found)} x {kind}\n\n{table}\n", flush=True)
         rows += shown
     if args.sheet and rows:

@@ -186,7 +186,7 @@ def test_a_guest_is_served_and_a_node(words, scene, tmp_path):
         assert client.post("/v1/upscale", files={"image": files["image"]}).status_code == 404
         node = comfyui.NODE_CLASS_MAPPINGS["PhotofoundInpaint"]()
         given = torch.from_numpy(photo.astype(np.float32) / 255)[None]
-        (out,) = node.edit(pipe, given, seed=1, steps=2, mask_image=torch.from_numpy(mask.astype(np.float32) / 255))
+        out, _ = node.edit(pipe, given, seed=1, steps=2, mask_image=torch.from_numpy(mask.astype(np.float32) / 255))
     assert torch.equal(out[0][mask == 0], given[0][mask == 0]) and pipe.parameter_count > 1000
 
 

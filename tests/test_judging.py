@@ -169,7 +169,7 @@ def test_every_entry_has_it(tiny, photo, mask, tmp_path, capsys):
     wanted = np.asarray(pipe(photo, mask, best_of=3, generator=7).images[0])
     node = comfyui.NODE_CLASS_MAPPINGS["PhotofoundInpaint"]()
     as_tensor = torch.from_numpy(photo.astype(np.float32) / 255)[None]
-    (out,) = node.edit(pipe, as_tensor, seed=7, best_of=3, mask_image=torch.from_numpy(mask / 255).float())
+    out, _ = node.edit(pipe, as_tensor, seed=7, best_of=3, mask_image=torch.from_numpy(mask / 255).float())
     assert (np.rint(out[0].numpy() * 255) == wanted).all()
     with TestClient(create_app(pipe), raise_server_exceptions=False) as client:
         files = {"image": ("a.png", encoded(photo)), "mask": ("m.png", encoded(mask))}

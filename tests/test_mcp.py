@@ -124,6 +124,7 @@ def test_verify_counts_what_was_kept(call, folder):
         ("inpaint", {"image": "photo.png", "mask_image": "mask.png", "output": "mask.png"}, "exists"),
         ("inpaint", {"image": "none.png", "mask_image": "mask.png"}, "none.png"),
         ("expand", {"image": "photo.png", "left": "wide"}, "'wide' is not"),
+        ("cutout", {"image": "photo.png", "segmenter": "os:system"}, "'cutout' or 'grabcut'"),
         ("verify", {"before": "photo.png", "after": "../photo.png"}, "lies outside of"),
     ],
 )

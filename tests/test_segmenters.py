@@ -241,7 +241,7 @@ def test_in_comfyui_models_are_named_and_code_is_not(pipe, mine):
         "required"
     ]
     image = torch.from_numpy(PICTURE / np.float32(255))[None]
-    (cut,) = node().edit(pipe, image, segmenter="grabcut", subject_text="", subject_points="")
+    cut, _ = node().edit(pipe, image, segmenter="grabcut", subject_text="", subject_points="")
     assert cut.shape == (1, 48, 64, 4)
     with pytest.raises(ValueError, match="segmenter: 'mine:reds' is code, and workflows may come from strangers"):
         node().edit(pipe, image, segmenter=mine)

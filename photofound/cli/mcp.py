@@ -22,7 +22,8 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise ValueError(f"mcp needs {error.name}; pip install 'photofound[mcp]'") from None
 
-    mcp.build(lambda: load_pipeline(args), folders).run(transport="stdio", show_banner=False, log_level="ERROR")
+    server = mcp.build(lambda: load_pipeline(args), folders, args.segmenter)
+    server.run(transport="stdio", show_banner=False, log_level="ERROR")
     return 0
 
 
@@ -30,5 +31,7 @@ def mcp_parser() -> Parser:
     parser = Parser(prog="photofound mcp", description=SUMMARY)
     help = "folder whose pictures may be read, and where results go; may be repeated; default: the current one"
     parser.add_argument("--folder", action="append", type=path, default=[], metavar="DIR", help=help)
+    help = "what may find subjects, beside cutout and grabcut; may be repeated: docs/segmenters.md"
+    parser.add_argument("--segmenter", action="append", default=[], metavar="NAME", help=help)
     add_model_options(parser)
     return parser

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from photofound.edits.geometry import bounding_box, grow_box
 
+_BLANK = 0.004  # standard deviation of colours below which a picture shows nothing, one level of 8 bits
 GRABCUT_FRAME = 0.03  # width of the frame that GrabCut starts from as background, as a share of the short side
 
 
@@ -221,8 +222,11 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 def cut_out(rgb: np.ndarray, segmenter: Callable[[np.ndarray], np.ndarray] = grabcut) -> np.ndarray:
     """The subject's mask, (H, W) float32 in [0, 1], 1 = subject, by any function from pixels to mask.
 
-    Raises ValueError if the mask is empty or covers everything.
+    Raises ValueError if the picture is of one colour, or if the mask is empty or covers everything.
     """
+    step = max(1, max(rgb.shape[:2]) // 256)
+    if rgb[::step, ::step].std((0, 1)).max() < _BLANK:  # a network sees things in it
+        raise ValueError("subject: the picture is of one colour, which is no subject; pass subject=MASK")
     mask = segmenter(rgb)
     share = float((mask > 0.5).mean())
     if not 0.002 < share < 0.98:

@@ -16,8 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 from fastmcp import FastMCP
-from fastmcp.exceptions import ToolError
+from fastmcp.exceptions import ToolError, ValidationError
+from fastmcp.server.middleware import Middleware
 from fastmcp.tools import Tool, ToolResult
 from fastmcp.utilities.types import Image
 from pydantic import Field
@@ -25,6 +27,7 @@ from pydantic import Field
 from photofound import __version__, image
 from photofound.edits import proof
 from photofound.edits.request import Request
+from photofound.edits.segmenter import OWN
 from photofound.edits.task import FILE_KINDS, Input, Task, get_task, offered, task_names
 from photofound.errors import EXPECTED, one_line
 from photofound.image import Picture
@@ -34,9 +37,10 @@ _SHOWN = 512  # longest side of the picture that the assistant sees
 _NEW_NAMES = 1000
 
 
-def build(load: Callable[[], Any], folders: Sequence[Path]) -> FastMCP:
+def build(load: Callable[[], Any], folders: Sequence[Path], segmenters: Sequence[str] = ()) -> FastMCP:
     """The server. ``load`` gives the pipeline, and is called for the first edit; ``folders`` are what it may read and
-    write, the first one is where relative names begin."""
+    write, the first one is where relative names begin; ``segmenters``: what may find subjects, beside ``cutout`` and
+    ``grabcut``: other names load models, or run code."""
     desk = Desk(load, folders)
     server: FastMCP = FastMCP(
         "photofound",
@@ -44,12 +48,27 @@ def build(load: Callable[[], Any], folders: Sequence[Path]) -> FastMCP:
         instructions="Edits photographs. What is not to be changed comes back bit for bit; verify proves it. Pictures "
         f"are files below {', '.join(map(str, desk.folders))}; results are new files.",
     )
+    server.add_middleware(_OneLine())
     for name in task_names():
         task = get_task(name)
         if not task.instructs:  # few models do; the tool would mislead
-            server.add_tool(_tool(desk, task))
+            server.add_tool(_tool(desk, task, segmenters))
     server.add_tool(Tool.from_function(desk.verify, name="verify"))
     return server
+
+
+class _OneLine(Middleware):
+    """Says in one line what is wrong with a tool's arguments; pydantic takes five."""
+
+    async def on_call_tool(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        try:
+            return await call_next(context)
+        except ValidationError as error:
+            cause = error.__cause__
+            if not isinstance(cause, pydantic.ValidationError):
+                raise
+            first = cause.errors()[0]
+            raise ToolError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 class Desk:
@@ -125,10 +144,10 @@ class Desk:
         return self.path(str(found))
 
 
-def _tool(desk: Desk, task: Task) -> Tool:
+def _tool(desk: Desk, task: Task, segmenters: Sequence[str]) -> Tool:
     """A function with the task's inputs as its parameters, which is what fastmcp reads."""
     parameters = [_parameter("image", str, "the photograph, a file")] if task.takes_picture else []
-    parameters += [_of_input(each) for each in offered(task)]
+    parameters += [_of_input(each, segmenters) for each in offered(task)]
     parameters += [
         _parameter("output", str | None, "name of the result; left out, one beside the photograph", None),
         _parameter("seed", int, "the same seed gives the same pixels", 0),
@@ -157,11 +176,12 @@ def _description(task: Task) -> str:
     return f"{task.summary[:1].upper()}{task.summary[1:]}. The result is a new file."
 
 
-def _of_input(each: Input) -> inspect.Parameter:
+def _of_input(each: Input, segmenters: Sequence[str]) -> inspect.Parameter:
     kinds: dict[str, Any] = {"int": int, "flag": bool}
     kind: Any = kinds.get(each.kind, str)
-    if each.choices:
-        kind = Literal[each.choices]
+    choices = tuple(dict.fromkeys((*OWN, *segmenters))) if each.kind == "segmenter" else each.choices
+    if choices:
+        kind = Literal[choices]
     help = each.help.replace("%%", "%") + (", a file" if each.kind in FILE_KINDS else "")
     if each.required:
         return _parameter(each.name, kind, help)
