@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from photofound import config
-from photofound.model import layers
+from photofound.model import attention
 from photofound.train import memory, optim
 from photofound.train.ema import EMA
 from photofound.train.plan import _Outline, plan
@@ -24,9 +24,9 @@ SMALL = ["--model.vae=none", "--model.patch_size=8", "--model.hidden_size=128", 
 
 @pytest.fixture(autouse=True)
 def no_kept_tables():
-    layers._cached_rope_table.cache_clear()
+    attention._cached_rope_table.cache_clear()
     yield
-    layers._cached_rope_table.cache_clear()
+    attention._cached_rope_table.cache_clear()
 
 
 def tracked(settings, trained):

@@ -32,7 +32,7 @@ def quantize(network: nn.Module, kind: str) -> int:
         raise ValueError(f"quantize: {kind!r} is unknown; use {' or '.join(KINDS)}")
     if is_quantized(network):
         raise ValueError("quantize: the weights have eight bits already; load the model anew for others")
-    torchao = _torchao()
+    torchao = torchao_quantization()
     config = torchao.Int8WeightOnlyConfig() if kind == "int8" else torchao.Float8WeightOnlyConfig()
     skipped = getattr(network, "_skip_layerwise_casting_patterns", None) or (
         "pos_embed",
@@ -58,7 +58,8 @@ def is_quantized(network: nn.Module | None) -> bool:
     return network is not None and any(type(each).__module__.startswith("torchao") for each in network.parameters())
 
 
-def _torchao() -> Any:
+def torchao_quantization() -> Any:
+    """The library. Raises ImportError where it is not installed."""
     try:
         import torchao.quantization
     except ImportError:

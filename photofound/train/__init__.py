@@ -6,6 +6,9 @@ Each file imports only files above it:
     losses       alignment (REPA), perceptual (LPIPS) and adversarial losses, token routes (TREAD)
     consistency  few-step students: the jump, its targets, its loss
     distributed  the processes of a run: one, DDP, FSDP2, HSDP
+    fewer_bits   frozen weights in bfloat16, int8, NF4
+    swap         frozen weights that travel between the CPU and the device
+    frugal       AdamW with moments of eight bits, or on the CPU
     recompute    activation checkpointing
     optim        AdamW, Muon, schedules
     ema          the moving average of weights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,14 @@ from photofound.data.store import PhotoStore
 from photofound.model.folder import FOR_TEACHER
 from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EMBEDDED, EditPipeline
+from photofound.train import fewer_bits
 from photofound.train.distributed import World
 from photofound.train.estimate import Phase
 from photofound.train.plan import plan
+from photofound.train.recompute import checkpointed
 from photofound.train.settings import AdaptedModelConfig, EditConfig
 from photofound.train.stage import EditStage
+from photofound.train.swap import BlockSwap
 
 
 def adapt(module: nn.ModuleDict, config: AdaptedModelConfig) -> None:
@@ -120,7 +123,29 @@ class AdaptedStage(EditStage):
         self.measured = 0  # how many times
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
-        adapt(self.module, config.model)
+
+    def _build_networks(self, edits: Sequence[str]) -> None:
+        """As in ``EditStage``; then send the blocks that travel to the CPU."""
+        super()._build_networks(edits)
+        model, train = self.config.model, self.config.train
+        if not model.swap_blocks:
+            return
+        if train.compile:
+            raise ValueError("train.compile: weights that travel cannot be compiled for; set it to false")
+        other = None
+        if train.checkpoint_activations:
+            other = checkpointed(self.blocks, train.checkpoint_keep, train.checkpoint_every)
+        swap = BlockSwap(self.blocks, model.swap_blocks, self.device, other)
+        self.pipeline.transformer.enable_gradient_checkpointing(swap)
+
+    def _freeze(self) -> None:
+        """Freeze what is not trained, in as many bits as ``model.base`` and ``model.frozen`` say."""
+        super()._freeze()
+        model = self.config.model
+        adapt(self.module, model)
+        if model.base not in ("fp32", "bf16") and self.config.train.precision != "bf16":
+            raise ValueError(f"model.base: {model.base} goes with train.precision=bf16")
+        fewer_bits.lower(self.pipeline.transformer, model.base)
 
     def measure(self) -> dict[str, Tensor]:
         """Named scalars, the same for the same weights. Called without gradients."""
@@ -164,13 +189,28 @@ class AdaptedStage(EditStage):
         if lora:
             save_lora(self.pipeline, folder / "lora", self._base())
         if self.config.model.merged or not lora:
-            pipeline = merge_lora(self.pipeline) if lora else self.pipeline
+            pipeline = self.as_read(self.pipeline)
+            pipeline = merge_lora(pipeline) if lora else pipeline
             pipeline.save_pretrained(folder, safe_serialization=True)
         (folder / "validation.json").write_text(
             json.dumps({"before": self.before, "after": self.after}, indent=2), encoding="utf-8"
         )
         for name, value in self.after.items():
             print(f"{name}: {value:.4f}" + (f", before {self.before[name]:.4f}" if name in self.before else ""))
+
+    def as_read(self, pipeline: Any) -> Any:
+        """A pipeline whose frozen weights are as they were read; what was trained is as it is."""
+        pipeline = super().as_read(pipeline)
+        model = self.config.model
+        if model.base == "fp32" and not model.swap_blocks:
+            return pipeline
+        trained = {
+            name: p.detach().cpu() for name, p in self.pipeline.transformer.named_parameters() if p.requires_grad
+        }
+        read = nn.ModuleDict({"transformer": self._read_again().transformer})
+        adapt(read, model)
+        read["transformer"].load_state_dict(trained, strict=False)
+        return type(pipeline).from_pipe(pipeline, transformer=read["transformer"])
 
     def _base(self) -> str:
         """The name, without its path, of the model that the LoRA was trained from; of a student it is the teacher."""

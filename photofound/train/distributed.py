@@ -85,7 +85,7 @@ class Engine:
             else None,
             # Heads, the critic and optional inputs have no gradient in some steps. A touch of 0 * weight would give
             # them one of zero, and the optimizer would decay what a single process leaves alone.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
             **_sharding(parallel, shard_size, processes, precision),
         )
         _check_sharding(parallel, str(self.accelerator.distributed_type.value), processes, self.accelerator.device)
@@ -116,6 +116,9 @@ class Engine:
                 {type(block).__name__ for block in blocks} - others
             )
         call = _Call(module, self.world.device.type if self.half else None)
+        # What is frozen is the same in every process. It may be on the CPU, or of a kind that cannot be sent.
+        frozen = [name for name, parameter in call.named_parameters() if not parameter.requires_grad]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(call, frozen)
         model, *prepared = self.accelerator.prepare(call, *optimizers)
         self._model = model
         return model, prepared

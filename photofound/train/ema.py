@@ -16,16 +16,23 @@ class EMA:
     start.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, device: str | None = None) -> None:
+        """``device`` is where the average is kept; None: where the weights are."""
         self.module, self.decay, self.updates = module, decay, 0
-        self.average = {n: p.detach().float().clone() for n, p in module.named_parameters() if p.requires_grad}
+        self.average = {
+            n: p.detach().to(device, torch.float32, copy=True) for n, p in module.named_parameters() if p.requires_grad
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         live = dict(self.module.named_parameters())
-        torch._foreach_lerp_(list(self.average.values()), [live[n].detach().float() for n in self.average], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.average.values()),
+            [live[n].detach().to(average.device, torch.float32) for n, average in self.average.items()],
+            1 - decay,
+        )
 
     @contextmanager
     @torch.no_grad()
@@ -35,7 +42,7 @@ class EMA:
         Values are copied, not exchanged: sharded and compiled modules keep addresses of their own.
         """
         live = dict(self.module.named_parameters())
-        backup = {name: live[name].detach().clone() for name in self.average}
+        backup = {name: live[name].detach().to(average.device, copy=True) for name, average in self.average.items()}
         for name, average in self.average.items():
             live[name].copy_(average)
         try:

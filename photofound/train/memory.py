@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from photofound.model import layers
+from photofound.model import attention
+from photofound.train import fewer_bits
 from photofound.train.recompute import checkpointed
 
 RESERVE = 1.5 * 2**30  # bytes that CUDA and its libraries take for themselves
@@ -97,7 +98,7 @@ def _shapes_only() -> Iterator[None]:
     """Within the block tensors are shapes. A table of positions that was kept would be one, too."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    cache = layers._cached_rope_table.cache_clear
+    cache = attention._cached_rope_table.cache_clear
     cache()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -110,7 +111,7 @@ def most_alive(
     networks: Mapping[str, nn.Module],
     compute: Callable[[Mapping[str, Any]], Tensor],
     half: bool,
-    base: torch.dtype = torch.float32,
+    frozen: Mapping[str, torch.dtype] | None = None,
     accumulated: bool = False,
     sharded: bool = False,
 ) -> int:
@@ -121,7 +122,7 @@ def most_alive(
         networks: on the meta device.
         compute: called with the networks as shapes; returns a tensor.
         half: bfloat16 by autocast.
-        base: what the weights that need no gradient are in.
+        frozen: network -> what its weights that need no gradient are in; float32 where it is not named.
         accumulated: gradients of earlier micro-batches are there.
         sharded: without gradients, which go to their shards at once, and, with ``half``, without the copies that
             autocast makes of weights, which are gathered in bfloat16.
@@ -130,10 +131,12 @@ def most_alive(
     with _shapes_only():
         shapes = {name: network.to_empty(device="cpu") for name, network in copies.items()}
         parameters = [p for network in shapes.values() for p in network.parameters()]
+        for name, dtype in (frozen or {}).items():
+            for parameter in shapes[name].parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
         for parameter in parameters:
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(base)
-            elif sharded:
+            if parameter.requires_grad and sharded:
                 parameter.data = parameter.data.to(torch.bfloat16 if half else torch.float32)
                 parameter.register_post_accumulate_grad_hook(_forget)
         with Alive() as alive:
@@ -154,11 +157,45 @@ def _forget(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def checkpoint_blocks(network: Any, train: Any) -> None:
-    """Give a network on the meta device the activation checkpointing of a run (``TrainConfig``)."""
-    if train.checkpoint_activations:
-        keep, every = train.checkpoint_keep, train.checkpoint_every
-        network.enable_gradient_checkpointing(checkpointed(network.blocks, keep, every))
+def checkpoint_blocks(network: Any, train: Any, travelling: int = 0) -> None:
+    """Give a network on the meta device the activation checkpointing of a run (``TrainConfig``). The last blocks, which
+    travel, keep their inputs."""
+    keep, every = train.checkpoint_keep, train.checkpoint_every
+    others = checkpointed(network.blocks, keep, every) if train.checkpoint_activations else None
+    if others is None and not travelling:
+        return
+    moved, inputs = {id(block) for block in list(network.blocks)[len(network.blocks) - travelling :]}, checkpointed([])
+
+    def call(block: Any, *args: Any) -> Any:
+        if id(block) in moved:
+            return inputs(block, *args)
+        return others(block, *args) if others else block(*args)
+
+    network.enable_gradient_checkpointing(call)
+
+
+def moments(train: Any, trained: int, muon: int) -> float:
+    """Bytes of an optimizer's moments on the device: two of each weight, one of those that Muon trains."""
+    if train.offload:
+        return 0.0
+    return trained * 2 * (1 + 4 / 256) if train.optimizer == "adamw8bit" else 4.0 * (2 * trained - muon)
+
+
+def at_home(network: Any, kind: str, travelling: int) -> float:
+    """Bytes of the frozen weights that are not on the device: all blocks that travel but two, in use and under way."""
+    blocks = list(network.blocks)[len(network.blocks) - travelling :] if travelling else []
+    return sum(fewer_bits.size(_Frozen(block), kind) for block in blocks[2:])
+
+
+class _Frozen(nn.Module):
+    """A block without the weights that are trained."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([block])
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return (p for p in super().parameters(recurse) if not p.requires_grad)
 
 
 def gathered(network: Any, half: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from photofound.train import frugal
 from photofound.train.distributed import shard_like, whole
 
 
@@ -19,7 +20,7 @@ class Optimizers:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
         for group in self._groups():
-            group["base_lr"] = group["lr"]
+            group["base_lr"] = float(group["lr"])
 
     def _groups(self) -> Iterable[dict]:
         return (group for optimizer in self.optimizers for group in optimizer.param_groups)
@@ -27,7 +28,8 @@ class Optimizers:
     def step(self, scale: float) -> None:
         """One update at ``scale`` times the base learning rates."""
         for group in self._groups():
-            group["lr"] = group["base_lr"] * scale
+            lr = group["base_lr"] * scale
+            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr  # torchao's is a tensor
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -37,7 +39,7 @@ class Optimizers:
         flat = {}
         for o, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
+                for key, value in (item for pair in state.items() for item in frugal.flat(*pair).items()):
                     flat[f"{o}.{index}.{key}"] = whole(torch.as_tensor(value)).contiguous()
         return flat
 
@@ -50,7 +52,8 @@ class Optimizers:
                 if int(which) == o:
                     state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            whole_state = {index: frugal.joined(values) for index, values in state.items()}
+            optimizer.load_state_dict({"state": whole_state, "param_groups": groups})
             _lay_out_like_weights(optimizer)
 
 
@@ -75,7 +78,7 @@ def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
     """
     for weight, state in optimizer.state.items():
         for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
+            if isinstance(value, Tensor) and value.shape == weight.shape and not frugal.is_coded(value):
                 state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(shard_like(value, weight))
 
 
@@ -86,21 +89,28 @@ def build(
     weight_decay: float,
     blocks: Sequence[nn.Module] = (),
     sharded: bool = False,
+    offload: bool = False,
 ) -> Optimizers:
     """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
 
     Args:
         module: the module to train.
-        name: ``adamw`` or ``muon``.
+        name: ``adamw``, ``adamw8bit`` (moments of eight bits) or ``muon``.
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.
         weight_decay: decoupled; for ``matrices`` alone.
         blocks: the repeated blocks, whose weights map hidden to hidden. The filters (O, I, k, k) of a convolution are
             a matrix (O, k k I) to Muon.
         sharded: whether the weights will be spread over processes, as no filter is for Muon.
+        offload: AdamW computes on the CPU, where its moments lie.
     """
-    if name not in ("adamw", "muon"):
-        raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw or muon")
+    if name not in ("adamw", "adamw8bit", "muon"):
+        raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw, adamw8bit or muon")
+    if offload and name != "adamw":
+        raise ValueError(f"train.offload: {name} computes on the device; use train.optimizer=adamw")
+    if sharded and (offload or name == "adamw8bit"):
+        what = "offload" if offload else "optimizer"
+        raise ValueError(f"train.{what}: shards have their moments on the device, as float32; use train.parallel=ddp")
     trainable = [p for p in module.parameters() if p.requires_grad]
     decayed = matrices(module)
     inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
@@ -111,9 +121,14 @@ def build(
         {"params": list(run), "weight_decay": weight_decay if multiplies else 0.0}
         for multiplies, run in itertools.groupby(rest, decayed.__contains__)
     ]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-8, fused=True)
-    ]
+    adam: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.99), "eps": 1e-8}
+    optimizers: list[torch.optim.Optimizer] = []
+    if name == "adamw8bit":
+        optimizers.append(frugal.adamw_8bit(groups, **adam))
+    elif offload:
+        optimizers.append(frugal.OffloadedAdamW(groups, **adam))
+    else:
+        optimizers.append(torch.optim.AdamW(groups, **adam, fused=True))
     if hidden:
         inside = [p for p in trainable if p in hidden]
         flat, filters = [p for p in inside if p.ndim == 2], [p for p in inside if p.ndim == 4]

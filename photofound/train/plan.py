@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from photofound.model import autoencoder, text, vision
 from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
-from photofound.train import losses, memory, optim
+from photofound.train import fewer_bits, losses, memory, optim
 from photofound.train.build import add_inputs, transformer_options
 from photofound.train.estimate import Phase, muon_flops
 from photofound.train.memory import Memory
@@ -78,6 +78,9 @@ class _Outline:
                 adapt(trained)
         wanted = (recipe.repa, recipe.repa_teacher), (recipe.lpips, recipe.lpips_net), (recipe.dino, recipe.dino_net)
         networks = [vision.outline(source) if weight else None for weight, source in wanted]
+        for network in (vae, *networks, None if "text_encoder" in trained else encoder):
+            if isinstance(network, nn.Module):
+                network.requires_grad_(False)
         return cls(config, transformer, trained, vae, encoder, *networks)
 
     def phase(self, since: float, until: float) -> Phase:
@@ -160,20 +163,22 @@ class _Outline:
         count = micro_batches(train, gpus)
         samples = max(1, round(train.batch_size // count * batch))
         over = {"fsdp": gpus, "hsdp": train.shard_size or gpus}.get(train.parallel, 1)
+        model, transformer = self.config.model, parts["transformer"]
+        base, travelling = getattr(model, "base", "fp32"), getattr(model, "swap_blocks", 0)
         trained = sum(p.numel() for p in parts.parameters() if p.requires_grad)
-        still = sum(p.numel() for p in parts.parameters() if not p.requires_grad)
-        muon = sum(p.numel() for p in self._muon())
         frozen = [self.vae, self.teacher, self.lpips, self.dino]
-        frozen += [] if "text_encoder" in parts else [self.text_encoder]
+        if "text_encoder" not in parts and "text" not in self.config.data.precomputed:
+            frozen.append(self.text_encoder)
+        weights = sum(fewer_bits.size(part, base if part is transformer else "fp32") for part in parts.values())
         half = train.precision == "bf16"
         step = self._most_alive(crop, samples, skip, aligned, half, count > gpus, over > 1)
         if over > 1:
-            step += 4 * trained / over + memory.gathered(parts["transformer"], half)
+            step += 4 * trained / over + memory.gathered(transformer, half)
         return Memory(
-            weights=4 * (trained + still) / over,
-            frozen=4.0 * sum(p.numel() for net in frozen if isinstance(net, nn.Module) for p in net.parameters()),
-            moments=4 * (2 * trained - muon) / over,
-            average=4 * trained / over,
+            weights=(weights - memory.at_home(transformer, base, travelling)) / over,
+            frozen=sum(fewer_bits.size(net, model.frozen) for net in frozen if isinstance(net, nn.Module)),
+            moments=memory.moments(train, trained, sum(p.numel() for p in self._muon())) / over,
+            average=0.0 if train.offload else 4 * trained / over,
             step=step,
         )
 
@@ -185,7 +190,7 @@ class _Outline:
         before = 0
         for _, network, times, call in self._beside(crop, aligned, samples, training=False):
             if times and isinstance(network, nn.Module):
-                before = max(before, _alive_in(network, call, half))
+                before = max(before, _alive_in(network, call, half, self.config.model.frozen))
         networks = {"transformer": self.trained["transformer"]}
         if "text_encoder" in self.trained:
             networks["text_encoder"] = self.trained["text_encoder"]
@@ -195,15 +200,18 @@ class _Outline:
                 networks["projector"] = losses.Projector(width, self.teacher.width)
         wanted = {"vae": self.vae, "lpips": self.lpips, "dino": self.dino}
         networks |= {name: net for name, net in wanted.items() if isinstance(net, nn.Module)}
-        compute = partial(self._loss, crop, samples, skip, half)
-        with_grad = memory.most_alive(networks, compute, half, accumulated=accumulated, sharded=sharded)
+        compute = partial(self._loss, crop, samples, skip)
+        model = self.config.model
+        bits = {name: _dtype(model.frozen) for name in networks}
+        bits["transformer"] = _dtype(getattr(model, "base", "fp32"))
+        with_grad = memory.most_alive(networks, compute, half, bits, accumulated, sharded)
         held = 4 * sum(p.numel() for p in self.trained.parameters() if p.requires_grad) * (accumulated and not sharded)
         return max(before + held, with_grad)
 
-    def _loss(self, crop: int, samples: int, skip: float, half: bool, networks: Mapping[str, Any]) -> Tensor:
+    def _loss(self, crop: int, samples: int, skip: float, networks: Mapping[str, Any]) -> Tensor:
         """A scalar that keeps what a stage's loss keeps."""
         recipe, length, transformer = self.config.recipe, self.config.model.text_length, networks["transformer"]
-        memory.checkpoint_blocks(transformer, self.config.train)
+        memory.checkpoint_blocks(transformer, self.config.train, getattr(self.config.model, "swap_blocks", 0))
         shape, side = transformer.config, crop // autoencoder.factor(self.vae)
         batch = torch.empty(samples, 8, crop, crop)  # the photograph, its canvas, holes and mattes
         latents = torch.empty(samples, shape.in_channels, side, side)
@@ -243,7 +251,11 @@ def _repeated(train: Any) -> float:
     return train.checkpoint_activations * (train.checkpoint_keep == "inputs") / train.checkpoint_every
 
 
-def _alive_in(network: nn.Module, call: Callable[[Any], Any], half: bool) -> int:
+def _dtype(kind: str) -> torch.dtype:
+    return torch.float32 if kind == "fp32" else torch.bfloat16
+
+
+def _alive_in(network: nn.Module, call: Callable[[Any], Any], half: bool, frozen: str) -> int:
     """The most bytes that a call of a network needs beside its weights; 0 for one that cannot be run as shapes."""
 
     def compute(networks: Mapping[str, Any]) -> Tensor:
@@ -252,7 +264,7 @@ def _alive_in(network: nn.Module, call: Callable[[Any], Any], half: bool) -> int
         return torch.empty(())
 
     try:
-        return memory.most_alive({"it": network}, compute, half)
+        return memory.most_alive({"it": network}, compute, half, {"it": _dtype(frozen)})
     except Exception:  # networks that need values, not only shapes
         return 0
 

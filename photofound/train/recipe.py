@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound.model import autoencoder, layers, vision
-from photofound.train import losses
+from photofound.train import fewer_bits, losses
 from photofound.train.settings import RecipeConfig
 
 
@@ -25,7 +25,9 @@ class Recipe:
         lpips_net: the network of LPIPS; None without LPIPS.
     """
 
-    def __init__(self, config: RecipeConfig, transformer: Any, vae: Any | None, device: torch.device) -> None:
+    def __init__(
+        self, config: RecipeConfig, transformer: Any, vae: Any | None, device: torch.device, frozen: str = "fp32"
+    ) -> None:
         self.config, self.vae, self.patch_size = config, vae, transformer.config.patch_size
         self.projector: nn.Module | None = None
         self.lpips_net: Any = None
@@ -37,6 +39,9 @@ class Recipe:
             self.lpips_net = vision.PerceptualNet.from_file(str(config.lpips_net)).to(device)
         if config.dino:
             self.dino_net = vision.load_vision_model(str(config.dino_net)).to(device)
+        for network in ("teacher", "lpips_net", "dino_net"):
+            if isinstance(getattr(self, network, None), nn.Module):
+                fewer_bits.lower(getattr(self, network).requires_grad_(False), frozen)
 
     def aligned_block(self, progress: float) -> int | None:
         """The transformer block whose output REPA aligns at this share of the run; None for none."""

@@ -23,7 +23,8 @@ class TrainConfig:
     weight_decay: float = 0.01  # decoupled, of matrices and filters alone
     warmup_steps: int = 100  # steps in which the learning rate rises from 0
     schedule: str = "trapezoid"  # of the learning rate: constant | cosine | trapezoid
-    optimizer: str = "adamw"  # adamw | muon
+    optimizer: str = "adamw"  # adamw | adamw8bit (moments of eight bits) | muon
+    offload: bool = False  # AdamW and the average of the weights on the CPU, in its memory: slower
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the moving average of the weights, which is what is exported
     precision: str = "bf16"  # bf16 (autocast, weights stay float32) | fp32
@@ -51,7 +52,7 @@ class TrainConfig:
             raise ValueError(f"train.minutes: {self.minutes} must be above 0; give more, or null for no limit")
         for name, known in (
             ("precision", ("bf16", "fp32")),
-            ("optimizer", ("adamw", "muon")),
+            ("optimizer", ("adamw", "adamw8bit", "muon")),
             ("schedule", ("constant", "cosine", "trapezoid")),
             ("parallel", ("ddp", "fsdp", "hsdp")),
             ("checkpoint_keep", ("inputs", "products")),
@@ -81,8 +82,13 @@ class ModelConfig:
     text_layers: int = 3  # layers of the small text encoder
     text_length: int = 64  # tokens of a prompt that are read; of the small text encoder bytes
     train_text: bool = True  # train the text encoder, too
+    frozen: str = "fp32"  # networks that are not trained (text encoder, autoencoder, teachers): fp32 | bf16
     reference: bool = False  # add an input for a picture of the wanted surface; a start model without it gets it
     reference_size: int = 128  # side of that picture in pixels
+
+    def __post_init__(self) -> None:
+        if self.frozen not in ("fp32", "bf16"):
+            raise ValueError(f"model.frozen: {self.frozen!r} is unknown; use fp32 or bf16")
 
 
 @dataclass(frozen=True)
@@ -240,8 +246,17 @@ class AdaptedModelConfig(ModelConfig):
     start: str | None = None  # a pipeline folder or Hub id; null = the embedded model
     train: str = "lora"  # lora | full | head (the heads and embeddings of the mix's tasks)
     train_text: bool = False  # full: train the text encoder, too
+    base: str = "fp32"  # lora, head: the frozen weights: fp32 | bf16 | int8 | nf4 (QLoRA, arXiv:2305.14314)
+    swap_blocks: int = 0  # lora, head: so many blocks' frozen weights lie in the CPU's memory until they are needed
     lora: LoraConfig = field(default_factory=LoraConfig)
     merged: bool = True  # lora: also write the whole pipeline with the LoRA merged into it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base not in ("fp32", "bf16", "int8", "nf4"):
+            raise ValueError(f"model.base: {self.base!r} is unknown; use fp32, bf16, int8 or nf4")
+        if self.train == "full" and (self.base != "fp32" or self.swap_blocks):
+            raise ValueError("model.base, model.swap_blocks: are for frozen weights; use model.train=lora or head")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from photofound.model import autoencoder, flow, text
 from photofound.model.condition import fold_condition
 from photofound.picture import sheet as sheets
 from photofound.room import readers
+from photofound.train import fewer_bits
 from photofound.train.build import build_pipeline
 from photofound.train.distributed import World
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take
@@ -97,11 +98,10 @@ class EditStage:
 
     def _build_networks(self, edits: Sequence[str]) -> None:
         """Build the pipeline and the recipe's networks, and choose the parts that are trained."""
-        config = self.config
+        config, self.edits = self.config, edits
         self.pipeline = build_pipeline(config.model, edits)
         self.early_shift = config.mix.shift or float(self.pipeline.scheduler.config.shift)
         self._sample_as_trained()
-        self.pipeline.to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae.requires_grad_(False).eval() if self.pipeline.vae is not None else None
         self.module = nn.ModuleDict({"transformer": self.pipeline.transformer})
@@ -109,11 +109,29 @@ class EditStage:
             self.module["text_encoder"] = self.pipeline.text_encoder
         else:
             self.pipeline.text_encoder.requires_grad_(False).eval()
-        self.recipe = Recipe(config.recipe, self.pipeline.transformer, self.vae, self.device)
+        self.module.requires_grad_(True).train()
+        self._freeze()
+        self.pipeline.to(self.device)  # not before: what is frozen may be a quarter as large now
+        self.recipe = Recipe(config.recipe, self.pipeline.transformer, self.vae, self.device, config.model.frozen)
         if self.recipe.projector is not None:
             self.module["projector"] = self.recipe.projector
-        self.module.requires_grad_(True).train()
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
+
+    def _read_again(self) -> Any:
+        """The pipeline as it was before training, on the CPU; what is new in it has the same random weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.train.seed)
+            return build_pipeline(self.config.model, self.edits)
+
+    def _freeze(self) -> None:
+        """Keep what is not trained as ``model.frozen`` says."""
+        if self.config.model.frozen == "bf16":
+            if self.config.train.precision != "bf16":
+                raise ValueError("model.frozen: bf16 goes with train.precision=bf16")
+            frozen = (self.vae, None if "text_encoder" in self.module else self.pipeline.text_encoder)
+            for network in frozen:
+                if network is not None:
+                    fewer_bits.lower(network, "bf16")
 
     def _sample_as_trained(self) -> None:
         """Give the pipeline's sampler the shift that training ends with."""
@@ -418,7 +436,15 @@ class EditStage:
 
     def export(self, folder: Path) -> None:
         """Save the pipeline in diffusers layout."""
-        self.pipeline.save_pretrained(folder, safe_serialization=True)
+        self.as_read(self.pipeline).save_pretrained(folder, safe_serialization=True)
+
+    def as_read(self, pipeline: Any) -> Any:
+        """A pipeline whose frozen networks are as they were read, not in fewer bits."""
+        if self.config.model.frozen == "fp32":
+            return pipeline
+        read = self._read_again()
+        names = ["vae", *["text_encoder"] * ("text_encoder" not in self.module)]
+        return type(pipeline).from_pipe(pipeline, **{name: getattr(read, name) for name in names})
 
 
 def _reference_share(share: float | None, pipeline: Any) -> float:

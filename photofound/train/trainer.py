@@ -108,12 +108,18 @@ class Trainer:
             for block in stage.blocks:
                 block.compile()
         self.optimizers = optim.build(
-            stage.module, config.optimizer, config.lr, config.weight_decay, stage.blocks, self.engine.sharded
+            stage.module,
+            config.optimizer,
+            config.lr,
+            config.weight_decay,
+            stage.blocks,
+            self.engine.sharded,
+            config.offload,
         )
         self.call, self.optimizers.optimizers = self.engine.prepare(
             stage.module, stage.blocks, self.optimizers.optimizers
         )
-        self.ema = EMA(stage.module, config.ema)
+        self.ema = EMA(stage.module, config.ema, "cpu" if config.offload else None)
         self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
         self.history = History(stage, config, run_dir, self.engine.world)
         self.saved = -1  # the step that was last saved
@@ -438,6 +444,8 @@ def _checkpoint_activations(module: nn.Module, config: TrainConfig) -> None:
     if not able:
         raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
     for part in able:
+        if part.is_gradient_checkpointing:  # the stage's own, for blocks that travel
+            continue
         blocks = getattr(part, "blocks", ())
         part.enable_gradient_checkpointing(
             recompute.checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compile)
