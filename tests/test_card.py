@@ -113,6 +113,21 @@ def test_trainings_of_one_name_are_told_apart(model):
     assert [made.name for made in record.read(model / record.MODEL)] == ["pretrain", "pretrain"]
 
 
+def test_the_card_has_the_main_settings_and_the_record_has_all(model):
+    given = {"train": {"lr": 0.25, "batch_size": 32, "optimizer": "muon", "precision": "bf16"}, "data": {"crop": 128}}
+    text = card.write(model, [VAE, replace(MAIN, settings=given)]).read_text().split("## Recipe")[1]
+    assert "| autoencoder | 2026-01-02 | 100 | 1.00 h | 1 x AMD EPYC, 2 threads | 2.13.0 | - | rate 0.1 |" in text
+    assert text.count("| rate 0.25, batch 32, muon, bf16 |") == 2 and "crop" not in text
+    assert record.read(model / record.MODEL)[1].settings == given
+    assert "| unknown |" in card.write(model, [replace(MAIN, settings={})]).read_text().split("## Recipe")[1]
+
+
+def test_many_trainings_are_named_in_few_words():
+    names = ["pretrain", "pretrain 2", "pretrain 3", "detail"]
+    assert facts.names_text(names, 5) == "pretrain (3), detail" and facts.names_text(names, 4) == "all"
+    assert facts.names_text(names[:3], 3) == "pretrain, pretrain 2, pretrain 3"
+
+
 def test_a_model_without_a_record_claims_nothing(model):
     text = card.write(model, []).read_text()
     for words in ("nothing is known here of how these weights", "No record of the training data", "not been evaluated",

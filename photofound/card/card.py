@@ -159,6 +159,7 @@ def render(
     content = {
         "name": name,
         "summary": about.summary.strip() or _SUMMARY,
+        "licence": about.licence,
         "use": about.use.strip() or _USE,
         "people": about.people.strip() or _PEOPLE,
         "brands": about.brands.strip() or _BRANDS,
@@ -232,18 +233,19 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _training(trainings: Sequence[Training], rates: facts.Rates) -> dict[str, Any]:
-    import yaml
-
     rows = [(t.name, ", ".join(t.parts) or "unknown", *_counts([t]), *facts.cost_cells([t], rates)) for t in trainings]
+    total = (*_counts(trainings), *facts.cost_cells(trainings, rates))
     if len(trainings) > 1:
-        rows.append(("**all**", "", *_counts(trainings), *facts.cost_cells(trainings, rates)))
+        rows.append(("**all**", "", *total))
     return {
         "trainings": trainings,
+        "total": dict(zip(("updates", "samples", "hours", "hardware", "energy", "cost"), total, strict=True)),
         "costs": rows,
         "rates": facts.rates_text(trainings, rates),
         "notes": [f"{training.name}: {note}." for training in trainings for note in training.notes],
-        "sessions": lambda training: [facts.session_cells(session) for session in training.sessions],
-        "yaml": lambda settings: yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
+        "sessions": [
+            (t.name, *facts.session_cells(session), facts.main_settings(t)) for t in trainings for session in t.sessions
+        ],
     }
 
 
@@ -253,16 +255,26 @@ def _counts(trainings: Sequence[Training]) -> tuple[str, str]:
 
 
 def _data(trainings: Sequence[Training]) -> dict[str, Any]:
-    users = facts.users_of_origins(trainings)
+    users, every = facts.users_of_origins(trainings), sum(bool(training.data) for training in trainings)
     rows = [
-        (o.source or "not named", facts.number_text(o.photographs), o.licence or "unknown", ", ".join(names))
+        (
+            o.source or "not named",
+            facts.number_text(o.photographs),
+            o.licence or "unknown",
+            facts.names_text(names, every),
+        )
         for o, names in users.items()
     ]
-    counts = {t.name: sum(origin.photographs or 0 for origin in t.data) for t in trainings if t.data}
+    counts: dict[int, list[str]] = {}
+    for training in (each for each in trainings if each.data):
+        counts.setdefault(sum(origin.photographs or 0 for origin in training.data), []).append(training.name)
     filtering = dict.fromkeys(line for training in trainings for line in training.filtering)
     return {
         "origins": rows,
-        "photographs": "; ".join(f"{name}: {count:,} photographs" for name, count in counts.items()),
+        "photographs": "; ".join(
+            f"{facts.names_text(names, every)}: {count:,} photographs" for count, names in counts.items()
+        ),
+        "most_photographs": max(counts, default=0),
         "unlicensed": sum(not origin.licence for origin in users),
         "filtering": "; ".join(filtering) or "no record",
     }

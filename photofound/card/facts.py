@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,11 @@ def with_unique_names(trainings: Iterable[Training]) -> list[Training]:
     return renamed
 
 
+def _stage(name: str) -> str:
+    """The stage of a training that ``with_unique_names`` has named."""
+    return re.sub(r" \d+$", "", name)
+
+
 def users_of_origins(trainings: Iterable[Training]) -> dict[Origin, list[str]]:
     """origin of photographs -> names of the trainings that used it."""
     users: dict[Origin, list[str]] = {}
@@ -148,6 +154,23 @@ def users_of_origins(trainings: Iterable[Training]) -> dict[Origin, list[str]]:
             if training.name not in users.setdefault(origin, []):
                 users[origin].append(training.name)
     return users
+
+
+def names_text(names: Sequence[str], every: int) -> str:
+    """Trainings' names in few words: ``pretrain, detail (5)``, or ``all`` where there are more than three."""
+    if len(names) == every and every > 3:
+        return "all"
+    kinds = Counter(map(_stage, names))
+    if len(names) <= 3:
+        return ", ".join(names)
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
+
+
+def main_settings(training: Training) -> str:
+    """The settings that a reader asks for first; ``training.json`` has all of them."""
+    given: Mapping[str, Any] = training.settings.get("train") or {}
+    words = {"lr": "rate {}", "batch_size": "batch {}", "optimizer": "{}", "precision": "{}"}
+    return ", ".join(text.format(given[key]) for key, text in words.items() if given.get(key) is not None) or "unknown"
 
 
 def session_cells(session: Session) -> tuple[str, ...]:
