@@ -21,6 +21,7 @@ class Models:
         hub: whether visitors may name any model of the Hub, which is then downloaded.
         segmenters: what visitors may find subjects with, beside the model's own way (``photofound.segmenters``).
         optimize: what is done to each model when it is loaded, such as fewer bits for its weights.
+        runtime: what runs the networks, as in ``from_pretrained``; with a LoRA always torch.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Models:
         device: str = "cpu",
         segmenters: Sequence[str] = (),
         optimize: Callable[[Any], None] | None = None,
+        runtime: str | None = None,
     ) -> None:
         self.default, self.folder, self.hub, self.device = default, folder, hub, device
+        self.runtime = runtime
         self.segmenters = tuple(segmenters)
         self._optimize = optimize or (lambda pipe: None)
         self._loaded: OrderedDict[tuple[str, str | None], Any] = OrderedDict()
@@ -76,7 +79,7 @@ class Models:
 
         try:
             if not lora:
-                pipe = EditPipeline.from_pretrained(source)
+                pipe = EditPipeline.from_pretrained(source, runtime=self.runtime)
             else:
                 file = Path(lora) if Path(lora).is_absolute() else self._own_lora(lora)
                 with warnings.catch_warnings(action="ignore"):

@@ -110,6 +110,11 @@ def read_beside(path: str | Path, name: str) -> bytes | None:
         return None
 
 
+def cache_folder() -> Path:
+    """Where is kept for this user what can be made again: ``photofound`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "photofound"
+
+
 @contextmanager
 def on_disk(path: str | Path) -> Iterator[Path]:
     """A path on this machine: the path itself, or within the block a temporary copy of a URL's content."""

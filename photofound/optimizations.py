@@ -9,6 +9,7 @@ import torch
 
 from photofound.model.cache import THRESHOLD, check_threshold
 from photofound.model.quantize import quantize
+from photofound.runtimes import session
 from photofound.storage import StoredPipeline
 
 _QUANTIZED = ("transformer", "unet", "text_encoder")  # networks whose name begins so
@@ -24,6 +25,8 @@ class OptimizedPipeline(StoredPipeline):
 
         Raises ValueError for an unknown kind, or where it is done already; ImportError without torchao.
         """
+        if self.runtime != "torch":
+            raise ValueError(f"quantize: runtime {self.runtime} computes with the weights as they are; use torch")
         for name, network in self._networks.items():
             if name.startswith(_QUANTIZED):
                 quantize(network, kind)
@@ -61,14 +64,22 @@ class OptimizedPipeline(StoredPipeline):
     @property
     def precision(self) -> torch.dtype:
         """What the network that paints computes in."""
-        dtype: torch.dtype = self.transformer.dtype
+        dtype: torch.dtype = getattr(self.transformer, "precision", self.transformer.dtype)
         return dtype
+
+    @property
+    def runtime(self) -> str:
+        """What runs the networks: ``torch``, ``onnx`` or ``openvino``."""
+        return str(getattr(self._networks.get("transformer"), "runtime", "torch"))
 
     @property
     def computed(self) -> dict[str, Any]:
         """Where and how this pipeline computes, as far as it decides about bits."""
         precision, version = str(self.precision).removeprefix("torch."), torch.__version__.partition("+")[0]
-        return {"device": self._execution_device.type, "dtype": precision, "torch": version, **self.optimizations}
+        known = {"device": self._execution_device.type, "dtype": precision, "torch": version}
+        if self.runtime != "torch":
+            known["runtime"] = session.version(self.runtime)
+        return {**known, **self.optimizations}
 
     @property
     def optimizations(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from photofound.model import fingerprint
 from photofound.picture import provenance
 from photofound.picture.digest import digest
 from photofound.pipeline import EditPipeline
+from photofound.runtimes.session import RUNTIMES
 from photofound.storage import EMBEDDED
 
 _DEEPEST = 32  # edits in a chain
@@ -101,7 +102,13 @@ def load_model(made: Mapping[str, Any]) -> EditPipeline:
 
 def _loading(made: Mapping[str, Any]) -> dict[str, Any]:
     dtype = getattr(torch, str(made.get("computed", {}).get("dtype")), None)
-    return {"torch_dtype": dtype} if isinstance(dtype, torch.dtype) else {}
+    return {"runtime": runtime_of(made)} | ({"torch_dtype": dtype} if isinstance(dtype, torch.dtype) else {})
+
+
+def runtime_of(made: Mapping[str, Any]) -> str | None:
+    """What ran the networks of a recipe, where it was not torch."""
+    runtime = str(made.get("computed", {}).get("runtime")).partition(" ")[0]
+    return runtime if runtime in RUNTIMES else None
 
 
 def _has_place(picture: Picture) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LoraBaseMixin
+from filelock import FileLock
 from torch import Tensor, nn
 
 from photofound import files
@@ -32,6 +33,9 @@ from photofound.model.folder import (
     read_json,
 )
 from photofound.model.quantize import is_quantized
+from photofound.runtimes import networks
+from photofound.runtimes.check import exported_for
+from photofound.runtimes.session import RUNTIMES, require
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -47,7 +51,12 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path | None = None, *, teacher: bool = False, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *,
+        teacher: bool = False,
+        runtime: str | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Load a pipeline: the embedded model (None), a folder, or a Hub id. Weights are safetensors; nothing else is
         read.
@@ -55,13 +64,17 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         Args:
             pretrained_model_name_or_path: None, a folder in diffusers layout, or ``owner/name`` on the Hub.
             teacher: of a few-step student, load the model of many steps that it was distilled from.
+            runtime: ``onnx`` or ``openvino``: run the networks there, on the CPU. A model with weights of torch is
+                exported first, once, into the user's cache. None: what the folder was exported for, else ``torch``.
             **kwargs: as in diffusers. ``torch_dtype`` (or ``dtype``) defaults to bfloat16 where this machine computes
-                in it, else float32.
+                in it, else float32; ONNX Runtime computes in float32 whatever it is.
 
         Raises:
             FileNotFoundError: no such folder. ValueError: missing or damaged shards, pickled weights, classes of
-                foreign modules, no teacher.
+                foreign modules, no teacher, a folder exported for another runtime. ImportError: without the runtime.
         """
+        if runtime not in (None, "torch", *RUNTIMES):
+            raise ValueError(f"runtime: {runtime!r} is unknown; use torch, {' or '.join(RUNTIMES)}")
         source = EMBEDDED if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or fast_dtype()
         if not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -69,12 +82,16 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
             name, source = str(source), cls.download(str(source), use_safetensors=True, **hub)
             _download_card(name, hub)
         if is_foreign(Path(source)):
+            if runtime in RUNTIMES:
+                raise ValueError(f"runtime: {source} is another project's pipeline, which runs on torch; leave it out")
             if teacher:
                 raise ValueError(f"model: {source} is no few-step student of ours; leave teacher out")
             guests = import_module("photofound.guests")  # by name: it is built on this file
             guest = guests.GuestPipeline.load(source, **kwargs)
             return guest.for_task(cls.task_name, quiet=False) if hasattr(cls, "task_name") else guest
         replaced = {"transformer", "scheduler"} if teacher else set(kwargs)
+        if exported_for(Path(source)) or runtime in RUNTIMES:
+            return cls._of_graphs(Path(source), runtime, teacher, kwargs)
         check_folder(Path(source), replaced)
         if teacher:
             kwargs |= _teacher(Path(source), kwargs["dtype"])
@@ -83,6 +100,47 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         if {"transformer", "vae", "text_encoder", "upscaler"} & set(kwargs):  # not the folder's: its card is not theirs
             pipeline.register_to_config(_name_or_path=None)
         return pipeline
+
+    @classmethod
+    def _of_graphs(cls, source: Path, runtime: str | None, teacher: bool, given: dict[str, Any]) -> Any:
+        """Load a pipeline whose networks are graphs; of a model with weights of torch, those of the user's cache."""
+        exported = exported_for(source)
+        if exported and runtime not in (None, exported):
+            raise ValueError(
+                f"runtime: {source} was exported for {exported}, not for {runtime}; leave it out, or export the model "
+                f"that it was made of: photofound export --to {'onnx' if runtime == 'torch' else runtime} -o DIR"
+            )
+        if exported and teacher:
+            raise ValueError(f"model: {source} has no teacher to load; export one: photofound export --teacher")
+        runtime = exported or str(runtime)
+        require(runtime)
+        folder = source if exported else cls._exported(source, runtime, teacher)
+        index = read_json(folder / "model_index.json")
+        precision = given["dtype"] if runtime == "openvino" else torch.float32  # all that ONNX Runtime has here
+        with loading_errors(source):
+            parts = networks.load(folder, runtime, precision, but=set(given))
+        settings = {name: index[name] for name in cls.settings_names() if name in index}
+        optional = {name: given[name] for name in (*parts, *settings) if name in given}
+        blank = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+        pipeline = cls(**{**blank, **settings, **parts, **optional})
+        pipeline.register_to_config(_name_or_path=str(source))
+        return pipeline
+
+    @classmethod
+    def _exported(cls, source: Path, runtime: str, teacher: bool) -> Path:
+        """The folder in the user's cache that a model is exported to, when it is first asked for."""
+        check_folder(source)
+        kind = f"{runtime}-teacher" if teacher else runtime
+        folder = files.cache_folder() / "exported" / f"{fingerprint.of_folder(source)[:16]}-{kind}"
+        if exported_for(folder) is None:
+            from photofound.runtimes import export  # at use: it needs the exporter's packages
+
+            warnings.warn(f"the model is exported for {runtime} once, into {folder}; it takes a minute", stacklevel=4)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if exported_for(folder) is None:
+                    export.export(cls.from_pretrained(source, teacher=teacher, dtype=torch.float32), runtime, folder)
+        return folder
 
     @classmethod
     def with_lora(cls, pretrained_model_name_or_path: str | Path | None, lora: str | Path, **kwargs: Any) -> Any:
@@ -173,6 +231,8 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def _require_whole(self, what: str) -> None:
         """Raises ValueError where weights have eight bits: no file format of ours holds them, and no LoRA is added."""
+        if runtime := getattr(self._networks.get("transformer"), "runtime", None):
+            raise ValueError(f"{what}: this model is graphs for {runtime}; do it to the model of torch, then export")
         if any(map(is_quantized, self._networks.values())):
             raise ValueError(f"{what}: the weights have eight bits by now; do this first, then quantize")
 

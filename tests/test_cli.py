@@ -188,7 +188,7 @@ def test_the_inputs_arrive_as_declared(run, photo):
 def test_omitted_inputs_have_their_default_or_are_left_to_the_pipeline(run, photo):
     assert run("retouch", "--device=cpu", photo(), photo("mask.png"))[0] == 0
     (source, loaded), (_, inputs) = FakePipeline.made[0], FakePipeline.calls[0]
-    assert source == () and loaded == {"teacher": False, "torch_dtype": fast_dtype("cpu")}
+    assert source == () and loaded == {"teacher": False, "runtime": None, "torch_dtype": fast_dtype("cpu")}
     assert inputs["prompt"] == "" and inputs["grow"] == 3 and inputs["left"] == 0
     assert not {"subject", "style_image", "aspect", "size"} & set(inputs)
     assert inputs["num_inference_steps"] is None and inputs["guidance_scale"] is None

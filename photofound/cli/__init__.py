@@ -28,6 +28,7 @@ Each file imports only files above it:
     room        photofound room
     serve       photofound serve
     mcp         photofound mcp
+    export      photofound export
     completion  photofound completion
     commands    the other commands
     dispatch    which command it is; errors as one line and a status

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("fp8", "int8")
+RUNTIMES = ("torch", "onnx", "openvino")
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> ValueError:
@@ -112,7 +113,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--teacher", action="store_true", help="use the many-step model that a few-step model was distilled from")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
+    add_runtime(parser)
     add_optimizations(parser)
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """The option that says what runs the networks."""
+    what = "what runs the networks (docs/export.md); default: what the model was exported for, else torch"
+    parser.add_argument("--runtime", choices=RUNTIMES, help=what)
 
 
 def add_optimizations(parser: argparse.ArgumentParser) -> None:

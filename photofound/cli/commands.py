@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli import completion, learn, mcp, proof, room, run, serve
-from photofound.cli.arguments import Parser, add_optimizations, count, file_name, path, rate, unknown
+from photofound.cli import completion, export, learn, mcp, proof, room, run, serve
+from photofound.cli.arguments import Parser, add_optimizations, add_runtime, count, file_name, path, rate, unknown
 from photofound.cli.console import say
 from photofound.cli.model import optimize, quiet_libraries
 from photofound.cli.options import inputs_of, spelling, task_parser
@@ -204,6 +204,7 @@ def _demo(argv: list[str]) -> int:
             hub=local,
             device=device,
             segmenters=args.segmenter,
+            runtime=args.runtime,
             optimize=lambda pipe: optimize(pipe, args),
         ),
         host=args.host,
@@ -226,6 +227,7 @@ def _demo_parser() -> Parser:
     add("--host", default="127.0.0.1", help="default: this machine only; 0.0.0.0: all networks")
     add("--port", type=count, metavar="N", help="default: the first free one from 7860 on")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add_runtime(parser)
     segmenter = "what visitors may find subjects with, beside the model's own way; may be repeated: docs/segmenters.md"
     add("--segmenter", action="append", default=[], metavar="NAME", help=segmenter)
     add("--share", action="store_true", help="get a public address through Gradio's tunnel")
@@ -255,7 +257,7 @@ def parsers() -> dict[str, Parser]:
     made |= {"card": _card_parser(), "serve": serve.serve_parser(), "mcp": mcp.mcp_parser()}
     made |= {"eval": importlib.import_module("photofound.training.evaluate").parser(), "check": _check_parser()}
     made |= {"completion": completion.completion_parser(), "convert": _convert_parser()}
-    made["room"] = room.room_parser()
+    made |= {"room": room.room_parser(), "export": export.export_parser()}
     return made
 
 
@@ -285,5 +287,6 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "eval": (_eval, "judge models and other methods on photographs, and write a report"),
     "check": (_check, "say what a marketplace would refuse of a picture"),
     "completion": (_completion, completion.SUMMARY),
+    "export": (export.run, export.SUMMARY),
     "convert": (_convert, "turn a PRX text-to-image pipeline into an editing model"),
 }

@@ -24,9 +24,10 @@ def load_pipeline(args: argparse.Namespace) -> Any:
     quiet_libraries()
     source = [] if args.model is None else [args.model]
     dtype = fast_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
+    options = {"teacher": args.teacher, "runtime": args.runtime, "torch_dtype": dtype}
     try:
         with without_gc():
-            pipe = EditPipeline.from_pretrained(*source, teacher=args.teacher, torch_dtype=dtype)
+            pipe = EditPipeline.from_pretrained(*source, **options)
     except OSError as error:  # those of the Hub and of diffusers have several lines of advice for programmers
         if str(error).startswith("model:"):
             raise  # ours, and already clear

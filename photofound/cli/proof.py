@@ -216,12 +216,13 @@ def _loader(args: argparse.Namespace) -> Any:
 
     def load(made: Any) -> Any:
         from photofound.device import resolve_device
-        from photofound.redo import load_model
+        from photofound.redo import load_model, runtime_of
 
-        if args.model is not None or args.teacher:
+        if args.model is not None or args.teacher or args.runtime:
             written = made.get("computed", {}).get("dtype")
             dtype = written if args.dtype == "auto" and written in DTYPES else args.dtype
-            return load_pipeline(argparse.Namespace(**{**vars(args), "dtype": dtype}))
+            same = {"dtype": dtype, "runtime": args.runtime or runtime_of(made)}
+            return load_pipeline(argparse.Namespace(**{**vars(args), **same}))
         pipe = load_model(made)
         optimize(pipe, args)
         return pipe.to(str(resolve_device(args.device, "device")))

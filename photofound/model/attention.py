@@ -34,10 +34,11 @@ def rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float,
 
 
 def _rope_table(rows: int, columns: int, axes_dim: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
-    dtype = torch.float32 if device.type in ("mps", "npu", "neuron") else torch.float64
+    narrow = device.type in ("mps", "npu", "neuron") or torch.compiler.is_exporting()  # as TensorRT is
+    dtype = torch.float32 if narrow else torch.float64
     positions = (
-        torch.arange(rows, device=device, dtype=dtype).repeat_interleave(columns),
-        torch.arange(columns, device=device, dtype=dtype).repeat(rows),
+        torch.arange(rows, device=device, dtype=dtype)[:, None].expand(rows, columns).flatten(),
+        torch.arange(columns, device=device, dtype=dtype)[None].expand(rows, columns).flatten(),
     )
     per_axis = [
         position[:, None] / theta ** (torch.arange(0, n, 2, device=device, dtype=dtype) / n)

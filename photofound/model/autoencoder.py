@@ -135,6 +135,15 @@ def _scale_shift(vae: nn.Module) -> tuple[float, float]:
     return float(getattr(config, "scaling_factor", None) or 1.0), float(shift) if shift is not None else 0.0
 
 
+def raw_latents(encoded: Any) -> Tensor:
+    """What an autoencoder's ``encode`` returns, as unscaled latents; of a distribution its mode."""
+    if hasattr(encoded, "latent_dist"):
+        mode: Tensor = encoded.latent_dist.mode()
+        return mode
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+    return latents
+
+
 def encode(vae: Any | None, pixels: Tensor) -> Tensor:
     """Pixels to scaled latents: ``(z - shift) * scale``. A variational encoder gives its mode, so that encoding is a
     function."""
@@ -144,13 +153,7 @@ def encode(vae: Any | None, pixels: Tensor) -> Tensor:
     f = factor(vae)
 
     def one(window: Tensor) -> Tensor:
-        out = vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))
-        if hasattr(out, "latent_dist"):
-            latents = out.latent_dist.mode()
-        else:
-            latents = out.latents if hasattr(out, "latents") else out.latent
-        scaled: Tensor = (latents - shift) * scale
-        return scaled
+        return (raw_latents(vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))) - shift) * scale
 
     return _windowed(one, pixels, f, (1, f), channels(vae)) if _is_local(vae) else one(pixels)
 
@@ -175,6 +178,7 @@ def _is_local(vae: Any) -> bool:
     """Whether each output depends on a small neighbourhood only: convolutions and per-position norms, no attention, no
     group norm. Large pictures can then be coded window by window without seams; other autoencoders have
     ``enable_tiling`` for that."""
+    vae = getattr(vae, "outline", vae)  # of one that is a graph
     if type(vae).__name__ == "AutoencoderTiny":
         return True
     kinds = [getattr(vae.config, name, None) for name in ("encoder_block_types", "decoder_block_types")]

@@ -76,14 +76,14 @@ def check_reference(
         if model.reference_in is None or len(shape) != 6 or (*shape[1:3], *shape[4:]) != form:
             hint = "give (batch, {}, {}, tokens, {}, {}), from this model's encode_reference".format(*form)
             raise ValueError(f"reference_kv has shape {shape}: {hint}")
-    count = next(len(given) for given in (latents, kv) if given is not None)
+    count = next(given.shape[0] for given in (latents, kv) if given is not None)
     if referenced is not None and referenced.dtype == torch.long:
         if tuple(referenced.shape) != (count,):
             raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({count},), one per reference")
         return
     if count not in (1, batch):
         raise ValueError(f"{count} references for {batch} latents: give one for all, or one for each")
-    if referenced is not None and (referenced.ndim != 1 or len(referenced) not in (1, batch)):
+    if referenced is not None and (referenced.ndim != 1 or referenced.shape[0] not in (1, batch)):
         raise ValueError(f"referenced has shape {tuple(referenced.shape)}: give ({batch},)")
 
 

@@ -45,6 +45,7 @@ class DetailNetwork(ModelMixin, ConfigMixin):
     __module__ = "photofound.detail"  # what a saved model names: see that file
 
     config_name = "config.json"
+    INPUTS = 7  # channels: canvas, guess and hole
 
     @register_to_config
     def __init__(self, widths: Sequence[int] = (64, 96, 128, 160), blocks: Sequence[int] = (2, 2, 2, 1)) -> None:
@@ -53,8 +54,7 @@ class DetailNetwork(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"widths={list(widths)!r} and blocks={list(blocks)!r}: give one number of blocks per width"
             )
-        inputs = 7 * 4  # canvas, guess and hole, 2 x 2 pixels
-        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(self.INPUTS * 4, widths[0], 3, padding=1)  # 2 x 2 pixels
         self.down = nn.ModuleList(_stack(width, count) for width, count in zip(widths, blocks, strict=True))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -84,7 +84,18 @@ class DetailNetwork(ModelMixin, ConfigMixin):
         height, width = canvas.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         inputs = F.pad(torch.cat([canvas, guess, 2 * hole - 1], 1), padding, mode="replicate")
-        x = F.pixel_unshuffle(inputs, 2).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        painted = self.paint(inputs)[..., :height, :width].float()
+        gate = painted[:, 3:].sigmoid()
+        canvas, guess, hole = canvas.float(), guess.float(), hole.float()
+        output = torch.lerp(canvas, guess, gate) + painted[:, :3]
+        return torch.where(hole > 0, output, canvas), gate
+
+    def paint(self, inputs: Tensor) -> Tensor:
+        """The U-Net: canvas, guess and 2 * hole - 1, (B, 7, H, W) with H and W multiples of ``multiple``, to the
+        residual and the gate's logit, (B, 4, H, W)."""
+        x = F.pixel_unshuffle(inputs, 2).to(self.dtype)
+        if not torch.compiler.is_exporting():  # other runtimes have an order of their own
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = []
         for level, blocks in enumerate(self.down):
@@ -95,11 +106,7 @@ class DetailNetwork(ModelMixin, ConfigMixin):
         for level in reversed(range(len(self.up))):
             x = F.pixel_shuffle(self.grow[level](x), 2) + skips[level]
             x = self.up[level](x)
-        painted = F.pixel_shuffle(self.out(F.silu(x)), 2)[..., :height, :width].float()
-        gate = painted[:, 3:].sigmoid()
-        canvas, guess, hole = canvas.float(), guess.float(), hole.float()
-        output = torch.lerp(canvas, guess, gate) + painted[:, :3]
-        return torch.where(hole > 0, output, canvas), gate
+        return F.pixel_shuffle(self.out(F.silu(x)), 2)
 
 
 def _stack(width: int, count: int) -> nn.Sequential:

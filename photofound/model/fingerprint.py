@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model")
-_NOT_THE_MODEL = ("evaluation.json", "training.json", "validation.json")  # what is said about it
+_GRAPHS = (".onnx", ".data", ".xml", ".bin")  # of a model that was exported; elsewhere they are not loaded
+_NOT_THE_MODEL = ("evaluation.json", "training.json", "validation.json", "runtime.json")  # what is said about it
 _WHOLE = 2**30  # bytes: of larger files samples are read, so that a model of 24 GB does not cost half a minute
 _SAMPLE, _EVERY = 2**16, 2**23
 
@@ -50,7 +51,8 @@ def of_folder(folder: Path) -> str:
     Of a file of more than 1 GiB its size and 64 KiB of every 8 MiB are read, which tells trainings apart, but is no
     proof against somebody who forges one. A file of the Hub's cache has its digest as its name.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.name not in _NOT_THE_MODEL)
+    suffixes = _SUFFIXES + _GRAPHS if (folder / "runtime.json").is_file() else _SUFFIXES
+    files = sorted(path for path in folder.rglob("*") if path.suffix in suffixes and path.name not in _NOT_THE_MODEL)
     named = [(path.relative_to(folder).as_posix(), path) for path in files if path.is_file()]
     named = [(name, path) for name, path in named if not name.startswith("teacher/")]  # another model
     with ThreadPoolExecutor(4) as threads:

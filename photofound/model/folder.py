@@ -95,7 +95,7 @@ def check_part(folder: Path, cls: type) -> None:
         found = _shapes(folder)
         config = read_json(folder / "config.json")
         if "quantization_config" not in config:  # those hold other tensors than the plain model
-            _compare(folder, _built(folder, cls, config), found)
+            _compare(folder, built(folder, cls, config), found)
     elif issubclass(cls, SchedulerMixin):
         path = folder / "scheduler_config.json"
         steps = read_json(path).get("num_train_timesteps", 1000)
@@ -254,6 +254,12 @@ def _kinds() -> dict[str, tuple[type, ...]]:
     }
 
 
+def component_class(folder: Path, name: str, entry: Any) -> type | None:
+    """The class that an entry of ``model_index.json`` names for a part of a pipeline; None where it names none. Raises
+    ValueError for one that is not trusted."""
+    return _class(folder, name, entry, _kinds()[name])
+
+
 def _class(folder: Path, name: str, entry: Any, kinds: tuple[type, ...]) -> type | None:
     """The class that ``model_index.json`` names for a component; None where it names none."""
     if entry is None or entry == [None, None]:
@@ -313,8 +319,8 @@ def one_line(what: str, path: Path) -> Iterator[None]:
         raise ValueError(f"{what}: {path} is damaged ({first_line(error)}); {_AGAIN}") from None
 
 
-def _built(folder: Path, cls: Any, config: dict[str, Any]) -> Any:
-    """The model of a configuration, without memory for its weights."""
+def built(folder: Path, cls: Any, config: dict[str, Any]) -> Any:
+    """The model of a configuration, without memory for its weights. Raises ValueError for one that describes none."""
     for name, value in config.items():
         most = max(value, default=0, key=_size) if isinstance(value, list) else value
         if _LAYERS.search(name) and _size(most) > _MOST_LAYERS:

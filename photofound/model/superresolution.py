@@ -78,12 +78,19 @@ class Upscaler(ModelMixin, ConfigMixin):
 
     def forward(self, low: Tensor, scale: int) -> Tensor:
         """(B, 3, h, w) in [-1, 1] to (B, 3, s h, s w), float32, about in [-1, 1]."""
-        x = head = self.head(low.to(self.head.weight.dtype))  # (B, D, h, w)
+        detail = self.details(self.trunk(low.to(self.dtype)), scale)
+        return enlarge(low.float(), scale) + detail.float()  # in float32: bfloat16 has no room for a picture's last bit
+
+    def trunk(self, low: Tensor) -> Tensor:
+        """(B, 3, h, w) to the features (B, D, h, w) that all scales share."""
+        x = head = self.head(low)
         for block in self.blocks:
             x = block(x)
-        x = self.body(x) + head
-        detail = F.pixel_shuffle(self.tails[f"x{scale}"](x), scale)  # (B, 3, s h, s w)
-        return enlarge(low.float(), scale) + detail.float()  # in float32: bfloat16 has no room for a picture's last bit
+        return self.body(x) + head
+
+    def details(self, features: Tensor, scale: int) -> Tensor:
+        """What is added to the enlargement: features (B, D, h, w) to (B, 3, s h, s w)."""
+        return F.pixel_shuffle(self.tails[f"x{scale}"](features), scale)
 
 
 def enlarge(low: Tensor, scale: int) -> Tensor:

@@ -111,7 +111,7 @@ def encode(
             tokens = tokenizer(list(prompts), padding="max_length", max_length=1, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
-    device = next(encoder.parameters()).device
+    device = encoder.device
     ids = tokens.input_ids.to(device)
     hidden = encoder(input_ids=ids, attention_mask=mask.to(device) if padded else None).last_hidden_state
     return hidden, mask.to(device) if padded else None
