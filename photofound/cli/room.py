@@ -136,6 +136,17 @@ def _cluster(room: Room, args: argparse.Namespace) -> None:
     print(f"{args.room}: {clusters:,} clusters; {assigned:,} photographs have got the number of theirs")
 
 
+def _dedup(room: Room, args: argparse.Namespace) -> None:
+    from photofound import files
+    from photofound.room import page
+
+    found = room.dedup(args.by, args.near, args.similar, args.prefer, args.where)
+    print(f'{args.room}: {found.line}; "duplicate_of = key" finds one of each')
+    if args.html:
+        files.write(args.html, page.of_groups(room.table, found.groups, "Duplicates", found.line))
+        print(args.html)
+
+
 def _index(room: Room, args: argparse.Namespace) -> None:
     made = room.index(args.force)
     print(f"{args.room}: " + (f"indices of {', '.join(made)}" if made else "is small enough to be read as a whole"))
@@ -244,6 +255,17 @@ def _cluster_arguments(parser: argparse.ArgumentParser) -> None:
     add("--embedding", metavar="NET", help="the network whose embeddings are clustered, where the room has several")
 
 
+def _dedup_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--by", metavar="WHAT", default="phash", help="phash (default), or a network whose embeddings the room has")
+    add("--near", metavar="BITS", type=int, default=3, help="bits of the hash (64) that may differ; default: 3")
+    add("--similar", metavar="COSINE", type=float, default=0.96, help="of embeddings, at least; default: 0.96")
+    best = "an expression in SQL: the one with the most of it is kept; default: width * height"
+    add("--prefer", metavar="SQL", default="width * height", help=best)
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--html", metavar="FILE", type=path, help="write a page of the largest groups")
+
+
 def _index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="also of a room below 100,000 photographs")
 
@@ -263,5 +285,6 @@ _COMMANDS: dict[str, tuple[Callable[[Any, Any], int | None], str, Callable[[argp
     "rollback": (_rollback, "return to a version", _rollback_arguments),
     "embed": (_embed, "compute the embeddings that are missing", _embed_arguments),
     "cluster": (_cluster, "number the clusters of the embeddings", _cluster_arguments),
+    "dedup": (_dedup, "say which photographs double others", _dedup_arguments),
     "index": (_index, "make or renew the indices of a large room", _index_arguments),
 }

@@ -10,6 +10,7 @@ Each file imports only files above it:
     readers    which trainings and exports have read which photographs
     search     photographs like one, or of words; the index of large rooms
     stats      counts and distributions, and how they drift between versions
+    dedup      which photographs double others
     page       a room as an HTML page with pictures
     mds        shards as mosaicml-streaming reads them
     export     WebDataset, parquet, MDS or a folder of what a query finds

@@ -40,6 +40,7 @@ figure { margin: 0; width: 160px; font-size: .8rem; color: var(--soft); overflow
 figure img { display: block; max-width: 160px; max-height: 160px; border-radius: 6px; margin-bottom: .2rem; }
 h3 { font-size: .9rem; margin: 0 0 .4rem; font-weight: 600; } h3 small { color: var(--soft); font-weight: 400; }
 """
+_ROW = 7  # pictures of a group
 _SHOWN = ("key", "name", "source", "licence", "width", "height", "caption", "image", "reference", "collection")
 
 
@@ -58,6 +59,16 @@ def of_samples(table: Table, keys: Sequence[str], title: str, about: str) -> str
     pictures = rows_of(table, keys)
     figures = "".join(_figure(pictures[key], long=True) for key in keys if key in pictures)
     return _page(title, about, f'<section><div class="row">{figures}</div></section>')
+
+
+def of_groups(table: Table, groups: Sequence[Sequence[str]], title: str, about: str) -> str:
+    """A page with a row for each group of photographs, given by their keys; of a large one the first few."""
+    pictures = rows_of(table, (key for keys in groups for key in keys[:_ROW]))
+    rows = []
+    for keys in groups:
+        figures = "".join(_figure(pictures[key], long=True) for key in keys[:_ROW] if key in pictures)
+        rows.append(f'<section><h2>{len(keys):,} photographs</h2><div class="row">{figures}</div></section>')
+    return _page(title, about, "".join(rows))
 
 
 def rows_of(table: Table, keys: Iterable[str]) -> dict[str, dict[str, Any]]:

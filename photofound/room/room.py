@@ -20,6 +20,7 @@ from photofound import files
 from photofound.data.sources import Source
 from photofound.data.table import Table, is_room
 from photofound.room import add as adding
+from photofound.room import dedup as doubles
 from photofound.room import export as exporting
 from photofound.room import forget as forgetting
 from photofound.room import optout, page, search, vectors
@@ -211,6 +212,26 @@ class Room:
         photographs got a number. ``count`` finds new clusters; without it new photographs join those that there are."""
         table = self._newest()
         return vectors.cluster(table, search.column_for(table, embedding), count)
+
+    def dedup(
+        self,
+        by: str = "phash",
+        near: int = doubles.NEAR,
+        similar: float = doubles.SIMILAR,
+        prefer: str = doubles.PREFER,
+        where: str | None = None,
+    ) -> doubles.Doubles:
+        """Say in the column ``duplicate_of`` which photographs double others; nothing is removed.
+        ``duplicate_of = key`` finds one of each, afterwards.
+
+        Args:
+            by: ``phash``, or a network whose embeddings the room has.
+            near: bits of the perceptual hash (64) that may differ.
+            similar: cosine of the embeddings, at least.
+            prefer: an expression in SQL: of photographs that double each other the one with the most is kept.
+        """
+        table = self._newest()
+        return doubles.dedup(table, by if by == "phash" else search.column_for(table, by), near, similar, prefer, where)
 
     def index(self, force: bool = False) -> Sequence[str]:
         """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any)."""
