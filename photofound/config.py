@@ -165,6 +165,14 @@ def read(path: Path) -> dict[str, Any]:
     return tree
 
 
+def leaves(tree: dict[str, Any], where: str = "") -> list[str]:
+    """The dotted names of the values in a nested dict."""
+    names = []
+    for key, value in tree.items():
+        names += leaves(value, f"{where}{key}.") if isinstance(value, dict) and value else [f"{where}{key}"]
+    return names
+
+
 def function(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names; modules of the current folder count. Raises ValueError when there is
     none."""

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from photofound import config, options
 from photofound.cli.arguments import Parser, file_name
 from photofound.errors import one_line
+from photofound.train import price
 
 
 def _config_name(stage: str) -> str:
@@ -67,9 +68,7 @@ def parser(stage: str, doc: str | None) -> _StageParser:
     made.add_argument("--run-dir", "--run_dir", type=_named, default="runs/latest", help=where)
     made.add_argument("--resume", type=file_name, help="'latest' or a checkpoint folder")
     made.add_argument("--dry-run", action="store_true", help="take one step and print what the run needs")
-    made.add_argument("--gpus", type=int, help="dry run: estimate for so many GPUs")
-    made.add_argument("--price", type=float, help="dry run: price of a GPU per hour")
-    made.add_argument("--tflops", type=float, help="dry run: what a GPU sustains; else as fast as the one here")
+    price.add_options(made, "dry run: ")
     return made
 
 
@@ -118,6 +117,39 @@ def _check_names(stage: str, overrides: Sequence[str]) -> None:
 STOPPED = 75  # exit status of a run that a signal stopped: saved, to be resumed (EX_TEMPFAIL)
 
 
+def cost(recipe: Path, stage: str | None, budget: price.Budget, overrides: Sequence[str]) -> Iterator[str]:
+    """What a recipe takes and costs, line by line, by its plan alone. Raises ValueError and OSError."""
+    from photofound.train import estimate
+
+    stage = stage or stage_of(recipe)
+    if stage not in TRAININGS:
+        raise ValueError(f"--stage: {stage!r} is no training; use {', '.join(TRAININGS)}")
+    _check_names(stage, overrides)
+    module = import_module(f"photofound.training.{stage}")
+    settings = config.load(module.Config, recipe, list(overrides))
+    yield f"recipe      {recipe.name}, photofound train {stage}"
+    yield from estimate.dry_run(settings, lambda *_: None, getattr(module, "PLAN", None), budget, measure=False)
+
+
+TRAININGS = ("pretrain", "finetune", "distill", "preference", "autoencoder", "detail", "superresolution")
+
+
+def stage_of(recipe: Path) -> str:
+    """The stage that a file of settings is for: the one whose name is in the file's, else the first that has all its
+    settings. Raises ValueError where no stage has them."""
+    words = config.leaves(config.read(recipe))
+    fitting = []
+    for stage in TRAININGS:
+        parts = options.sections(f"photofound.training.{stage}", "Config")
+        known = {each.name for part in parts for each in part.options} | {n for part in parts for n in part.former}
+        if all(any(word == name or word.startswith(f"{name}.") for name in known) for word in words):
+            fitting.append(stage)
+    named = [stage for stage in fitting if stage in recipe.stem]
+    if not fitting:
+        raise ValueError(f"cost: {recipe} has settings that no stage has together; name the stage with --stage")
+    return (named or fitting)[0]
+
+
 def launch(
     config_class: type,
     stage_class: Callable[[Any, Any], Any],
@@ -126,7 +158,7 @@ def launch(
     plan: Callable[[Any], Sequence[Any]] | None = None,
 ) -> int:
     """Run a stage from ``--config FILE [--run-dir DIR] [--resume latest|PATH] [--a.b=c ...]``, or say with
-    ``--dry-run [--gpus N] [--price P] [--tflops T]`` what it would take (``photofound.train.estimate``, which ``plan``
+    ``--dry-run [--gpus N] [--gpu NAME] ...`` what it would take (``photofound.train.estimate``, which ``plan``
     is for).
 
     Returns the exit status: 0; 2 for a user's mistake, which is one line on stderr; 75 for a run that SIGTERM or
@@ -206,7 +238,7 @@ def _dry_run(
 ) -> int:
     from photofound.train import estimate
 
-    budget = estimate.Budget(args.gpus, args.price, args.tflops)
+    budget = price.budget_of(args)
     for line in estimate.dry_run(config.load(config_class, args.config, list(overrides)), stage_class, plan, budget):
         if os.environ.get("RANK", "0") == "0":
             print(line, flush=True)

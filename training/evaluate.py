@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import platform
 import re
 import sys
 import time
@@ -266,7 +265,8 @@ def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, A
     """The head of the report: the settings and the machine. Folders appear without their paths."""
     import torch
 
-    threads = f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+    from photofound.device import device_name, resolve_device
+
     networks = {name: getattr(args, name) for name in ("perceptual", "features", "clip", "segmenter")}
     network_names = {f"{name} network": Path(value).name for name, value in networks.items() if value}
     return {
@@ -277,15 +277,9 @@ def _about(args: argparse.Namespace, seconds: float, ended: bool) -> dict[str, A
         **({"scaled down to": f"{args.max_side} px"} if args.max_side else {}),
         **network_names,
         "versions": f"photofound {__version__}, torch {torch.__version__}",
-        "machine": torch.cuda.get_device_name() if _on_gpu(args.device) else threads,
+        "machine": device_name(resolve_device(args.device)),
         "took": f"{seconds / 60:.1f} minutes" + ("" if ended else ", stopped before the end"),
     }
-
-
-def _on_gpu(device: str) -> bool:
-    from photofound.device import resolve_device
-
-    return resolve_device(device).type == "cuda"
 
 
 def _progress(quiet: bool) -> Callable[[str], None]:

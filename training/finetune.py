@@ -230,10 +230,13 @@ def _check(config: Config) -> None:
         raise ValueError('prior: give prior.prompt, like "a photo of a mug", or prior.folder with such photographs')
 
 
+PLAN = plan_adapted  # of `photofound cost` and the dry run
+
+
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, FinetuneStage, argv, doc=__doc__, plan=plan_adapted)
+    return launch(Config, FinetuneStage, argv, doc=__doc__, plan=PLAN)
 
 
 if __name__ == "__main__":

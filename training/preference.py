@@ -222,10 +222,13 @@ def _check(config: Config) -> None:
         raise ValueError(f"beta: {config.beta} must be above 0")
 
 
+PLAN = plan_adapted  # of `photofound cost` and the dry run
+
+
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, PreferenceStage, argv, doc=__doc__, plan=plan_adapted)
+    return launch(Config, PreferenceStage, argv, doc=__doc__, plan=PLAN)
 
 
 if __name__ == "__main__":

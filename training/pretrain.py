@@ -67,10 +67,13 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
     return loss, mean_per_task(each, condition.task) | {name: term.detach() for name, term in terms.items()}
 
 
+PLAN = plan  # of `photofound cost` and the dry run
+
+
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, PretrainStage, argv, doc=__doc__, plan=plan)
+    return launch(Config, PretrainStage, argv, doc=__doc__, plan=PLAN)
 
 
 if __name__ == "__main__":

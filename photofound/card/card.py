@@ -169,6 +169,7 @@ def render(
         **_training(trainings, facts.Rates(about.price, about.watts, about.currency)),
         **_data(trainings),
         **_evaluation(evaluation),
+        "thousand": evaluations.cost_of_thousand(evaluation, about.price, about.currency),
         "limits": about.limits,
         "weaknesses": evaluations.weaknesses(evaluation),
     }

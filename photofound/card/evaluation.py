@@ -64,6 +64,24 @@ def own_figures(evaluation: Mapping[str, Any], summaries: Sequence[Mapping[str, 
     return next((each["figures"] for each in summaries if each["method"] == evaluation["method"]), {})
 
 
+def cost_of_thousand(evaluation: Mapping[str, Any] | None, price: Mapping[str, float], currency: str) -> str:
+    """The time and, by the price of the machine that they were made on, the money of 1,000 images; empty
+    where no seconds were measured.
+
+    Args:
+        price: part of the machine's name -> for an hour; "" stands for all.
+    """
+    own = [own_figures(evaluation, each) for each in by_protocol(evaluation).values()] if evaluation else []
+    seconds = [figures["seconds"]["value"] for figures in own if figures.get("seconds", {}).get("value")]
+    if not evaluation or not seconds:
+        return ""
+    machine, mean = evaluation.get("about", {}).get("machine", ""), sum(seconds) / len(seconds)
+    rate = next((x for name, x in price.items() if name and name.lower() in machine.lower()), price.get(""))
+    hours = mean * 1000 / 3600
+    money = f", {currency}{hours * rate:,.2g} at {currency}{rate:g} an hour" if rate else ""
+    return f"{hours:.2g} hours{money}: {mean:.2g} s each on {machine or 'an unknown machine'}"
+
+
 # --------------------------------------------------------------------------------------------------------------- tables
 
 

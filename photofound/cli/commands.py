@@ -118,6 +118,28 @@ def _card_parser() -> Parser:
     return parser
 
 
+def _cost(argv: list[str]) -> int:
+    """What a recipe takes and costs: as the dry run says it, without taking a step."""
+    import photofound.training
+    from photofound.train import price
+
+    args, overrides = _cost_parser().parse_known_args(argv)
+    for line in photofound.training.cost(args.recipe, args.stage, price.budget_of(args), overrides):
+        print(line, flush=True)
+    return 0
+
+
+def _cost_parser() -> Parser:
+    from photofound.train import price
+
+    parser = _parser("cost")
+    add = parser.add_argument
+    add("recipe", metavar="RECIPE", type=path, help="a file of settings, as 'photofound train STAGE --config' takes it")
+    add("--stage", metavar="STAGE", help="what it is for; default: by its name and its settings")
+    price.add_options(parser, gpu="H200")
+    return parser
+
+
 def _convert(argv: list[str]) -> int:
     args = _convert_parser().parse_args(argv)
     from photofound.model.prx import convert_prx
@@ -254,7 +276,7 @@ def parsers() -> dict[str, Parser]:
     made = {task.name: task_parser(task) for _, task in loaded_tasks() if task is not None}
     made |= {"tasks": _parser("tasks"), "run": run.run_parser(), "verify": proof.verify_parser()}
     made |= {"redo": proof.redo_parser(), "demo": _demo_parser(), "learn": learn.learn_parser(), "train": train}
-    made |= {"card": _card_parser(), "serve": serve.serve_parser(), "mcp": mcp.mcp_parser()}
+    made |= {"card": _card_parser(), "cost": _cost_parser(), "serve": serve.serve_parser(), "mcp": mcp.mcp_parser()}
     made |= {"eval": importlib.import_module("photofound.training.evaluate").parser(), "check": _check_parser()}
     made |= {"completion": completion.completion_parser(), "convert": _convert_parser()}
     made |= {"room": room.room_parser(), "export": export.export_parser()}
@@ -281,6 +303,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "learn": (learn.run, learn.SUMMARY),
     "room": (room.run, room.SUMMARY),
     "train": (_train, "train a model: photofound train STAGE --config FILE"),
+    "cost": (_cost, "say what a training recipe takes: GPUs, memory, hours, money, energy, carbon"),
     "card": (_card, "write a model's card from what its training recorded"),
     "serve": (serve.run, serve.SUMMARY),
     "mcp": (mcp.run, mcp.SUMMARY),

@@ -16,6 +16,7 @@ Each file imports only files above it:
     history      the record of a run, for the model's card
     log          metrics.jsonl, the terminal, the trackers
     trainer      the loop
+    price        what GPU hours cost: money, energy, carbon
     estimate     what a run will take: the dry run
     memory       what a step takes on a GPU, counted without one
     annotate     captions, mattes, embeddings and latents for a collection

@@ -23,24 +23,10 @@ from torch import Tensor
 
 from photofound.device import device_name
 from photofound.train.distributed import World
+from photofound.train.price import Budget
 from photofound.train.trainer import Stage, TrainConfig, Trainer, make_engine
 
 MUON_STEPS = 5  # of Newton-Schulz
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The GPUs that the estimate is for: how many, the price of each per hour, and the TFLOP/s that each sustains
-    (None: as fast as the device of the dry run)."""
-
-    gpus: int | None = None
-    price: float | None = None
-    tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("gpus", "price", "tflops"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"--{name}: {value} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -88,17 +74,22 @@ def dry_run(
     stage_class: Callable[[Any, World], Stage],
     plan: Callable[[Any], Sequence[Phase]] | None,
     budget: Budget,
+    measure: bool = True,
 ) -> Iterator[str]:
     """The estimate, line by line. No file is kept.
 
     Args:
         config: the stage's configuration, with ``train``, and ``turns`` where its steps change on the way.
         plan: the stage's phases, computed without weights, data or memory.
+        measure: take steps, where there is a machine for them; else the plan alone answers.
 
     Raises ValueError and OSError for what would stop the run itself, unless a plan can still answer.
     """
     train: TrainConfig = replace(config.train, trackers=())
     planned = list(plan(config)) if plan else []
+    if not measure and not planned:
+        yield from _by_minutes(train, budget)
+        return
     for phase in planned:
         cost = f"{phase.tokens:,} tokens, {_flop(phase.flops)} a forward pass"
         yield f"plan        {phase.parameters:,} parameters, {cost}"
@@ -108,6 +99,8 @@ def dry_run(
             yield f"needs       {memory}; a GPU of {memory.card / 2**30:.0f} GiB or more, eager" + (
                 ", less where it is compiled" if train.compile else ""
             )
+        if not measure:
+            raise ValueError("the plan alone")
         _check_room(memory, planned, train)
         phases, lines = _measure(config, train, stage_class)
         yield from lines
@@ -118,7 +111,8 @@ def dry_run(
     except (OSError, ValueError) as error:
         if not planned:
             raise
-        yield f"not measured: {error}"
+        if measure:
+            yield f"not measured: {error}"
         phases = [_expected(phase, train, budget) for phase in planned]
         missing = dict.fromkeys(name for phase in planned for name in phase.missing)
         aside = f"; not counted, since it is not here: {', '.join(missing)}" if missing else ""
@@ -127,7 +121,7 @@ def dry_run(
             part = planned[0].update * (budget.gpus or 1) / work
             yield f"optimizer   {_flop(planned[0].update)} a step on every GPU, {part:.0%} of the work"
         yield f"counted     {', '.join(planned[0].counted)}{aside}; samples, validation and checkpoints come on top"
-    yield from _whole_run(train, phases, budget)
+    yield from _whole_run(train, phases, budget, planned[0].parameters if planned else 0)
 
 
 def muon_flops(shape: Sequence[int]) -> int:
@@ -237,30 +231,36 @@ def _try_export(trainer: Trainer, folder: Path) -> str:
     return f"{_bytes(sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()))} the exported model"
 
 
-def _whole_run(train: TrainConfig, phases: Sequence[Measured], budget: Budget) -> Iterator[str]:
+def _whole_run(
+    train: TrainConfig, phases: Sequence[Measured], budget: Budget, parameters: float = 0.0
+) -> Iterator[str]:
     """How long, and for how much, by the FLOP of an update or by its seconds here, each phase by its share."""
     gpus = budget.gpus or 1
-    if budget.tflops:
-        mean = sum(phase.share * phase.flops for phase in phases) / (gpus * budget.tflops * 1e12)
-        speed = f"at {budget.tflops:g} TFLOP/s each"
+    if sustained := budget.sustained:
+        mean = sum(phase.share * phase.flops for phase in phases) / (gpus * sustained * 1e12)
     elif all(phase.seconds for phase in phases):
         mean = sum(phase.share * (phase.seconds or 0) for phase in phases) / gpus
-        speed = "each as fast as this device"
     else:
-        yield "no estimate of time: say what a GPU sustains with --tflops (an H100 some 300 to 450)"
+        yield "no estimate of time: name the GPU with --gpu, or say what one sustains with --tflops (an H100 some 320)"
         return
     whole = train.steps * mean / 3600
     hours = min(whole, train.minutes / 60) if train.minutes else whole
     samples = round(train.steps * sum(phase.share * phase.samples for phase in phases))
     sizes = _range("{:,.0f}".format, phases[0].samples, phases[-1].samples)
     yield f"run         {train.steps:,} steps of {sizes} = {samples:,} samples"
-    yield f"time        {_hours(hours)} on {gpus} GPU(s), {speed}" + (
+    yield f"time        {_hours(hours)} on {gpus} GPU(s), {budget.speed}" + (
         f"; train.minutes ends it after {hours / whole:.0%} of its steps" if hours < whole else ""
     )
-    if budget.price:
-        yield f"cost        {hours * gpus * budget.price:,.2f} at {budget.price:g} per GPU and hour"
-    else:
-        yield "cost        say what a GPU costs per hour with --price"
+    yield from budget.lines(hours, parameters)
+
+
+def _by_minutes(train: TrainConfig, budget: Budget) -> Iterator[str]:
+    """What a run costs whose steps nobody has planned, but that ends by the clock. Raises ValueError for another."""
+    if not train.minutes:
+        raise ValueError("this stage is planned by its time alone: set train.minutes, or measure a step with --dry-run")
+    hours = train.minutes / 60
+    yield f"time        {_hours(hours)} on {budget.gpus or 1} GPU(s), by train.minutes"
+    yield from budget.lines(hours)
 
 
 def _range(write: Callable[[float], str], a: float, b: float) -> str:
