@@ -396,3 +396,19 @@ def test_a_strided_picture_is_drawn_too(tmp_path):
     tensor = picture(6, 6).flip(-1).transpose(1, 2)
     save_sheet([[tensor]], tmp_path / "sheet.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), pixels(tensor))
+
+
+def test_a_thousand_images_have_their_price():
+    figures = {"seconds": {"value": 1.8}}
+    measured = {
+        "method": "mine",
+        "about": {"machine": "NVIDIA H200"},
+        "summary": [
+            {"protocol": "box", "method": "mine", "pictures": 1, "figures": figures},
+            {"protocol": "box", "method": "other", "pictures": 1, "figures": {"seconds": {"value": 99.0}}},
+        ],
+    }
+    text = evaluation.cost_of_thousand(measured, {"H200": 2.0}, "$")
+    assert text == "0.5 hours, $1 at $2 an hour: 1.8 s each on NVIDIA H200"
+    assert evaluation.cost_of_thousand(measured, {}, "$") == "0.5 hours: 1.8 s each on NVIDIA H200"
+    assert evaluation.cost_of_thousand(None, {"": 2.0}, "$") == ""

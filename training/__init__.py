@@ -128,7 +128,7 @@ def cost(recipe: Path, stage: str | None, budget: price.Budget, overrides: Seque
     module = import_module(f"photofound.training.{stage}")
     settings = config.load(module.Config, recipe, list(overrides))
     yield f"recipe      {recipe.name}, photofound train {stage}"
-    yield from estimate.dry_run(settings, lambda *_: None, getattr(module, "PLAN", None), budget, measure=False)
+    yield from estimate.dry_run(settings, None, getattr(module, "PLAN", None), budget)
 
 
 TRAININGS = ("pretrain", "finetune", "distill", "preference", "autoencoder", "detail", "superresolution")

@@ -71,23 +71,22 @@ class Measured:
 
 def dry_run(
     config: Any,
-    stage_class: Callable[[Any, World], Stage],
+    stage_class: Callable[[Any, World], Stage] | None,
     plan: Callable[[Any], Sequence[Phase]] | None,
     budget: Budget,
-    measure: bool = True,
 ) -> Iterator[str]:
     """The estimate, line by line. No file is kept.
 
     Args:
         config: the stage's configuration, with ``train``, and ``turns`` where its steps change on the way.
+        stage_class: the stage, whose steps are taken and measured; None: the plan alone answers.
         plan: the stage's phases, computed without weights, data or memory.
-        measure: take steps, where there is a machine for them; else the plan alone answers.
 
     Raises ValueError and OSError for what would stop the run itself, unless a plan can still answer.
     """
     train: TrainConfig = replace(config.train, trackers=())
     planned = list(plan(config)) if plan else []
-    if not measure and not planned:
+    if stage_class is None and not planned:
         yield from _by_minutes(train, budget)
         return
     for phase in planned:
@@ -99,7 +98,7 @@ def dry_run(
             yield f"needs       {memory}; a GPU of {memory.card / 2**30:.0f} GiB or more, eager" + (
                 ", less where it is compiled" if train.compile else ""
             )
-        if not measure:
+        if stage_class is None:
             raise ValueError("the plan alone")
         _check_room(memory, planned, train)
         phases, lines = _measure(config, train, stage_class)
@@ -111,7 +110,7 @@ def dry_run(
     except (OSError, ValueError) as error:
         if not planned:
             raise
-        if measure:
+        if stage_class is not None:
             yield f"not measured: {error}"
         phases = [_expected(phase, train, budget) for phase in planned]
         missing = dict.fromkeys(name for phase in planned for name in phase.missing)
