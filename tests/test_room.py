@@ -299,6 +299,15 @@ def test_forgotten_photographs_are_gone_from_the_disk_and_stay_out(room, photos,
     assert {found.key for found in room.search("ball", limit=50)} == keys(room)
 
 
+def test_a_file_that_two_sources_offer_goes_when_either_takes_it_back(room, photos, tmp_path):
+    other = write_folder(tmp_path / "other", [3, 4, 60], source="second.example")
+    assert (room.add(other).added, room.add(other, reread=True).known) == (1, 3)
+    assert len((room.folder / optout.SOURCES).read_text().splitlines()) == 2
+    gone = room.forget(source="second.example")
+    assert set(gone.keys) == {sha256(path.read_bytes()) for path in other.glob("*.png")} and len(room) == 10
+    assert (room.folder / optout.SOURCES).read_text() == ""
+
+
 def test_what_only_an_old_version_has_is_forgotten_too(room, photos):
     gone = (photos / "003.png").read_bytes()
     room.rollback(1)
@@ -424,7 +433,8 @@ def test_an_index_finds_what_reading_all_finds(tmp_path):
 
     lance.write_dataset(pa.table(columns, table.dataset.schema), str(table.folder / "photos.lance"), mode="append")
     table.refresh()
-    assert search.index(table) == [] and search.index(table, force=True) == ["key", "embedding_x"]
+    assert search.index(table) == [] and search.index(table, force=True) == ["key", "hash", "embedding_x"]
+    assert search.index(table, force=True) == []
     same = 0
     for query in rows[:10]:
         exact, indexed = (search.nearest(table, "embedding_x", query, None, 10, exact) for exact in (True, False))

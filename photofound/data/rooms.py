@@ -16,6 +16,9 @@ COLUMNS = ("key", "name", "source", "collection", "licence", "image", "reference
 """What a row has. ``meta`` is its ``.json``: what stands in it counts as columns, too."""
 
 
+_MOST_PARTS = 16384
+
+
 class RoomPart(NamedTuple):
     """Some of the photographs of one fragment of a room that match: from ``start`` on, ``length`` of them."""
 
@@ -28,14 +31,17 @@ class RoomPart(NamedTuple):
 
 
 def parts(room: str, version: int | None, where: str | None, part: int) -> list[RoomPart]:
-    """The photographs of a room that match, in parts of at most ``part``. Raises ValueError where there are none."""
+    """The photographs of a room that match, in parts of ``part`` or, in a large room, in some ten thousand parts.
+
+    Raises ValueError where there are none, and for a filter that cannot be read."""
     table = Table(room, version)
-    found = []
     with query_errors(where, table):
-        for fragment in table.dataset.get_fragments():
-            count = fragment.count_rows(where)
-            place = (room, table.dataset.version, where, fragment.fragment_id)
-            found += [RoomPart(*place, start, min(part, count - start)) for start in range(0, count, part)]
+        counts = {each.fragment_id: each.count_rows(where) for each in table.dataset.get_fragments()}
+    part = max(part, -(-sum(counts.values()) // _MOST_PARTS))
+    found = []
+    for fragment, count in counts.items():
+        place = (room, table.dataset.version, where, fragment)
+        found += [RoomPart(*place, start, min(part, count - start)) for start in range(0, count, part)]
     if not found:
         raise ValueError(f"data: {room} has no photograph" + (f" where {where}" if where else "; add some"))
     return found

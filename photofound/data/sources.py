@@ -76,6 +76,10 @@ class Source:
             object.__setattr__(self, "path", self.room)
         if not self.path:
             raise ValueError("data: a source has no path; give a path, or a room")
+        try:
+            object.__setattr__(self, "clusters", {int(number): share for number, share in self.clusters.items()})
+        except ValueError:
+            raise ValueError(f"data: the clusters of {self.path!r} are numbers, not {list(self.clusters)}") from None
         if not 0 <= self.balance <= 1 or any(not share >= 0 for share in self.clusters.values()):
             raise ValueError(
                 f"data: {self.path!r}: balance must be from 0 to 1, and the weights of clusters at least 0"

@@ -187,15 +187,17 @@ class Table:
         fields = [field for field in self.dataset.schema if field.name.startswith(EMBEDDING)]
         return {f.name: (f.metadata or {}).get(b"network", b"").decode() or f.name for f in fields}
 
-    def known(self, hashes: Sequence[str], fragments: Any = None) -> set[str]:
-        """Which of these are the key or the hash of a photograph in the room."""
+    def known(self, hashes: Sequence[str], fragments: Any = None) -> dict[str, tuple[str, str]]:
+        """Which of these are the key or the hash of a photograph in the room: -> its key and its source."""
         words = ", ".join(f"'{each}'" for each in hashes)
         if not words:
-            return set()
+            return {}
+        wanted, found = set(hashes), {}
         where = f"key IN ({words}) OR hash IN ({words})"
-        batches = self.scan(["key", "hash"], where, fragments=fragments)
-        found = {value for batch in batches for column in batch.columns for value in column.to_pylist()}
-        return found & set(hashes)
+        for batch in self.scan(["key", "hash", "source"], where, fragments=fragments):
+            for row in batch.to_pylist():
+                found |= {each: (row["key"], row["source"]) for each in (row["key"], row["hash"]) if each in wanted}
+        return found
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -270,6 +272,7 @@ class Table:
         read: Sequence[str],
         where: str | None = None,
         batch: int = 32,
+        fragments: Iterable[int] | None = None,
         done: Callable[[int], None] = lambda count: None,
     ) -> int:
         """Compute columns for the photographs that lack them: the first of ``fields`` is null there.
@@ -286,6 +289,7 @@ class Table:
                 and ``collection``.
             where: only these photographs.
             batch: rows that ``compute`` gets, at most.
+            fragments: numbers of those to work on, to share the work out; None = all.
             done: is called with the rows that were computed.
 
         Returns how many rows were computed.
@@ -296,7 +300,8 @@ class Table:
         lacking = f"{fields[0].name} IS NULL" + (f" AND ({where})" if where else "")
         kept = pa.schema([pa.field("key", pa.string()), *(self.dataset.schema.field(f.name) for f in fields)])
         total = 0
-        for number in [fragment.fragment_id for fragment in self.dataset.get_fragments()]:
+        everything = [fragment.fragment_id for fragment in self.dataset.get_fragments()]
+        for number in everything if fragments is None else fragments:
             if self.dataset.get_fragment(number) is None:  # it was merged with others meanwhile
                 continue
             made: list[Any] = []

@@ -126,13 +126,16 @@ class Writer:
         self.added.version = table.dataset.version
         self._done = _marks(table.folder)
         self._finished: list[str] = []  # marks of parts that are read, to be written with the next commit
+        self._others: list[dict[str, str]] = []  # further sources of photographs that are there
         self._pending: set[str] = set()  # keys and hashes of photographs on their way into the next version
         self._error: BaseException | None = None
 
-    def write(self, source: Source) -> None:
+    def write(self, source: Source, only: Sequence[int] | None = None) -> None:
+        """Add a source, or only some of its parts (numbers of ``open_parts``), to share the work out."""
         start = time.perf_counter()
         collection = _collection(source)
         parts = open_parts(source)
+        parts = parts if only is None else [parts[number] for number in only]
         with ThreadPoolExecutor(self.options.workers or min(8, os.cpu_count() or 1)) as pool:
             batches = self._batches(pool, source, collection, parts)
             while (first := next(batches, None)) is not None:
@@ -176,12 +179,15 @@ class Writer:
     def _new(self, window: Sequence[Raw], collection: str) -> list[Raw]:
         """Those that are not in the room, each file once, and have not opted out."""
         found = {sha256(sample.image): sample for sample in reversed(window)}
-        known = self.table.known(list(found)) | (self._pending & found.keys())
-        self.added.known += len(window) - len(found) + len(known)
+        known = self.table.known(list(found))
         new = []
+        self.added.known += len(window) - len(found)
         for key, sample in found.items():
             places = (source_of(sample, collection), collection, sample.name)
-            if key in known:
+            if key in known or key in self._pending:
+                self.added.known += 1
+                if key in known and known[key][1] != places[0]:
+                    self._others.append({"key": known[key][0], "source": places[0], "collection": collection})
                 continue
             if self.optout and (self.optout.has_hash(key) or self.optout.has_place(*places, meta=sample.row)):
                 self.added.left_out["opted out"] += 1
@@ -252,7 +258,7 @@ class Writer:
         with self.table.lock() as newest:
             before = {fragment.fragment_id for fragment in seen.get_fragments()}
             others = [f.fragment_id for f in newest.get_fragments() if f.fragment_id not in before]
-            twice = self.table.known(keys, others) if others else set()
+            twice = set(self.table.known(keys, others)) if others else set()
             dataset = self.table.commit(lance().LanceOperation.Append(made), "add")
             if twice:
                 self._take_back(dataset, len(made), twice)
@@ -286,6 +292,8 @@ class Writer:
                 file.write("".join(f"{mark} {self.added.version}\n" for mark in self._finished))
         self._done |= set(self._finished)
         self._finished.clear()
+        optout.note_sources(self.table.folder, self._others)
+        self._others.clear()
 
 
 def _marks(folder: Path, version: int | None = None) -> set[str]:

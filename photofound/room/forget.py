@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from photofound import files
 from photofound.data.table import Table, lance
 from photofound.room import optout, readers
 from photofound.room.describe import sha256
@@ -79,13 +80,17 @@ def forget(table: Table, matches: Matches, source: str | None = None) -> Forgott
 
     Raises ValueError while another process adds to the room, which could bring them back.
     """
-    rows = {row["key"]: row for row in _found(table, matches)}
+    noted = [row | {"hash": row["key"], "name": "", "meta": ""} for row in optout.other_sources(table.folder)]
+    others = {row["key"] for row in noted if matches(row)}
+    rows = {row["key"]: row for row in _found(table, lambda row: row["key"] in others or matches(row))}
     entries = [digest for row in rows.values() for digest in dict.fromkeys((row["key"], row["hash"]))]
     with table.writing(alone=True), table.lock() as dataset:
         note = f"forgotten {datetime.now(UTC).date()}"
         optout.extend(table.folder, [*entries, *([source] if source else [])], note)
         if rows:
             _remove(dataset, sorted(rows))
+            left = [row for row in optout.other_sources(table.folder) if row["key"] not in rows]
+            files.write(table.folder / optout.SOURCES, "".join(json.dumps(row) + "\n" for row in left))
         table.refresh()
     return Forgotten(sorted(rows), readers.who_saw(table.folder, rows), table.dataset.version)
 
@@ -98,10 +103,10 @@ def _found(table: Table, matches: Matches) -> Iterator[dict[str, Any]]:
         old = Table(table.folder, version)
         new = []
         for fragment in old.dataset.get_fragments():
-            files = {each.path for each in fragment.data_files()}
-            if not files <= seen:
+            paths = {each.path for each in fragment.data_files()}
+            if not paths <= seen:
                 new.append(fragment.fragment_id)
-            seen |= files
+            seen |= paths
         if new:
             for batch in old.scan(_COLUMNS, fragments=new, include_deleted_rows=False):
                 yield from (row for row in batch.to_pylist() if matches(row))

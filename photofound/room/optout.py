@@ -11,6 +11,7 @@ It is a text file, ``optout.txt``, one entry a line, ``#`` begins a comment:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from urllib.parse import urlsplit
 from photofound import files
 
 NAME = "optout.txt"
+SOURCES = "sources.jsonl"
+"""Further sources of photographs, a line each: a file that two sources offer is in the room once."""
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.I)
 _URL_COLUMNS = ("url", "source_url", "image_url", "source_path", "author", "creator", "photographer")
 _LARGEST = 512 * 2**20
@@ -91,6 +94,27 @@ def extend(folder: Path, entries: Iterable[str], note: str) -> int:
         start = before if not before or before.endswith("\n") else before + "\n"
         files.write(path, start + f"# {note}\n" + "".join(f"{entry}\n" for entry in new))
     return len(new)
+
+
+def note_sources(folder: Path, found: Iterable[Mapping[str, str]]) -> None:
+    """Note further sources of photographs that are in the room by another one, each once: what any of them takes back
+    is forgotten. Within the lock."""
+    lines = dict.fromkeys(json.dumps(each) for each in found)
+    if lines:
+        path = folder / SOURCES
+        known = set(path.read_text().splitlines()) if path.is_file() else set()
+        with path.open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines if line not in known))
+
+
+def other_sources(folder: Path) -> Iterator[dict[str, str]]:
+    """What ``note_sources`` has noted: ``key``, ``source`` and ``collection``."""
+    path = folder / SOURCES
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:  # half a line of a killed process
+            continue
 
 
 def _plain(text: str) -> str:

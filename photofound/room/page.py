@@ -26,18 +26,22 @@ h2 { font-size: 1rem; margin: 0 0 .5rem; }
 p { margin: .25rem 0 1.25rem; color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.25rem;
           margin: 0 0 1rem; min-width: 0; }
-.tables { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
-.tables section { margin: 0; }
-.tables { margin-bottom: 1rem; }
+.tables { columns: 24rem; column-gap: 1rem; }
+.tables section { break-inside: avoid; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 td, th { padding: .2rem .5rem .2rem 0; text-align: right; white-space: nowrap; }
 th { font-weight: 500; color: var(--soft); }
 td:first-child, th:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 td.bar { width: 30%; padding-right: 0; }
 td.bar i { display: block; height: .8em; background: var(--bar); border-radius: 3px; min-width: 1px; }
-.row { display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 1.1rem; }
-figure { margin: 0; width: 160px; font-size: .8rem; color: var(--soft); overflow-wrap: anywhere; }
-figure img { display: block; max-width: 160px; max-height: 160px; border-radius: 6px; margin-bottom: .2rem; }
+.row { display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 1.1rem; align-items: end; }
+.row:last-child { margin: 0; }
+.row img { max-width: 140px; max-height: 130px; }
+.told { align-items: start; }
+.told img { max-width: 160px; max-height: 160px; }
+.told figure { width: 160px; }
+figure { margin: 0; max-width: 160px; font-size: .8rem; color: var(--soft); overflow-wrap: anywhere; }
+figure img { display: block; border-radius: 6px; margin-bottom: .2rem; }
 h3 { font-size: .9rem; margin: 0 0 .4rem; font-weight: 600; } h3 small { color: var(--soft); font-weight: 400; }
 """
 _ROW = 7  # pictures of a group
@@ -47,18 +51,17 @@ _SHOWN = ("key", "name", "source", "licence", "width", "height", "caption", "ima
 def of_stats(table: Table, found: Stats, drifts: Sequence[Drift] = (), since: int | None = None) -> str:
     """The page of a room's statistics."""
     size = f"{found.photographs:,} photographs, {found.bytes / 1e6:,.1f} MB, version {found.version}"
-    cards = "".join(_card(title, counts, found) for title, counts in found.tables.items() if counts)
-    parts = [f'<div class="tables">{cards}{_scores(found)}{_drift(drifts, since)}</div>']
-    if found.centres:
-        parts.append(_clusters(table, found))
-    return _page(f"{table.folder.resolve().name}", size, "".join(parts))
+    shown = {title: counts for title, counts in found.tables.items() if counts and title != "cluster"}
+    cards = "".join(_card(title, counts, found) for title, counts in shown.items())
+    tables = f'<div class="tables">{_drift(drifts, since)}{cards}{_scores(found)}</div>'
+    return _page(table.folder.resolve().name, size, (_clusters(table, found) if found.centres else "") + tables)
 
 
 def of_samples(table: Table, keys: Sequence[str], title: str, about: str) -> str:
     """A page of photographs, in the order of their keys."""
     pictures = rows_of(table, keys)
     figures = "".join(_figure(pictures[key], long=True) for key in keys if key in pictures)
-    return _page(title, about, f'<section><div class="row">{figures}</div></section>')
+    return _page(title, about, f'<section><div class="row told">{figures}</div></section>')
 
 
 def of_groups(table: Table, groups: Sequence[Sequence[str]], title: str, about: str) -> str:
@@ -105,15 +108,13 @@ def _page(title: str, about: str, body: str) -> str:
 
 
 def _card(title: str, counts: Mapping[str, int], found: Stats) -> str:
-    sampled = title == "cluster" and found.sampled
-    total, most = max(1, found.sampled if sampled else found.photographs), max(counts.values())
-    about = f" <small>of a sample of {found.sampled:,}</small>" if sampled else ""
+    total, most = max(1, found.photographs), max(counts.values())
     rows = "".join(
         f"<tr><td>{_text(name)}<td>{count:,}<td>{count / total:.1%}"
         f'<td class="bar"><i style="width:{100 * count / most:.1f}%"></i>'
         for name, count in counts.items()
     )
-    return f"<section><h2>{_text(title)}{about}</h2><table>{rows}</table></section>"
+    return f"<section><h2>{_text(title)}</h2><table>{rows}</table></section>"
 
 
 def _scores(found: Stats) -> str:
@@ -143,9 +144,11 @@ def _clusters(table: Table, found: Stats) -> str:
     rows = []
     for number, keys in found.centres.items():
         figures = "".join(_figure(pictures[key]) for key in keys if key in pictures)
-        count = found.tables["cluster"][number]
-        rows.append(f'<h3>cluster {number} <small>{count:,}</small></h3><div class="row">{figures}</div>')
-    return f"<section><h2>clusters</h2>{''.join(rows)}</section>"
+        count, total = found.tables["cluster"][number], max(1, found.sampled or found.photographs)
+        said = f"{count:,}, {count / total:.1%}"
+        rows.append(f'<h3>cluster {number} <small>{said}</small></h3><div class="row">{figures}</div>')
+    about = f" of a sample of {found.sampled:,}" if found.sampled else ""
+    return f"<section><h2>clusters{about}</h2>{''.join(rows)}</section>"
 
 
 def _figure(row: Mapping[str, Any], long: bool = False) -> str:

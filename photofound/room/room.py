@@ -124,7 +124,10 @@ class Room:
             with table.lock():
                 optout.extend(table.folder, entries, f"from {Path(str(opt_out)).name}")
         options = adding.Options(licence, reference, keep_gps, workers, reread)
-        return adding.add(table, made, networks, options, progress)
+        added = adding.add(table, made, networks, options, progress)
+        if search.index(table):
+            added.version = table.dataset.version
+        return added
 
     def search(
         self,
@@ -234,7 +237,7 @@ class Room:
         return doubles.dedup(table, by if by == "phash" else search.column_for(table, by), near, similar, prefer, where)
 
     def index(self, force: bool = False) -> Sequence[str]:
-        """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any)."""
+        """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any), as ``add`` does."""
         return search.index(self._newest(), force)
 
     def versions(self) -> list[Version]:

@@ -12,13 +12,13 @@ import numpy as np
 from photofound import files
 from photofound.data.table import Table, query_errors
 from photofound.room.describe import pixels_of
-from photofound.room.vectors import Network
+from photofound.room.vectors import Network, column_of
 
 INDEX_FROM = 100_000
 """Photographs from which on a room gets indices; below, reading all is as fast, and exact."""
 CAPTIONS = ("caption", "caption_short", "caption_dense")
 SHOWN = ("key", "source", "name", "licence", "width", "height", "caption")
-_PROBES, _REFINE = 32, 10  # partitions that are looked into, and how many times the results are compared exactly
+PROBES, REFINE = 64, 10  # partitions that are looked into, and how many times the results are compared exactly
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def column_for(table: Table, embedding: str | None) -> str:
     if embedding is None and vectors:
         return next(iter(vectors))
     for column, network in vectors.items():
-        if embedding in (column, network):
+        if embedding in (column, network) or (embedding and column_of(embedding) == column):
             return column
     has = f"it has {', '.join(vectors.values())}" if vectors else "it has none"
     raise ValueError(
@@ -74,7 +74,7 @@ def nearest(
 ) -> list[Found]:
     """The photographs nearest to a vector (D,) of length 1."""
     nearest = {"column": column, "q": vector, "k": limit, "metric": "cosine"}
-    nearest |= {"use_index": False} if exact else {"nprobes": _PROBES, "refine_factor": _REFINE}
+    nearest |= {"use_index": False} if exact else {"nprobes": PROBES, "refine_factor": REFINE}
     with query_errors(where, table):
         found = table.dataset.scanner([*SHOWN, "_distance"], filter=where, nearest=nearest, prefilter=True).to_table()
     rows = found.rename_columns([name if name != "_distance" else "distance" for name in found.column_names])
@@ -140,23 +140,34 @@ def _indexed(table: Table) -> set[str]:
 
 
 def index(table: Table, force: bool = False) -> Sequence[str]:
-    """Make or renew the indices of a large room: of keys, and of every embedding. Returns the columns."""
-    count = table.count()
+    """Make or renew the indices of a large room: of keys, and of every embedding. Returns the columns that got one.
+
+    An index of vectors is made anew when more than a tenth of the photographs are not in it; until then those are
+    compared one by one, beside it.
+    """
+    count = table.refresh().count_rows()
     if count < INDEX_FROM and not force:
         return []
     done = []
-    with table.lock() as dataset:
-        there = _indexed(table)
-        if "key" not in there:
-            dataset.create_scalar_index("key", "BTREE")
-            dataset.create_scalar_index("hash", "BTREE")
-        for column in table.vectors():
-            if column not in there:
-                create_vector_index(dataset, column, count)
+    with table.writing():  # without the lock: others may add meanwhile
+        dataset = table.dataset
+        missing = {c: _missing(dataset, c, count) for c in ("key", "hash", *table.vectors())}
+        for column in (column for column in ("key", "hash") if missing[column]):
+            dataset.create_scalar_index(column, "BTREE", replace=True)
             done.append(column)
-        dataset.optimize.optimize_indices()
-        table.refresh()
-    return ["key", *done]
+        for column in (column for column in table.vectors() if missing[column] > 0.1 * count):
+            create_vector_index(dataset, column, count)
+            done.append(column)
+    table.refresh()
+    return done
+
+
+def _missing(dataset: Any, column: str, count: int) -> int:
+    """How many rows the index of a column lacks; all of them where there is none."""
+    for found in dataset.describe_indices():
+        if column in found.field_names:
+            return max(0, count - int(found.num_rows_indexed))
+    return count
 
 
 def create_vector_index(dataset: Any, column: str, count: int) -> None:

@@ -96,7 +96,8 @@ def _ordered(counts: Counter[str], edges: Sequence[float]) -> dict[str, int]:
 
 def _most(counts: Counter[str]) -> dict[str, int]:
     """The most frequent ones; the rest together."""
-    found = {name: count for name, count in counts.most_common(_MOST) if count}
+    most = len(counts) if len(counts) == _MOST + 1 else _MOST
+    found = {name: count for name, count in counts.most_common(most) if count}
     rest = sum(counts.values()) - sum(found.values())
     return found | ({f"{len(counts) - len(found)} others": rest} if rest else {})
 
@@ -140,8 +141,7 @@ def _clusters(table: Table, where: str | None, made: Stats, pictures: int) -> No
     if stored:
         chosen = [number for number, _ in counts.most_common(_MOST)]
     else:
-        centres = vectors.kmeans(found, vectors.default_clusters(len(found)))
-        numbers = np.argmax(found @ centres.T, axis=1)
+        numbers = np.argmax(found @ vectors.kmeans(found, vectors.default_clusters(len(found))).T, axis=1)
         counts = Counter(numbers.tolist())
         chosen = [number for number, _ in counts.most_common()]
         made.sampled = len(found)

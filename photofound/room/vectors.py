@@ -6,6 +6,7 @@ folder or Hub id of transformers: CLIP and SigLIP, which know words, too, DINO, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -39,7 +40,8 @@ class Network:
     """
 
     def __init__(self, name: str, device: str = "auto") -> None:
-        self.name, self.device = name, device
+        here = name != SMALL and Path(name).exists()
+        self.name, self.device = os.path.abspath(name) if here else name, device
         self.column = column_of(name)
 
     @cached_property
@@ -156,7 +158,8 @@ def sample(table: Table, column: str, count: int = _SAMPLE, where: str | None = 
 
 
 def kmeans(vectors: np.ndarray, count: int, seed: int = 0, rounds: int = 25) -> np.ndarray:
-    """(K, D) centres of length 1 by spherical k-means, begun by k-means++ (Arthur and Vassilvitskii, 2007)."""
+    """(K, D) centres of length 1 by spherical k-means, begun by k-means++ (Arthur and Vassilvitskii, 2007); the largest
+    cluster comes first."""
     rng = np.random.default_rng(seed)
     centres = vectors[rng.integers(len(vectors))][None]
     nearest = 1 - vectors @ centres[0]
@@ -176,7 +179,8 @@ def kmeans(vectors: np.ndarray, count: int, seed: int = 0, rounds: int = 25) -> 
         if np.allclose(moved, centres, atol=1e-6):
             break
         centres = moved
-    return centres
+    sizes = np.bincount(np.argmax(vectors @ centres.T, axis=1), minlength=len(centres))
+    return centres[np.argsort(-sizes, kind="stable")]
 
 
 def default_clusters(photographs: int) -> int:
