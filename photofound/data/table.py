@@ -192,7 +192,8 @@ class Table:
         words = ", ".join(f"'{each}'" for each in hashes)
         if not words:
             return {}
-        wanted, found = set(hashes), {}
+        wanted = set(hashes)
+        found: dict[str, tuple[str, str]] = {}
         where = f"key IN ({words}) OR hash IN ({words})"
         for batch in self.scan(["key", "hash", "source"], where, fragments=fragments):
             for row in batch.to_pylist():
