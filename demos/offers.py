@@ -110,6 +110,7 @@ def _described(task: Task, each: Input, segmenters: Sequence[str] = ()) -> dict[
         "help": each.help[:1].upper() + each.help[1:],
         "default": each.default,
         "choices": _choices(each, segmenters),
+        "within": each.within,
         "titles": {name: presets.load(name).title for name in presets.names()} if each.kind == "preset" else {},
         "example": EXAMPLES.get(each.kind, ""),
         "finds": each in SUBJECT_INPUTS,

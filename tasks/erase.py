@@ -30,7 +30,7 @@ class Erase(Task):
         picture: Picture,
         mask_image: Annotated[Any, asks("mask", "white = the object to take away")],
         grow: Annotated[
-            int | None, asks("int", "pixels to widen the mask by; left out, 1.5 % of the short side")
+            int | None, asks("int", "pixels to widen the mask by; left out, 1.5 % of the short side", within=(0, 1000))
         ] = None,
         prompt: str = "",
         effects: Annotated[bool, asks("flag", "take the object's shadow away, too, where one is found")] = False,

@@ -11,6 +11,7 @@ import sys
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,8 +61,10 @@ def call(name: str, pipe, image: torch.Tensor, seed: int = 0, **inputs) -> torch
     arguments = {**widgets, "seed": seed, "pipe": pipe, "image": image, **inputs}
     assert set(declared) <= set(arguments)
     with torch.inference_mode():
-        result, *_ = getattr(node(), node.FUNCTION)(**arguments)
+        result, *others = getattr(node(), node.FUNCTION)(**arguments)
     assert result.dtype == torch.float32 and 0 <= result.min() and result.max() <= 1
+    assert len(others) + 1 == len(node.RETURN_TYPES)
+    assert "MASK" not in node.RETURN_TYPES or torch.equal(others[-1], result[..., 3])
     return result
 
 
@@ -93,14 +96,18 @@ def test_a_node_is_what_comfyui_expects(name):
         assert isinstance(kind, list) or kind in ("IMAGE", "MASK", "STRING", "INT", "FLOAT", "BOOLEAN", *own)
         assert len(options) <= 1 and json.dumps(options)
         if isinstance(kind, list) and options:
-            assert options[0].get("default", kind[0]) in kind
+            assert options[0].get("default", kind[0]) in kind and all(str(choice) for choice in kind)
         elif kind in ("STRING", "INT", "FLOAT"):
             assert ("default" in options[0]) != options[0].get("forceInput", False)
+        if kind in ("INT", "FLOAT") and "default" in options[0]:
+            assert options[0]["min"] <= options[0]["default"] <= options[0]["max"] and options[0]["max"] < 2**53
     parameters = inspect.signature(getattr(node, node.FUNCTION)).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     assert takes_any or set(inputs) == set(parameters) - {"self"}
-    given = ("IMAGE",), ("IMAGE", comfyui.LAYERS), (comfyui.PIPE,), ()
-    assert node.RETURN_TYPES in given and node.CATEGORY == "photofound" and node.DESCRIPTION
+    layers = (comfyui.LAYERS,)
+    given = ("IMAGE",), ("IMAGE", *layers), ("IMAGE", *layers, "MASK"), (comfyui.PIPE,), ()
+    assert node.RETURN_TYPES in given and ("MASK" in node.RETURN_TYPES) == (name == "PhotofoundCutout")
+    assert node.CATEGORY == "photofound" and node.DESCRIPTION[0].isupper() and node.DESCRIPTION.endswith(".")
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -115,6 +122,20 @@ def test_a_node_asks_for_what_its_task_declares(name):
     for each in edit.offered(task):
         assert each.help in asked[each.name][1]["tooltip"]
         assert (each.name in declared["required"]) or not each.required
+
+
+def test_what_has_few_values_is_chosen_and_numbers_have_ranges():
+    shot = NODES["PhotofoundPackshot"].INPUT_TYPES()
+    asked = {**shot["required"], **shot["optional"]}
+    assert asked["preset"][0][:2] == ["as usual", "amazon-main"] and asked["shadow"][0][1:3] == ["none", "soft"]
+    assert asked["snap"][0] == ["as usual", "yes", "no"] and "grabcut" in asked["segmenter"][0]
+    assert asked["dpi"][0] == "INT" and asked["dpi"][1]["min"] == asked["dpi"][1]["default"] == 0
+    kind, options = asked["shadow_softness"]
+    assert kind == "FLOAT" and (options["min"], options["max"], options["step"]) == (-1, 100, 1)
+    assert options["tooltip"].endswith("in %; -1 = as usual") and options["advanced"]
+    assert asked["canvas"][1]["placeholder"] == "1200x800" and not asked["canvas"][1].get("advanced")
+    assert NODES["PhotofoundErase"].INPUT_TYPES()["optional"]["grow"][1]["max"] == 1000
+    assert asked["seed"][1]["control_after_generate"] is True
 
 
 # ------------------------------------------------------------------------------------------------------- what they do
@@ -217,6 +238,25 @@ def test_alpha_is_the_subject(pipe):
     result = call("outpaint", pipe, torch.cat([image, subject[..., None]], -1))
     assert result.shape == image.shape
     assert torch.equal(result[0][subject[0] == 1], image[0][subject[0] == 1])
+
+
+def test_a_packshot_and_a_cut_out(pipe):
+    """Numbers below their range and the first choices are left out; the cut-out's alpha is a mask, too."""
+    image, subject = photograph(batch=2), hole()
+    usual = {"dpi": 0, "shadow_softness": -1.0, "shadow_direction": -1, "snap": "as usual", "segmenter": "as usual"}
+    plain = call("packshot", pipe, image, subject=subject, background="#ff0000", canvas="80x60")
+    same = call("packshot", pipe, image, subject=subject, background="#ff0000", canvas="80x60", **usual)
+    assert plain.shape == (2, 60, 80, 3) and torch.equal(plain, same)
+    assert torch.equal(plain[:, 25:35, 32:47], image[:, 10:20, 15:30])  # at its own size, in the middle
+    assert torch.equal(plain[0, 0, 0], torch.tensor([1.0, 0, 0]))
+    soft, hard = (
+        call("packshot", pipe, image[:1], subject=subject, shadow="soft", shadow_softness=value) for value in (90.0, 10)
+    )
+    assert not torch.equal(soft, hard)
+    with pytest.raises(ValueError, match="shadow_direction|degrees"):
+        call("packshot", pipe, image, subject=subject, shadow="soft", shadow_direction="far")
+    cut = call("cutout", pipe, product(), segmenter="grabcut")
+    assert cut.shape == (1, 40, 56, 4) and cut[0, 20, 28, 3] == 1 and cut[0, 2, 2, 3] == 0
 
 
 def test_expand_and_upscale_give_their_sizes(pipe):
@@ -370,9 +410,11 @@ def test_choices_are_a_list(extra_task, pipe):
     )
     required = nodes["PhotofoundMirrorLeft"].INPUT_TYPES()["required"]
     assert required["angle"] == ([90, 180], {"tooltip": "degrees", "default": 90})
-    assert required["weight"][0] == ["", "light", "heavy"] and required["weight"][1]["default"] == ""
+    assert required["weight"][0] == ["as usual", "light", "heavy"] and required["weight"][1]["default"] == "as usual"
     with pytest.raises(ValueError, match="angle 180, weight None"):
-        nodes["PhotofoundMirrorLeft"]().edit(pipe, photograph(), seed=0, steps=0, guidance=0, angle=180, weight="")
+        nodes["PhotofoundMirrorLeft"]().edit(
+            pipe, photograph(), seed=0, steps=0, guidance=0, angle=180, weight="as usual"
+        )
 
 
 @pytest.mark.parametrize(
@@ -389,10 +431,14 @@ def test_a_bad_task_does_not_take_the_others_with_it(inputs, reason, extra_task,
     assert "mirror_left" in caplog.text and reason in caplog.text
 
 
-def test_the_example_runs(tiny_folder):
+EXAMPLES = ("new-background", "packshot")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tiny_folder):
     """As ComfyUI's executor does it: a link is [number of the step, number of its output]."""
-    graph = json.loads((FOLDER / "example.json").read_text())
-    saved = []
+    graph = json.loads((FOLDER / "api_workflows" / f"{name}.json").read_text())
+    saved: list[torch.Tensor] = []
     core = {
         "LoadImage": lambda image: (product(), torch.zeros(1, 64, 64)),
         "SaveImage": lambda images, filename_prefix: saved.append(images),
@@ -409,6 +455,47 @@ def test_the_example_runs(tiny_folder):
             given["model"] = str(tiny_folder)
         return getattr(NODES[kind](), NODES[kind].FUNCTION)(**given)
 
-    (last,) = [number for number, step in graph.items() if step["class_type"] == "SaveImage"]
-    run(last)
-    assert saved[0].shape == product().shape
+    last = [number for number, step in graph.items() if step["class_type"] == "SaveImage"]
+    for number in last:
+        run(number)
+    assert saved[0].shape == (product().shape if name == "new-background" else (1, 1350, 1080, 3))
+    assert len(saved) == len(last)
+
+
+def widgets_of(kind: str) -> dict[str, Any]:
+    """The widgets of a node in the order in which the browser keeps their values, with their defaults."""
+    known = {"LoadImage": {"image": None, "upload": "image"}, "SaveImage": {"filename_prefix": None}}
+    if kind in known:
+        return known[kind]
+    declared, found = NODES[kind].INPUT_TYPES(), {}
+    for name, (type_, *options) in {**declared["required"], **declared.get("optional", {})}.items():
+        if type_ in ("IMAGE", "MASK", comfyui.PIPE, comfyui.LAYERS):
+            continue
+        found[name] = options[0].get("default")
+        if options[0].get("control_after_generate"):
+            found["control_after_generate"] = "fixed"
+    return found
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_examples_graph_is_its_prompt(name):
+    """What the browser opens asks for the same as what a program posts."""
+    graph = json.loads((FOLDER / "example_workflows" / f"{name}.json").read_text())
+    prompt = json.loads((FOLDER / "api_workflows" / f"{name}.json").read_text())
+    links = {number: (source, slot, target, place) for number, source, slot, target, place, _ in graph["links"]}
+    assert {str(node["id"]): node["type"] for node in graph["nodes"]} == {
+        number: step["class_type"] for number, step in prompt.items()
+    }
+    for node in graph["nodes"]:
+        widgets = widgets_of(node["type"])
+        assert len(node["widgets_values"]) == len(widgets)
+        asked = dict(zip(widgets, node["widgets_values"], strict=True))
+        step = prompt[str(node["id"])]["inputs"]
+        for each, value in asked.items():
+            assert value == step.get(each, widgets[each]), each
+        for place, each in enumerate(node["inputs"]):
+            if each["link"] is None:
+                assert each["name"] not in step
+                continue
+            source, slot, target, where = links[each["link"]]
+            assert [str(source), slot] == step[each["name"]] and (target, where) == (node["id"], place)

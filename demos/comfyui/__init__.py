@@ -5,7 +5,8 @@ ComfyUI's pictures are tensors, IMAGE (B, H, W, C) and MASK (B, H, W), float32 i
 k/255; such a picture is worked on in 8 bits, and its kept pixels come back as the same floats, bit for bit. Any other
 picture is worked on in 16 bits, and its kept pixels come back within 1/131070, a five-hundredth of an 8-bit step.
 
-The file stands alone: it runs as photofound.demos.comfyui, and copied or linked into custom_nodes under another name.
+They are nodes of the first schema (``INPUT_TYPES``), which every ComfyUI knows, those with the third one, too. The file
+stands alone: it runs as photofound.demos.comfyui, and copied or linked into custom_nodes under another name.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from photofound.edits import presets
 from photofound.edits.request import Request
 from photofound.edits.scores import MOST
+from photofound.edits.segmenter import OWN
 from photofound.edits.task import (
     FILE_KINDS,
     SPELLINGS,
@@ -41,6 +44,20 @@ LAYERS = "PHOTOFOUND_LAYERS"  # of a task's second output: for each picture its 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("fp8", "int8")
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
+USUAL = "as usual"  # the choice that leaves an input out
+# What finds subjects: among others one that reads words, and one that takes points. Any other one's mask comes from a
+# node of its own into ``subject``: workflows may come from strangers, and name no code and no folder here.
+SEGMENTERS = (*OWN, "rembg", "nobg", "CIDAS/clipseg-rd64-refined", "facebook/sam2.1-hiera-tiny")
+PLACEHOLDERS = {
+    "length": "200 or 25%",
+    "aspect": "4:5",
+    "size": "1200x800",
+    "sides": "10%",
+    "place": "50%,60%",
+    "fit": "contain",
+    "background": "#ffffff, wood, marble:black",
+    "points": "320,240 10,20,0",
+}  # of what is written
 LAST_SEED = 2**53 - 1  # the browser's whole numbers end there
 
 
@@ -92,10 +109,12 @@ class PhotofoundLoader:
 
 
 class TaskNode:
-    """What the nodes of all tasks share; each task has a subclass that names it."""
+    """What the nodes of all tasks share; each task has a subclass that names it. One whose results are cut out gives
+    their alpha as a mask, too."""
 
     task: ClassVar[Task]
     RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = ("as many pictures as were given; kept pixels are the same floats",)
     FUNCTION = "edit"
     CATEGORY = "photofound"
 
@@ -109,11 +128,13 @@ class TaskNode:
         optional: dict[str, Any] = {}
         for each in _inputs(cls.task):
             rare = each in SUBJECT_INPUTS or each.name in cls.task.rare
-            needed = each.required or (_is_widget(each) and not rare)
-            (required if needed else optional)[each.name] = _declared(each)
+            left_out = each.within is not None and each.default is None
+            needed = each.required or (_is_widget(each) and not rare and not left_out)
+            kind, options = _declared(each)
+            (required if needed else optional)[each.name] = kind, options | ({"advanced": True} if rare else {})
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
-        steps = {"default": 0, "min": 0, "max": 1000, "tooltip": "sampling steps; 0 = the model's own number"}
-        guidance = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1}
+        steps = {"default": 0, "min": 0, "max": 100, "tooltip": "sampling steps; 0 = the model's own number"}
+        guidance = {"default": 0.0, "min": 0.0, "max": 30.0, "step": 0.1}
         required["seed"] = ("INT", seed | {"tooltip": "picture i of a batch has seed + i"})
         required["steps"] = ("INT", steps)
         required["guidance"] = (
@@ -122,7 +143,7 @@ class TaskNode:
         )
         best = {"default": 1, "min": 1, "max": MOST, "tooltip": "make so many, judge them, keep the best"}
         if cls.task.keeps:
-            optional["best_of"] = ("INT", best)
+            optional["best_of"] = ("INT", best | {"advanced": True})
         hidden = {"workflow": "PROMPT", "node_id": "UNIQUE_ID"} if cls.task.has_layers else {}
         return {"required": required, "optional": optional, **({"hidden": hidden} if hidden else {})}
 
@@ -150,7 +171,8 @@ class TaskNode:
             **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
 
         Returns:
-            ((B, H', W', C'),), float32 in [0, 1], on the CPU; of a task with layers ((B, H', W', C'), layers).
+            ((B, H', W', C'),), float32 in [0, 1], on the CPU; then the layers, of a task that has some; then alpha,
+            (B, H', W'), 1 = opaque, of a task whose results are cut out.
         """
         results, stacks = [], []
         stacked = self.task.has_layers and _is_connected(workflow, node_id, 1)
@@ -166,7 +188,8 @@ class TaskNode:
                 marked = provenance.mark(made.images[0]) if self.task.generates else made.images[0]
                 stacks.append((made.layers[0], marked))
         images = torch.stack([torch.from_numpy(result) for result in results])
-        return (images, stacks) if self.task.has_layers else (images,)
+        alpha = (images[..., 3],) if self.task.alpha else ()
+        return (images, stacks, *alpha) if self.task.has_layers else (images, *alpha)
 
 
 class SaveLayers:
@@ -209,32 +232,47 @@ def _inputs(task: Task) -> list[Input]:
 
 def _is_widget(each: Input) -> bool:
     """Whether a person sets it on the node itself. Otherwise it is a socket, left out while nothing is connected: a
-    number without a default, too, since a widget always has a value."""
-    return (
-        bool(each.choices)
-        or each.kind in ("text", "flag", *WRITTEN)
-        or (each.kind == "int" and each.default is not None)
-    )
+    number of which neither a default nor a range is known, too, since a widget always has a value."""
+    known = each.default is not None or each.within is not None
+    return bool(each.choices) or each.kind in ("text", "flag", *WRITTEN) or (each.kind == "int" and known)
+
+
+def _choices(each: Input) -> list[Any]:
+    """The only values there are; none where any of the kind will do."""
+    known = {"preset": presets.names(), "segmenter": list(SEGMENTERS)}
+    three = each.kind == "flag" and each.default is None
+    found = ["yes", "no"] if three else known.get(each.kind, list(each.choices))
+    return [USUAL] * (bool(found) and each.default is None and not each.required) + found
 
 
 def _declared(each: Input) -> tuple[str | list[Any], dict[str, Any]]:
-    """An input as ComfyUI declares it: its type, or its choices, and its options."""
+    """An input as ComfyUI declares it: its type, or its choices, and its options. A number below its range stands for
+    one that is left out."""
     options: dict[str, Any] = {"tooltip": each.help}
-    if _is_widget(each) and not (each.choices and each.required):
-        options["default"] = "" if each.default is None else each.default
-    if each.choices:
-        return [""] * (each.default is None and not each.required) + list(each.choices), options
+    if choices := _choices(each):
+        default = {} if each.required else {"default": USUAL if each.default is None else each.default}
+        return choices, options | default
     if each.kind in FILE_KINDS:
         return each.kind.upper(), options
     if each.kind == "flag":
-        return ("BOOLEAN", options) if each.default is not None else (["", "yes", "no"], options)
+        return "BOOLEAN", options | {"default": each.default}
+    if each.kind in ("int", "share") and each.within is not None:
+        least, most = each.within
+        share = each.kind == "share"
+        if each.default is None:
+            least -= 1
+            options["tooltip"] += f"{', in %' if share else ''}; {least} = as usual"
+        options |= {"default": least if each.default is None else each.default, "min": least, "max": most, "step": 1}
+        return ("FLOAT" if share else "INT"), options
     if each.kind == "int":
-        return "INT", {"min": -LARGEST, "max": LARGEST, "forceInput": not _is_widget(each), **options}
+        default = {"default": each.default} if _is_widget(each) else {"forceInput": True}
+        return "INT", {"min": -LARGEST, "max": LARGEST, **options, **default}
     if each.kind == "text":
-        return "STRING", {"multiline": True, **options}
+        return "STRING", {"multiline": True, "dynamicPrompts": True, **options, "default": each.default or ""}
     if each.kind in WRITTEN:
-        wanted = SPELLINGS[each.kind][1]
-        return "STRING", {"default": str(options["default"]), "tooltip": f"{each.help} ({wanted})"}
+        placeholder = {"placeholder": PLACEHOLDERS[each.kind]} if each.kind in PLACEHOLDERS else {}
+        default = {"default": "" if each.default is None else str(each.default)}
+        return "STRING", default | placeholder | {"tooltip": f"{each.help} ({SPELLINGS[each.kind][1]})"}
     kinds = ", ".join((*FILE_KINDS, *SPELLINGS))
     raise ValueError(f"input {each.name!r} has kind {each.kind!r}, which has no widget; use one of {kinds}")
 
@@ -243,10 +281,13 @@ def _value(each: Input, value: Any, i: int, batch: int) -> Any:
     """An input for picture ``i`` as the pipeline takes it; None = left out."""
     if isinstance(value, Tensor):
         return _part(each, value, i, batch)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and each.within is not None:
+        left_out = each.default is None and value < each.within[0]
+        return None if left_out else f"{value:g}%" if each.kind == "share" else value
     written = each.kind in (*WRITTEN, "flag") and not each.choices
     if not isinstance(value, str) or not (written or each.choices):
         return value
-    if not value.strip():
+    if not value.strip() or value == USUAL:
         return None
     if each.kind == "segmenter" and is_function(value):
         raise ValueError(f"{each.name}: {value!r} is code, and workflows may come from strangers; name a model instead")
@@ -305,10 +346,14 @@ def _device() -> str:
 
 def _node(task: Task) -> type[TaskNode]:
     """The node class of a task. Raises ValueError for an input that no node can have."""
-    members: dict[str, Any] = {"task": task, "DESCRIPTION": task.summary}
+    own: dict[str, Any] = {"task": task, "DESCRIPTION": f"{task.summary[:1].upper()}{task.summary[1:]}."}
+    types, names, tips = ["IMAGE"], ["IMAGE"], list(TaskNode.OUTPUT_TOOLTIPS)
     if task.has_layers:
-        members |= {"RETURN_TYPES": ("IMAGE", LAYERS), "RETURN_NAMES": ("IMAGE", "layers")}
-    node: type[TaskNode] = type(f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), members)
+        types, names, tips = [*types, LAYERS], [*names, "layers"], [*tips, "for Save Layers"]
+    if task.alpha:
+        types, names, tips = [*types, "MASK"], [*names, "MASK"], [*tips, "the alpha: 1 = the subject"]
+    own |= {"RETURN_TYPES": tuple(types), "RETURN_NAMES": tuple(names), "OUTPUT_TOOLTIPS": tuple(tips)}
+    node: type[TaskNode] = type(f"Photofound{_title(task).replace(' ', '')}", (TaskNode,), own)
     node.INPUT_TYPES()
     return node
 

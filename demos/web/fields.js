@@ -59,6 +59,7 @@ function makeControl(input, value, {t, changed, upload, swatches}) {
     });
   } else if (input.kind === 'int') {
     control = makeElement('input', {type: 'number', step: '1', id, value: now === null ? '' : String(now), placeholder: t('as usual')});
+    if (input.within) [control.min, control.max] = input.within.map(String);
     control.addEventListener('change', () => changed(control.value === '' ? null : Number(control.value)));
   } else {
     control = makeElement('input', {type: 'text', id, value: now || '', placeholder: input.example ? `${t('e.g.')} ${input.example}` : help, maxlength: '500', autocomplete: 'off'});

@@ -24,7 +24,7 @@ from photofound.edits.task import Job, asks
 from photofound.image import Picture
 from photofound.picture.layers import Layer, flatten, mask_layer
 
-Reflection = Annotated[Any, asks("share", "how strongly the ground mirrors the subject, like 20%")]
+Reflection = Annotated[Any, asks("share", "how strongly the ground mirrors the subject, like 20%", within=(0, 100))]
 _MIRRORED = 0.55  # of the subject's height: how deep its reflection is seen
 _FRAME = 0.035  # of the canvas's shorter side: within it a shadow on an even ground fades, so that the frame is even
 

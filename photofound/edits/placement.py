@@ -41,7 +41,7 @@ Fit = Annotated[Any, asks("fit", "contain (default), cover, none, or a scale lik
 Reference = Annotated[Any, asks("text", "what is placed: the subject (default), or all of the image", REFERENCES)]
 Snap = Annotated[Any, asks("flag", "sides where the frame cuts the subject stay at the frame; left out, yes")]
 Enlarge = Annotated[Any, asks("flag", "let the subject become larger than in the photograph")]
-Dpi = Annotated[Any, asks("int", "dots per inch, written into the file")]
+Dpi = Annotated[Any, asks("int", "dots per inch, written into the file", within=(1, 100_000))]
 NAMES = ("canvas", "padding", "margin", "align", "at", "fit", "reference_box", "snap", "enlarge", "dpi")
 
 

@@ -24,10 +24,12 @@ POSES = ("standing", "lying", "hanging")
 
 # What a task asks its user: one annotation for each option.
 Kind = Annotated[Any, asks("text", "the subject's shadow", KINDS)]
-Direction = Annotated[Any, asks("int", "degrees to where it falls: 0 behind, 90 right, 180 to the front")]
-Softness = Annotated[Any, asks("share", "size of the lamp: 0% a point, 100% a clouded sky")]
-Spread = Annotated[Any, asks("share", "how far it reaches, as a share of the subject's height")]
-Intensity = Annotated[Any, asks("share", "how dark it is where it is darkest")]
+Direction = Annotated[
+    Any, asks("int", "degrees to where it falls: 0 behind, 90 right, 180 to the front", within=(0, 360))
+]
+Softness = Annotated[Any, asks("share", "size of the lamp: 0% a point, 100% a clouded sky", within=(0, 100))]
+Spread = Annotated[Any, asks("share", "how far it reaches, as a share of the subject's height", within=(0, 300))]
+Intensity = Annotated[Any, asks("share", "how dark it is where it is darkest", within=(0, 100))]
 NAMES = ("shadow", "shadow_direction", "shadow_softness", "shadow_spread", "shadow_intensity", "shadow_pose")
 Pose = Annotated[Any, asks("text", "how the subject is held; left out, standing", POSES)]
 

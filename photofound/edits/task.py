@@ -94,6 +94,7 @@ class Input:
         default: the value when it is left out.
         required: without it there is no edit; on the command line it is positional.
         choices: the only values there are, where they are few; empty where any of the kind will do.
+        within: the least and the most that a widget offers of a number, or of a share in per cent; None = any.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Input:
     default: Any = None
     required: bool = False
     choices: tuple[Any, ...] = ()
+    within: tuple[int, int] | None = None
 
     @property
     def spelling(self) -> str:
@@ -152,10 +154,10 @@ def check_text(name: str, text: str) -> None:
         ) from None
 
 
-def asks(kind: str, help: str, choices: Sequence[Any] = ()) -> Any:
+def asks(kind: str, help: str, choices: Sequence[Any] = (), within: tuple[int, int] | None = None) -> Any:
     """What a parameter of ``Task.prepare`` is to its user: ``prompt: Annotated[str, asks("text", "what to paint")] =
     ""``. Name and default are the parameter's; one without a default is required."""
-    return partial(Input, kind=kind, help=help, choices=tuple(choices))
+    return partial(Input, kind=kind, help=help, choices=tuple(choices), within=within)
 
 
 def declared(prepare: Callable[..., Job]) -> tuple[Input, ...]:
