@@ -198,7 +198,7 @@ function changed() {
 async function check() {
   if (checking) return;
   checking = true;
-  while (stale && now.id && !preparing && !running) {
+  while (stale && now.id && !preparing && !running && !stage.dragging()) {
     stale = false;
     const placing = stage.tool === 'place', asked = {...form(), again: isSecondTry(), view: part('kept').open};
     const answer = await server.desk_check({...asked, placing, ghost: stage.placement.key}).catch(() => null);

@@ -132,6 +132,7 @@ function place(at, fit, ended) {
     const control = find(`#field-${name}`);
     if (control) control.value = {true: 'yes', false: ''}[fields[name]] ?? fields[name] ?? '';
   }
+  stale = true; // what the server answers to an earlier question is of another place
   showPlace();
   stage.draw();
   if (ended) changed();

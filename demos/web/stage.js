@@ -137,6 +137,8 @@ function makeStage(view, on) {
     return [event.clientX - box.left, event.clientY - box.top];
   };
 
+  stage.dragging = () => Boolean(act && act.kind === 'place');
+
   // ------------------------------------------------------------------------------------------------------- drawing
 
   stage.draw = () => {
@@ -422,7 +424,7 @@ function makeStage(view, on) {
     if (pointers.size === 1) act = begin(event, point);
     if (pointers.size === 2) { // the first finger's stroke was the beginning of this
       if (act && act.kind === 'stroke') act.marks.context.putImageData(act.before, 0, 0);
-      if (act && act.kind === 'place' && stage.placement.stale) on.placed(true, Boolean(act.corner));
+      if (act && act.moved) on.placed(true, Boolean(act.corner));
       act = {kind: 'pinch', ...pinch()};
     }
     stage.draw();
@@ -446,6 +448,7 @@ function makeStage(view, on) {
     } else if (act.kind === 'frame') {
       dragFrame(point);
     } else if (act.kind === 'place') {
+      act.moved = true;
       placing().drag(act, toPicture(point), 7 / stage.zoom);
       on.placed(false, Boolean(act.corner));
     } else if (act.kind === 'box') {
@@ -481,7 +484,7 @@ function makeStage(view, on) {
     stage.draw();
     if (!ended) return;
     if (ended.kind === 'place') {
-      if (stage.placement.stale) on.placed(true, Boolean(ended.corner));
+      if (ended.moved) on.placed(true, Boolean(ended.corner));
     } else if (ended.kind === 'frame') {
       stage.fit();
       on.framed(stage.frame, true);
