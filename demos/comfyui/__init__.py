@@ -11,8 +11,10 @@ stands alone: it runs as photofound.demos.comfyui, and copied or linked into cus
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +42,7 @@ from photofound.picture import layered, provenance
 from photofound.segmenters import is_function
 
 PIPE = "PHOTOFOUND_PIPE"  # the type of the loader's output, an EditPipeline
-LAYERS = "PHOTOFOUND_LAYERS"  # of a task's second output: for each picture its layers and the flat picture
+LAYERS = "PHOTOFOUND_LAYERS"  # of a task's second output: for each picture what makes its layers
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("fp8", "int8")
 LARGEST = 2**31 - 1  # of whole numbers that a task asks for
@@ -144,8 +146,7 @@ class TaskNode:
         best = {"default": 1, "min": 1, "max": MOST, "tooltip": "make so many, judge them, keep the best"}
         if cls.task.keeps:
             optional["best_of"] = ("INT", best | {"advanced": True})
-        hidden = {"workflow": "PROMPT", "node_id": "UNIQUE_ID"} if cls.task.has_layers else {}
-        return {"required": required, "optional": optional, **({"hidden": hidden} if hidden else {})}
+        return {"required": required, "optional": optional}
 
     def edit(
         self,
@@ -155,8 +156,6 @@ class TaskNode:
         steps: int = 0,
         guidance: float = 0.0,
         best_of: int = 1,
-        workflow: Any = None,
-        node_id: Any = None,
         **inputs: Any,
     ) -> tuple[Any, ...]:
         """Edit every picture of a batch, one after another.
@@ -167,29 +166,26 @@ class TaskNode:
             seed: of the first picture; the next ones have the next seeds, so that each can be made again alone.
             steps, guidance: 0 = the model's own.
             best_of: of how many results the best is given.
-            workflow, node_id: from ComfyUI, to see whether the layers are connected to anything.
             **inputs: what the task declares; a mask is (H, W), (1, H, W) for all pictures, or (B, H, W).
 
         Returns:
-            ((B, H', W', C'),), float32 in [0, 1], on the CPU; then the layers, of a task that has some; then alpha,
+            ((B, H', W', C'),), float32 in [0, 1], on the CPU; then for each picture what makes its layers, of a task
+            that has some: nobody knows yet whether they are wanted, and ComfyUI keeps what a node gave; then alpha,
             (B, H', W'), 1 = opaque, of a task whose results are cut out.
         """
-        results, stacks = [], []
-        stacked = self.task.has_layers and _is_connected(workflow, node_id, 1)
+        results, layers = [], []
         pictures = [None] if image is None else [Picture.from_any(_array(each)) for each in image]
         for i, one in enumerate(pictures):
             given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
             sampling = seed + i, steps or None, guidance or None
-            request = Request(self.task.name, one, given, *sampling, layers=stacked, best_of=best_of)
+            request = Request(self.task.name, one, given, *sampling, best_of=best_of)
             made = pipe.answer(request, callback=_progress(i, len(pictures)))
             results.append(made.images[0].to_float())
-            if stacked:
-                marked = provenance.mark(made.images[0]) if self.task.generates else made.images[0]
-                stacks.append((made.layers[0], marked))
+            layers.append(partial(_layers_of, pipe, request))
         images = torch.stack([torch.from_numpy(result) for result in results])
         alpha = (images[..., 3],) if self.task.alpha else ()
-        return (images, stacks, *alpha) if self.task.has_layers else (images, *alpha)
+        return (images, layers, *alpha) if self.task.has_layers else (images, *alpha)
 
 
 class SaveLayers:
@@ -208,10 +204,11 @@ class SaveLayers:
         return {"required": {"layers": (LAYERS,), "filename_prefix": ("STRING", prefix), "format": (kinds,)}}
 
     def save(self, layers: list[Any], filename_prefix: str, format: str) -> dict[str, Any]:
-        """Raises what writing raises."""
+        """Make the layers, and write them. Raises what that raises."""
         paths = import_module("folder_paths")
         written = []
-        for stack, flat in layers:
+        for i, make in enumerate(layers):
+            stack, flat = make(_progress(i, len(layers)))
             folder, name, number, *_ = paths.get_save_image_path(filename_prefix, paths.get_output_directory())
             while (path := Path(folder, f"{name}_{number:05}_.{format}")).exists():
                 number += 1
@@ -219,10 +216,11 @@ class SaveLayers:
         return {"ui": {"text": written}}
 
 
-def _is_connected(workflow: Any, node_id: Any, output: int) -> bool:
-    """Whether any node of a workflow takes this output."""
-    taken = (value for node in (workflow or {}).values() for value in node.get("inputs", {}).values())
-    return any(isinstance(value, list) and value == [str(node_id), output] for value in taken)
+def _layers_of(pipe: Any, request: Request, callback: Callable[..., Any] | None) -> tuple[Any, Picture]:
+    """The layers of a request, and the flat picture, marked as its file is."""
+    made = pipe.answer(dataclasses.replace(request, layers=True), callback=callback)
+    generates = get_task(request.task).generates
+    return made.layers[0], provenance.mark(made.images[0]) if generates else made.images[0]
 
 
 def _inputs(task: Task) -> list[Input]:
