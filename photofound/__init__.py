@@ -9,12 +9,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from photofound.names import known_to_diffusers
+from photofound.notices import leave_out_idle_lines
+
 __version__ = "0.2.0"
 
 # A checkout keeps tasks/, training/ and demos/ beside this folder; a wheel has them inside it.
 _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file():
     __path__.append(str(_root))
+
+known_to_diffusers()
+leave_out_idle_lines()
 
 # Public names and where they live; torch and diffusers are imported when one is first used, not before.
 _LAZY = {

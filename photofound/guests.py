@@ -11,194 +11,29 @@ back: what is kept is bit-exact, as with our own models. Weights are safetensors
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoPipelineForInpainting, DiffusionPipeline
-from PIL import Image
 from torch import Tensor, nn
 
 from photofound import files
 from photofound.device import fast_dtype
-from photofound.edits import registration
+from photofound.edits import composite
 from photofound.edits.task import Backdrop, Condition, get_task
 from photofound.errors import first_line
-from photofound.image import from_tensor, to_tensor
+from photofound.image import Picture, to_tensor
 from photofound.model import fingerprint
+from photofound.painter import Painter, abilities, edits
 from photofound.painting import Draft
 from photofound.pipeline import EditPipeline
 from photofound.sampling import Callback
 
-_MULTIPLE = 8  # pixels that the sides of a guest's picture are a multiple of, if it does not say
-_FALLBACK_SIDE = 512
-
-
-@dataclass(frozen=True)
-class Abilities:
-    """What a diffusers pipeline can be asked for.
-
-    Attributes:
-        mask: it takes a mask, white = repaint.
-        instruction: it takes a picture and words, and returns the picture changed.
-        enlarges: by which factor it enlarges a picture; 0 = it does not.
-        side: of the square that it was trained at, in pixels.
-        multiple: what the sides of a picture must be a multiple of.
-        steps, guidance: the defaults of its call; ``guidance_name`` is the argument.
-    """
-
-    mask: bool
-    instruction: bool
-    enlarges: int
-    side: int
-    multiple: int
-    steps: int
-    guidance: float
-    guidance_name: str
-
-
-def abilities(pipe: DiffusionPipeline) -> Abilities:
-    """Read a pipeline's abilities from its class and its call. Raises ValueError for one that cannot edit."""
-    call, kind = _arguments(pipe), type(pipe).__name__
-    enlarges = (2 if "Latent" in kind else 4) if "Upscale" in kind else 0
-    mask, picture = "mask_image" in call, "image" in call
-    if not _edits(pipe):
-        raise ValueError(
-            f"model: {kind} makes pictures from words alone and has no way to edit one; name an editing model"
-        )
-    name = "true_cfg_scale" if "true_cfg_scale" in call and call["guidance_scale"].default is None else "guidance_scale"
-    guidance = call[name].default if name in call else 1.0
-    steps = call["num_inference_steps"].default if "num_inference_steps" in call else 50
-    multiple = _multiple(pipe)
-    return Abilities(
-        mask, picture and not mask and not enlarges, enlarges, _side(pipe), multiple, steps, float(guidance), name
-    )
-
-
-def _arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """What a pipeline can be called with."""
-    return inspect.signature(pipe.__call__).parameters
-
-
-def _edits(pipe: Any) -> bool:
-    """Whether a pipeline takes a picture at all."""
-    return not {"mask_image", "image"}.isdisjoint(_arguments(pipe)) or "Upscale" in type(pipe).__name__
-
-
-def _multiple(pipe: Any) -> int:
-    """The factor of the autoencoder, times that of the patches where the transformer has some."""
-    processor = getattr(pipe, "image_processor", None)
-    factor = getattr(getattr(processor, "config", None), "vae_scale_factor", None) or getattr(
-        pipe, "vae_scale_factor", None
-    )
-    return max(_MULTIPLE, int(factor or _MULTIPLE))
-
-
-def _side(pipe: Any) -> int:
-    """The side of the pictures that a model was trained at."""
-    size = getattr(pipe, "default_sample_size", None)
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    size = size or getattr(getattr(network, "config", None), "sample_size", None)
-    size = size[0] if isinstance(size, (list, tuple)) else size
-    factor = getattr(pipe, "vae_scale_factor", _MULTIPLE)
-    side = int(size * factor) if size else _FALLBACK_SIDE
-    multiple = _multiple(pipe)
-    return max(multiple, side // multiple * multiple)
-
-
-@dataclass(frozen=True)
-class Painter:
-    """A diffusers pipeline that paints holes: the one thing that a guest must do.
-
-    Attributes:
-        pipe: the pipeline, loaded.
-        can: what it can be asked for.
-    """
-
-    pipe: Any
-    can: Abilities
-
-    def paint(
-        self,
-        condition: Condition,
-        steps: int,
-        guidance: float,
-        generators: Sequence[torch.Generator | None],
-        step: Callable[[int], None] | None = None,
-    ) -> Tensor:
-        """(B, 3, H, W) in [-1, 1]: each sample painted by itself, and brought back to where the given pixels lie."""
-        made = []
-        for each, generator in zip(condition.split(), generators, strict=True):
-            answer = self.ask(each, steps, guidance, generator, step)
-            made.append(to_tensor(answer if self.can.enlarges else self._as_given(answer, each)))
-        return torch.cat(made)
-
-    def ask(
-        self,
-        condition: Condition,
-        steps: int,
-        guidance: float,
-        generator: torch.Generator | None,
-        step: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
-        """(H, W, 3) float32 in [0, 1]: what the guest makes of a condition of batch 1, untouched but for its size."""
-        height, width = condition.canvas.shape[-2:]
-        given, hole = from_tensor(condition.canvas), condition.hole[0, 0].cpu().numpy() > 0.5
-        inputs: dict[str, Any] = {"prompt": condition.prompt[0], "image": _pil(given), "num_inference_steps": steps}
-        inputs |= {self.can.guidance_name: guidance, "generator": generator, "output_type": "np"}
-        inputs |= {"height": height, "width": width, "strength": 1.0, "max_area": height * width, "_auto_resize": False}
-        if self.can.mask:
-            inputs["mask_image"] = Image.fromarray(hole.astype(np.uint8) * 255)
-        if self.can.guidance_name == "true_cfg_scale":
-            inputs["negative_prompt"] = " "
-        if self.can.enlarges:
-            small = F.interpolate(condition.canvas, scale_factor=1 / self.can.enlarges, mode="area")  # what it enlarges
-            inputs["image"] = _pil(from_tensor(small))
-        if step is not None:
-            inputs["callback_on_step_end"] = lambda pipe, index, *_: step(index) or {}
-        known = _arguments(self.pipe)
-        with self._cache():
-            made = self.pipe(**{name: value for name, value in inputs.items() if name in known}).images[0]
-        made = np.asarray(made, np.float32)
-        if made.shape[:2] != (height, width):
-            made = from_tensor(
-                F.interpolate(to_tensor(made), size=(height, width), mode="bicubic", antialias=True).clamp(-1, 1)
-            )
-        return made
-
-    def _cache(self) -> AbstractContextManager[None]:
-        """What a first-block cache of diffusers wants around it; some pipelines see to it themselves, within."""
-        network: Any = getattr(self.pipe, "transformer", None)
-        cached = getattr(network, "is_cache_enabled", False) and hasattr(network, "cache_context")
-        return network.cache_context("guest") if cached else nullcontext()
-
-    def _as_given(self, made: np.ndarray, condition: Condition) -> np.ndarray:
-        """Undo what the guest did to the pixels that it was to leave alone."""
-        given, hole = from_tensor(condition.canvas), condition.hole[0, 0].cpu().numpy() > 0.5
-        if hole.all():  # what changes is not known yet; most of it will be as it was
-            hole = np.zeros_like(hole)
-        found = registration.register(made, given, hole)
-        if found.failed:
-            warnings.warn(
-                f"{type(self.pipe).__name__} did not return the picture that it was given (agreement "
-                f"{found.agreement:.2f}); what is kept is exact, but the rest may not fit it",
-                stacklevel=2,
-            )
-            return made
-        made = registration.aligned(made, found)
-        return registration.toned(made, given, hole) if hole.any() else made
-
-
-def _pil(rgb: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(rgb * 255).astype(np.uint8))
+_LEAST_SIDE = 64  # pixels of a reference: FLUX.2 refuses less
 
 
 class GuestPipeline(EditPipeline):
@@ -240,19 +75,17 @@ class GuestPipeline(EditPipeline):
         """
         folder = Path(source)
         if folder.is_dir():
-            check_guest(folder)
+            options = dict.fromkeys(check_guest(folder)) | options
         options["torch_dtype"] = options.pop("dtype", None) or options.get("torch_dtype") or fast_dtype()
         try:
             guest = DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, **options)
-            if not _edits(guest):
-                guest = AutoPipelineForInpainting.from_pipe(guest)  # a text-to-image model that has an inpainting way
-        except (OSError, ValueError, TypeError) as error:
-            reason = f"cannot be used for editing: {first_line(error)}"
-            if folder.is_dir() and "PRX" in str(files.read_json(folder / "model_index.json")["_class_name"]):
-                reason = f"is a PRX; convert it: photofound convert --from-prx {source} -o editor"
-            raise ValueError(f"model: {source} {reason}") from error
-        guest.set_progress_bar_config(disable=True)
-        return cls(guest)
+            if "PRX" in type(guest).__name__:
+                raise ValueError(f"it is a PRX; convert it: photofound convert --from-prx {source} -o editor")
+            guest = _for_edits(guest)
+            guest.set_progress_bar_config(disable=True)
+            return cls(guest)
+        except (OSError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise ValueError(f"model: {source} cannot be used: {first_line(error)}") from error
 
     @classmethod
     def _family(cls) -> type[EditPipeline]:
@@ -301,6 +134,36 @@ class GuestPipeline(EditPipeline):
         self._require_whole("load_lora_weights")
         self.painter.pipe.load_lora_weights(*args, **{**kwargs, "use_safetensors": True})
 
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        self._require_whole("fuse_lora")
+        self.painter.pipe.fuse_lora(*args, **kwargs)
+
+    def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        self._require_whole("unfuse_lora")
+        self.painter.pipe.unfuse_lora(*args, **kwargs)
+
+    def set_adapters(self, *args: Any, **kwargs: Any) -> None:
+        self.painter.pipe.set_adapters(*args, **kwargs)
+
+    def unload_lora_weights(self) -> None:
+        self.painter.pipe.unload_lora_weights()
+
+    def load_ip_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """The guest's own, which takes a ``reference`` from then on; safetensors only, as a file or a state dict."""
+        names = kwargs.get("weight_name", args[2] if len(args) > 2 else "")
+        for name in [names] if isinstance(names, str) else names:
+            if name and not name.endswith(".safetensors"):
+                raise ValueError(f"load_ip_adapter: {name} is a pickle, which may run code; name a .safetensors file")
+        self.painter.pipe.load_ip_adapter(*args, **kwargs)
+        self.painter = Painter(self.painter.pipe, abilities(self.painter.pipe))
+
+    def unload_ip_adapter(self) -> None:
+        self.painter.pipe.unload_ip_adapter()
+        self.painter = Painter(self.painter.pipe, abilities(self.painter.pipe))
+
+    def set_ip_adapter_scale(self, scale: Any) -> None:
+        self.painter.pipe.set_ip_adapter_scale(scale)
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         self._require_whole("save_pretrained")
         self.painter.pipe.save_pretrained(*args, **kwargs)
@@ -315,8 +178,10 @@ class GuestPipeline(EditPipeline):
 
     def is_trained(self, task: str) -> bool:
         can = self.painter.can
-        if task in ("upscale", "cutout", "generate"):
+        if task in ("upscale", "cutout"):
             return task == "upscale" and can.enlarges > 0
+        if task == "generate":
+            return can.words or can.mask  # what fills a hole fills an empty picture
         return can.instruction if get_task(task).instructs else can.mask or can.instruction
 
     def offers(self, task: str) -> bool:
@@ -329,9 +194,15 @@ class GuestPipeline(EditPipeline):
 
     def check_task(self, task: str) -> None:
         """Raises ValueError for a task that the guest cannot do."""
-        if not self.offers(task):
-            kind = type(self.painter.pipe).__name__
-            raise ValueError(f"{task}: {kind} cannot do it; use the embedded model (leave --model out) or another one")
+        if self.offers(task):
+            return
+        kind, can = type(self.painter.pipe).__name__, self.painter.can
+        advice = "use the embedded model (leave --model out) or another one"
+        if get_task(task).instructs:
+            advice = "it follows no instructions; name a model that does (docs/models.md)"
+        elif can.words and not (can.mask or can.instruction):
+            advice = f"it makes pictures from words alone; {advice}"
+        raise ValueError(f"{task}: {kind} cannot do it; {advice}")
 
     @torch.no_grad()
     def sample(
@@ -354,11 +225,12 @@ class GuestPipeline(EditPipeline):
                 callback(self, index, torch.zeros(()), {"latents": condition.canvas})
             bar.update()
             if self.interrupt:
-                self.painter.pipe._interrupt = True
+                self.painter.stop()
 
         with self._call() as call:
             bar = self._bar(call, steps * len(condition))
-            return self.painter.paint(condition, steps, guidance, generators, step).to(condition.canvas)
+            made = self.painter.paint(condition, steps, guidance, generators, step, call.negative_prompt)
+            return made.to(condition.canvas)
 
     def _joined(self, draft: Draft, made: Tensor) -> Tensor:
         assert isinstance(draft.backdrop, Backdrop)
@@ -374,18 +246,41 @@ class GuestPipeline(EditPipeline):
     def _wants_exemplars(self) -> bool:
         return False
 
-    def _takes_reference(self, backdrop: Backdrop | None) -> bool:
-        if backdrop is None:
-            raise ValueError(f"reference: {type(self.painter.pipe).__name__} is given none here; say it in the prompt")
-        return False
+    def _reference(self, picture: Picture, backdrop: Backdrop | None) -> Tensor | None:
+        """All of a reference, no larger than what the guest works on."""
+        if backdrop is not None:
+            return None
+        kind, can = type(self.painter.pipe).__name__, self.painter.can
+        if not can.reference:
+            raise ValueError(
+                f"reference: {kind} takes none; say it in the prompt, or use a model that does (docs/models.md)"
+            )
+        seen = to_tensor(picture.rgb())
+        scale = min(1.0, can.side / math.sqrt(picture.width * picture.height))
+        scale = max(scale, _LEAST_SIDE / min(picture.size))
+        size = max(1, round(picture.height * scale)), max(1, round(picture.width * scale))
+        return composite.resize(seen, size).clamp(-1, 1)
 
 
-def check_guest(folder: Path) -> None:
-    """Refuse a guest's folder that is not to be loaded: code, pickled weights alone, classes from elsewhere. Raises
-    ValueError."""
-    index = files.read_json(folder / "model_index.json")
+def _for_edits(guest: Any) -> Any:
+    """A pipeline that edits, where the weights have one; else one that makes pictures from words. Raises ValueError."""
+    if edits(guest):
+        return guest
+    try:
+        return AutoPipelineForInpainting.from_pipe(guest)
+    except (ValueError, TypeError, AttributeError):
+        return guest
+
+
+def check_guest(folder: Path) -> list[str]:
+    """Refuse a guest's folder that is not to be loaded: code, pickled weights alone, classes from elsewhere. Returns
+    the parts that it does without. Raises ValueError."""
+    index, without = files.read_json(folder / "model_index.json"), []
     for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
+        if name.startswith("_") or not isinstance(entry, list):
+            continue
+        if entry[:1] == [None]:
+            without.append(name)
             continue
         library = str(entry[0]).split(".")[0]
         if library not in ("diffusers", "transformers") and not hasattr(diffusers.pipelines, library):
@@ -396,3 +291,4 @@ def check_guest(folder: Path) -> None:
             raise ValueError(f"model: {weights[0]} is a pickle, which may run code; save it as safetensors")
     if code := sorted(folder.rglob("*.py")):
         raise ValueError(f"model: {code[0]} is code, which is never run; remove it if the model does without")
+    return without

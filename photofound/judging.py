@@ -105,9 +105,8 @@ class JudgingPipeline(SubjectPipeline):
     ) -> Picture:
         if not _is_judged(job):
             return made[0]
-        rgbs = [picture.rgb() for picture in made]
-        found = [self._scores(task, job, rgb) for rgb in rgbs]
-        chosen = scores.choose(rgbs, job.hole > 0, found) if len(made) > 1 else 0
+        found = [self._scores(task, job, picture.rgb()) for picture in made]
+        chosen = min(range(len(made)), key=lambda i: found[i].faults)
         picture, score, notes = made[chosen], found[chosen], [made[chosen].note]
         if len(made) > 1:
             notes.append(f"the best of {len(made)}: score {score.total:.2f}")
@@ -115,7 +114,7 @@ class JudgingPipeline(SubjectPipeline):
         if fallback is not None and score.total < fallback.below and not self.interrupt:
             other = self._by_fallback(fallback, task, job, generator, callback)
             theirs = self._scores(task, job, other.rgb())
-            better = theirs.total > score.total
+            better = theirs.faults < score.faults
             picture, notes[0] = (other, other.note) if better else (picture, notes[0])
             kept = "taken" if better else "not taken"
             notes.append(f"fallback {fallback.name}: {kept}, score {theirs.total:.2f} after {score.total:.2f}")
@@ -145,7 +144,7 @@ class JudgingPipeline(SubjectPipeline):
     def _scores(self, task: Task, job: Job, rgb: np.ndarray) -> Scores:
         if task.wants_segmenter:
             return scores.of_background(rgb, job.keep > 0.5, self.search())
-        return scores.of_fill(rgb, job.hole > 0)
+        return scores.of_fill(rgb, job.hole > 0, continues=not job.prompt)
 
 
 def _is_judged(job: Job) -> bool:

@@ -1,7 +1,8 @@
-"""Warnings for people without a terminal: the client of a server, the visitor of a page."""
+"""What is told and what is not: warnings for people without a terminal, idle lines of libraries."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,3 +27,30 @@ def warnings_to(notify: Callable[[str], None]) -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show_or_notify
         yield
+
+
+# What libraries log when they are imported beside torchao or without torchvision, and what nobody has to mind.
+_IDLE = {
+    "torchao": "Failed to load",
+    "torch.utils._pytree": "is an Enum subclass",
+    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao`",
+    "transformers.utils.import_utils": "requires torchvision (not installed); falling back",
+}
+
+
+def leave_out_idle_lines() -> None:
+    """Keep these lines from everybody: diffusers imports torchao where it is installed, wanted or not, and asks
+    transformers for readers of pictures that are made without torchvision, too."""
+    for name, words in _IDLE.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, _Without) for each in logger.filters):
+            logger.addFilter(_Without(words))
+
+
+class _Without(logging.Filter):
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self._words = words
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._words not in record.getMessage()

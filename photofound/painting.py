@@ -144,7 +144,7 @@ class PaintingPipeline(SamplingPipeline):
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()
-        filled = exemplar.canvas(small, small_hole, job.attempt) if wanted else None
+        filled = exemplar.canvas(small, small_hole, *exemplar.attempt(job.attempt)) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
             canvas = self._padded(filled)
@@ -152,8 +152,8 @@ class PaintingPipeline(SamplingPipeline):
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
         condition = Condition(canvas, hole, [task.name], [job.prompt], strength)
-        if job.reference is not None and self._takes_reference(backdrop):
-            seen = reference.square(job.reference, self.transformer.config.reference_size)
+        seen = None if job.reference is None else self._reference(job.reference, backdrop)
+        if seen is not None:
             condition = replace(condition, reference=seen, referenced=torch.ones(1, dtype=torch.bool))
         start = None
         if backdrop is not None:
@@ -164,16 +164,18 @@ class PaintingPipeline(SamplingPipeline):
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
 
-    def _takes_reference(self, backdrop: Backdrop | None) -> bool:
-        """Whether the transformer looks at references. Raises ValueError where nothing would: no backdrop is made of it
-        either."""
-        takes = bool(self.transformer.config.reference_embeds)
-        if not takes and backdrop is None:
+    def _reference(self, picture: Picture, backdrop: Backdrop | None) -> Tensor | None:
+        """A reference as the transformer looks at it, (1, 3, R, R); None where it looks at none. Raises ValueError
+        where nothing would: no backdrop is made of it either."""
+        config = self.transformer.config
+        if config.reference_embeds:
+            return reference.square(picture, config.reference_size)
+        if backdrop is None:
             raise ValueError(
                 "reference: this model takes no reference image; leave it out and say it in the prompt, or train the "
                 "model with model.reference=true"
             )
-        return takes
+        return None
 
     def _batch_key(self, condition: Condition) -> Any:
         """What two conditions of batch 1 must have in common to be sampled together and come out as they would

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Unpack, cast
 
-import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, ModelMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -435,17 +434,7 @@ def _pipeline_class(task: Task, family: type[EditPipeline]) -> type[EditPipeline
         "__doc__": inspect.getdoc(type(task)) or task.summary,
     }
     made = type(title, (family,), members | {"__module__": "photofound", "__qualname__": title})
-    if family is EditPipeline:
-        _known_to_diffusers(made)
     return made
-
-
-def _known_to_diffusers(cls: type) -> None:
-    """``DiffusionPipeline.from_pretrained`` looks a folder's class up in diffusers, and nowhere else."""
-    setattr(diffusers, cls.__name__, cls)
-
-
-_known_to_diffusers(EditPipeline)
 
 
 _ANNOTATIONS: dict[str, Any] = {

@@ -309,7 +309,8 @@ class SamplingPipeline(OptimizedPipeline):
             return text.no_text(1, width, self._execution_device, self.transformer.dtype), None
         prompts = prompts[:1] if len(set(prompts)) == 1 else prompts
         most = self.config.get("prompt_tokens")
-        encoded = {p: text.encode(self.tokenizer, self.text_encoder, [self._cleaned(p)], most) for p in set(prompts)}
+        how = {"max_length": most, "cleaning": self.config.get("prompt_cleaning")}
+        encoded = {p: text.encode(self.tokenizer, self.text_encoder, [p], **how) for p in set(prompts)}
         known = {p: hidden[:, : 0 if mask is not None else None] for p, (hidden, mask) in encoded.items()}
         room = self._room(prompts)
         tokens = torch.cat([F.pad(known[p], (0, 0, 0, room - known[p].shape[1])) for p in prompts])

@@ -35,12 +35,15 @@ class Edit(Task):
         mask_image: Annotated[
             Any, asks("mask", "white = may change; left out, what the model changes is found")
         ] = None,
+        reference: Annotated[Any, asks("image", "a picture of what to put in, for a model that looks at two")] = None,
     ) -> Job:
         """Check the instruction and the mask.
 
         Args:
             prompt: the instruction, like ``"make the mug green"``.
             mask_image: white = may change, black = keep, grey = soft edge; None = the change is found by comparison.
+            reference: a second picture that the instruction speaks of, of any size: ``"put this cup on the table"``.
+                Only for a model that looks at two (docs/models.md).
 
         Raises:
             ValueError: no instruction, empty or ill-fitting mask, unreadable image, a model that follows no
@@ -49,11 +52,13 @@ class Edit(Task):
         if not prompt.strip():
             raise ValueError("prompt: is empty; say what to change, like: make the mug green")
         shape = (picture.height, picture.width)
+        seen = None if reference is None else Picture.from_any(reference)
         if mask_image is None:
-            return EditJob(picture, np.ones(shape, np.float32), np.zeros(shape, np.float32), prompt, found=True)
+            all_of_it = np.ones(shape, np.float32)
+            return EditJob(picture, all_of_it, 1 - all_of_it, prompt, reference=seen, found=True)
         mask = images.load_mask(mask_image, picture.size)
         images.require_hole(mask)
-        return EditJob(picture, (mask > 0).astype(np.float32), 1 - mask, prompt)
+        return EditJob(picture, (mask > 0).astype(np.float32), 1 - mask, prompt, reference=seen)
 
     def canvas(self, pixels: Tensor, hole: Tensor) -> Tensor:
         """The photograph, all of it: an instruction is about what is there."""

@@ -2,6 +2,9 @@
 lists; and pipelines that travel to another process."""
 
 import copy
+import subprocess
+import sys
+import textwrap
 import threading
 from multiprocessing.reduction import ForkingPickler
 
@@ -350,3 +353,35 @@ def test_diffusers_loads_a_folder_of_ours(tiny_folder, tmp_path):
     assert isinstance(DiffusionPipeline.from_pretrained(tiny_folder), EditPipeline)
     ErasePipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "erase")
     assert type(DiffusionPipeline.from_pretrained(tmp_path / "erase")) is ErasePipeline
+
+
+@pytest.mark.slow
+def test_diffusers_loads_it_after_photofound_alone(tiny_folder):
+    """Whichever is imported first; and nobody hears of torchao, which diffusers imports where it is installed."""
+    script = f"""
+        import sys, photofound
+        assert not {{"torch", "diffusers"}} & set(sys.modules)
+        from diffusers import DiffusionPipeline
+        assert "photofound.pipeline" not in sys.modules
+        print(type(DiffusionPipeline.from_pretrained({str(tiny_folder)!r})).__name__)
+        import diffusers
+        assert not hasattr(diffusers, "NoSuchPipeline") and not hasattr(diffusers, "nothing")
+        assert diffusers.ErasePipeline is photofound.ErasePipeline
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "EditPipeline\n", done.stderr
+    assert "torchao" not in done.stderr and "is an Enum subclass" not in done.stderr
+
+
+def test_modules_keep_their_own_ways(monkeypatch):
+    import types
+
+    from photofound import names
+
+    module = types.ModuleType("diffusers")
+    module.OwnPipeline = "own"
+    names._lend(module)
+    names._lend(module)  # a second time is no harm
+    assert module.OwnPipeline == "own" and module.InpaintPipeline is InpaintPipeline
+    with pytest.raises(AttributeError, match="module diffusers has no attribute NoSuchPipeline"):
+        module.NoSuchPipeline  # noqa: B018

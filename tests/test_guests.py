@@ -1,40 +1,28 @@
-"""Other people's pipelines behind our compositing: six families, tiny and random, and one that misbehaves on
+"""Other people's pipelines behind our compositing: many families, tiny and random, and one that misbehaves on
 purpose."""
 
 import io
 import json
+import warnings
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FluxFillPipeline,
-    FluxKontextPipeline,
-    FluxTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3InpaintPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionInstructPix2PixPipeline,
-    StableDiffusionUpscalePipeline,
-    StableDiffusionXLInpaintPipeline,
-)
+from diffusers import DiffusionPipeline, StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from helpers import encoded, seeded
 from PIL import Image
 from starlette.testclient import TestClient
-from tiny_parts import SIDE, clip, tokenizer, unet, vae
-from transformers import T5Config, T5EncoderModel
+from tiny_guests import build, with_adapter
+from tiny_parts import tokenizer
 
-from photofound import EditPipeline, InpaintPipeline, Picture, Request
+from photofound import EditPipeline, GeneratePipeline, InpaintPipeline, Picture, Request
 from photofound.cli import main
 from photofound.demos import comfyui
 from photofound.edits import registration
-from photofound.guests import GuestPipeline, abilities
-from photofound.model import text
+from photofound.guests import GuestPipeline
+from photofound.painter import abilities
 from photofound.serve.app import create_app
 
 pytestmark = pytest.mark.slow
@@ -45,66 +33,23 @@ def words(tmp_path_factory):
     return tokenizer(tmp_path_factory.mktemp("words"))
 
 
-def t5():
-    return T5EncoderModel(T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
+@pytest.fixture
+def small(monkeypatch):
+    """Qwen-Image-Edit looks at a megapixel, whatever its model's size."""
+    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: (64, 64, None))
+    for name in ("CONDITION_IMAGE_SIZE", "VAE_IMAGE_SIZE"):
+        monkeypatch.setattr(pipeline_qwenimage_edit_plus, name, 64 * 64)
 
 
-def flux(channels, words, cls, out=16):
-    transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=channels, out_channels=out, num_layers=1, num_single_layers=1, attention_head_dim=16,
-        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    )  # fmt: skip
-    return cls(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae(latents=4, shift_factor=0.0, scaling_factor=1.0),
-        text_encoder=clip(words),
-        tokenizer=words,
-        text_encoder_2=t5(),
-        tokenizer_2=text.build_byte_encoder()[0],
-        transformer=transformer,
-    )
+def guest_of(family, words):
+    """Our pipeline around a family, which works at 64 pixels."""
+    pipe = build(family, words)
+    pipe.default_sample_size = max(1, 64 // getattr(pipe, "vae_scale_factor", 8))
+    return GuestPipeline(pipe)
 
 
-def build(family, words):
-    """A pipeline of a family with random weights."""
-    torch.manual_seed(0)
-    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    if family == "sd":
-        parts = {"vae": vae(), "unet": unet(9), "scheduler": DDIMScheduler()}
-        return StableDiffusionInpaintPipeline(**parts, text_encoder=clip(words), tokenizer=words, **none)
-    if family == "pix2pix":
-        parts = {"vae": vae(), "unet": unet(8), "scheduler": DDIMScheduler()}
-        return StableDiffusionInstructPix2PixPipeline(**parts, text_encoder=clip(words), tokenizer=words, **none)
-    if family == "sdxl":
-        more = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "cross_attention_dim": 32}
-        network = unet(9, projection_class_embeddings_input_dim=16 + 6 * 8, **more)
-        encoders = {"text_encoder": clip(words), "text_encoder_2": clip(words, projected=True)}
-        both = {"tokenizer": words, "tokenizer_2": words}
-        return StableDiffusionXLInpaintPipeline(
-            vae=vae(), unet=network, scheduler=DDIMScheduler(), **encoders, **both, add_watermarker=False
-        )
-    if family == "sd3":
-        network = SD3Transformer2DModel(
-            sample_size=SIDE // 2, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8,
-            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
-        )  # fmt: skip
-        encoders = {f"text_encoder{n}": clip(words, projected=True) for n in ("", "_2")} | {"text_encoder_3": None}
-        tokenizers = {f"tokenizer{n}": words for n in ("", "_2")} | {"tokenizer_3": None}
-        return StableDiffusion3InpaintPipeline(
-            transformer=network,
-            scheduler=FlowMatchEulerDiscreteScheduler(),
-            vae=vae(latents=16, shift_factor=0.0),
-            **encoders,
-            **tokenizers,
-        )
-    if family == "flux-fill":
-        return flux(4 * 4 * 2 + 16, words, FluxFillPipeline)
-    assert family == "flux-kontext"
-    return flux(16, words, FluxKontextPipeline)
-
-
-FAMILIES = ("sd", "sdxl", "sd3", "flux-fill", "flux-kontext", "pix2pix")
+MASKED = ("sd", "sdxl", "sd3", "flux-fill", "qwen")
+INSTRUCTED = ("flux-kontext", "qwen-edit", "qwen-edit-plus", "pix2pix")
 
 
 @pytest.fixture
@@ -117,12 +62,11 @@ def scene():
     return photo, mask
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_kept_pixels_are_exact_whoever_paints(family, words, scene):
+@pytest.mark.parametrize("family", MASKED + INSTRUCTED)
+def test_kept_pixels_are_exact_whoever_paints(family, words, scene, small):
     photo, mask = scene
-    pipe = GuestPipeline(build(family, words))
-    pipe.painter.pipe.set_progress_bar_config(disable=True)
-    assert pipe.painter.can.mask == (family not in ("flux-kontext", "pix2pix"))
+    pipe = guest_of(family, words)
+    assert pipe.painter.can.mask == (family in MASKED) and pipe.painter.can.instruction == (family in INSTRUCTED)
     requests = {
         "inpaint": {"mask_image": mask, "prompt": "a cup"},
         "erase": {"mask_image": mask},
@@ -140,8 +84,6 @@ def test_kept_pixels_are_exact_whoever_paints(family, words, scene):
 
 
 def _quiet():
-    import warnings
-
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
@@ -168,8 +110,7 @@ def test_a_folder_of_a_guest_is_loaded_by_everybody(words, scene, tmp_path, caps
 
 def test_a_guest_is_served_and_a_node(words, scene, tmp_path):
     photo, mask = scene
-    pipe = GuestPipeline(build("sd", words))
-    pipe.painter.pipe.set_progress_bar_config(disable=True)
+    pipe = guest_of("sd", words)
     files = {"image": ("a.png", encoded(photo)), "mask": ("m.png", encoded(mask))}
     with TestClient(create_app(pipe), raise_server_exceptions=False) as client, _quiet():
         assert {task["name"] for task in client.get("/v1/tasks").json()} >= {
@@ -190,22 +131,152 @@ def test_a_guest_is_served_and_a_node(words, scene, tmp_path):
     assert torch.equal(out[0][mask == 0], given[0][mask == 0]) and pipe.parameter_count > 1000
 
 
-def test_an_upscaling_pipeline_enlarges(words, scene):
-    parts = {
-        "vae": vae((8, 8, 8)),
-        "unet": unet(7, num_class_embeds=1000),
-        "text_encoder": clip(words),
-        "tokenizer": words,
-    }
-    guest = StableDiffusionUpscalePipeline(**parts, scheduler=DDIMScheduler(), low_res_scheduler=DDPMScheduler())
-    guest.set_progress_bar_config(disable=True)
+@pytest.mark.parametrize("family", ["sd-text", "z-image"])
+def test_weights_that_make_pictures_from_words_fill_holes_too(family, words, scene, tmp_path):
+    """By the class that diffusers has for it, from a folder that names another."""
+    photo, mask = scene
+    build(family, words).save_pretrained(tmp_path)
+    pipe = InpaintPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    pipe.painter.pipe.default_sample_size = max(1, 64 // pipe.painter.pipe.vae_scale_factor)
+    pipe = pipe.for_task("inpaint")
+    assert pipe.painter.can.mask and pipe.painter.can.words and "Inpaint" in type(pipe.painter.pipe).__name__
+    with _quiet():
+        made = np.asarray(pipe(photo, mask, "a cup", num_inference_steps=2, generator=0).images[0])
+    assert (made[mask == 0] == photo[mask == 0]).all() and (made[mask > 0] != photo[mask > 0]).any()
+
+
+@pytest.mark.parametrize("family", ["sd", "sd-text", "sd3", "flux-fill", "flux-kontext", "qwen", "z-image"])
+def test_a_picture_is_made_from_words(family, words):
+    pipe = guest_of(family, words)
+    made = [
+        pipe.answer(Request("generate", None, {"prompt": prompt, "size": "90x70"}, seed=1, steps=2)).images[0]
+        for prompt in ("a cup", "a cup", "the sea")
+    ]
+    assert made[0].size == (90, 70) and (made[0].pixels == made[1].pixels).all()
+    assert (made[0].pixels != made[2].pixels).any(), "the prompt is read"
+
+
+def test_what_only_makes_pictures_does_nothing_else(words, scene, tmp_path, capsys):
+    folder = tmp_path / "sana"
+    build("sana", words).save_pretrained(folder)
+    pipe = GeneratePipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    assert pipe(prompt="a cup", num_inference_steps=2).images[0].size == (64, 64), "the model's own size"
+    assert pipe.offers("generate") and pipe.offers("cutout") and not pipe.offers("inpaint")
+    line = ["generate", "--prompt", "a cup", "--size", "100x60", "--model", str(folder), "--dtype", "float32"]
+    assert main([*line, "--steps", "1", "-o", str(tmp_path / "made.png")]) == 0
+    assert Image.open(tmp_path / "made.png").size == (100, 60)
+    capsys.readouterr()
+    Image.fromarray(scene[0]).save(tmp_path / "photo.png")
+    assert main(["expand", str(tmp_path / "photo.png"), "--left", "8", "--model", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "expand: SanaPipeline cannot do it; it makes pictures from words alone" in err and err.count("\n") == 1
+
+
+def test_one_that_only_changes_pictures_makes_none(words):
+    with pytest.raises(ValueError, match="generate: QwenImageEditPipeline cannot do it"):
+        guest_of("qwen-edit", words).answer(Request("generate", None, {"prompt": "a cup"}))
+
+
+@pytest.mark.parametrize("family", ["flux-kontext", "flux2-klein", "qwen-edit-plus", "sd"])
+def test_a_reference_is_looked_at(family, words, scene, small):
+    photo, mask = scene
+    pipe = guest_of(family, words)
+    if family == "sd":
+        with_adapter(pipe)
+    references = [np.full((40, 90, 3), colour, np.uint8) for colour in ((250, 20, 20), (20, 20, 250))]
+    inputs = {"mask_image": mask, "prompt": "a cup"}
+    with _quiet():
+        red, blue = (
+            pipe.answer(Request("inpaint", Picture.from_any(photo), inputs | {"reference": each}, seed=1, steps=2))
+            for each in references
+        )
+    red, blue = red.images[0].pixels, blue.images[0].pixels
+    assert (red[mask == 0] == photo[mask == 0]).all() and (red[mask > 0] != blue[mask > 0]).any()
+    if family == "sd":
+        with pytest.raises(ValueError, match="reference: .* paints what a picture shows; pass one for its IP-adapter"):
+            pipe.answer(Request("inpaint", Picture.from_any(photo), inputs))
+        pipe.unload_ip_adapter()
+        assert not pipe.painter.can.reference
+    elif family == "qwen-edit-plus":
+        with _quiet():
+            asked = {"prompt": "put it on the table", "reference": references[0]}
+            made = pipe.answer(Request("edit", Picture.from_any(photo), asked, seed=1, steps=1)).images[0]
+        assert made.size == (96, 80)
+
+
+def test_a_reference_for_a_guest_that_takes_none_is_refused(words, scene):
+    inputs = {"mask_image": scene[1], "reference": scene[0]}
+    with pytest.raises(ValueError, match="reference: FluxFillPipeline takes none; say it in the prompt"):
+        guest_of("flux-fill", words).answer(Request("inpaint", Picture.from_any(scene[0]), inputs))
+    with pytest.raises(ValueError, match=r"load_ip_adapter: a\.bin is a pickle"):
+        guest_of("sd", words).load_ip_adapter("folder", subfolder="models", weight_name="a.bin")
+
+
+def test_a_negative_prompt_reaches_the_guest(words, scene):
+    photo, mask = scene
+    pipe = guest_of("sd", words).for_task("inpaint")
+    with _quiet():
+        made = [
+            np.asarray(pipe(photo, mask, "a cup", num_inference_steps=2, generator=0, negative_prompt=words_).images[0])
+            for words_ in (None, "tea")
+        ]
+    assert (made[0] != made[1]).any()
+    with pytest.raises(ValueError, match="negative_prompt: FluxFillPipeline takes none"):
+        guest_of("flux-fill", words).for_task("inpaint")(photo, mask, negative_prompt="tea")
+
+
+def test_dtype_loras_and_offloading_are_passed_on(words, scene, tmp_path, monkeypatch):
+    photo, mask = scene
+    guest = build("sd", words)
+    guest.save_pretrained(tmp_path)
+    pipe = InpaintPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert pipe.precision == torch.bfloat16 == pipe.painter.pipe.unet.dtype
+    pipe = InpaintPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+
+    def made():
+        with _quiet():
+            return np.asarray(pipe(photo, mask, "a cup", num_inference_steps=2, generator=seeded(0)).images[0])
+
+    plain, layer = made(), "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    lora = {f"{layer}.lora_A.weight": torch.randn(4, 8), f"{layer}.lora_B.weight": 9 * torch.randn(8, 4)}
+    pipe.load_lora_weights(lora, adapter_name="style")
+    assert (made() != plain).any()
+    pipe.set_adapters(["style"], [0.0])
+    assert (made() == plain).all()
+    pipe.set_adapters(["style"], [1.0])
+    styled = made()
+    pipe.fuse_lora()
+    assert np.abs(made().astype(int) - styled).max() <= 2
+    called = []
+    for name in ("enable_model_cpu_offload", "enable_sequential_cpu_offload"):
+        monkeypatch.setattr(pipe.painter.pipe, name, lambda *_, name=name, **options: called.append((name, options)))
+        getattr(pipe, name)(gpu_id=1)
+    assert [name for name, _ in called] == ["enable_model_cpu_offload", "enable_sequential_cpu_offload"]
+    assert all(options == {"gpu_id": 1} for _, options in called)
+
+
+@pytest.mark.parametrize(("family", "factor"), [("upscaler", 4), ("latent-upscaler", 2)])
+def test_an_upscaling_pipeline_enlarges(family, factor, words, scene):
+    guest = build(family, words)
     pipe = GuestPipeline(guest)
-    assert abilities(guest).enlarges == 4
-    photo = scene[0][:24, :32]
-    made = pipe.answer(Request("upscale", Picture.from_any(photo), {"scale": 4}, steps=1)).images[0]
-    assert made.size == (128, 96)
-    with pytest.raises(ValueError, match="inpaint: StableDiffusionUpscalePipeline cannot do it"):
+    assert abilities(guest).enlarges == factor
+    photo = scene[0][:64, :64] if family == "latent-upscaler" else scene[0][:24, :32]
+    made = pipe.answer(Request("upscale", Picture.from_any(photo), {"scale": factor}, steps=1)).images[0]
+    assert made.size == (photo.shape[1] * factor, photo.shape[0] * factor)
+    with pytest.raises(ValueError, match=f"inpaint: {type(guest).__name__} cannot do it"):
         pipe.answer(Request("inpaint", Picture.from_any(photo), {"mask_image": photo[..., 0] > 127}))
+
+
+def test_pipelines_that_do_something_else_are_refused(words):
+    parts = dict(build("sd-text", words).components.items())
+    steered = StableDiffusionControlNetPipeline(**parts, controlnet=parts["unet"], requires_safety_checker=False)
+    with pytest.raises(ValueError, match="StableDiffusionControlNetPipeline neither edits a picture"):
+        GuestPipeline(steered)
+    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline"):
+
+        class StableDiffusionImg2ImgPipelineOfOthers(StableDiffusionImg2ImgPipeline): ...
+
+        GuestPipeline(StableDiffusionImg2ImgPipelineOfOthers(**parts, requires_safety_checker=False))
 
 
 @pytest.mark.parametrize(
@@ -378,8 +449,7 @@ def test_a_model_that_follows_no_instructions_says_so(tiny_folder, scene, words)
 
 def test_memory_and_time_are_saved_where_a_guest_can(words, scene):
     photo, mask = scene
-    pipe = GuestPipeline(build("flux-fill", words))
-    pipe.painter.pipe.set_progress_bar_config(disable=True)
+    pipe = guest_of("flux-fill", words)
     request = Request("inpaint", Picture.from_any(photo), {"mask_image": mask, "prompt": "a cup"}, seed=1, steps=4)
     pipe.enable_first_block_cache(1.0)
     assert pipe.painter.pipe.transformer.is_cache_enabled

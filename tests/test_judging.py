@@ -10,24 +10,30 @@ from photofound.edits.scores import Scores
 
 
 @pytest.fixture
-def chosen(monkeypatch):
-    """All calls of ``choose``: the candidates, and what was chosen."""
-    calls, original = [], scores.choose
+def judged(monkeypatch):
+    """All results that were judged, and their scores."""
+    calls, original = [], scores.of_fill
 
-    def choose(pictures, hole, found):
-        calls.append((pictures, index := original(pictures, hole, found)))
-        return index
+    def of_fill(rgb, *rest, **more):
+        calls.append((rgb, original(rgb, *rest, **more)))
+        return calls[-1][1]
 
-    monkeypatch.setattr(scores, "choose", choose)
+    monkeypatch.setattr(scores, "of_fill", of_fill)
     return calls
 
 
-def test_candidates_are_the_variants_and_the_chosen_one_is_returned(tiny, photo, mask, chosen):
+def test_candidates_are_the_variants_and_the_chosen_one_is_returned(tiny, photo, mask, judged):
     pipe = tiny(InpaintPipeline)
     variants = [np.asarray(each) for each in pipe(photo, mask, num_images_per_prompt=4, generator=seeded(3)).images]
     made = pipe(photo, mask, best_of=4, generator=seeded(3))
-    ((pictures, index),) = chosen
-    assert len(pictures) == 4 and len(made.images) == 1 and isinstance(made.scores[0], Scores)
+    pictures, found = zip(*judged, strict=True)
+    index = int(np.argmin([each.faults for each in found]))
+    assert (
+        len(pictures) == 4
+        and made.scores == [found[index]]
+        and len(made.images) == 1
+        and isinstance(made.scores[0], Scores)
+    )
     assert all((np.rint(p * 255) == v).all() for p, v in zip(pictures, variants, strict=True))
     assert (np.asarray(made.images[0]) == variants[index]).all()
     assert made.notes == [f"the best of 4: score {made.scores[0].total:.2f}"]
@@ -58,25 +64,31 @@ def test_what_keeps_nothing_is_not_judged(tiny, photo):
 
 @pytest.mark.slow
 def test_other_candidates_start_from_other_patches(photo):
-    """The embedded model's holes start from the photograph's patches: candidate i from those of seed i."""
+    """The embedded model's holes start from the photograph's patches: each candidate from others."""
     from photofound.edits import exemplar
 
-    seeds, original = [], exemplar.canvas
+    patches, original = [], exemplar.canvas
     pipe = InpaintPipeline.from_pretrained()
     mask = np.zeros((70, 90), np.uint8)
     mask[20:50, 30:60] = 255
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exemplar, "canvas", lambda p, h, seed=0: (seeds.append(seed), original(p, h, seed))[1])
+        patch.setattr(exemplar, "canvas", lambda p, h, *which: (patches.append(which), original(p, h, *which))[1])
         made = pipe(photo, mask, best_of=3, generator=1).images[0]
-    assert seeds == [0, 1, 2] and (np.asarray(made)[mask == 0] == photo[mask == 0]).all()
+    assert patches == [(0, 5), (0, 3), (1, 5)] and (np.asarray(made)[mask == 0] == photo[mask == 0]).all()
 
 
-def test_an_interrupted_call_chooses_among_what_there_is(tiny, photo, mask, chosen):
+def test_an_interrupted_call_chooses_among_what_there_is(tiny, photo, mask, judged):
     def stop(pipe, step, *rest):
         pipe._interrupt = True
 
     made = tiny(InpaintPipeline)(photo, mask, best_of=4, callback_on_step_end=stop)
-    assert len(made.images) == 1 and not chosen and made.scores
+    assert len(made.images) == len(judged) == 1 and made.scores
+
+
+def test_what_a_prompt_asks_for_need_not_be_like_the_photograph(tiny, photo, mask):
+    pipe = tiny(InpaintPipeline)
+    alone, asked = (pipe(photo, mask, prompt, best_of=2, generator=0).scores[0] for prompt in ("", "a plant"))
+    assert alone.unlike != 0 and asked.unlike == 0
 
 
 def test_outpainting_is_judged_by_the_subjects_growth(tiny, photo, mask):
@@ -98,7 +110,7 @@ def pair(tiny_folder, tmp_path, monkeypatch):
     large.save_pretrained(tmp_path / "large")
     order = []
 
-    def of_fill(rgb, hole):
+    def of_fill(rgb, hole, continues):
         order.append(1)
         return Scores(sharpness=2.0 if len(order) % 2 else 0.0)
 

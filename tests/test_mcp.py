@@ -103,6 +103,14 @@ def test_other_tasks_take_their_own_inputs(call, folder):
     assert call("generate", prompt="marble", size="32x48").structured_content["path"] == str(folder / "generate.png")
 
 
+def test_a_result_gets_a_format_that_holds_it(call, folder):
+    (folder / "photo.jpg").write_bytes(encoded(PHOTO, "JPEG"))
+    asked = {"image": "photo.jpg", "subject": "mask.png"}
+    clear = call("packshot", **asked, background="transparent").structured_content
+    assert clear["path"].endswith(".png") and Image.open(clear["path"]).mode == "RGBA"
+    assert call("packshot", **asked, background="white").structured_content["path"].endswith(".jpg")
+
+
 def test_verify_counts_what_was_kept(call, folder):
     call("inpaint", image="photo.png", mask_image="mask.png")
     found = call("verify", before="photo.png", after="photo-inpaint.png", mask="mask.png").structured_content

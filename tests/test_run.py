@@ -11,6 +11,7 @@ from helpers import noise
 from PIL import Image
 
 from photofound import cli, image, provenance
+from photofound.cli import run as run_command
 from photofound.pipeline import EditPipeline
 
 RECIPE = """
@@ -170,3 +171,30 @@ def test_what_nothing_can_be_done_with_is_one_line(shop, capsys, words, line):
     assert cli.main(["run", *words, "--quiet"]) == 2
     error = capsys.readouterr().err.strip()
     assert line in error and len(error.splitlines()) == 1
+
+
+def test_a_preset_may_be_a_file_and_says_the_format(tiny_folder, shop):
+    (shop / "mine.yaml").write_text("title: Mine\nmake: {canvas: 60x60, background: white, format: jpg}\n")
+    (shop / "day.yaml").write_text("- packshot: {preset: mine.yaml, subject: logos/a.png}\n")
+    assert run(tiny_folder, "out") == 0
+    assert sorted(file.name for file in (shop / "out").iterdir()) == [
+        ".photofound",
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "report.html",
+    ]
+    assert Image.open(shop / "out" / "a.jpg").size == (60, 60)
+
+
+def test_what_is_transparent_gets_a_file_that_holds_it(tiny_folder, shop):
+    (shop / "day.yaml").write_text("- packshot: {background: transparent, subject: logos/a.png}\n")
+    assert run(tiny_folder, "out") == 0
+    assert Image.open(shop / "out" / "b.png").mode == "RGBA", "b.jpg could not hold it"
+
+
+def test_another_fallback_is_another_model(tiny_folder, shop):
+    parse = run_command.run_parser().parse_args
+    lines = [[], ["--fallback", "large"], ["--fallback", "large", "--fallback-below", "0.5"]]
+    keys = {run_command._model_key(parse(["day.yaml", "photos", "--model", str(tiny_folder), *more])) for more in lines}
+    assert len(keys) == 3

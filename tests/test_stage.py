@@ -222,6 +222,20 @@ def test_what_was_computed_before_gives_the_same_loss(tiny_folder, prepared, mon
     assert not torch.allclose(batch.sample.latents.roll(1, 0).float(), wanted, atol=1e-2 * float(wanted.abs().max()))
 
 
+def test_prompts_are_cleaned_as_the_model_is_used_to(stage):
+    """A converted PRX reads lower case, in training as in use."""
+    plain, _ = stage.encode_prompts(["a CUP!"])
+    wanted, _ = stage.encode_prompts(["a cup!"])
+    assert plain.shape != wanted.shape or not torch.equal(plain, wanted)
+    stage.pipeline.register_to_config(prompt_cleaning="full")
+    try:
+        cleaned, _ = stage.encode_prompts(["a CUP!"])
+        partly, _ = stage.encode_prompts(["a CUP!", "known"], {"known": cleaned[0]})
+    finally:
+        stage.pipeline.register_to_config(prompt_cleaning=None)
+    assert torch.equal(cleaned, wanted) and torch.allclose(partly[0], wanted[0], atol=1e-5)
+
+
 def test_mirrored_and_moved_pictures_have_no_latents_but_embeddings(tiny_folder, prepared):
     stage = PretrainStage(streamed(tiny_folder, prepared, "--data.precomputed=[text]", USING[1]), World())
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)

@@ -273,6 +273,23 @@ def test_a_url_is_not_fetched_but_the_picture_asked_for(fake, images):
     assert ["response_format" in each[2] for each in fake.asked] == [False, True, True]
 
 
+def test_two_who_learn_of_it_at_once_both_get_their_picture(monkeypatch):
+    asker = Upstream("http://127.0.0.1:1")
+    picture = base64.b64encode(encoded(PHOTO)).decode()
+
+    def posted(url, body):
+        if "response_format" in body["json"]:
+            return {"data": [{"b64_json": picture}]}
+        asker._wants_format = True  # another worker was told so meanwhile
+        return {"data": [{"url": "http://127.0.0.1:1/secret"}]}
+
+    monkeypatch.setattr(asker, "_posted", posted)
+    try:
+        assert (asker._ask("images/generations", {}, None) * 255).round().astype(np.uint8).shape == PHOTO.shape
+    finally:
+        asker.close()
+
+
 def nonsense(text):
     return 200, json.dumps({"data": [{"b64_json": text}]}).encode(), {}
 

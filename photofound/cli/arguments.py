@@ -132,7 +132,7 @@ def add_optimizations(parser: argparse.ArgumentParser) -> None:
     add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")
     larger = "a larger model, loaded when it is needed, for results whose score is low: a folder, or an id of the Hub"
     add("--fallback", metavar="ID_OR_DIR", type=file_name, help=larger)
-    add("--fallback-below", type=number_between(0, 1), metavar="X", help="which score is low, 0 to 1; default: 0.72")
+    add("--fallback-below", type=number_between(0, 1), metavar="X", help="which score is low, 0 to 1; default: 0.65")
 
 
 def add_credentials_options(parser: argparse.ArgumentParser) -> None:

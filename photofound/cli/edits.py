@@ -171,10 +171,10 @@ def _make(task: Task, args: argparse.Namespace) -> int:
     from photofound.edits.request import Request
 
     paths = new_outputs(task, args)
-    format = image.output_format(None, paths[0], args.format, task.alpha)
+    inputs = {each.name: value for each in inputs_of(task) if (value := getattr(args, each.name)) is not None}
+    format = image.output_format(None, paths[0], args.format, task.result_alpha(**inputs))
     for path in paths:
         image.check_output(path, args.overwrite)
-    inputs = {each.name: value for each in inputs_of(task) if (value := getattr(args, each.name)) is not None}
     request = Request(task.name, None, inputs, args.seed, args.steps, args.guidance, args.resample)
     task.prepare(None, **task.with_defaults(inputs))  # what is wrong with it is said before the model is loaded
     made = _load_model(task, args).answer(request, args.num_images)

@@ -23,6 +23,7 @@ from photofound import __version__
 from photofound.cli.arguments import Parser, add_credentials_options, add_model_options, path, whole_number
 from photofound.cli.console import print_line, progress_bar, say, warnings_about
 from photofound.cli.formats import output_suffix
+from photofound.cli.options import inputs_of
 from photofound.cli.page import Done, Stage, small, write
 from photofound.cli.plan import find_input, find_photographs, require_file
 from photofound.cli.proof import signing
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "take every photograph of a folder through a list of edits: photofound run RECIPE.yaml FOLDER -o OUT"
 _OURS = ".photofound"  # folder of OUT
-_MODEL_OPTIONS = ("model", "teacher", "device", "dtype", "quantize", "cache", "cache_threshold")
+_MODEL_OPTIONS = (
+    *("model", "teacher", "device", "dtype", "quantize", "cache", "cache_threshold"),
+    *("fallback", "fallback_below"),
+)
 _RESULT_OPTIONS = ("strip", "no_mark", "no_recipe", "c2pa_cert", "c2pa_key")
 
 
@@ -198,13 +202,14 @@ class Run:
         yield key
         for step in self._recipe.steps:
             given = {}
-            for name, value in step.inputs.items():
-                given[name] = self._input_digest(value, photograph, name) if isinstance(value, Path) else repr(value)
+            for name, kind, value in _inputs_of(step):
+                is_file = isinstance(value, Path)
+                given[name] = self._input_digest(value, photograph, name, kind) if is_file else repr(value)
             key = _digest(key, step.task, given, {"seed": self._args.seed, **step.sampling}, step.optional)
             yield key
 
-    def _input_digest(self, value: Path, photograph: Path, name: str) -> str:
-        if name == "gallery":
+    def _input_digest(self, value: Path, photograph: Path, name: str, kind: str) -> str:
+        if kind == "folder":
             return _digest(
                 *(f"{each.name} {self._of_input(each)}" for each in sorted(value.iterdir()) if each.is_file())
             )
@@ -262,8 +267,8 @@ class Run:
         from photofound import image
 
         found = {}
-        for name, value in step.inputs.items():
-            if isinstance(value, Path) and name != "gallery":
+        for name, kind, value in _inputs_of(step):
+            if isinstance(value, Path) and kind not in ("folder", "preset"):
                 value = image.load(find_input(value, self._args.folder, photograph, name))
             found[name] = value
         return found
@@ -272,13 +277,17 @@ class Run:
 
     def _files(self, photograph: Path) -> list[Path]:
         """Where the results of a photograph go. Raises ValueError where another one's go already."""
+        from photofound import image
         from photofound.edits.task import get_task
 
         folder = self._out / photograph.parent.relative_to(self._args.folder)
-        alpha = get_task(self._recipe.steps[-1].task).alpha
+        last = self._recipe.steps[-1]
+        task = get_task(last.task)
+        usual, alpha = task.result_format(**last.inputs), task.result_alpha(**last.inputs)
         files = []
         for name, _ in self._recipe.formats:
-            file = folder / f"{photograph.stem}{output_suffix(photograph, name, alpha)}"
+            format = name or (image.suffix_of(usual) if usual else None)
+            file = folder / f"{photograph.stem}{output_suffix(photograph, format, alpha)}"
             if (other := self._taken.setdefault(file, photograph)) != photograph:
                 raise ValueError(f"{file}: both {other.name} and {photograph.name} go there; rename one")
             files.append(file)
@@ -294,6 +303,14 @@ class Run:
             file.parent.mkdir(parents=True, exist_ok=True)
             told = picture if quality is None else replace(picture, lossless=False)  # a WebP may be either
             image.save(told, file, quality=quality, overwrite=True, sign=self._sign(photograph))
+
+
+def _inputs_of(step: Step) -> Iterator[tuple[str, str, Any]]:
+    """The inputs that a step names: name, kind, value."""
+    from photofound.edits.task import get_task
+
+    kinds = {each.name: each.kind for each in inputs_of(get_task(step.task))}
+    yield from ((name, kinds[name], value) for name, value in step.inputs.items())
 
 
 def _load(args: argparse.Namespace) -> Any:

@@ -51,9 +51,11 @@ def unpack(file: bytes | None) -> tuple[dict[str, Tensor], Tensor | None]:
     return captions, tensors.get("latents")
 
 
-def text_fingerprint(tokenizer: Any, encoder: nn.Module, length: int) -> dict[str, Any]:
-    """What embeddings of captions of at most ``length`` tokens depend on: the network, and the length."""
-    return {"model": network_fingerprint(encoder, len(tokenizer)), "length": length}
+def text_fingerprint(tokenizer: Any, encoder: nn.Module, length: int, cleaning: str | None = None) -> dict[str, Any]:
+    """What embeddings of captions of at most ``length`` tokens depend on: the network, the length, and what is done to
+    a caption before (``text.clean``), if anything is."""
+    made = {"model": network_fingerprint(encoder, len(tokenizer)), "length": length}
+    return made if cleaning is None else made | {"cleaning": cleaning}
 
 
 def latents_fingerprint(vae: Any, side: int, multiple: int, widest: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Condition:
         task: name of the edit; a training batch may mix tasks, so one per sample.
         prompt: one per sample; may be empty.
         strength: (B,) in [0, 1], how much of the canvas is trusted (upscale: degradation level).
-        reference: (B, 3, R, R) in [-1, 1], pictures of the wanted surfaces, or None.
+        reference: (B, 3, R, R) in [-1, 1], pictures of the wanted surfaces, or None; a guest's are not square.
         referenced: (B,) bool, which samples have a reference; None where ``reference`` is.
     """
 

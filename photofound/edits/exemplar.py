@@ -17,6 +17,7 @@ from torch import Tensor
 from photofound.edits.composite import harmonic, resize, resize_given, shrink
 
 PATCH = 5  # radius of the patches that are compared: 11 x 11 pixels
+SMALL_PATCH = 3  # the other radius that candidates of one edit have (photofound.judging)
 _SMALLEST_PATCH = 2
 _MAX_PIXELS = 256 * 256  # of a picture that is filled at its own size; larger ones are filled smaller
 _MAX_HOLE = 30_000  # pixels of a hole that is filled at its own size: the search is linear in the hole's size
@@ -56,7 +57,13 @@ def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int 
         return library.inpaint(rgb, hole.astype(np.uint8) * 255, patch_size=patch)
 
 
-def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
+def attempt(number: int) -> tuple[int, int]:
+    """Seed and radius of the patches that candidate ``number`` of an edit starts from. The first is what is made alone.
+    Two radii differ more than two seeds, and which fits better depends on the hole (docs/experiments.md)."""
+    return number // 2, SMALL_PATCH if number % 2 else PATCH
+
+
+def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0, patch: int = PATCH) -> np.ndarray:
     """Fill the hole from the pixels around it; given pixels do not change.
 
     The same picture, hole and seed give the same pixels, with any number of threads. If no whole patch is given, the
@@ -66,27 +73,28 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0) -> np.ndarray:
         rgb: (H, W, 3) uint8; pixels in the hole are ignored.
         hole: (H, W) bool.
         seed: of the random search.
+        patch: radius of the patches, where so large ones are given.
 
     Returns:
         (H, W, 3) uint8.
     """
-    patch = _patch(hole)
+    largest = _patch(hole, patch)
     if not hole.any():
         return rgb.copy()
-    if patch is None:
+    if largest is None:
         return _fill_smoothly(rgb, hole)
     blank = np.where(hole[..., None], 0, rgb).astype(np.uint8)
-    return np.where(hole[..., None], patchmatch(blank, hole, patch, seed), rgb)
+    return np.where(hole[..., None], patchmatch(blank, hole, largest, seed), rgb)
 
 
-def _patch(hole: np.ndarray) -> int | None:
-    """The largest radius up to ``PATCH`` of a patch that is given as a whole; None if not even small ones are."""
+def _patch(hole: np.ndarray, most: int) -> int | None:
+    """The largest radius up to ``most`` of a patch that is given as a whole; None if not even small ones are."""
     import cv2
 
     # A frame of hole, since patches must lie inside the picture.
     given = cv2.copyMakeBorder((~hole).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     room = int(cv2.distanceTransform(given, cv2.DIST_C, 3).max()) - 1
-    return min(PATCH, room) if room >= _SMALLEST_PATCH else None
+    return min(most, room) if room >= _SMALLEST_PATCH else None
 
 
 def _fill_smoothly(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -95,27 +103,27 @@ def _fill_smoothly(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def canvas(pixels: Tensor, hole: Tensor, seed: int = 0) -> Tensor:
+def canvas(pixels: Tensor, hole: Tensor, seed: int = 0, patch: int = PATCH) -> Tensor:
     """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0.
 
     Pictures of more than 256 x 256 pixels, and those with a hole of more than 30,000, are filled smaller, enlarged, and
     given ``texture``.
     """
-    filled = [_fill_one(each, gap[0] > 0, seed) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
+    filled = [_fill_one(each, gap[0] > 0, seed, patch) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
     return torch.where(hole > 0, torch.stack(filled).to(pixels), pixels)
 
 
-def _fill_one(pixels: Tensor, hole: Tensor, seed: int) -> Tensor:
+def _fill_one(pixels: Tensor, hole: Tensor, seed: int, patch: int) -> Tensor:
     """One picture (3, H, W) in [-1, 1] and its hole (H, W) bool."""
     height, width = hole.shape
     scale = min(_MAX_PIXELS / hole.numel(), _MAX_HOLE / max(1, int(hole.sum()))) ** 0.5
     if scale >= 1:
-        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed))
+        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed, patch))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     gap = hole[None, None].float()
     small = resize_given(pixels[None], gap, size)
     small_hole = F.interpolate(gap, size=size, mode="area") > 0.5
-    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed))[None]
+    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed, patch))[None]
     enlarged = resize(small, (height, width))
     return (enlarged + texture(pixels[None], gap, small, small_hole)).clamp(-1, 1)[0]
 

@@ -90,7 +90,12 @@ def clean(prompt: str, how: str | None) -> str:
 
 
 def encode(
-    tokenizer: Any, encoder: Any, prompts: Sequence[str], max_length: int | None = None, pad: str = "longest"
+    tokenizer: Any,
+    encoder: Any,
+    prompts: Sequence[str],
+    max_length: int | None = None,
+    pad: str = "longest",
+    cleaning: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Embed prompts.
 
@@ -99,16 +104,18 @@ def encode(
         prompts: B strings; the empty one is the unconditional prompt.
         max_length: tokens above it are cut off; None, what ``limit`` says.
         pad: ``longest``, or ``max_length`` for one shape whatever the prompts (compiled models).
+        cleaning: what is done to the prompts before (``clean``): what the model was trained with.
 
     Returns:
         (B, L, D) embeddings, L the longest prompt's length, and a (B, L) bool mask (True = a token), or None if nothing
         is padded.
     """
     most = limit(tokenizer, max_length)
+    prompts = [clean(prompt, cleaning) for prompt in prompts]
     with _TOKENIZING:
-        tokens = tokenizer(list(prompts), padding=pad, truncation=True, max_length=most, return_tensors="pt")
+        tokens = tokenizer(prompts, padding=pad, truncation=True, max_length=most, return_tensors="pt")
         if not tokens.input_ids.shape[1]:  # nothing to read: one token that is hidden
-            tokens = tokenizer(list(prompts), padding="max_length", max_length=1, return_tensors="pt")
+            tokens = tokenizer(prompts, padding="max_length", max_length=1, return_tensors="pt")
     mask = tokens.attention_mask.bool()
     padded = not bool(mask.all())
     device = encoder.device

@@ -95,7 +95,9 @@ class Desk:
         for name, each in asked.items():
             if (value := given[name]) is not None:
                 inputs[name] = self._input(each, value)
-        format = image.output_format(picture, given["output"] and Path(given["output"]), None, task.alpha)
+        named, usual = given["output"] and Path(given["output"]), task.result_format(**inputs)
+        wanted = image.suffix_of(usual) if usual and not named else None
+        format = image.output_format(picture, named, wanted, task.result_alpha(**inputs))
         output = self._output(task, source, given["output"], image.suffix_of(format))
         layers = given.get("layers") and layered.check_path(self.path(given["layers"]))
         sampling = given["seed"], given["steps"], given["guidance"]

@@ -35,8 +35,9 @@ from photofound.edits.geometry import Box, parse_size
 from photofound.edits.regions import Part
 from photofound.edits.task import Condition, Job, Task
 from photofound.errors import one_line
-from photofound.guests import Abilities, GuestPipeline, Painter
+from photofound.guests import GuestPipeline
 from photofound.image import Picture, from_tensor, to_tensor
+from photofound.painter import Abilities, Painter
 from photofound.sampling import Callback
 from photofound.serve.queue import UpstreamFailed
 from photofound.serve.workers import Files
@@ -118,17 +119,18 @@ class Upstream:
         return fields | ({"model": self.model} if self.model else {})
 
     def _ask(self, path: str, fields: dict[str, Any], sent: dict[str, Any] | None) -> np.ndarray:
+        wants_format = self._wants_format  # one value for this question: others are asked beside it
         for _ in range(2):
-            asked = fields | ({"response_format": "b64_json"} if self._wants_format else {})
+            asked = fields | ({"response_format": "b64_json"} if wants_format else {})
             body = {"json": asked} if sent is None else {"data": asked, "files": sent}
             answer = self._posted(f"{self.url}/{path}", body)
             data = answer.get("data") if isinstance(answer, dict) else None
             first = data[0] if isinstance(data, list) and data else None
             if isinstance(first, dict) and isinstance(text := first.get("b64_json"), str):
                 return self._decoded(text)
-            if self._wants_format or not (isinstance(first, dict) and "url" in first):
+            if wants_format or not (isinstance(first, dict) and "url" in first):
                 break
-            self._wants_format = True  # a URL of its choice is not fetched
+            wants_format = self._wants_format = True  # a URL of its choice is not fetched
         raise UpstreamFailed("answered without a picture (data[0].b64_json)")
 
     def _posted(self, url: str, body: dict[str, Any]) -> Any:
@@ -178,7 +180,10 @@ class UpstreamPainter(Painter):
         guidance: float,
         generators: Sequence[torch.Generator | None],
         step: Callable[[int], None] | None = None,
+        negative: str = "",
     ) -> Tensor:
+        if negative:
+            raise ValueError("negative_prompt: this API takes none; say it in the prompt")
         made = [self._painted(each) for each in condition.split()]
         if step is not None:
             step(0)
@@ -271,7 +276,7 @@ class UpstreamPipeline(GuestPipeline):
         DiffusionPipeline.__init__(self)
         self._calls = {}
         longest = max(max(size) for size in upstream.sizes)
-        can = Abilities(True, True, 0, longest, 1, 1, 1.0, "guidance_scale")
+        can = Abilities(True, True, True, "", 0, longest, 1, 1, 1.0, "guidance_scale")
         self._adopt(UpstreamPainter(upstream, can))
 
     @classmethod
@@ -300,9 +305,6 @@ class UpstreamPipeline(GuestPipeline):
     @property
     def _networks(self) -> dict[str, Any]:
         return {}
-
-    def is_trained(self, task: str) -> bool:
-        return task == "generate" or super().is_trained(task)
 
     @property
     def parameter_count(self) -> int:

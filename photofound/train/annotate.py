@@ -138,7 +138,7 @@ def precompute(settings: AnnotateConfig, file: bytes, name: str, captions: Seque
     embeddings, latents = {}, None
     if settings.text and captions:
         parts = _text_encoder(settings.text_encoder, settings.model)
-        hidden, mask = text.encode(*parts, captions, settings.text_length)
+        hidden, mask = text.encode(*parts, captions, settings.text_length, cleaning=_cleaning(settings))
         rows = hidden if mask is None else [row[tokens] for row, tokens in zip(hidden, mask, strict=True)]
         embeddings = dict(zip(captions, rows, strict=True))
     if settings.latents:
@@ -156,7 +156,7 @@ def fingerprints(settings: AnnotateConfig) -> dict[str, Any]:
     made = {}
     if settings.text:
         parts = _text_encoder(settings.text_encoder, settings.model)
-        made["text"] = precomputed.text_fingerprint(*parts, settings.text_length)
+        made["text"] = precomputed.text_fingerprint(*parts, settings.text_length, _cleaning(settings))
     if settings.latents:
         vae = _vae(settings.vae, settings.model)
         made["latents"] = precomputed.latents_fingerprint(vae, settings.side, settings.multiple, settings.widest)
@@ -173,6 +173,11 @@ def _text_encoder(source: str | None, model: str | None) -> tuple[Any, Any]:
     else:
         tokenizer, encoder = _pipeline(str(model)).tokenizer, _pipeline(str(model)).text_encoder
     return tokenizer, encoder.to(resolve_device("auto")).eval()
+
+
+def _cleaning(settings: AnnotateConfig) -> str | None:
+    """What a pipeline does to prompts before it reads them; a text encoder by itself does nothing."""
+    return None if settings.text_encoder else _pipeline(str(settings.model)).config.get("prompt_cleaning")
 
 
 @cache

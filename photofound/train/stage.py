@@ -159,7 +159,8 @@ class EditStage:
         if (tokenizer := self.pipeline.tokenizer) is None:
             return ""
         captions = [max(several, key=len, default="") for several in self.store.captions[:1000]]
-        most = self.config.model.text_length
+        most, cleaning = self.config.model.text_length, self.pipeline.config.get("prompt_cleaning")
+        captions = [text.clean(caption, cleaning) for caption in captions]
         if not (cut := sum(bool(text.unread(tokenizer, caption, most)) for caption in captions)):
             return ""
         few = f"data: {cut} of {len(captions)} captions have more than the {most} tokens of text_length"
@@ -174,7 +175,8 @@ class EditStage:
                     "model.train_text: embeddings are of the encoder before it is trained; set it to false"
                 )
             parts = self.pipeline.tokenizer, self.pipeline.text_encoder
-            mine["text"] = precomputed.text_fingerprint(*parts, model.text_length)
+            cleaning = self.pipeline.config.get("prompt_cleaning")
+            mine["text"] = precomputed.text_fingerprint(*parts, model.text_length, cleaning)
         if "latents" in data.precomputed:
             if self.vae is None:
                 raise ValueError("data.precomputed: there are no latents without an autoencoder; leave them out")
@@ -346,12 +348,12 @@ class EditStage:
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, L, D) and their mask, as ``text.encode`` gives them; those that are known are not computed."""
         parts, length = (self.pipeline.tokenizer, self.pipeline.text_encoder), self.config.model.text_length
-        fixed = self.config.train.compile
+        fixed, cleaning = self.config.train.compile, self.pipeline.config.get("prompt_cleaning")
         if not embeddings:
-            return text.encode(*parts, prompts, length, "max_length" if fixed else "longest")
+            return text.encode(*parts, prompts, length, "max_length" if fixed else "longest", cleaning)
         rows = dict(embeddings)
         if unknown := [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]:  # the empty one, mostly
-            hidden, mask = text.encode(*parts, unknown, length)
+            hidden, mask = text.encode(*parts, unknown, length, "longest", cleaning)
             masks = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
             rows |= {prompt: hidden[i, masks[i]] for i, prompt in enumerate(unknown)}
         return text.stack([rows[prompt] for prompt in prompts], length if fixed else None)
