@@ -21,6 +21,7 @@ from accelerate import state
 from accelerate.utils import DistributedType
 from torch import nn
 
+from photofound.train.distributed import shared
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
 
@@ -30,6 +31,7 @@ COMMON = TrainConfig(
 )  # fmt: skip
 RUNS = {
     "ddp": COMMON,
+    "ddp-muon": replace(COMMON, optimizer="muon"),
     "fsdp": replace(COMMON, parallel="fsdp"),
     "fsdp-muon": replace(COMMON, parallel="fsdp", optimizer="muon"),
     "fsdp-bf16": replace(COMMON, parallel="fsdp", precision="bf16"),
@@ -111,12 +113,15 @@ def fork(processes, work):
 
 def train_all(folder):
     shard_on_cpus()
+    rank, done = int(os.environ["RANK"]), []
     for name, config in RUNS.items():
         run = folder / name
         assert Trainer(replace(config, steps=3), Toy(), run).run()  # stopped half way, then resumed in shards
         again = Trainer(config, Toy(), run, "latest")
-        assert again.engine.sharded == (name != "ddp") and again.step == 3
+        assert again.engine.sharded == (config.parallel != "ddp") and again.step == 3
         assert again.run()
+    assert shared("abcde", lambda word: (done.append(word), word.upper())[1]) == list("ABCDE")
+    assert done == list("abcde")[rank::2], "each process does its share"
 
 
 if __name__ == "__main__":

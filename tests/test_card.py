@@ -83,17 +83,30 @@ def test_the_front_matter_is_the_hubs(model):
 
 def test_hours_energy_and_cost_add_up_over_the_chain(model):
     text = card.write(model, [VAE, MAIN], price={"H100": 2.5, "": 0.5}, watts={"H100": 700, "EPYC": 20}).read_text()
-    assert "| autoencoder | vae | 100 | 3,200 | 1.00 h | 1.00 h of AMD EPYC, 2 threads | 0.02 kWh | $0.50 |" in text
+    assert (
+        "| autoencoder | vae | 100 | 3,200 | 1.00 h | 1.00 h of AMD EPYC, 2 threads | 0.02 kWh | 9.5 g | $0.50 |"
+        in text
+    )
     devices = "2.00 h of AMD EPYC, 2 threads; 4.00 h of NVIDIA H100 80GB HBM3"
-    assert f"| 700 | 22,400 | 2.50 h | {devices} | 2.8 kWh | $11.00 |" in text
-    assert "NVIDIA H100 80GB HBM3: 700 W and $2.5 an hour" in text and "- pretrain: a note." in text
-    assert "Energy was not measured, and no power or price was stated" in card.write(model, [VAE]).read_text()
+    assert f"| 700 | 22,400 | 2.50 h | {devices} | 2.8 kWh | 1.3 kg | $11.00 |" in text
+    assert "NVIDIA H100 80GB HBM3: 700 W)" in text and "NVIDIA H100 80GB HBM3: $2.5 an hour)" in text
+    assert "- pretrain: a note." in text and "CO2 is at 473 g for a kilowatt-hour (the world's mean of 2024" in text
+    assert "Energy was not measured, and no power was stated" in card.write(model, [VAE]).read_text()
+
+
+def test_energy_that_was_measured_counts_before_what_is_stated(model):
+    measured = replace(MAIN, sessions=(replace(CPU, joules=3.6e5), replace(GPU, joules=6.84e6)))
+    text = card.write(model, [VAE, measured], watts={"": 1000}).read_text()
+    assert "| 2 kWh | 0.95 kg |" in text and "Energy of pretrain was measured by the devices themselves." in text
+    assert "That of autoencoder was not measured" in text
+    half = replace(MAIN, sessions=(replace(CPU, joules=3.6e5), GPU))  # an earlier session could not measure
+    assert "measured by the devices" not in card.write(model, [half], watts={"": 1000}).read_text()
 
 
 def test_one_unknown_device_makes_the_sum_unknown(model):
     lost = replace(MAIN, sessions=(CPU, replace(GPU, device="")))
     text = card.write(model, [lost], price={"EPYC": 1.0}).read_text()
-    assert "1.00 h of AMD EPYC, 2 threads; 4.00 h of unknown hardware | unknown | unknown |" in text
+    assert "1.00 h of AMD EPYC, 2 threads; 4.00 h of unknown hardware | unknown | unknown | unknown |" in text
 
 
 def test_data_are_told_by_source_and_licence_and_unknown_is_said(model):

@@ -40,7 +40,10 @@ def together(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "within"), [("ddp", 1e-6), ("fsdp", 1e-6), ("fsdp-muon", 1e-3), ("fsdp-bf16", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [("ddp", 1e-6), ("ddp-muon", 1e-6), ("fsdp", 1e-6), ("fsdp-muon", 1e-6), ("fsdp-bf16", 1e-2)],
+)
 def test_two_processes_train_what_one_does(together, tmp_path, name, within):
     """Also after resuming half way, with a head that has no gradient in half of the steps, and with its moments."""
     one, two = alone(tmp_path, name), together / name

@@ -182,3 +182,37 @@ def test_what_the_schedules_do_at_their_ends():
 def test_an_unknown_schedule_is_named():
     with pytest.raises(ValueError, match="'linear' is unknown; use constant, cosine or trapezoid"):
         optim.schedule(0, 0.0, 1, "linear")
+
+
+def test_our_muon_is_torchs_bit_for_bit():
+    """Whatever the processes share; here one does all of it."""
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 24), (24, 8), (8, 8))]
+    twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    options = {"lr": 1e-2, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    ours, theirs = optim.Muon(weights, **options), torch.optim.Muon(twins, **options)
+    ours.found_inf = torch.zeros(())
+    for _ in range(3):
+        for weight, twin in zip(weights, twins, strict=True):
+            weight.grad = torch.randn_like(weight)
+            twin.grad = weight.grad.clone()
+        ours.step()
+        theirs.step()
+    assert all(torch.equal(weight, twin) for weight, twin in zip(weights, twins, strict=True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_bad_batch_changes_neither_weights_nor_moments(name):
+    net = Net()
+    optimizers = build(net, name)
+    step(net, optimizers, 0)
+    before = (
+        [p.detach().clone() for p in net.parameters()],
+        {k: v.clone() for k, v in optimizers.state_tensors().items()},
+    )
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    optimizers.step(1.0, torch.tensor(True))
+    assert all(torch.equal(a, b) for a, b in zip(before[0], net.parameters(), strict=True))
+    assert all(torch.equal(value, before[1][key]) for key, value in optimizers.state_tensors().items())
+    assert all(parameter.grad is None for parameter in net.parameters())

@@ -47,7 +47,7 @@ def photos(tmp_path_factory):
 
 def rows(run):
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    clock = ("images_per_s", "minutes")
+    clock = ("images_per_s", "tokens_per_s", "mfu", "watts", "gpu_load", "kwh", "gco2", "minutes")
     return [{name: value for name, value in json.loads(line).items() if name not in clock} for line in lines]
 
 

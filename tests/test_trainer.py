@@ -158,6 +158,39 @@ def test_every_step_is_a_line_of_numbers(tmp_path):
     assert all(a["minutes"] < b["minutes"] for a, b in zip(rows, rows[1:], strict=False))
 
 
+def test_tokens_and_mfu_are_told_where_work_and_peak_are_known(tmp_path):
+    class Working(Regression):
+        def work(self, progress):
+            return 10, 2e6
+
+    train(tmp_path / "known", Working(), steps=1, peak=0.5)
+    (row,) = metrics(tmp_path / "known")
+    assert row["tokens_per_s"] == pytest.approx(10 * row["images_per_s"], rel=1e-4)
+    assert row["mfu"] == pytest.approx(2e6 * row["images_per_s"] / 0.5e12, rel=1e-4)
+    train(tmp_path / "unknown", Working(), steps=1)  # a CPU has no peak in a data sheet
+    assert "mfu" not in metrics(tmp_path / "unknown")[0]
+
+
+def test_energy_is_measured_and_recorded(tmp_path, monkeypatch):
+    from photofound.train import pace
+
+    class Gauges:
+        joules = 0.0
+
+        def __init__(self, device, counts_processor):
+            pass
+
+        def read(self):
+            self.joules += 7.2e5
+            return {"watts": 60.0}
+
+    monkeypatch.setattr(pace, "Gauges", Gauges)
+    train(tmp_path, steps=2, grid=100.0, save_every=1)
+    assert [(row["watts"], row["kwh"], row["gco2"]) for row in metrics(tmp_path)] == [(60, 0.2, 20), (60, 0.4, 40)]
+    (made,) = record.read(tmp_path / record.RUN)
+    assert made.joules == 1.44e6
+
+
 def test_the_bar_says_how_fast_it_goes(tmp_path, monkeypatch):
     import tqdm
 
@@ -782,7 +815,7 @@ def test_a_loss_that_is_not_finite_is_enough(tmp_path):
 def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
     stage = Regression(bad=range(3, 100))
     with pytest.raises(
-        ValueError, match=r"20 steps in a row had no finite loss and gradient \(step 21\); lower train.lr"
+        ValueError, match=r"20 steps in a row had no finite loss and gradient \(step 22\); lower train.lr"
     ):
         train(tmp_path, stage, steps=100)
     assert stage.batches == 22

@@ -122,6 +122,8 @@ class Config:
 class DistillStage(EditStage):
     """Teacher, student and the student's moving average; photographs and conditions are those of ``EditStage``."""
 
+    ahead = False  # the average takes in the student with each batch
+
     def __init__(self, config: Config, world: World) -> None:
         self._check_tasks(config)
         super().__init__(config.as_edits(), world)

@@ -25,6 +25,7 @@ from typing import Any
 from photofound import config
 from photofound.card import evaluation as evaluations
 from photofound.card import facts, record
+from photofound.card.rates import GRID, Rates
 from photofound.card.record import Training
 
 CARD, ABOUT, EVALUATION = "README.md", "about.yaml", "evaluation.json"
@@ -45,7 +46,7 @@ class About:
 
     Attributes:
         licence: of the weights, by the Hub's name for it; "" = not decided, which the card says.
-        price, watts: of one device, see ``photofound.card.facts.Rates``.
+        price, watts, grid: see ``photofound.card.rates.Rates``.
         use, people, brands: in place of the card's general sentences.
         limits: what was observed. The card adds the metrics by which other methods are better.
     """
@@ -59,6 +60,7 @@ class About:
     currency: str = "$"
     price: dict[str, float] = field(default_factory=dict)
     watts: dict[str, float] = field(default_factory=dict)
+    grid: float = GRID
     use: str = ""
     limits: tuple[Limit, ...] = ()
     people: str = ""
@@ -166,7 +168,7 @@ def render(
         "table": table,
         "bullets": lambda lines: "\n".join(f"- {line}" for line in lines),
         **_model(folder),
-        **_training(trainings, facts.Rates(about.price, about.watts, about.currency)),
+        **_training(trainings, Rates(about.price, about.watts, about.currency, about.grid)),
         **_data(trainings),
         **_evaluation(evaluation),
         "thousand": evaluations.cost_of_thousand(evaluation, about.price, about.currency),
@@ -233,14 +235,14 @@ def _model(folder: Path) -> dict[str, Any]:
     }
 
 
-def _training(trainings: Sequence[Training], rates: facts.Rates) -> dict[str, Any]:
+def _training(trainings: Sequence[Training], rates: Rates) -> dict[str, Any]:
     rows = [(t.name, ", ".join(t.parts) or "unknown", *_counts([t]), *facts.cost_cells([t], rates)) for t in trainings]
     total = (*_counts(trainings), *facts.cost_cells(trainings, rates))
     if len(trainings) > 1:
         rows.append(("**all**", "", *total))
     return {
         "trainings": trainings,
-        "total": dict(zip(("updates", "samples", "hours", "hardware", "energy", "cost"), total, strict=True)),
+        "total": dict(zip(("updates", "samples", "hours", "hardware", "energy", "carbon", "cost"), total, strict=True)),
         "costs": rows,
         "rates": facts.rates_text(trainings, rates),
         "notes": [f"{training.name}: {note}." for training in trainings for note in training.notes],

@@ -6,10 +6,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from photofound.card.rates import GRID, Rates, carbon_text, rate_of
 from photofound.card.record import Origin, Session, Training
 from photofound.model.folder import one_line, read_json
 
@@ -70,33 +71,29 @@ def _shape(settings: Mapping[str, Any]) -> str:
 # ----------------------------------------------------------------------------------------------------------------- cost
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a device costs and takes: part of the device's name -> number. The name "" stands for all devices.
-
-    Attributes:
-        price: for an hour of one device.
-        watts: of one device while it computes.
-    """
-
-    price: Mapping[str, float] = field(default_factory=dict)
-    watts: Mapping[str, float] = field(default_factory=dict)
-    currency: str = "$"
-
-
-def cost_cells(trainings: Sequence[Training], rates: Rates) -> tuple[str, str, str, str]:
-    """Hours by the clock, hardware, energy and cost of some trainings together, as text."""
+def cost_cells(trainings: Sequence[Training], rates: Rates) -> tuple[str, str, str, str, str]:
+    """Hours by the clock, hardware, energy, CO2 and cost of some trainings together, as text."""
     devices: Counter[str] = Counter()
     for training in trainings:
         devices.update(training.device_hours)
     hardware = "; ".join(f"{hours_text(hours)} of {device or 'unknown hardware'}" for device, hours in devices.items())
-    energy, cost = _total(devices, rates.watts), _total(devices, rates.price)
+    energies, cost = [_joules(training, rates) for training in trainings], _total(devices, rates.price)
+    energy = None if None in energies else sum(filter(None, energies))
     return (
         hours_text(sum(training.hours for training in trainings)),
         hardware,
-        "unknown" if energy is None else f"{energy / 1000:.2g} kWh",
+        "unknown" if energy is None else f"{energy / 3.6e6:.2g} kWh",
+        carbon_text(energy, rates.grid),
         "unknown" if cost is None else f"{rates.currency}{cost:,.2f}",
     )
+
+
+def _joules(training: Training, rates: Rates) -> float | None:
+    """A training's energy: what its devices measured, or hours times the power that was stated; None if unknown."""
+    if training.joules is not None:
+        return training.joules
+    stated = _total(training.device_hours, rates.watts)
+    return None if stated is None else 3600 * stated
 
 
 def _total(devices: Mapping[str, float], rates: Mapping[str, float]) -> float | None:
@@ -105,26 +102,32 @@ def _total(devices: Mapping[str, float], rates: Mapping[str, float]) -> float | 
     return None if any(rate is None for _, rate in found) else sum(hours * rate for hours, rate in found if rate)
 
 
-def rate_of(device: str, rates: Mapping[str, float]) -> float | None:
-    """The rate whose name is a part of the device's name; otherwise the rate of "", or None."""
-    named = (rate for name, rate in rates.items() if name and name.lower() in device.lower())
-    return next(named, rates.get(""))
+def rates_text(trainings: Sequence[Training], rates: Rates) -> str:
+    """Sentences on what energy, CO2 and cost were computed from."""
+    measured = [training.name for training in trainings if training.joules is not None]
+    stated = [training for training in trainings if training.joules is None]
+    parts = [f"{device}: {rates.currency}{price:g} an hour" for device, price in _rated(trainings, rates.price).items()]
+    sentences = [f"Energy of {', '.join(measured)} was measured by the devices themselves."] if measured else []
+    powers = [f"{device}: {watts:g} W" for device, watts in _rated(stated, rates.watts).items()]
+    if stated and powers:
+        which = "Energy" if not measured else f"That of {', '.join(training.name for training in stated)}"
+        text = "; ".join(powers)
+        sentences.append(f"{which} was not measured: it is hours times the power that was stated ({text}).")
+    elif stated and not measured:
+        sentences.append("Energy was not measured, and no power was stated to estimate it from.")
+    if measured or powers:
+        source = " (the world's mean of 2024 by Ember)" if rates.grid == GRID else ""
+        sentences.append(f"CO2 is at {rates.grid:g} g for a kilowatt-hour{source}.")
+    if parts:
+        sentences.append(f"The cost is hours times the price that was stated ({'; '.join(parts)}).")
+    return " ".join(sentences)
 
 
-def rates_text(trainings: Iterable[Training], rates: Rates) -> str:
-    """A sentence on what energy and cost were computed from."""
-    texts = []
-    for device in dict.fromkeys(device for training in trainings for device in training.device_hours):
-        watts, price = rate_of(device, rates.watts), rate_of(device, rates.price)
-        parts = [
-            f"{watts:g} W" if watts is not None else "",
-            f"{rates.currency}{price:g} an hour" if price is not None else "",
-        ]
-        if any(parts):
-            texts.append(f"{device or 'unknown hardware'}: {' and '.join(filter(None, parts))}")
-    if not texts:
-        return "Energy was not measured, and no power or price was stated to estimate it from."
-    return f"Energy was not measured: energy and cost are hours times what was stated ({'; '.join(texts)})."
+def _rated(trainings: Iterable[Training], rates: Mapping[str, float]) -> dict[str, float]:
+    """The devices of these trainings that have a rate, and it."""
+    devices = dict.fromkeys(device for training in trainings for device in training.device_hours)
+    found = {device or "unknown hardware": rate_of(device, rates) for device in devices}
+    return {device: rate for device, rate in found.items() if rate is not None}
 
 
 # ------------------------------------------------------------------------------------------------------ data, sessions

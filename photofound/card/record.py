@@ -63,6 +63,7 @@ class Session:
         date: of the start, UTC.
         seconds: by the clock, the same for all devices.
         changed: settings that differ from the previous session: name -> "before -> now".
+        joules: of all devices, as they measured it themselves; None = they did not.
     """
 
     device: str = ""
@@ -74,6 +75,7 @@ class Session:
     samples: int = 0
     seconds: float = 0.0
     changed: dict[str, str] = field(default_factory=dict)
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ class Training:
     def hours(self) -> float:
         """By the clock."""
         return sum(session.seconds for session in self.sessions) / 3600
+
+    @property
+    def joules(self) -> float | None:
+        """Energy as it was measured; None where a session's was not."""
+        each = [session.joules for session in self.sessions]
+        return None if not each or None in each else sum(filter(None, each))
 
     @property
     def device_hours(self) -> dict[str, float]:

@@ -10,11 +10,15 @@ Each file imports only files above it:
     swap         frozen weights that travel between the CPU and the device
     frugal       AdamW with moments of eight bits, or on the CPU
     recompute    activation checkpointing
+    muon         Muon, whose work the processes share
     optim        AdamW, Muon, schedules
     ema          the moving average of weights
     checkpoint   checkpoints of one process or many
+    gauges       energy and load of the devices
     history      the record of a run, for the model's card
     log          metrics.jsonl, the terminal, the trackers
+    pace         speed, energy and CO2 of an update
+    batches      micro-batches, the next ones while the GPU works
     trainer      the loop
     price        what GPU hours cost: money, energy, carbon
     estimate     what a run will take: the dry run

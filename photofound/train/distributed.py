@@ -13,15 +13,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from photofound.device import device_name as device_name
 from photofound.device import resolve_device as resolve_device
 
+T = TypeVar("T")
+R = TypeVar("R")
 PARALLEL = ("ddp", "fsdp", "hsdp")
 TRACKERS = {"tensorboard": "pip install 'photofound[train]'", "wandb": "pip install 'photofound[wandb]'"}
 
@@ -50,6 +54,7 @@ class Engine:
         parallel: ``ddp``, ``fsdp`` or ``hsdp``.
         shard_size: hsdp: how many processes one copy of the model is spread over, usually those of a node.
         trackers: names of ``TRACKERS``; they write below ``folder``.
+        timeout: minutes after which processes that wait for another one give up.
 
     Raises:
         ValueError: sharding would not take place, or a tracker is not installed.
@@ -63,8 +68,9 @@ class Engine:
         shard_size: int | None = None,
         trackers: Sequence[str] = (),
         folder: Path | None = None,
+        timeout: float = 60.0,
     ) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
         from accelerate.utils import ProjectConfiguration
 
@@ -85,14 +91,19 @@ class Engine:
             else None,
             # Heads, the critic and optional inputs have no gradient in some steps. A touch of 0 * weight would give
             # them one of zero, and the optimizer would decay what a single process leaves alone.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=timeout)),
+            ],
             **_sharding(parallel, shard_size, processes, precision),
         )
         _check_sharding(parallel, str(self.accelerator.distributed_type.value), processes, self.accelerator.device)
+        _open_host_group(timedelta(minutes=timeout))
         single = processes == 1 and place.index is not None
         here = place if single else self.accelerator.device  # a named GPU (cuda:1) is for a single process
         self.world = World(self.accelerator.process_index, self.accelerator.num_processes, here)
         self.main = self.accelerator.is_main_process
+        self.first_of_node = self.accelerator.is_local_main_process
         self.sharded, self.half = parallel != "ddp", precision == "bf16"
 
     # -------------------------------------------------------------------------------------------------------- the model
@@ -131,25 +142,35 @@ class Engine:
         """Around forward and backward of a micro-batch: only the last one of an update averages over processes."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self._model)
 
-    def clip(self, parameters: Iterator[nn.Parameter], largest: float) -> float:
-        """Scale the gradients down to the norm ``largest``; their norm before."""
-        return float(whole(self.accelerator.clip_grad_norm_(parameters, largest)))
+    def clip(self, parameters: Iterator[nn.Parameter], largest: float) -> Tensor:
+        """Scale the gradients down to the norm ``largest``; their norm before, on the device."""
+        return on_device_whole(self.accelerator.clip_grad_norm_(parameters, largest))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar on the device over all processes."""
+        if self.world.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.world.size
 
     # ------------------------------------------------------------------------------------------------ among processes
 
     def gather(self, values: list[Any]) -> list[Any]:
         """The processes' lists, joined by rank; the same in every process."""
-        from accelerate.utils import gather_object
-
-        return gather_object(values) if self.world.size > 1 else values
+        if self.world.size == 1:
+            return values
+        lists: list[Any] = [None] * self.world.size
+        dist.all_gather_object(lists, values, group=_host_group())
+        return [value for each in lists for value in each]
 
     def agree(self, first: float, stop: bool) -> tuple[float, bool]:
         """Process 0's value, and whether any process wants to stop."""
         if self.world.size == 1:
             return first, stop
-        votes = torch.tensor([first if self.main else 0.0, float(stop)], dtype=torch.float64, device=self.world.device)
-        total = self.accelerator.reduce(votes, "sum").tolist()
-        return total[0], total[1] > 0
+        votes = torch.tensor([first if self.main else 0.0, float(stop)], dtype=torch.float64)
+        dist.all_reduce(votes, group=_host_group())
+        return float(votes[0]), bool(votes[1] > 0)
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -233,6 +254,56 @@ def whole(tensor: Tensor) -> Tensor:
     """The tensor; of a sharded one all of it, on the CPU (every process must call this)."""
     gather = getattr(tensor.detach(), "full_tensor", None)  # a DTensor
     return tensor if gather is None else gather().cpu()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor: the tensor itself, unless it is sharded."""
+    shard = getattr(tensor, "to_local", None)
+    return tensor if shard is None else shard()
+
+
+def on_device_whole(tensor: Tensor) -> Tensor:
+    """As ``whole``, on the device."""
+    gather = getattr(tensor.detach(), "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def shard_of(value: Tensor, like: Tensor) -> Tensor:
+    """As ``shard_like``, of a tensor that every process holds, without any of them sending it."""
+    mesh, placements = getattr(like, "device_mesh", None), getattr(like, "placements", None)
+    if mesh is None:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
+
+
+def shared(work: Sequence[T], function: Callable[[T], R]) -> list[R]:
+    """``function`` of each piece of work, each piece by one of the processes; all of them get all results, which are
+    sent as they are pickled. Every process must call this with the same work."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [function(each) for each in work]
+    rank, size = dist.get_rank(), dist.get_world_size()
+    own = {index: function(work[index]) for index in range(rank, len(work), size)}
+    gathered: list[Any] = [None] * size
+    dist.all_gather_object(gathered, own, group=_host_group())
+    found = {index: result for part in gathered for index, result in part.items()}
+    return [found[index] for index in range(len(work))]
+
+
+_host_groups: dict[Any, Any] = {}
+
+
+def _open_host_group(timeout: timedelta) -> None:
+    """A second group of all processes, for what lies in main memory: what they tell each other in it never waits for a
+    GPU."""
+    world = dist.group.WORLD
+    if dist.is_initialized() and world not in _host_groups and dist.get_backend() != "gloo":
+        _host_groups[world] = dist.new_group(backend="gloo", timeout=timeout)
+
+
+def _host_group() -> Any:
+    return _host_groups.get(dist.group.WORLD)  # None: the group of all is one
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:

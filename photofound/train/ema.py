@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from photofound.train.distributed import local
 
 
 class EMA:
@@ -18,21 +20,33 @@ class EMA:
 
     def __init__(self, module: nn.Module, decay: float, device: str | None = None) -> None:
         """``device`` is where the average is kept; None: where the weights are."""
-        self.module, self.decay, self.updates = module, decay, 0
+        self.module, self.decay = module, decay
         self.average = {
             n: p.detach().to(device, torch.float32, copy=True) for n, p in module.named_parameters() if p.requires_grad
         }
+        where = next((local(each).device for each in self.average.values()), torch.device("cpu"))
+        self._updates = torch.zeros((), dtype=torch.float64, device=where)
+
+    @property
+    def updates(self) -> int:
+        """Updates so far. Waits for the device."""
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self._updates.fill_(value)
 
     @torch.no_grad()
-    def update(self) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+    def update(self, bad: Tensor | None = None) -> None:
+        """Take the weights in; not where ``bad``, a bool on the device, is true."""
+        taken = torch.ones_like(self._updates) if bad is None else (~bad).to(self._updates)
+        self._updates += taken
+        weight = taken * (1 - ((1 + self._updates) / (10 + self._updates)).clamp(max=self.decay))
+        weight = weight.float()
         live = dict(self.module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.average.values()),
-            [live[n].detach().to(average.device, torch.float32) for n, average in self.average.items()],
-            1 - decay,
-        )
+        for name, average in self.average.items():
+            own = local(average)
+            own.lerp_(local(live[name].detach()).to(own.device, torch.float32), weight)
 
     @contextmanager
     @torch.no_grad()

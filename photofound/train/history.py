@@ -54,13 +54,14 @@ class History:
         self.before = (step, earlier.samples, seconds)
         return earlier.samples
 
-    def trainings(self, step: int, samples: int, seconds: float) -> list[record.Training]:
-        """The record up to now: the parents' trainings and this one."""
+    def trainings(self, step: int, samples: int, seconds: float, joules: float | None) -> list[record.Training]:
+        """The record up to now: the parents' trainings and this one. ``joules`` are of this session."""
         steps_before, samples_before, seconds_before = self.before
         session = replace(
             self.session,
             steps=step - steps_before,
             samples=samples - samples_before,
             seconds=round(seconds - seconds_before, 3),
+            joules=None if joules is None else round(joules, 1),
         )
         return [*self.parents, replace(self.training, sessions=(*self.training.sessions, session))]

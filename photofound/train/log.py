@@ -4,11 +4,50 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from photofound import files
 from photofound.train.distributed import Engine
+
+
+class Figures:
+    """Scalars on the device that are asked for later, so that nobody waits for the device now.
+
+    Args:
+        rows: dicts of scalars; all are copied to main memory together, as soon as they are computed.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> None:
+        self._names = [tuple(row) for row in rows]
+        each = [value.detach().to(device).float().reshape(()) for row in rows for value in row.values()]
+        together = torch.stack(each) if each else torch.zeros(0)
+        self._arrived: Any = None
+        if device.type == "cuda":
+            self._values = torch.empty(len(each), pin_memory=True).copy_(together, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._values = together
+
+    def read(self) -> list[dict[str, float]]:
+        """The rows as numbers. Waits until they are computed."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        values = iter(self._values.tolist())
+        return [{name: next(values) for name in names} for names in self._names]
+
+
+def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every value over the rows that have it. A NaN counts in the loss alone."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    kept = {n: v if n == "loss" else [x for x in v if not math.isnan(x)] for n, v in values.items()}
+    return {name: sum(v) / len(v) for name, v in kept.items() if v}
 
 
 class RunLog:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from photofound.train import frugal
 from photofound.train.distributed import shard_like, whole
+from photofound.train.muon import FilterMuon, Muon
 
 
 class Optimizers:
@@ -25,13 +26,21 @@ class Optimizers:
     def _groups(self) -> Iterable[dict]:
         return (group for optimizer in self.optimizers for group in optimizer.param_groups)
 
-    def step(self, scale: float) -> None:
-        """One update at ``scale`` times the base learning rates."""
+    def step(self, scale: float, bad: Tensor | None = None) -> None:
+        """One update at ``scale`` times the base learning rates; none where ``bad``, a bool on the device, is true.
+
+        Fused AdamW and Muon leave the question to their kernels. For other optimizers the processor waits for it."""
         for group in self._groups():
-            lr = group["base_lr"] * scale
-            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr  # torchao's is a tensor
+            group["lr"] = group["base_lr"] * scale
         for optimizer in self.optimizers:
-            optimizer.step()
+            inner: Any = getattr(optimizer, "optimizer", optimizer)
+            if bad is None:
+                optimizer.step()
+            elif isinstance(inner, Muon) or type(inner) is torch.optim.AdamW:
+                inner.grad_scale, inner.found_inf = None, bad.float()
+                optimizer.step()
+            elif not bool(bad):
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -138,35 +147,9 @@ def build(
                 "train.parallel=ddp"
             )
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers += [torch.optim.Muon(flat, **options)] if flat else []
+        optimizers += [Muon(flat, **options)] if flat else []
         optimizers += [FilterMuon(filters, **options)] if filters else []
     return Optimizers(optimizers)
-
-
-class FilterMuon(torch.optim.Muon):
-    """Muon for convolutions: each filter bank (O, I, k, k) as the matrix (O, k k I), which shares its memory."""
-
-    def __init__(self, filters: Sequence[nn.Parameter], **options: Any) -> None:
-        self.filters = list(filters)
-        for weight in self.filters:  # else the matrix would be a copy, and the weight would stay what it is
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        super().__init__([nn.Parameter(_matrix(weight.data)) for weight in self.filters], **options)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        for weight, matrix in zip(self.filters, self.param_groups[0]["params"], strict=True):
-            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
-        return super().step(closure)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        super().zero_grad(set_to_none)
-        for weight in self.filters:
-            weight.grad = None
-
-
-def _matrix(filters: Tensor) -> Tensor:
-    """(O, I, k, k) to (O, k k I), a view where the filters are channels-last."""
-    return filters.permute(0, 2, 3, 1).flatten(1)
 
 
 def schedule(step: int, progress: float, warmup_steps: int, kind: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from photofound.card.rates import GRID
 from photofound.data.sources import Source
 
 
@@ -31,6 +32,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda
     parallel: str = "ddp"  # how several processes share the model: ddp | fsdp | hsdp
     shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
+    timeout: float = 60.0  # minutes after which processes that wait for another one give up; first steps are slow
     compile: bool = False  # torch.compile, block by block
     checkpoint_activations: bool = False  # compute activations twice instead of keeping them: less memory, more work
     checkpoint_keep: str = "inputs"  # what is kept of a block: its inputs | products (of matrices and attention, too)
@@ -38,6 +40,8 @@ class TrainConfig:
     seed: int = 0  # of all random numbers of the run
     max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
     log_every: int = 20  # steps between two lines on the terminal; metrics.jsonl has every step
+    peak: float | None = None  # TFLOP/s of a device, for mfu in the log; null = its data sheet's, for bfloat16
+    grid: float = GRID  # grams of CO2 of a kilowatt-hour where the run is; the world's mean of 2024 (Ember)
     trackers: tuple[str, ...] | None = None  # tensorboard, wandb; null = tensorboard where it is installed
     validate_every: int = 0  # steps between two measurements of what is held out; 0 = never
     sample_every: int = 0  # steps between two sheets of samples; 0 = only at the end

@@ -32,11 +32,12 @@ from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample, is_regression
 from photofound.model import autoencoder, flow, text
 from photofound.model.condition import fold_condition
+from photofound.model.cost import forward_cost
 from photofound.picture import sheet as sheets
 from photofound.room import readers
 from photofound.train import fewer_bits
 from photofound.train.build import build_pipeline
-from photofound.train.distributed import World
+from photofound.train.distributed import World, shared
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take
 from photofound.train.recipe import Recipe
 from photofound.train.settings import EditConfig
@@ -64,6 +65,7 @@ class EditStage:
     """
 
     config: Any  # an EditConfig; subclasses narrow it
+    ahead = True  # batches do not depend on what is trained
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class EditStage:
         self.stream = StreamReader(config.data, config.train.seed, world) if config.data.sources else None
         self.exemplars = {each.crop: each for each in map(Exemplars, config.data.exemplars)}
         self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
+        self._costs: dict[int, tuple[int, float]] = {}
         self._check_sizes()
         if world.rank == 0 and (line := self._cut_captions()):
             print(line)
@@ -280,13 +283,17 @@ class EditStage:
         Half of the samples without a prompt lose their reference, too: guidance compares with neither.
         """
         mix = self.config.mix
-        drop = torch.rand(len(condition), generator=generator, device=self.device)
+        if generator.device.type != "cpu":  # prompts are chosen by the processor, which must not wait for the GPU
+            drop = torch.rand(len(condition), generator=torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
+        else:
+            drop = torch.rand(len(condition), generator=generator)
         no_text = (drop < mix.drop_text) | (drop > 1 - mix.drop_both)
         prompts = ["" if gone else prompt for gone, prompt in zip(no_text.tolist(), condition.prompt, strict=True)]
         if condition.referenced is not None:
             lost = torch.rand(len(condition), generator=generator, device=self.device) < 0.5
-            condition = replace(condition, referenced=condition.referenced & ~(no_text & lost))
-        gone = (drop > 1 - 2 * mix.drop_both) & ~is_regression(condition)
+            lost = no_text.to(self.device, non_blocking=True) & lost
+            condition = replace(condition, referenced=condition.referenced & ~lost)
+        gone = (drop > 1 - 2 * mix.drop_both).to(self.device, non_blocking=True) & ~is_regression(condition)
         return replace(blank(condition, gone), prompt=prompts)
 
     def predict(
@@ -379,32 +386,53 @@ class EditStage:
         """The flow-matching loss of a batch at fixed noise and at times spread evenly over (0, 1); all pixels count the
         same, and nothing is dropped."""
         generator = torch.Generator(self.device).manual_seed(0)
-        count, each = len(batch.condition), []
+        count = len(batch.condition)
         times = (torch.randperm(count, generator=generator, device=self.device) + 0.5) / count
-        for rows in torch.arange(count).split(self.config.train.batch_size):
+        channels, factor = self.pipeline.transformer.config.in_channels, autoencoder.factor(self.vae)
+        shape = channels, *(side // factor for side in batch.sample.pixels.shape[-2:])
+        parts = list(torch.arange(count).split(self.config.train.batch_size))
+        noises = [self.noise_like(torch.empty(len(rows), *shape), generator) for rows in parts]
+
+        def of(part: int) -> Tensor:
+            """The losses of a part's samples, in main memory: the processes share out the parts."""
+            rows = parts[part]
             x0 = self.encode(batch.sample.pixels[rows])
             condition = take(batch.condition, rows)
-            noise = self.noise_like(x0, generator)
-            noise, t = flow.regression_start(noise, times[rows], is_regression(condition))
+            noise, t = flow.regression_start(noises[part], times[rows], is_regression(condition))
             x_t = flow.add_noise(x0, noise, t)
             v, *_ = self.predict(x_t, t, condition)
             target = self.target(x_t, x0, noise, t)
-            each.append(flow.masked_loss(v, target, condition.hole, self.config.mix.known_weight))
-        return torch.cat(each).mean()
+            return flow.masked_loss(v, target, condition.hole, self.config.mix.known_weight).cpu()
+
+        return torch.cat(shared(range(len(parts)), of)).mean()
 
     # -------------------------------------------------------------------------------------------------------- results
 
     def sheet(self) -> np.ndarray:
-        """One row per task, three times: the canvas, the model's picture, the target."""
-        rows = []
-        for name in self.shares_for(self.store, self.last_crop):
+        """One row per task, three times: the canvas, the model's picture, the target. The processes share out the
+        tasks."""
+
+        def row(name: str) -> list[Tensor]:
             cpu, generator = torch.Generator().manual_seed(7), torch.Generator(self.device).manual_seed(7)
             condition, sample = self.mixer.draw_task(self.store, name, self.last_crop, 3, generator, cpu)
             seeds = [torch.Generator().manual_seed(i) for i in range(3)]
             made = self.pipeline.sample(condition, steps=12, guidance=2.0, generators=seeds)
             given = references.inset(condition.canvas * (1 - 0.5 * condition.hole) + 0.5 * condition.hole, condition)
-            rows.append([picture for i in range(3) for picture in (given[i], made[i], sample.pixels[i])])
-        return sheets.sheet(rows)
+            return [picture.cpu() for i in range(3) for picture in (given[i], made[i], sample.pixels[i])]
+
+        return sheets.sheet(shared(list(self.shares_for(self.store, self.last_crop)), row))
+
+    def work(self, progress: float) -> tuple[int, float]:
+        """Tokens of a sample, and FLOP of the transformer in a step with it: forward, and backward twice as dear. What
+        is computed twice to save memory counts once."""
+        data, recipe = self.config.data, self.config.recipe
+        crop = data.late_crop if progress >= data.late_from else data.crop
+        if crop not in self._costs:
+            side, shape = crop // autoencoder.factor(self.vae), self.pipeline.transformer.config
+            skip = recipe.tread if (side // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
+            cost = forward_cost(self.pipeline.transformer, side, side, self.config.model.text_length, skip)
+            self._costs[crop] = cost.tokens, 3.0 * cost.flops
+        return self._costs[crop]
 
     def record(self) -> dict[str, Any]:
         """For the model's card: the parts that are trained, the data, and the models that this one started from."""

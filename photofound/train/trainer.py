@@ -13,17 +13,16 @@ step and the micro-batch's number. The processes only divide them up. Hence
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,10 +32,12 @@ from photofound.card import record
 from photofound.errors import one_line
 from photofound.signals import handled
 from photofound.train import checkpoint, optim, recompute
+from photofound.train.batches import Batches
 from photofound.train.distributed import Engine, World, resolve_device, seed_of, shard_like, whole
 from photofound.train.ema import EMA
 from photofound.train.history import History
-from photofound.train.log import RunLog
+from photofound.train.log import Figures, RunLog, mean
+from photofound.train.pace import Pace
 from photofound.train.settings import TrainConfig
 
 __all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
@@ -52,8 +53,10 @@ class Stage(Protocol):
     this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
     weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
     progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
-    as ``sheet`` is; and for a stage that reads a stream ``state_dict() -> dict`` (anything JSON can hold) and
-    ``load_state_dict(dict)``, its position in the data, which are called with a checkpoint, in every process.
+    as ``sheet`` is; ``work(progress) -> (tokens, FLOP)``, of a sample in a step; ``ahead``, true where batches do not
+    depend on what is trained, so that the next one may be drawn before a step is over; and for a stage that reads a
+    stream ``state_dict() -> dict`` (anything JSON can hold) and ``load_state_dict(dict)``, its position in the data,
+    which are called with a checkpoint, in every process.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
     ``data`` (of ``record.Origin``), ``filtering`` (sentences), ``rooms`` (of ``record.RoomRead``) and ``parents`` (of
     ``record.Training``); ``note_reading(run_dir, training)`` is called when the run begins.
@@ -82,6 +85,17 @@ class Stage(Protocol):
 
     def export(self, folder: Path) -> None:
         """Write the model as a user loads it. Called once, by the first process, when the run is finished."""
+
+
+class Update(NamedTuple):
+    """An update that was launched: the step that it makes, the progress that it was made at, its samples over all
+    processes, its learning rate, and its figures."""
+
+    step: int
+    progress: float
+    samples: int
+    lr: float
+    figures: Figures
 
 
 class Trainer:
@@ -121,6 +135,9 @@ class Trainer:
         )
         self.ema = EMA(stage.module, config.ema, "cpu" if config.offload else None)
         self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
+        self.launched: list[Update] = []  # not logged yet
+        self.pace = Pace(config, stage, self.engine)
+        self.batches = Batches(config.seed, stage, self.device, self.own_parts)
         self.history = History(stage, config, run_dir, self.engine.world)
         self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
@@ -141,6 +158,7 @@ class Trainer:
         with handled(STOPPING, self._stop):
             while self._tick() < 1 and not self.stopping:
                 self._update()
+            self._settle()
             if self.saved != self.step:
                 self._save()  # with the handlers in place: launchers send the signal more than once
         if finished := self.progress() >= 1:
@@ -195,16 +213,32 @@ class Trainer:
         return min(1.0, max(self.step / self.config.steps, by_clock))
 
     def _update(self) -> None:
-        start, progress = time.perf_counter(), self.progress()
-        row, lr = self.advance(progress)
-        rate = self.update_size(progress) / (time.perf_counter() - start)
-        if self.config.validate_every and self.step % self.config.validate_every == 0:
-            row |= self._validate()
-        self._write_row(row, lr, rate)
-        if self.config.sample_every and self.step % self.config.sample_every == 0:
+        if not self.launched:
+            self.lap = time.perf_counter()
+        self.launched.append(self.launch(self.progress()))
+        validates, samples, saves = (
+            bool(every) and self.step % every == 0
+            for every in (self.config.validate_every, self.config.sample_every, self.config.save_every)
+        )
+        last = self.device.type != "cuda" or validates or samples or saves
+        self._settle(0 if last else 1, self._validate if validates else dict)
+        if samples:
             self._save_sheet()
-        if self.step % self.config.save_every == 0:
+        if saves:
             self._save()
+
+    def _settle(self, kept: int = 0, also: Callable[[], dict[str, float]] = dict) -> None:
+        """Log the updates that were launched, all but the last ``kept``: while the GPU works on one, the one before is
+        read. ``also`` measures what the last one's line has, too."""
+        while len(self.launched) > kept:
+            update = self.launched.pop(0)
+            row = self.collect(update)
+            now = time.perf_counter()
+            row |= self.pace.figures(update.samples, update.progress, now - self.lap)
+            self.lap = now
+            if not self.launched:
+                row |= also()
+            self._write_row(update, row)
 
     def update_size(self, progress: float) -> int:
         """How many samples an update at this progress has, over all processes."""
@@ -215,50 +249,64 @@ class Trainer:
         return getattr(self.stage, "batch_size", lambda size, _: size)(size, progress)
 
     def advance(self, progress: float) -> tuple[dict[str, float], float]:
-        """One update: forward and backward of this process's micro-batches, then the optimizers.
+        """One update, waited for. Returns the figures to log, averaged over all processes, and the learning rate."""
+        update = self.launch(progress)
+        return self.collect(update), update.lr
 
-        Returns the figures to log, averaged over all processes, and the learning rate."""
+    def launch(self, progress: float) -> Update:
+        """One update: forward and backward of this process's micro-batches, then the optimizers, which change nothing
+        where the loss or its gradient is not finite. On a GPU it is under way when this returns."""
         config = self.config
-        row = _mean(self.engine.gather([self._micro_batch(index, progress) for index in self.own_parts]))
-        row["norm"] = self.engine.clip(self.stage.module.parameters(), config.clip)
+        rows = [self._micro_batch(index, progress) for index in self.own_parts]
+        norm = self.engine.clip(self.stage.module.parameters(), config.clip)
+        loss = self.engine.mean(torch.stack([row["loss"] for row in rows]).mean())
+        bad = ~(loss.isfinite() & norm.isfinite())
         scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
-        if math.isfinite(row["loss"]) and math.isfinite(row["norm"]):
-            self.optimizers.step(scale)
-            self.ema.update()
-            self.skips_in_a_row = 0
-        else:
-            self._skip()
+        self.optimizers.step(scale, bad)
+        self.ema.update(bad)
         self.step += 1
-        self.seen += self.update_size(progress)
-        return row, scale * config.lr
+        if (after := self.progress()) < 1:
+            self.batches.draw_ahead(self.step, self._micro_size(after), after)
+        size = self.update_size(progress)
+        self.seen += size
+        figures = Figures([*rows, {"norm": norm, "bad": bad}], self.device)
+        return Update(self.step, progress, size, scale * config.lr, figures)
 
-    def _micro_batch(self, index: int, progress: float) -> dict[str, float]:
+    def collect(self, update: Update) -> dict[str, float]:
+        """The figures of an update, averaged over all processes. Waits for it."""
+        *rows, whole_update = update.figures.read()
+        row = mean(self.engine.gather(rows))
+        row["norm"] = whole_update["norm"]
+        if whole_update["bad"]:
+            self._count_skip(update.step)
+        else:
+            self.skips_in_a_row = 0
+        return row
+
+    def _micro_batch(self, index: int, progress: float) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch; returns the figures to log."""
-        torch.manual_seed(seed_of(self.config.seed, self.step, index, "batch"))
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, self.step, index, "data"))
-        batch = self.stage.batch(generator, self._micro_size(progress), progress)
+        batch = self.batches.take(self.step, index, self._micro_size(progress), progress)
         # Again, since a first batch may draw more than later ones do: a resumed run has its first batch elsewhere.
         torch.manual_seed(seed_of(self.config.seed, self.step, index, "model"))
         with self.engine.accumulating(last=index == self.own_parts[-1]):
             loss, logs = self.call(self.stage.loss, batch)
             self.engine.backward(loss / len(self.own_parts))
-        return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in logs.items()}
+        return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
-    def _skip(self) -> None:
-        """Leave out a bad batch. Raises ValueError for many in a row: the run is broken."""
-        self.stage.module.zero_grad(set_to_none=True)
+    def _count_skip(self, step: int) -> None:
+        """A bad batch was left out. Raises ValueError for many in a row: the run is broken."""
         self.skipped += 1
         self.skips_in_a_row += 1
         if self.skips_in_a_row >= self.config.max_skips:
             raise ValueError(
-                f"training: {self.skips_in_a_row} steps in a row had no finite loss and gradient (step {self.step}); "
+                f"training: {self.skips_in_a_row} steps in a row had no finite loss and gradient (step {step}); "
                 "lower train.lr and go on from the last checkpoint with --resume latest"
             )
 
-    def _write_row(self, row: dict[str, float], lr: float, images_per_s: float) -> None:
+    def _write_row(self, update: Update, row: dict[str, float]) -> None:
         """The figures of a step, those of every stage first."""
-        first = {"step": self.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": lr}
-        first |= {"images_per_s": images_per_s, "minutes": self._now() / 60, "skipped": self.skipped}
+        first = {"step": update.step, "loss": row.pop("loss"), "norm": row.pop("norm"), "lr": update.lr}
+        first |= {"images_per_s": row.pop("images_per_s"), "minutes": self._now() / 60, "skipped": self.skipped}
         self.log.write(first | row, self.progress())
 
     # ----------------------------------------------------------------------------------------------- clock and signals
@@ -303,7 +351,7 @@ class Trainer:
 
     def trainings(self) -> list[record.Training]:
         """The record up to now, for the model's card."""
-        return self.history.trainings(self.step, self.seen, self._now())
+        return self.history.trainings(self.step, self.seen, self._now(), self.pace.joules)
 
     def export(self) -> None:
         """Write the averaged model, and beside it the record of the last checkpoint."""
@@ -319,7 +367,6 @@ class Trainer:
         model = {name: whole(value) for name, value in self.stage.module.state_dict().items()}
         average = {name: whole(value) for name, value in self.ema.average.items()}
         tensors = {"model": model, "ema": average, "optimizer": self.optimizers.state_tensors()}
-        position: dict[str, Any] = getattr(self.stage, "state_dict", dict)()
         self.recorded = self.trainings()
         state = {
             "seconds": self._now(),
@@ -329,7 +376,7 @@ class Trainer:
             "optimizer": self.config.optimizer,
             "seed": self.config.seed,
             "micro_batches": self.micro_batches,
-            "data": self.engine.gather([position]),
+            "data": self.engine.gather([self.batches.position()]),
             "record": record.to_plain(self.recorded),
         }
         if self.main:
@@ -421,7 +468,8 @@ def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
     trackers = config.trackers
     if trackers is None:
         trackers = ("tensorboard",) if find_spec("tensorboard") else ()
-    return Engine(config.device, config.precision, config.parallel, config.shard_size, trackers, run_dir)
+    shape = config.parallel, config.shard_size
+    return Engine(config.device, config.precision, *shape, trackers, run_dir, config.timeout)
 
 
 def micro_batches(config: TrainConfig, processes: int) -> int:
@@ -462,11 +510,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of every value over the rows that have it. A NaN counts in the loss alone."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = {name: [row[name] for row in rows if name in row] for name in names}
-    kept = {n: v if n == "loss" else [x for x in v if not math.isnan(x)] for n, v in values.items()}
-    return {name: sum(v) / len(v) for name, v in kept.items() if v}
