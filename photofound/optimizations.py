@@ -61,6 +61,34 @@ class OptimizedPipeline(StoredPipeline):
         if getattr(network, "is_cache_enabled", False):
             network.disable_cache()
 
+    def compile(self, graphs: bool = False) -> None:
+        """Compile the transformer, block by block, and the autoencoder's decoder by ``torch.compile``. The first call,
+        and the first one at a new size, waits for the compiler. Results differ in the last bits.
+
+        Args:
+            graphs: compile the whole transformer and replay it as a CUDA graph, which launches a step's kernels at
+                once: for small models, whose kernels are shorter than their launch.
+
+        Raises:
+            ValueError: graphs on another device than CUDA's, or weights of eight bits.
+        """
+        networks, device = self._networks, self._execution_device
+        painter: Any = networks.get("transformer") or networks.get("unet")
+        if graphs and device.type != "cuda":
+            raise ValueError(f"compile: graphs are CUDA's, and this model is on {device.type}; leave graphs out")
+        if any(hasattr(network, "_photofound_quantized") for network in networks.values()):
+            raise ValueError("compile: the weights have eight bits by now; load the model anew and leave quantize out")
+        if graphs:
+            painter.compile(mode="reduce-overhead")
+        elif getattr(painter, "_repeated_blocks", None):
+            painter.compile_repeated_blocks()
+        else:
+            painter.compile()
+        decoder: Any = getattr(networks.get("vae"), "decoder", None)
+        if decoder is not None:
+            decoder.compile()
+        painter._photofound_compiled = "graphs" if graphs else "blocks"
+
     @property
     def precision(self) -> torch.dtype:
         """What the network that paints computes in."""
@@ -83,13 +111,15 @@ class OptimizedPipeline(StoredPipeline):
 
     @property
     def optimizations(self) -> dict[str, Any]:
-        """Those that are on and change the pixels: ``quantize``, ``cache_threshold``, ``vae_tiling``. For recipes."""
+        """Those that are on and change the pixels: ``quantize``, ``compile``, ``cache_threshold``, ``vae_tiling``. For
+        recipes."""
         networks = self._networks
         painter: Any = networks.get("transformer")
         cache = getattr(painter, "_cache_config", painter)  # diffusers keeps the configuration, ours its number
         kinds = {getattr(each, "_photofound_quantized", None) for each in networks.values()} - {None}
         found = {
             "quantize": next(iter(kinds), None),
+            "compile": getattr(painter, "_photofound_compiled", None),
             "cache_threshold": getattr(cache, "threshold", None) or getattr(cache, "_threshold", None) or None,
             "vae_tiling": getattr(networks.get("vae"), "use_tiling", False) or None,
         }
@@ -99,6 +129,8 @@ class OptimizedPipeline(StoredPipeline):
         """Switch on what ``optimizations`` has named. Raises ValueError for what cannot be."""
         if "quantize" in wanted:
             self.quantize(str(wanted["quantize"]))
+        if "compile" in wanted:
+            self.compile(graphs=wanted["compile"] == "graphs")
         if "cache_threshold" in wanted:
             self.enable_first_block_cache(wanted["cache_threshold"])
         if "vae_tiling" in wanted:

@@ -144,3 +144,15 @@ def test_the_command_line_says_the_threshold_that_counts():
 def test_a_pipeline_of_the_family_has_the_words():
     for name in ("quantize", "enable_first_block_cache", "disable_first_block_cache"):
         assert callable(getattr(EditPipeline, name))
+
+
+def test_compiling_takes_the_blocks_and_the_decoder_and_is_named_in_recipes(nano, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(type(self).__name__))
+    pipe = nano()
+    with pytest.raises(ValueError, match="graphs are CUDA's, and this model is on cpu; leave graphs out"):
+        pipe.compile(graphs=True)
+    assert not compiled and "compile" not in pipe.optimizations
+    pipe.optimize({"compile": "blocks"})
+    assert compiled.count("Block") == len(pipe.transformer.blocks) and "Decoder" in compiled[-1]
+    assert pipe.optimizations == {"compile": "blocks"}

@@ -9,6 +9,7 @@ Each file imports only files above it:
     fewer_bits   frozen weights in bfloat16, int8, NF4
     swap         frozen weights that travel between the CPU and the device
     frugal       AdamW with moments of eight bits, or on the CPU
+    float8       products in eight bits
     recompute    activation checkpointing
     muon         Muon, whose work the processes share
     optim        AdamW, Muon, schedules

@@ -34,6 +34,7 @@ class TrainConfig:
     shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
     timeout: float = 60.0  # minutes after which processes that wait for another one give up; first steps are slow
     compile: bool = False  # torch.compile, block by block
+    fp8: bool = False  # products of the blocks in eight bits, by torchao; GPUs since Ada and Hopper
     checkpoint_activations: bool = False  # compute activations twice instead of keeping them: less memory, more work
     checkpoint_keep: str = "inputs"  # what is kept of a block: its inputs | products (of matrices and attention, too)
     checkpoint_every: int = 1  # ... of every n-th block alone; the others keep all

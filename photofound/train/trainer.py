@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from photofound.card import record
 from photofound.errors import one_line
 from photofound.signals import handled
-from photofound.train import checkpoint, optim, recompute
+from photofound.train import checkpoint, float8, optim, recompute
 from photofound.train.batches import Batches
 from photofound.train.distributed import Engine, World, resolve_device, seed_of, shard_like, whole
 from photofound.train.ema import EMA
@@ -118,6 +118,8 @@ class Trainer:
         self.own_parts = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
         if config.checkpoint_activations:
             _checkpoint_activations(stage.module, config)
+        if config.fp8:
+            float8.convert(stage.blocks, self.device)
         if config.compile:
             for block in stage.blocks:
                 block.compile()
