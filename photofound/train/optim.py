@@ -37,7 +37,7 @@ class Optimizers:
             if bad is None:
                 optimizer.step()
             elif isinstance(inner, Muon) or type(inner) is torch.optim.AdamW:
-                inner.grad_scale, inner.found_inf = None, bad.float()
+                vars(inner).update(grad_scale=None, found_inf=bad.float())
                 optimizer.step()
             elif not bool(bad):
                 optimizer.step()
