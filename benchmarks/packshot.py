@@ -1,7 +1,7 @@
 """The seller's day: product photographs to packshots of 2,000 pixels with shadow, from file to file.
 
     python benchmarks/packshot.py --data DIR [--count 200] [--preset NAME]
-    python benchmarks/packshot.py --sheet docs/pictures/packshots.jpg [--data DIR]
+    python benchmarks/packshot.py --sheet docs/packshots.jpg [--data DIR]
 
 DIR holds ``eval.json``, a list of {"file", "task", ...}, of which those with ``"task": "product"`` are taken, repeated
 to ``--count``. Each is read, cut out, placed on 2,000 x 2,000 pixels, given a soft shadow, written as JPEG, and held to

@@ -51,9 +51,9 @@ def _dispatch(argv: list[str]) -> int:
 def _help() -> int:
     print("usage: photofound COMMAND ...\n\nEdit photographs with one latent diffusion transformer.\n\nedits:")
     for name, task in loaded_tasks():
-        print(f"  {name:<10}{task.summary if task else 'cannot be loaded'}")
+        print(f"  {name:<11}{task.summary if task else 'cannot be loaded'}")
     print("\nother commands:")
     for name, (_, summary) in COMMANDS.items():
-        print(f"  {name:<10}{summary}")
+        print(f"  {name:<11}{summary}")
     print("\n'photofound COMMAND --help' explains one command; --version prints the version.")
     return 0
