@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from photofound.card.rates import GRID, Rates, carbon_text, rate_of
+from photofound.card.rates import GRID, GRID_SOURCE, Rates, carbon_text, rate_of
 from photofound.card.record import Origin, Session, Training
 from photofound.model.folder import one_line, read_json
 
@@ -116,7 +116,7 @@ def rates_text(trainings: Sequence[Training], rates: Rates) -> str:
     elif stated and not measured:
         sentences.append("Energy was not measured, and no power was stated to estimate it from.")
     if measured or powers:
-        source = " (the world's mean of 2024 by Ember)" if rates.grid == GRID else ""
+        source = f" ({GRID_SOURCE})" if rates.grid == GRID else ""
         sentences.append(f"CO2 is at {rates.grid:g} g for a kilowatt-hour{source}.")
     if parts:
         sentences.append(f"The cost is hours times the price that was stated ({'; '.join(parts)}).")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-GRID = 473.0
-"""Grams of CO2 that a kilowatt-hour stands for: the world's mean of 2024 (Ember, Global Electricity Review 2025)."""
+GRID, GRID_SOURCE = 473.0, "the world's mean of 2024, Ember"
+"""Grams of CO2 that a kilowatt-hour stands for, by the Global Electricity Review 2025."""
 
 PEAK_TFLOPS: Mapping[str, float] = {
     "B200": 2250,

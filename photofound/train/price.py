@@ -8,6 +8,8 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from photofound.card.rates import GRID, GRID_SOURCE, PEAK_TFLOPS
+
 
 @dataclass(frozen=True)
 class Device:
@@ -22,18 +24,17 @@ class Device:
 
 _CLOUDS = "the middle of specialised clouds on demand, May 2026"
 DEVICES = {
-    "H200": Device(989, 700, 141, 1.95, "PRX: 24 hours of 32 for $1,500"),
-    "H100": Device(989, 700, 80, 2.5, _CLOUDS),
-    "A100": Device(312, 400, 80, 1.3, _CLOUDS),
-    "L40S": Device(362, 350, 48),
-    "L4": Device(121, 72, 24),
-    "4090": Device(165, 450, 24),
+    "H200": Device(PEAK_TFLOPS["H200"], 700, 141, 1.95, "PRX: 24 hours of 32 for $1,500"),
+    "H100": Device(PEAK_TFLOPS["H100"], 700, 80, 2.5, _CLOUDS),
+    "A100": Device(PEAK_TFLOPS["A100"], 400, 80, 1.3, _CLOUDS),
+    "L40S": Device(PEAK_TFLOPS["L40S"], 350, 48),
+    "L4": Device(PEAK_TFLOPS["L4"], 72, 24),
+    "4090": Device(PEAK_TFLOPS["4090"], 450, 24),
 }
 
 MFU = 0.32  # of the data sheet, training: 46 % of what a large product reaches
 MFU_SOURCE = "measured on an H200 with 1.2 billion parameters, eager: docs/experiments.md"
 PUE, PUE_SOURCE = 1.56, "mean of data centres, Uptime Institute 2024"
-GRID, GRID_SOURCE = 473.0, "the world's mean of 2024, Ember"
 EDITS, EDITS_SOURCE = 2.1, "inpaint, 1024 px, 4 steps, 1.2 billion parameters on an H200: docs/experiments.md"
 
 
