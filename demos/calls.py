@@ -28,6 +28,7 @@ from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Task, get_task
 from photofound.errors import EXPECTED
 from photofound.image import Picture
 from photofound.notices import warnings_to
+from photofound.picture import layered
 
 VIEW = 420  # longest side of the picture of what is kept
 NO_PHOTOGRAPH = "there is no photograph yet; open one first"
@@ -251,6 +252,8 @@ class Calls:
             path = self.work.export(desk, format)
         size = path.stat().st_size
         line = f"{path.name} · {f'{size / 1e6:.1f} MB' if size > 1e5 else f'{size / 1e3:.0f} kB'}"
+        if path.suffix in layered.SUFFIXES:
+            return {"what": "download", "line": line, "name": path.name}, path
         if lost := image.lost_depth(desk.photo.picture, image.output_format(None, path)):
             line += f". {in_words(lost)}"
         if path.suffix in (".jpg", ".jpeg") or (path.suffix == ".webp" and not desk.photo.picture.lossless):

@@ -68,6 +68,7 @@ class Shot:
         generated: whether a model has painted a part of it.
         format: Pillow's name of the format that the edit's settings ask for; None = the photograph's.
         inputs: what was asked for in words, for rules that a file is held to (``Task.faults``).
+        form: what it was asked for by, with its own seed; its layers are made again by that.
     """
 
     photo: Photo
@@ -79,6 +80,7 @@ class Shot:
     generated: bool = False
     format: str | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
+    form: Form | None = None
 
     @property
     def id(self) -> str:

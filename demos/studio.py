@@ -34,13 +34,20 @@ from photofound.edits.request import Request
 from photofound.edits.task import SUBJECT_INPUTS, Input, Job, Task, get_task, offered
 from photofound.image import Picture
 from photofound.notices import warnings_to
-from photofound.picture import provenance
+from photofound.picture import layered, layers, provenance
+from photofound.picture.layers import Layer
 from photofound.serve.workers import Files
 
 READ_SECONDS = 15.0  # that reading a picture may take
 VARIANTS = 6  # at most, in one run
 LONGEST = 2000  # characters of a text
-FORMATS = ("PNG", "TIFF", "WEBP", "JPEG")  # that a result can be downloaded as, besides the photograph's own
+FORMATS = (
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "JPEG",
+    *layered.MIME,
+)  # that a result can be downloaded as, besides the photograph's own
 SHORT_OF_ALIKE = 0.25  # how far a mask may differ after its way through the browser and still be the same
 
 
@@ -148,13 +155,37 @@ class Studio:
 
     def export(self, desk: Desk, format: str | None = None) -> Path:
         """The picture before the visitor as a file that says what it is (``photofound.picture.provenance``): in the
-        photograph's own format, or another."""
+        photograph's own format, or another. Of ``ORA`` and ``PSD`` its layers, which are made again."""
         picture, folder = desk.photo.picture, desk.folder / "download"
         folder.mkdir(exist_ok=True)
+        if format in layered.MIME:
+            path = folder / f"{desk.photo.name}.{format.lower()}"
+            stack = self._layers(desk)
+            flat = layers.flatten(stack)
+            flat = _marked(dataclasses.replace(flat, recipe=picture.recipe), desk.shot)
+            return layered.save(stack, flat, path, overwrite=True)
         format = _format(picture, format or desk.shot.format)
         path = folder / f"{desk.photo.name}{image.suffix_of(format)}"
-        marked = provenance.mark(picture) if desk.shot.generated else picture
-        return image.save(marked, path, format, overwrite=True)
+        return image.save(_marked(picture, desk.shot), path, format, overwrite=True)
+
+    def _layers(self, desk: Desk) -> list[Layer]:
+        """The layers of the picture before the visitor, by the edit that it was made by. Raises ValueError for one
+        that has none."""
+        shot = desk.shot
+        task = get_task(shot.task) if shot.form is not None else None
+        if task is None or not task.has_layers:
+            raise ValueError("layers: this picture has none; choose PNG, or an edit that lays one thing on another")
+        assert shot.form is not None and shot.parent is not None
+        if shot.form.best_of and shot.form.best_of > 1:
+            raise ValueError("layers: the best of several results has none; choose PNG, or make one result")
+        before = desk.at_shot(shot.parent)
+        if any(map(is_subject, declared(task))):
+            before = self.cut_out(before, task, shot.form.inputs)
+        request = self.request(before, shot.form)
+        with self._model:
+            pipe = self.models.pipeline(task, shot.form.model, shot.form.lora)
+            job = self._job(before, task, request.inputs)
+            return list(pipe.layers(job, request.generator(), *pipe.settings(request)))
 
     # -------------------------------------------------------------------------------------------------------- masks
 
@@ -228,19 +259,19 @@ class Studio:
         return self._job(desk, task, self.inputs(desk, task, raw))
 
     def _job(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Job:
-        """What the pipeline would prepare, without a model: a subject that was found before is not looked for again."""
+        """What the pipeline would prepare. A model is needed for a subject alone, if none was found before."""
         if task.wants_segmenter:
             inputs = {**inputs, "segment": self._segment(desk, task, inputs)}
         picture = desk.photo.picture if task.takes_picture else None
         return task.prepare(picture, **task.with_defaults(inputs))
 
     def _segment(self, desk: Desk, task: Task, inputs: Mapping[str, Any]) -> Any:
-        """How the subject is found: as it was before, else as the visitor says; None = as the model does by itself."""
+        """How the subject is found: as it was before, else as the visitor says, or as the model does by itself."""
         told, shown = _told(inputs), any(map(is_subject, declared(task)))
         matte = desk.matte if shown and told == desk.told else None
         if matte is not None:
             return lambda rgb: matte
-        return self.models.pipeline(task).search(*told) if any(told) else None
+        return self.models.pipeline(task).search(*told)
 
     # ---------------------------------------------------------------------------------------------------------- runs
 
@@ -294,7 +325,7 @@ class Studio:
             job = self._job(desk, task, request.inputs)  # what is wrong is told before the model is loaded
             image.check_fit(
                 desk.photo.picture,
-                _format(job.picture, form.format or task.result_format(**request.inputs)),
+                _format(job.picture, _flat(form.format) or task.result_format(**request.inputs)),
                 job.picture.size,
             )
             pipe = self.models.pipeline(task, form.model, form.lora)
@@ -328,6 +359,7 @@ class Studio:
                 (task.generates and result.generated) or (start_from.generated and task.takes_picture),
                 task.result_format(**request.inputs),
                 {name: value for name, value in request.inputs.items() if isinstance(value, str)},
+                dataclasses.replace(form, seed=form.seed + i, variants=1),
             )
             for i, result in enumerate(results)
         ]
@@ -386,6 +418,16 @@ def is_subject(each: Input) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
+
+
+def _marked(picture: Picture, shot: Shot) -> Picture:
+    """A result as its file is to be: with its recipe, and the mark of what a model has painted."""
+    return provenance.mark(picture, generated=shot.generated) if shot.task else picture
+
+
+def _flat(asked: str | None) -> str | None:
+    """The format of the flat picture, where layers are asked for, which is none in particular."""
+    return None if asked in layered.MIME else asked
 
 
 def _format(picture: Picture, asked: str | None) -> str:

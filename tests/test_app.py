@@ -303,6 +303,21 @@ def test_what_a_format_cannot_hold_is_told_before_the_work(work, tmp_path, monke
         assert [a.startswith(b) for a, b in zip(told, [*words, "the model"], strict=True)] == [True] * len(told)
 
 
+@pytest.mark.parametrize("task", ["inpaint", "packshot"])
+def test_layers_are_a_download(page, work, photograph, task):
+    form = request("inpaint") if task == "inpaint" else Form("packshot", {"background": "wood"}, format="ORA")
+    desk, _, _ = work.run(work.open(photograph), form)
+    path = work.export(desk, "ORA")
+    with zipfile.ZipFile(path) as archive:
+        flat = archive.read("mergedimage.png")
+        assert b'name="mask"' in archive.read("stack.xml")
+    assert (np.asarray(Image.open(io.BytesIO(flat))) == desk.photo.picture.pixels).all()
+    assert provenance.recipe(image.decode(flat))["task"] == task
+    assert downloaded(page, desk, "PSD")[0]["name"].endswith(".psd")
+    with pytest.raises(ValueError, match="layers: this picture has none"):
+        work.export(work.undo(desk), "ORA")
+
+
 def test_bits_that_a_download_loses_are_told(page, work, tmp_path):
     path = tmp_path / "deep.png"
     image.save(pixels(np.uint16) - np.uint16(1), path)

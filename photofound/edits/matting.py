@@ -127,13 +127,29 @@ def refine_outline(rgb: np.ndarray, matte: np.ndarray, ground: np.ndarray | None
         label[empty] = cv2.GC_PR_BGD
         own = own & ~empty
     label[cv2.dilate((matte > 0.1).astype(np.uint8), kernel) == 0] = cv2.GC_BGD
-    if not (np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).any() and np.isin(label, (cv2.GC_BGD, cv2.GC_PR_BGD)).any()):
+    if not _has_both(label):
         return own
     pixels = np.ascontiguousarray((rgb[..., ::-1] * 255).round().astype(np.uint8))
+    colours = np.zeros((1, 65)), np.zeros((1, 65))  # of the ground and of the subject, learnt at half the size
+    half = max(1, pixels.shape[1] // 2), max(1, pixels.shape[0] // 2)
+    small = cv2.resize(label, half, interpolation=cv2.INTER_NEAREST)
     cv2.setRNGSeed(0)
-    cv2.grabCut(pixels, label, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)
+    if _has_both(small):
+        shrunk = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
+        cv2.grabCut(shrunk, small, None, *colours, 2, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(pixels, label, None, *colours, 1, cv2.GC_EVAL)
+    else:
+        cv2.grabCut(pixels, label, None, *colours, 2, cv2.GC_INIT_WITH_MASK)
     found = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return found if iou(found, own) >= MIN_IOU else own
+
+
+def _has_both(label: np.ndarray) -> bool:
+    """Whether GrabCut's labels name pixels of a subject and of a ground."""
+    import cv2
+
+    subject = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return bool(subject.any() and not subject.all())
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
