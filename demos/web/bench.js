@@ -509,7 +509,7 @@ drawPresets();
 find('[data-file="open"]').accept = props.accept;
 find('[data-file="batch"]').accept = props.accept;
 for (const format of ['', ...props.formats])
-  find('[data-set="format"]').append(makeElement('option', {value: format, text: format || t('Auto')}));
+  find('[data-set="format"]').append(makeElement('option', {value: format, text: `${format || t('Auto')}${['ORA', 'PSD'].includes(format) ? `, ${t('layers')}` : ''}`}));
 for (const size of CANVASES) find('#bench-canvases').append(makeElement('option', {value: size}));
 find('[data-set="best_of"]').max = props.candidates;
 for (const model of props.models) find('#bench-models').append(makeElement('option', {value: model}));
