@@ -316,7 +316,8 @@ class SamplingPipeline(OptimizedPipeline):
         tokens = torch.cat([F.pad(known[p], (0, 0, 0, room - known[p].shape[1])) for p in prompts])
         lengths = torch.tensor([[known[p].shape[1]] for p in prompts], device=tokens.device)
         mask = torch.arange(room, device=tokens.device) < lengths
-        return tokens.to(self.transformer.dtype), mask if any(prompts) or not lengths.all() else None
+        tokens, mask = tokens.to(self._execution_device, self.transformer.dtype), mask.to(self._execution_device)
+        return tokens, mask if any(prompts) or not lengths.all() else None
 
     def _room(self, prompts: Sequence[str]) -> int:
         """Tokens that these prompts are padded to; a lone empty prompt is not."""

@@ -31,7 +31,8 @@ class Optimizers:
 
         Fused AdamW and Muon leave the question to their kernels. For other optimizers the processor waits for it."""
         for group in self._groups():
-            group["lr"] = group["base_lr"] * scale
+            lr = group["base_lr"] * scale
+            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr  # torchao's is a tensor
         for optimizer in self.optimizers:
             inner: Any = getattr(optimizer, "optimizer", optimizer)
             if bad is None:

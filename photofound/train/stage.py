@@ -42,7 +42,7 @@ from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank,
 from photofound.train.recipe import Recipe
 from photofound.train.settings import EditConfig
 
-STREAM_SHEET = 256  # photographs of a stream that are kept in memory for the sheets of samples
+STREAM_SHEET = 64  # photographs of a stream that lie on the device, for the sheets of samples
 
 
 class EditStage:
@@ -115,6 +115,9 @@ class EditStage:
         self.module.requires_grad_(True).train()
         self._freeze()
         self.pipeline.to(self.device)  # not before: what is frozen may be a quarter as large now
+        if "text" in config.data.precomputed:  # what is left for it to read is the empty prompt, once
+            self.pipeline.text_encoder.to("cpu")
+        self._embedded: dict[str, Tensor] = {}  # prompt -> (L, D), of those that were not computed before
         self.recipe = Recipe(config.recipe, self.pipeline.transformer, self.vae, self.device, config.model.frozen)
         if self.recipe.projector is not None:
             self.module["projector"] = self.recipe.projector
@@ -357,12 +360,17 @@ class EditStage:
         parts, length = (self.pipeline.tokenizer, self.pipeline.text_encoder), self.config.model.text_length
         fixed, cleaning = self.config.train.compile, self.pipeline.config.get("prompt_cleaning")
         if not embeddings:
-            return text.encode(*parts, prompts, length, "max_length" if fixed else "longest", cleaning)
+            hidden, mask = text.encode(*parts, prompts, length, "max_length" if fixed else "longest", cleaning)
+            return hidden.to(self.device), None if mask is None else mask.to(self.device)
         rows = dict(embeddings)
         if unknown := [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]:  # the empty one, mostly
-            hidden, mask = text.encode(*parts, unknown, length, "longest", cleaning)
-            masks = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
-            rows |= {prompt: hidden[i, masks[i]] for i, prompt in enumerate(unknown)}
+            if len(self._embedded) > 1000:
+                self._embedded.clear()
+            if new := [prompt for prompt in unknown if prompt not in self._embedded]:
+                hidden, mask = text.encode(*parts, new, length, "longest", cleaning)
+                masks = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
+                self._embedded |= {prompt: hidden[i, masks[i]].to(self.device) for i, prompt in enumerate(new)}
+            rows |= {prompt: self._embedded[prompt] for prompt in unknown}
         return text.stack([rows[prompt] for prompt in prompts], length if fixed else None)
 
     # ----------------------------------------------------------------------------------------------------- validation
