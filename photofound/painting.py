@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +39,8 @@ class Draft:
         condition: of batch 1, at the working size, padded.
         pixels: (1, 3, H, W) in [-1, 1], the picture within the box.
         generator: what its noise is drawn from.
-        exemplar: (1, 3, h, w) at the working size, the picture with its hole filled from its own patches, or None.
+        exemplar: gives (1, 3, h, w) at the working size, the picture with its hole filled from its own patches; or
+            None.
         backdrop: the background that it starts from, or None.
         start: (1, 3, H, W), the subject before the backdrop, as the condition in size; or None.
     """
@@ -49,7 +51,7 @@ class Draft:
     condition: Condition
     pixels: Tensor
     generator: torch.Generator | None
-    exemplar: Tensor | None = None
+    exemplar: Future[Tensor] | None = None
     backdrop: Backdrop | None = None
     start: Tensor | None = None
 
@@ -73,6 +75,19 @@ class PaintingPipeline(SamplingPipeline):
         generator gives the same pixels in any company, since whatever rounds differently in another batch is computed
         one by one or once for all; ``sample`` says what that is.
         """
+        # Where the model does not look at exemplars, they are searched while it works: PatchMatch needs one core.
+        with ThreadPoolExecutor(1, "exemplar") as beside:
+            return self._painted(jobs, generators, steps, guidance, callback, beside)
+
+    def _painted(
+        self,
+        jobs: Sequence[Job],
+        generators: Sequence[torch.Generator | None],
+        steps: int,
+        guidance: float,
+        callback: Callback | None,
+        beside: ThreadPoolExecutor,
+    ) -> list[Picture]:
         task = get_task(self.task_name)
         drafts, owners = [], []
         for owner, (job, generator) in enumerate(zip(jobs, generators, strict=True)):
@@ -80,7 +95,7 @@ class PaintingPipeline(SamplingPipeline):
             job = job if backdrop is not None else replace(job, ground=None)
             found = self._parts(task, job)
             for part, own in zip(found, _generators_of_parts(generator, len(found)), strict=True):
-                drafts.append(self._draft(task, job, part, own, backdrop))
+                drafts.append(self._draft(task, job, part, own, backdrop, beside))
                 owners.append(owner)
         alike: dict[Any, list[int]] = {}
         for index, draft in enumerate(drafts):
@@ -135,7 +150,13 @@ class PaintingPipeline(SamplingPipeline):
         return part.box, part.size
 
     def _draft(
-        self, task: Task, job: Job, part: Part, generator: torch.Generator | None, backdrop: Backdrop | None
+        self,
+        task: Task,
+        job: Job,
+        part: Part,
+        generator: torch.Generator | None,
+        backdrop: Backdrop | None,
+        beside: ThreadPoolExecutor,
     ) -> Draft:
         """Crop, scale to the working size, and pad."""
         box, size = part.box, part.size
@@ -144,10 +165,11 @@ class PaintingPipeline(SamplingPipeline):
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()
-        filled = exemplar.canvas(small, small_hole, *exemplar.attempt(job.attempt)) if wanted else None
+        found = (small, small_hole, *exemplar.attempt(job.attempt))
+        filled = beside.submit(exemplar.canvas, *found) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
-            canvas = self._padded(filled)
+            canvas = self._padded(filled.result())
         else:
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
@@ -201,7 +223,8 @@ class PaintingPipeline(SamplingPipeline):
         made = made[..., :height, :width].float()
         if draft.exemplar is None:
             return self._enlarged(made, draft.hole, draft.generator)
-        canvas, hole = draft.exemplar, draft.condition.hole[..., :height, :width]
+        found = draft.exemplar.result()
+        canvas, hole = found, draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
         if surfaces.surface_of(draft.job.prompt):  # words say which colour: the photograph's patches lend texture alone
             canvas = torch.where(hole > 0, canvas + masks.blur(painted - canvas, hole.new_tensor([_TONE])), canvas)
@@ -215,7 +238,7 @@ class PaintingPipeline(SamplingPipeline):
         if native == hole.shape[-2:]:
             return painted
         # Texture of the photograph, where its own patches were followed and not the model.
-        texture = exemplar.texture(draft.pixels, draft.hole, draft.exemplar, hole)
+        texture = exemplar.texture(draft.pixels, draft.hole, found, hole)
         kept = 1 - composite.resize(followed, (native[0], native[1]))
         return (composite.resize(painted, (native[0], native[1])) + kept * texture).clamp(-1, 1)
 

@@ -1,6 +1,7 @@
 """A model folder of an earlier version loads for ever, and gives the same pixels: see tests/frozen/README.md."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from helpers import load_pipeline, seeded
 from PIL import Image
 
 from photofound import EditPipeline, InpaintPipeline, OutpaintPipeline, UpscalePipeline
+from photofound.edits import exemplar
 
 FROZEN = Path(__file__).parent / "frozen"
 TOLERANCE = 3  # of 255: processors round sums of floats in different orders
@@ -52,3 +54,25 @@ def test_it_is_saved_again_under_the_same_names(tmp_path):
     assert {name: after[name] for name in before if name != "_diffusers_version"} == {
         name: value for name, value in before.items() if name != "_diffusers_version"
     }
+
+
+def test_exemplars_are_searched_while_the_model_works(monkeypatch):
+    """On a thread of their own, with the same pixels (as the frozen ones above say)."""
+    pipe, order = load_pipeline(InpaintPipeline, FROZEN / "model"), []
+    search, sample, started = exemplar.canvas, type(pipe).sample, threading.Event()
+
+    def slow(*args):
+        assert started.wait(30)  # it would wait for ever, if the model waited for it
+        order.append("exemplar")
+        return search(*args)
+
+    def sampled(*args, **kwargs):
+        made = sample(*args, **kwargs)
+        order.append("model")
+        started.set()
+        return made
+
+    monkeypatch.setattr(exemplar, "canvas", slow)
+    monkeypatch.setattr(type(pipe), "sample", sampled)
+    pipe(photo(64, 80), box(), generator=seeded())
+    assert order == ["model", "exemplar"]
