@@ -99,6 +99,7 @@ def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatc
     (["--mix.shift=3.0"], 3.0),
     (["--mix.shift=2.0", "--mix.late_shift=3.0"], 3.0),
     (["--mix.shift=2.0", "--mix.late_shift=3.0", "--data.late_from=1.0"], 2.0),
+    (["--mix.shift=2.0", "--mix.shift_by_size=true", "--data.crop=48", "--data.late_crop=64"], 2.0 * 64 / 48),
     ([], 1.0),
 ])  # fmt: skip
 def test_the_model_is_sampled_with_the_shift_that_it_was_trained_with(tiny_folder, shards, tmp_path, arguments, end):

@@ -171,6 +171,22 @@ def test_tokens_and_mfu_are_told_where_work_and_peak_are_known(tmp_path):
     assert "mfu" not in metrics(tmp_path / "unknown")[0]
 
 
+def test_the_run_ends_when_held_out_pictures_get_no_better(tmp_path):
+    class Worse(Regression):
+        measured = iter([3.0, 1.0, 2.0, 1.0, 9.0, 9.0])
+
+        def validate(self):
+            return {"val_loss": torch.tensor(next(self.measured))}
+
+    patient = {"steps": 50, "validate_every": 1, "patience": 2}
+    made = train(tmp_path, Worse(), **patient)
+    assert made.step == 4 and len(made.stage.exported) == 1, "two measurements without a new least one"
+    again = Trainer(replace(TOY, **patient), Worse(), tmp_path, "latest")
+    assert again.exhausted and again.best == 1.0
+    with pytest.raises(ValueError, match="train.patience: nothing is measured on the way"):
+        replace(TOY, patience=2)
+
+
 def test_energy_is_measured_and_recorded(tmp_path, monkeypatch):
     from photofound.train import pace
 

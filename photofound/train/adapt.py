@@ -47,7 +47,8 @@ def adapt(module: nn.ModuleDict, config: AdaptedModelConfig) -> None:
         from peft import LoraConfig as PeftConfig
 
         lora = config.lora
-        transformer.add_adapter(PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets)))
+        scale = {"lora_alpha": lora.alpha, "use_rslora": lora.rslora}
+        transformer.add_adapter(PeftConfig(r=lora.rank, target_modules=list(lora.targets), **scale))
     else:  # the heads are one stacked tensor; those of tasks that are not in the mix get no gradient
         transformer.heads.requires_grad_(True)
         transformer.task_in.requires_grad_(True)

@@ -44,6 +44,7 @@ class TrainConfig:
     peak: float | None = None  # TFLOP/s of a device, for mfu in the log; null = its data sheet's, for bfloat16
     grid: float = GRID  # grams of CO2 of a kilowatt-hour where the run is; the world's mean of 2024 (Ember)
     trackers: tuple[str, ...] | None = None  # tensorboard, wandb; null = tensorboard where it is installed
+    patience: int = 0  # end the run after so many measurements of val_loss without a new least one; 0 = never
     validate_every: int = 0  # steps between two measurements of what is held out; 0 = never
     sample_every: int = 0  # steps between two sheets of samples; 0 = only at the end
     save_every: int = 500  # steps between two checkpoints
@@ -53,6 +54,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
+        if self.patience and not self.validate_every:
+            raise ValueError("train.patience: nothing is measured on the way; set train.validate_every")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"train.minutes: {self.minutes} must be above 0; give more, or null for no limit")
         for name, known in (
@@ -167,6 +170,7 @@ class MixConfig:
     known_weight: float = 0.1  # weight of the loss outside the hole
     shift: float | None = None  # shift of the times towards noise; null = that of the start model, 1 for a new one
     late_shift: float | None = None  # the same after data.late_from: larger pictures need more; null = no change
+    shift_by_size: bool = False  # late_shift by the sides: shift * late_crop / crop (SD3, arXiv:2403.03206, eq. 23)
     uniform_time: float = 0.1  # share of the times that are uniform over (0, 1), not shifted
     exemplars: float = 0.7  # share of the holes in known pixels whose canvas is an exemplar one (data.exemplars)
 
@@ -174,6 +178,8 @@ class MixConfig:
         for name in ("shift", "late_shift"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"mix.{name}: {value} must be above 0; 1 shifts nothing")
+        if self.shift_by_size and self.late_shift is not None:
+            raise ValueError("mix.shift_by_size: mix.late_shift says what the shift is; leave one of them out")
         if not 0 <= self.uniform_time <= 1:
             raise ValueError(f"mix.uniform_time: {self.uniform_time} must be a share from 0 to 1")
 
@@ -241,6 +247,7 @@ class LoraConfig:
 
     rank: int = 16  # rank of the addition
     alpha: int = 16  # its scale is alpha / rank
+    rslora: bool = False  # alpha / sqrt(rank) instead, for large ranks (arXiv:2312.03732)
     targets: tuple[str, ...] = LINEAR  # layers that get one, by the ends of their names
 
 

@@ -272,8 +272,12 @@ class EditStage:
 
     def shift_at(self, progress: float) -> float:
         """The shift of the times at this share of the run."""
-        late = self.config.mix.late_shift if progress >= self.config.data.late_from else None
-        return late or self.early_shift
+        mix, data = self.config.mix, self.config.data
+        if progress < data.late_from:
+            return self.early_shift
+        if mix.shift_by_size:  # of noise that hides as much: the side is the root of the number of tokens
+            return self.early_shift * data.late_crop / data.crop
+        return mix.late_shift or self.early_shift
 
     def noise_like(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         """Gaussian noise of the model's scale."""

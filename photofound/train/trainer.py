@@ -144,6 +144,7 @@ class Trainer:
         self.saved = -1  # the step that was last saved
         self.mark = time.perf_counter()
         self.stopping = False
+        self.best, self.waited = float("inf"), 0  # the least val_loss, and measurements since
         if resume:
             self._resume(resume)
 
@@ -158,12 +159,12 @@ class Trainer:
         self.log = RunLog(self.run_dir, self.engine, self.config.log_every, self.step, self.progress())
         self.mark = time.perf_counter()
         with handled(STOPPING, self._stop):
-            while self._tick() < 1 and not self.stopping:
+            while self._tick() < 1 and not self.stopping and not self.exhausted:
                 self._update()
             self._settle()
             if self.saved != self.step:
                 self._save()  # with the handlers in place: launchers send the signal more than once
-        if finished := self.progress() >= 1:
+        if finished := self.progress() >= 1 or self.exhausted:
             try:
                 self._save_sheet()
             finally:  # a sheet that cannot be made does not cost the model
@@ -343,7 +344,18 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         with self._averaged():
-            return {name: float(value) for name, value in self.call(self.stage.validate).items()}  # type: ignore[attr-defined]
+            row = {name: float(value) for name, value in self.call(self.stage.validate).items()}  # type: ignore[attr-defined]
+        if self.config.patience:
+            if "val_loss" not in row:
+                raise ValueError(f"train.patience: this stage measures {', '.join(row)} and no val_loss; set it to 0")
+            better = row["val_loss"] < self.best
+            self.best, self.waited = min(self.best, row["val_loss"]), 0 if better else self.waited + 1
+        return row
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether held-out pictures have been no better for as long as ``train.patience`` waits."""
+        return 0 < self.config.patience <= self.waited
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -375,6 +387,8 @@ class Trainer:
             "ema_updates": self.ema.updates,
             "skipped": self.skipped,
             "skips_in_a_row": self.skips_in_a_row,
+            "best": self.best if self.waited or self.best < float("inf") else None,
+            "waited": self.waited,
             "optimizer": self.config.optimizer,
             "seed": self.config.seed,
             "micro_batches": self.micro_batches,
@@ -439,6 +453,7 @@ class Trainer:
         self.step = self.saved = state["step"]
         self.seconds, self.ema.updates = state["seconds"], state["ema_updates"]
         self.skipped, self.skips_in_a_row = state["skipped"], state["skips_in_a_row"]
+        self.best, self.waited = state.get("best") or float("inf"), state.get("waited", 0)
         self.seen = self.history.resume(state, self.step, self.seconds, self.config.batch_size)
         self.recorded = [*self.history.parents, self.history.training]
         self._load_data(state)
