@@ -151,9 +151,6 @@ def _write_configurations(pipe: Any, folder: Path) -> None:
     from photofound.card import card  # at use: whoever edits needs no card
 
     pipe.save_config(folder)
-    index = files.read_json(folder / "model_index.json")
-    index.pop("_name_or_path", None)  # a path of this machine
-    files.write(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
     for name, part in pipe.components.items():
         if part is None:
             continue
@@ -163,6 +160,10 @@ def _write_configurations(pipe: Any, folder: Path) -> None:
             part.save_config(folder / name)
         else:
             part.config.save_pretrained(folder / name)
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        entries = files.read_json(path)
+        if entries.pop("_name_or_path", None) is not None:  # a path of this machine
+            files.write(path, json.dumps(entries, indent=2) + "\n")
     if origin := pipe.config.get("_name_or_path"):
         card.copy_card(Path(origin), folder)
 

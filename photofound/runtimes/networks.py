@@ -204,7 +204,8 @@ def load(folder: Path, runtime: str, precision: torch.dtype, but: Collection[str
     Raises the errors of ``photofound.model.folder.check_folder``.
     """
     index = read_json(folder / "model_index.json")
-    check_folder(folder, {*NETWORKS, *but})
+    named = {name for name in NETWORKS if index.get(name) not in (None, [None, None])}
+    check_folder(folder, named | set(but))
     parts: dict[str, Any] = {}
     outlines: dict[str, Any] = {}
     for name in (*NETWORKS, "scheduler", "tokenizer"):
