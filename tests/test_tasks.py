@@ -354,7 +354,7 @@ def test_only_what_is_marked_grows(tiny, fringe):
         (ExpandPipeline, {"left": -4}, "-4"),
         (ExpandPipeline, {"aspect": "wide"}, "wide"),
         (ExpandPipeline, {"size": "30x90"}, "smaller"),
-        (OutpaintPipeline, {}, "cut-out"),
+        (OutpaintPipeline, {}, "no subject"),
         (OutpaintPipeline, {"subject": np.zeros((40, 40), np.uint8)}, "empty"),
         (UpscalePipeline, {"scale": 9}, "9"),
     ],
