@@ -224,7 +224,7 @@ def test_an_extra_task_is_one_file(extra_task, tiny_folder, shards, tmp_path, ca
     [
         (["--data.folder=/nowhere"], "holds no .tar"),
         (["--model.depht=3"], "depth"),
-        (["--train.optimizer=sgd"], "adamw or muon"),
+        (["--train.optimizer=sgd"], "adamw or adamw8bit or muon"),
         (["--mix.tasks={paint: 1.0}"], "paint"),
         (["--resume", "/nowhere"], "not a checkpoint"),
     ],

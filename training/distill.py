@@ -111,7 +111,7 @@ class Config:
 
     def as_edits(self) -> settings.EditConfig:
         """The options of ``EditStage``, which draws photographs and conditions."""
-        dropped = {"drop_text": self.mix.drop_text, "drop_both": 0.0}
+        dropped: dict[str, Any] = {"drop_text": self.mix.drop_text, "drop_both": 0.0}
         same = {name: getattr(self.mix, name) for name in ("reference", "exemplars", "known_weight")}
         mix = settings.MixConfig(self.mix.tasks, **dropped, **same)
         model = settings.ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
