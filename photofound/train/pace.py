@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from photofound.card.rates import PEAK_TFLOPS, rate_of
+from photofound.card.rates import GRID, PEAK_TFLOPS, rate_of
 from photofound.device import device_name
 from photofound.train.distributed import Engine
 from photofound.train.gauges import Gauges
@@ -20,7 +20,7 @@ class Pace:
     """
 
     def __init__(self, config: TrainConfig, stage: Any, engine: Engine) -> None:
-        self.grid, self.engine = config.grid, engine
+        self.grid, self.engine = GRID if config.grid is None else config.grid, engine
         self._work = getattr(stage, "work", None)
         self._peak = config.peak or rate_of(device_name(engine.world.device), PEAK_TFLOPS)
         self._gauges = Gauges(engine.world.device, engine.first_of_node)

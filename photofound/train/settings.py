@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from photofound.card.rates import GRID
 from photofound.data.sources import Source
 
 
@@ -42,7 +41,7 @@ class TrainConfig:
     max_skips: int = 20  # steps in a row without a finite loss and gradient that end the run
     log_every: int = 20  # steps between two lines on the terminal; metrics.jsonl has every step
     peak: float | None = None  # TFLOP/s of a device, for mfu in the log; null = its data sheet's, for bfloat16
-    grid: float = GRID  # grams of CO2 of a kilowatt-hour where the run is; the world's mean of 2024 (Ember)
+    grid: float | None = None  # grams of CO2 of a kilowatt-hour where the run is; null = the mean of the world in 2024
     trackers: tuple[str, ...] | None = None  # tensorboard, wandb; null = tensorboard where it is installed
     patience: int = 0  # end the run after so many measurements of val_loss without a new least one; 0 = never
     validate_every: int = 0  # steps between two measurements of what is held out; 0 = never
