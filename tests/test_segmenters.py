@@ -215,7 +215,8 @@ def test_the_demo_offers_what_it_was_started_with(tmp_path, tiny_folder, mine):
     desk = work.cut_out(work.open(tmp_path / "cup.png"), task)
     told = {"segmenter": mine, "subject_points": "32,24 2,2,0"}
     assert (work.prepare(desk, task, told).keep == TRUTH).all()
-    assert work.prepare(desk, task, {"segmenter": "nobody/nothing"}) is None
+    with pytest.raises(ValueError, match="segmenter: 'nobody/nothing' is not offered here"):
+        work.prepare(desk, task, {"segmenter": "nobody/nothing"})
     with pytest.raises(ValueError, match="segmenter: 'nobody/nothing' is not offered here"):
         work.run(desk, Form("outpaint", {"segmenter": "nobody/nothing"}))
     made, _, _ = work.run(desk, Form("cutout", {"segmenter": mine}))
@@ -241,8 +242,8 @@ def test_in_comfyui_models_are_named_and_code_is_not(pipe, mine):
         "required"
     ]
     image = torch.from_numpy(PICTURE / np.float32(255))[None]
-    cut, _ = node().edit(pipe, image, segmenter="grabcut", subject_text="", subject_points="")
-    assert cut.shape == (1, 48, 64, 4)
+    cut, _, mask = node().edit(pipe, image, segmenter="grabcut", subject_text="", subject_points="")
+    assert cut.shape == (1, 48, 64, 4) and mask.shape == (1, 48, 64)
     with pytest.raises(ValueError, match="segmenter: 'mine:reds' is code, and workflows may come from strangers"):
         node().edit(pipe, image, segmenter=mine)
 
