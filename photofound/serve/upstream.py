@@ -169,8 +169,6 @@ class Upstream:
 class UpstreamPainter(Painter):
     """An upstream as a guest's painter. ``told`` collects what to tell of its answers."""
 
-    pipe: Any
-    can: Abilities
     told: list[str] = field(default_factory=list)
 
     def paint(
