@@ -73,7 +73,7 @@ def infers(gpu: GPU) -> list[Row]:
 
 
 class Latents:
-    """A stage (see ``photofound.train.trainer.Stage``) whose latents and texts are drawn on the device."""
+    """A stage (see ``photofound.train.contract.Stage``) whose latents and texts are drawn on the device."""
 
     def __init__(self, gpu: GPU, px: int, trained: str = "full") -> None:
         self.transformer = gpu.transformer(torch.float32)

@@ -44,7 +44,7 @@ TASKS = ("generate", "inpaint", "expand", "outpaint", "erase", "upscale")
 
 
 class Latents:
-    """A stage (see ``photofound.train.trainer.Stage``) with data that cost nothing."""
+    """A stage (see ``photofound.train.contract.Stage``) with data that cost nothing."""
 
     def __init__(self, args: argparse.Namespace, side: int) -> None:
         torch.manual_seed(0)

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from photofound import config
 from photofound.data import drawn, exemplars
 from photofound.model.vision import PerceptualNet
-from photofound.train.trainer import Trainer, make_engine
+from photofound.train.distributed import make_engine
+from photofound.train.trainer import Trainer
 
 ALIKE = "--train.micro_batches=2"  # so that one process trains what two do
 SHORT = ["--train.steps=2", "--train.warmup_steps=1", "--train.precision=fp32", "--train.device=cpu",

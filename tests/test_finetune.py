@@ -316,7 +316,7 @@ def test_room_for_the_whole_model_is_asked_for_though_a_lora_is_small(
     tiny_folder, products, tmp_path, capsys, monkeypatch
 ):
     size = sum(path.stat().st_size for path in tiny_folder.rglob("*.safetensors"))
-    monkeypatch.setattr("photofound.train.trainer.shutil.disk_usage", lambda _: SimpleNamespace(free=size // 2))
+    monkeypatch.setattr("photofound.train.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=size // 2))
     assert run(tmp_path / "run", *overrides(tiny_folder, products, "--model.lora.rank=1")) == 2
     assert "are free; make room, or lower train.keep" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -12,7 +12,8 @@ from photofound.edits.task import get_task
 from photofound.model import superresolution
 from photofound.model.superresolution import Upscaler, enlarge, enlarged
 from photofound.pipeline import EditPipeline
-from photofound.train.trainer import Trainer, World
+from photofound.train.distributed import World
+from photofound.train.trainer import Trainer
 from photofound.training import superresolution as training
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from photofound.card import record
 from photofound.device import resolve_device
-from photofound.train import checkpoint, trainer
+from photofound.train import batches, checkpoint, disk, trainer
 from photofound.train.distributed import seed_of
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
@@ -437,7 +437,7 @@ def test_a_disk_that_is_too_small_stops_the_run_before_its_first_step(tmp_path, 
     made = Trainer(TOY, Regression(), tmp_path / "run")
     need = made.checkpoint_bytes() + sum(4 * p.numel() for p in made.stage.module.parameters())  # one, and the model
     for free, enough in ((need - 1, False), (need, True)):
-        monkeypatch.setattr(trainer.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         made = Trainer(TOY, Regression(), tmp_path / str(free))
         if enough:
             assert made.run()
@@ -696,8 +696,8 @@ def test_parts_that_do_not_come_out_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match="train.micro_batches: 3 cannot be shared evenly by 2 processes; use a multiple"
     ):
-        trainer.micro_batches(replace(TOY, micro_batches=3), 2)
-    assert trainer.micro_batches(TOY, 2) == 2  # one each
+        batches.micro_batches(replace(TOY, micro_batches=3), 2)
+    assert batches.micro_batches(TOY, 2) == 2  # one each
 
 
 def test_a_change_that_cannot_be_repeated_exactly_is_said(tmp_path, capsys):

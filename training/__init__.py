@@ -199,7 +199,8 @@ def _run(
 ) -> bool:
     from photofound import files
     from photofound.train import checkpoint
-    from photofound.train.trainer import Trainer, make_engine
+    from photofound.train.distributed import make_engine
+    from photofound.train.trainer import Trainer
 
     settings: Any = config.load(config_class, path, list(overrides))
     folder = files.output_path(run_dir, "--run-dir")

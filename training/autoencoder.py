@@ -109,7 +109,7 @@ def build_model(config: ModelConfig) -> Any:
 
 
 class AutoencoderStage:
-    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.contract.Stage``."""
 
     blocks: list[nn.Module] = []  # convolutions, of many shapes
 

@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
 
 class DetailStage:
-    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.contract.Stage``."""
 
     blocks: list[nn.Module] = []  # convolutions, of many shapes
 

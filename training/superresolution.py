@@ -88,7 +88,7 @@ class Pairs:
 
 
 class SuperresolutionStage:
-    """What the trainer needs: see ``photofound.train.trainer.Stage``."""
+    """What the trainer needs: see ``photofound.train.contract.Stage``."""
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.device = config, world.device

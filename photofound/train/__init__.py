@@ -5,6 +5,7 @@ Each file imports only files above it:
     settings     options that several stages share, their defaults and help
     losses       alignment (REPA), perceptual (LPIPS) and adversarial losses, token routes (TREAD)
     consistency  few-step students: the jump, its targets, its loss
+    contract     what the loop asks of a stage
     distributed  the processes of a run: one, DDP, FSDP2, HSDP
     fewer_bits   frozen weights in bfloat16, int8, NF4
     swap         frozen weights that travel between the CPU and the device
@@ -20,6 +21,7 @@ Each file imports only files above it:
     log          metrics.jsonl, the terminal, the trackers
     pace         speed, energy and CO2 of an update
     batches      micro-batches, the next ones while the GPU works
+    disk         what a run writes, and whether there is room
     trainer      the loop
     price        what GPU hours cost: money, energy, carbon
     estimate     what a run will take: the dry run

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from photofound.train.distributed import seed_of
+from photofound.train.settings import TrainConfig
 
 
 class Batches:
@@ -55,3 +56,18 @@ class Batches:
         torch.manual_seed(seed_of(self.seed, step, index, "batch"))
         generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, step, index, "data"))
         return self.stage.batch(generator, size, progress)
+
+
+def micro_batches(config: TrainConfig, processes: int) -> int:
+    """How many parts an update is computed in, over so many processes. Raises ValueError where they cannot be shared
+    evenly."""
+    count = config.micro_batches or processes
+    if count < 1 or count % processes:
+        raise ValueError(
+            f"train.micro_batches: {count} cannot be shared evenly by {processes} processes; use a multiple"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"train.batch_size: {config.batch_size} cannot be cut into {count} micro-batches; use a multiple of {count}"
+        )
+    return count

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from photofound.device import device_name as device_name
 from photofound.device import resolve_device as resolve_device
+from photofound.train.settings import TrainConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -316,6 +318,15 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), mesh, placements)
 
 
+def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
+    """The processes as the configuration wants them; ``run_dir`` is where trackers write."""
+    trackers = config.trackers
+    if trackers is None:
+        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
+    shape = config.parallel, config.shard_size
+    return Engine(config.device, config.precision, *shape, trackers, run_dir, config.timeout)
+
+
 def _sharding(parallel: str, shard_size: int | None, processes: int, precision: str) -> dict[str, Any]:
     """The arguments of ``Accelerator`` for sharding."""
     if parallel == "ddp":
@@ -370,8 +381,6 @@ def _check_sharding(parallel: str, active: str, processes: int, device: torch.de
 
 
 def _require(trackers: Sequence[str]) -> None:
-    from importlib.util import find_spec
-
     for name in trackers:
         if name not in TRACKERS:
             raise ValueError(f"train.trackers: {name!r} is unknown; use {' or '.join(TRACKERS)}")

@@ -64,3 +64,15 @@ class EMA:
         finally:
             for name, weight in backup.items():
                 live[name].copy_(weight)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then whatever mode each part was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from photofound.device import device_name
-from photofound.train.distributed import World
+from photofound.train.contract import Stage
+from photofound.train.distributed import World, make_engine
 from photofound.train.price import Budget
-from photofound.train.trainer import Stage, TrainConfig, Trainer, make_engine
+from photofound.train.settings import TrainConfig
+from photofound.train.trainer import Trainer
 
 MUON_STEPS = 5  # of Newton-Schulz
 

@@ -44,6 +44,15 @@ class Optimizers:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    def moment_bytes(self) -> int:
+        """The size of the state in a checkpoint, in fp32."""
+        return sum(
+            4 * p.numel() * (1 if isinstance(getattr(o, "optimizer", o), Muon) else 2)
+            for o in self.optimizers
+            for group in o.param_groups
+            for p in group["params"]
+        )
+
     def state_tensors(self) -> dict[str, Tensor]:
         """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it."""
         flat = {}

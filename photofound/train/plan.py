@@ -16,12 +16,12 @@ from photofound.model import autoencoder, text, vision
 from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
 from photofound.train import fewer_bits, losses, memory, optim
+from photofound.train.batches import micro_batches
 from photofound.train.build import add_inputs, transformer_options
 from photofound.train.estimate import Phase, muon_flops
 from photofound.train.memory import Memory
 from photofound.train.mix import PRETEXT
 from photofound.train.settings import EditConfig, ModelConfig
-from photofound.train.trainer import micro_batches
 
 
 def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = None) -> list[Phase]:

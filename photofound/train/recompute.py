@@ -11,6 +11,8 @@ import torch.nn.attention.varlen  # registers its operator
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from photofound.train.settings import TrainConfig
+
 _ATEN = torch.ops.aten
 _PRODUCTS = {
     _ATEN.mm.default,
@@ -54,6 +56,19 @@ def checkpointed(
         return block(*args) if id(block) in left else run(block, *args)
 
     return call
+
+
+def checkpoint_models(module: nn.Module, config: TrainConfig) -> None:
+    able: list[Any] = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
+    if not able:
+        raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
+    for part in able:
+        if part.is_gradient_checkpointing:  # the stage's own, for blocks that travel
+            continue
+        blocks = getattr(part, "blocks", ())
+        part.enable_gradient_checkpointing(
+            checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compile)
+        )
 
 
 def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -46,7 +46,7 @@ STREAM_SHEET = 64  # photographs of a stream that lie on the device, for the she
 
 
 class EditStage:
-    """What the trainer needs to train the transformer (``photofound.train.trainer.Stage``), all but ``loss``.
+    """What the trainer needs to train the transformer (``photofound.train.contract.Stage``), all but ``loss``.
 
     Args:
         config: the configuration; ``config.model.start`` or its shapes say what is trained.

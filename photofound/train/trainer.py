@@ -13,78 +13,34 @@ step and the micro-batch's number. The processes only divide them up. Hence
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from photofound.card import record
 from photofound.errors import one_line
 from photofound.signals import handled
-from photofound.train import checkpoint, float8, optim, recompute
-from photofound.train.batches import Batches
-from photofound.train.distributed import Engine, World, resolve_device, seed_of, shard_like, whole
-from photofound.train.ema import EMA
+from photofound.train import checkpoint, disk, float8, optim
+from photofound.train.batches import Batches, micro_batches
+from photofound.train.contract import Stage
+from photofound.train.distributed import Engine, make_engine, seed_of, shard_like, whole
+from photofound.train.ema import EMA, evaluating
 from photofound.train.history import History
 from photofound.train.log import Figures, RunLog, mean
 from photofound.train.pace import Pace
+from photofound.train.recompute import checkpoint_models
 from photofound.train.settings import TrainConfig
-
-__all__ = ["Stage", "TrainConfig", "Trainer", "World", "resolve_device"]
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """What clusters send before they take a machine away; Windows has no SIGUSR1."""
-
-
-class Stage(Protocol):
-    """What a training script supplies.
-
-    It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
-    this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
-    weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
-    progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
-    as ``sheet`` is; ``work(progress) -> (tokens, FLOP)``, of a sample in a step; ``ahead``, true where batches do not
-    depend on what is trained, so that the next one may be drawn before a step is over; and for a stage that reads a
-    stream ``state_dict() -> dict`` (anything JSON can hold) and ``load_state_dict(dict)``, its position in the data,
-    which are called with a checkpoint, in every process.
-    Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
-    ``data`` (of ``record.Origin``), ``filtering`` (sentences), ``rooms`` (of ``record.RoomRead``) and ``parents`` (of
-    ``record.Training``); ``note_reading(run_dir, training)`` is called when the run begins.
-
-    Attributes:
-        module: everything that is trained. Its tensors that need no gradient are kept, too.
-        blocks: its repeated blocks: the unit of compiling and of sharding; their matrices are Muon's.
-    """
-
-    module: nn.Module
-    blocks: Sequence[nn.Module]
-
-    def batch(self, generator: torch.Generator, size: int, progress: float) -> Any:
-        """About ``size`` samples at ``progress`` (the share of the run that is over, in [0, 1]).
-
-        ``generator`` is on the device and is this micro-batch's own. All that is random, here and in ``loss``, comes
-        from it or from torch's own generators, which are seeded just before, for each of the two anew.
-        """
-
-    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, a mean over the batch, and scalars to log; what is NaN among them is left out."""
-
-    def sheet(self) -> np.ndarray:
-        """A sheet of sample pictures, (H, W, 3) uint8, always of the same inputs. Every process calls it, without
-        gradients, in evaluation mode, with the averaged weights."""
-
-    def export(self, folder: Path) -> None:
-        """Write the model as a user loads it. Called once, by the first process, when the run is finished."""
 
 
 class Update(NamedTuple):
@@ -117,7 +73,7 @@ class Trainer:
         self.micro_batches = micro_batches(config, self.engine.world.size)
         self.own_parts = range(self.engine.world.rank, self.micro_batches, self.engine.world.size)
         if config.checkpoint_activations:
-            _checkpoint_activations(stage.module, config)
+            checkpoint_models(stage.module, config)
         if config.fp8:
             float8.convert(stage.blocks, self.device)
         if config.compile:
@@ -153,7 +109,9 @@ class Trainer:
 
         Returns False when a signal stopped it before its end: it is saved, and ``--resume latest`` goes on.
         """
-        self._check_end()
+        if self.progress() < 1:
+            sizes = self.checkpoint_bytes(), disk.model_bytes(self.stage)
+            disk.check_room(self.run_dir, self.config, self.step, *sizes, self.engine)
         if self.main and hasattr(self.stage, "note_reading"):
             self.stage.note_reading(self.run_dir, self.history.training.id)
         self.log = RunLog(self.run_dir, self.engine, self.config.log_every, self.step, self.progress())
@@ -173,42 +131,8 @@ class Trainer:
         return finished
 
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint: weights, average and moments, whole and in fp32."""
-        model = sum(value.numel() * value.element_size() for value in self.stage.module.state_dict().values())
-        average = 4 * sum(value.numel() for value in self.ema.average.values())
-        moments = sum(
-            4 * p.numel() * (1 if isinstance(getattr(o, "optimizer", o), torch.optim.Muon) else 2)
-            for o in self.optimizers.optimizers
-            for group in o.param_groups
-            for p in group["params"]
-        )
-        return model + average + moments
-
-    def _model_bytes(self) -> int:
-        """The size of the exported model, with frozen weights and the other parts of a pipeline."""
-        parts = getattr(getattr(self.stage, "pipeline", None), "components", {}).values()
-        modules = [self.stage.module, *(part for part in parts if isinstance(part, nn.Module))]
-        return sum({id(p): 4 * p.numel() for module in modules for p in module.parameters()}.values())
-
-    def _check_end(self) -> None:
-        """Raise ValueError, before the first step, where the disk has no room for checkpoints and model, or where a
-        file is in the place of a folder."""
-        if self.progress() >= 1:
-            return
-        folder, there = self.run_dir / "checkpoints", len(checkpoint.steps(self.run_dir / "checkpoints"))
-        for name in ("checkpoints", "samples", "model", ""):
-            if (path := self.run_dir / name).exists() and not path.is_dir():
-                raise ValueError(f"--run-dir: {path} is a file, where a folder goes; remove it, or take another")
-        saves = (self.config.steps - self.step) // self.config.save_every + 1
-        size, model = self.checkpoint_bytes(), self._model_bytes()
-        need = size * max(0, min(self.config.keep + 1 - there, saves)) + model
-        home = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
-        (free, *_) = self.engine.gather([shutil.disk_usage(home).free])
-        if need > free:
-            raise ValueError(
-                f"--run-dir: {folder} needs {need / 2**30:.2f} GiB ({size / 2**30:.2f} a checkpoint, "
-                f"{model / 2**30:.2f} the model), {free / 2**30:.2f} are free; make room, or lower train.keep"
-            )
+        """The size of a checkpoint."""
+        return disk.checkpoint_bytes(self.stage.module, self.ema, self.optimizers)
 
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]: by steps or by minutes, whichever is further."""
@@ -360,7 +284,7 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Within the block every process holds the averaged model, in evaluation mode, without gradients."""
-        with self.ema.applied(), _evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
+        with self.ema.applied(), evaluating(self.stage.module), self.engine.unsharded(), torch.no_grad():
             yield
 
     def trainings(self) -> list[record.Training]:
@@ -369,7 +293,7 @@ class Trainer:
 
     def export(self) -> None:
         """Write the averaged model, and beside it the record of the last checkpoint."""
-        with self.ema.applied(), _evaluating(self.stage.module), self.engine.gathered(self.stage.module):
+        with self.ema.applied(), evaluating(self.stage.module), self.engine.gathered(self.stage.module):
             if self.main:
                 self.stage.export(self.run_dir / "model")
                 record.write(self.run_dir / "model" / record.MODEL, self.recorded)
@@ -478,52 +402,3 @@ class Trainer:
         if notes and self.main:
             saved = f"{len(positions)} process(es)"
             print(f"resume: step {self.step} was saved by {saved}, this is {size}: {'; '.join(notes)}", flush=True)
-
-
-def make_engine(config: TrainConfig, run_dir: Path | None = None) -> Engine:
-    """The processes as the configuration wants them; ``run_dir`` is where trackers write."""
-    trackers = config.trackers
-    if trackers is None:
-        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
-    shape = config.parallel, config.shard_size
-    return Engine(config.device, config.precision, *shape, trackers, run_dir, config.timeout)
-
-
-def micro_batches(config: TrainConfig, processes: int) -> int:
-    """How many parts an update is computed in, over so many processes. Raises ValueError where they cannot be shared
-    evenly."""
-    count = config.micro_batches or processes
-    if count < 1 or count % processes:
-        raise ValueError(
-            f"train.micro_batches: {count} cannot be shared evenly by {processes} processes; use a multiple"
-        )
-    if config.batch_size % count:
-        raise ValueError(
-            f"train.batch_size: {config.batch_size} cannot be cut into {count} micro-batches; use a multiple of {count}"
-        )
-    return count
-
-
-def _checkpoint_activations(module: nn.Module, config: TrainConfig) -> None:
-    able: list[Any] = [part for part in module.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
-    if not able:
-        raise ValueError("train.checkpoint_activations: no model of this stage can do that; set it to false")
-    for part in able:
-        if part.is_gradient_checkpointing:  # the stage's own, for blocks that travel
-            continue
-        blocks = getattr(part, "blocks", ())
-        part.enable_gradient_checkpointing(
-            recompute.checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compile)
-        )
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; then whatever mode each part was in."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
