@@ -24,7 +24,8 @@ from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
 from photofound.edits import packshot
 from photofound.edits.geometry import parse_length
-from photofound.edits.task import LARGEST_SEED, LEAST_SEED, Task, get_task
+from photofound.edits.inputs import LARGEST_SEED, LEAST_SEED
+from photofound.edits.task import Task, get_task
 from photofound.errors import EXPECTED
 from photofound.image import Picture
 from photofound.notices import warnings_to

@@ -19,7 +19,8 @@ from photofound.demos.calls import seed_of
 from photofound.demos.desk import Form
 from photofound.demos.studio import Studio
 from photofound.demos.words import in_words
-from photofound.edits.task import FILE_KINDS, Input, Task
+from photofound.edits.inputs import FILE_KINDS, Input
+from photofound.edits.task import Task
 from photofound.errors import EXPECTED
 
 _PHOTOGRAPH = Input("image", "image", "the photograph", required=True)

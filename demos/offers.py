@@ -11,7 +11,8 @@ from typing import Any
 from photofound.demos import samples, studio
 from photofound.demos.marks import picture_url
 from photofound.edits import presets
-from photofound.edits.task import SUBJECT_INPUTS, WRITTEN, Input, Task, get_task
+from photofound.edits.inputs import SUBJECT_INPUTS, WRITTEN, Input
+from photofound.edits.task import Task, get_task
 from photofound.errors import one_line
 from photofound.image import READABLE_SUFFIXES, Picture
 from photofound.serve.form import EXAMPLES

@@ -30,8 +30,9 @@ from photofound.demos.preview import kept_preview as kept_preview
 from photofound.demos.preview import preview as preview
 from photofound.demos.preview import preview_size as preview_size
 from photofound.demos.preview import resized as resized
+from photofound.edits.inputs import SUBJECT_INPUTS, Input
 from photofound.edits.request import Request
-from photofound.edits.task import SUBJECT_INPUTS, Input, Job, Task, get_task, offered
+from photofound.edits.task import Job, Task, get_task, offered
 from photofound.image import Picture
 from photofound.notices import warnings_to
 from photofound.picture import layered, layers, provenance

@@ -12,9 +12,9 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from photofound.edits.inputs import Input, check_text
 from photofound.edits.scores import MOST, Scores
 from photofound.edits.segmenter import is_points
-from photofound.edits.task import Input, check_text
 from photofound.image import Picture
 from photofound.picture import show
 from photofound.picture.layers import Layer

@@ -38,8 +38,9 @@ from photofound.call import Settings as Settings
 from photofound.detail import DetailNetwork
 from photofound.device import fast_dtype as fast_dtype
 from photofound.edits import recipe
+from photofound.edits.inputs import SUBJECT_INPUTS, check_text, names_file
 from photofound.edits.request import Request
-from photofound.edits.task import SUBJECT_INPUTS, Job, Task, check_text, class_name, get_task, names_file
+from photofound.edits.task import Job, Task, class_name, get_task
 from photofound.image import Picture
 from photofound.judging import JudgingPipeline
 from photofound.model import autoencoder, text

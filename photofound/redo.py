@@ -20,9 +20,10 @@ import torch
 
 from photofound import __version__, image
 from photofound.edits import recipe as recipes
+from photofound.edits.inputs import FOLDER, Input, names_file
 from photofound.edits.request import Request
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import FOLDER, Input, get_task, names_file, task_names
+from photofound.edits.task import get_task, task_names
 from photofound.image import Picture
 from photofound.model import fingerprint
 from photofound.picture import provenance

@@ -33,7 +33,8 @@ pytestmark = pytest.mark.slow
 
 SIZE = (72, 48)
 RETOUCH = """
-    from photofound.edits.task import Input, Task
+    from photofound.edits.inputs import Input
+    from photofound.edits.task import Task
 
     class Retouch(Task):
         name = "retouch"

@@ -22,7 +22,8 @@ from photofound import cli, files, image
 from photofound.cli.options import spelling, task_parser
 from photofound.device import fast_dtype
 from photofound.edits import task as edit
-from photofound.edits.task import Input, Task
+from photofound.edits.inputs import Input
+from photofound.edits.task import Task
 
 SIZE = (12, 9)
 

@@ -366,7 +366,8 @@ def test_it_is_importable_from_custom_nodes(how, tmp_path):
 
 
 EXTRA_TASK = """
-from photofound.edits.task import Input, Job, Task
+from photofound.edits.inputs import Input
+from photofound.edits.task import Job, Task
 
 class Mirror(Task):
     name, summary = "mirror_left", "turn a picture around"

@@ -161,7 +161,8 @@ import dataclasses
 
 import numpy as np
 
-from photofound.edits.task import Input, Job, Task
+from photofound.edits.inputs import Input
+from photofound.edits.task import Job, Task
 
 
 

@@ -12,8 +12,9 @@ from helpers import encoded, load_pipeline
 from PIL import Image
 
 from photofound import CutoutPipeline, OutpaintPipeline, cli, segmenters
+from photofound.edits.inputs import SUBJECT_INPUTS
 from photofound.edits.segmenter import Search
-from photofound.edits.task import SUBJECT_INPUTS, get_task
+from photofound.edits.task import get_task
 
 PICTURE = np.full((48, 64, 3), 230, np.uint8)
 PICTURE[12:36, 20:44] = (180, 40, 30)

@@ -360,7 +360,7 @@ def test_the_documentation_has_every_field_bound_and_example(client):
 
 
 EXTRA_TASK = """
-from photofound.edits.task import Input
+from photofound.edits.inputs import Input
 from photofound.tasks.inpaint import Inpaint
 
 

@@ -17,7 +17,8 @@ from photofound.edits.task import Condition, Sample, get_task
 TASK = """
     from __future__ import annotations
     from dataclasses import dataclass
-    from photofound.edits.task import Input, Task
+    from photofound.edits.inputs import Input
+    from photofound.edits.task import Task
 
     @dataclass(frozen=True)
     class Settings:

@@ -23,20 +23,11 @@ import torch
 from torch import Tensor
 
 from photofound.edits import presets
+from photofound.edits.inputs import FILE_KINDS, SPELLINGS, SUBJECT_INPUTS, WRITTEN, Input
 from photofound.edits.request import Request
 from photofound.edits.scores import MOST
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import (
-    FILE_KINDS,
-    SPELLINGS,
-    SUBJECT_INPUTS,
-    WRITTEN,
-    Input,
-    Task,
-    get_task,
-    offered,
-    task_names,
-)
+from photofound.edits.task import Task, get_task, offered, task_names
 from photofound.image import Picture
 from photofound.picture import layered, provenance
 from photofound.segmenters import is_function

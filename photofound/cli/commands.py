@@ -194,7 +194,7 @@ def _check_parser() -> Parser:
 
 
 def _preset(text: str) -> str | Path:
-    from photofound.edits.task import names_file
+    from photofound.edits.inputs import names_file
 
     return path(text) if names_file("preset", text) else text
 

@@ -204,7 +204,7 @@ def _inputs_for(task: Task, args: argparse.Namespace, photograph: Path) -> dict[
 
 def _load_model(task: Task, args: argparse.Namespace) -> Any:
     """The task's pipeline, on its device. It shows a bar if a person waits for one picture."""
-    from photofound.edits.task import SUBJECT_INPUTS
+    from photofound.edits.inputs import SUBJECT_INPUTS
 
     pipe = load_pipeline(args).for_task(task.name, quiet=False)
     if task.wants_segmenter:

@@ -18,7 +18,8 @@ from photofound.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from photofound.edits.task import Input, Task
+    from photofound.edits.inputs import Input
+    from photofound.edits.task import Task
 
 PLACEHOLDERS = {
     "folder": "DIR",
@@ -82,7 +83,7 @@ def task_parser(task: Task) -> Parser:
 
 def sampling_types() -> dict[str, Callable[[str], Any]]:
     """How the options of sampling are read, from the command line and from a recipe."""
-    from photofound.edits.task import LARGEST_SEED, LEAST_SEED
+    from photofound.edits.inputs import LARGEST_SEED, LEAST_SEED
 
     return {
         "seed": whole_number(LEAST_SEED, LARGEST_SEED),
@@ -183,7 +184,7 @@ def _help_text(each: Input) -> str:
 
 def input_type(task: Task, each: Input) -> Callable[[str], Any]:
     """The function that reads an input from the command line."""
-    from photofound.edits.task import FILE_KINDS, FOLDER, SPELLINGS, names_file
+    from photofound.edits.inputs import FILE_KINDS, FOLDER, SPELLINGS, names_file
 
     if each.kind in (*FILE_KINDS, FOLDER):
         return path

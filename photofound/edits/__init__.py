@@ -15,7 +15,8 @@ Each file imports only files above it:
     degradation  photographs made worse, to train upscaling on
     exemplar     holes filled from the photograph's own patches, at any size
     condition    what a model is given, and what it is trained on
-    task         Condition, Job, the contract of a task, get_task
+    inputs       what a task asks of its user, and the text that each kind takes
+    task         Job, the contract of a task, get_task
     request      what somebody asks for, from whichever entry
     recipe       how a result was made: written into its metadata, and read
     proof        whether a photograph was kept: a result held against what it was made from

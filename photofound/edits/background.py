@@ -18,8 +18,8 @@ from PIL import ImageColor
 
 from photofound import image as images
 from photofound.edits.geometry import bounding_box
+from photofound.edits.inputs import asks
 from photofound.edits.placement import Placed
-from photofound.edits.task import asks
 from photofound.image import Picture
 
 if TYPE_CHECKING:

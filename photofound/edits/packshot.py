@@ -18,9 +18,10 @@ from photofound.edits import background as backgrounds
 from photofound.edits import shadow as shadows
 from photofound.edits.background import Background
 from photofound.edits.geometry import Box, bounding_box, grow_box
+from photofound.edits.inputs import asks
 from photofound.edits.placement import Placed, Placement, place
 from photofound.edits.shadow import Shadow
-from photofound.edits.task import Job, asks
+from photofound.edits.task import Job
 from photofound.image import Picture
 from photofound.picture.layers import Layer, flatten, mask_layer
 

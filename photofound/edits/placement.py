@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from photofound.edits.geometry import Box, bounding_box, parse_length, parse_size
-from photofound.edits.task import asks
+from photofound.edits.inputs import asks
 from photofound.image import Picture, nearest
 from photofound.picture import metadata
 

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 from photofound.edits.background import colour_of
 from photofound.edits.geometry import parse_pair
-from photofound.edits.task import asks
+from photofound.edits.inputs import asks
 from photofound.picture.formats import SUFFIXES
 
 VARIABLE = "PHOTOFOUND_PRESETS"

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from photofound import __version__
+from photofound.edits.inputs import FILE_KINDS, FOLDER, names_file
 from photofound.edits.request import Request
-from photofound.edits.task import FILE_KINDS, FOLDER, Job, get_task, names_file
+from photofound.edits.task import Job, get_task
 from photofound.image import Picture
 from photofound.picture import compare, provenance
 from photofound.picture.digest import digest, pack_region, region_digest, unpack_region

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from photofound.edits.task import asks
+from photofound.edits.inputs import asks
 
 KINDS = ("none", "soft", "hard", "contact")
 POSES = ("standing", "lying", "hanging")

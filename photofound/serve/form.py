@@ -11,9 +11,10 @@ from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
 
 from photofound import image
+from photofound.edits.inputs import FILE_KINDS, Input
 from photofound.edits.scores import MOST
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import FILE_KINDS, Input, Task, offered
+from photofound.edits.task import Task, offered
 from photofound.picture import layered
 from photofound.serve.config import ServeConfig
 

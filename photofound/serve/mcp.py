@@ -26,9 +26,10 @@ from pydantic import Field
 
 from photofound import __version__, image
 from photofound.edits import proof
+from photofound.edits.inputs import FILE_KINDS, Input
 from photofound.edits.request import Request
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import FILE_KINDS, Input, Task, get_task, offered, task_names
+from photofound.edits.task import Task, get_task, offered, task_names
 from photofound.errors import EXPECTED, one_line
 from photofound.image import Picture
 from photofound.picture import layered, provenance
