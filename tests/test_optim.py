@@ -158,7 +158,7 @@ def test_a_step_at_scale_zero_moves_nothing_and_clears_the_gradients():
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(ValueError, match="'sgd' is unknown; use adamw, adamw8bit or muon"):
+    with pytest.raises(ValueError, match="'sgd' is unknown; use adamw, adamw8bit, muon, prodigy, schedulefree"):
         build(Net(), "sgd")
 
 

@@ -846,7 +846,10 @@ def test_twenty_bad_batches_in_a_row_end_the_run(tmp_path):
     "setting, message",
     [
         ({"precision": "fp16"}, "train.precision: 'fp16' is unknown; use bf16 or fp32"),
-        ({"optimizer": "sgd"}, "train.optimizer: 'sgd' is unknown; use adamw or adamw8bit or muon"),
+        (
+            {"optimizer": "sgd"},
+            "train.optimizer: 'sgd' is unknown; use adamw or adamw8bit or muon or prodigy or schedulefree",
+        ),
         ({"schedule": "linear"}, "train.schedule: 'linear' is unknown; use constant or cosine or trapezoid"),
         ({"steps": 0}, "train.steps: 0 is too small"),
         ({"batch_size": 0}, "train.batch_size: 0 is too small"),

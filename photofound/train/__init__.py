@@ -13,7 +13,8 @@ Each file imports only files above it:
     float8       products in eight bits
     recompute    activation checkpointing
     muon         Muon, whose work the processes share
-    optim        AdamW, Muon, schedules
+    untuned      Prodigy, schedule-free AdamW
+    optim        the optimizers of a run, schedules
     ema          the moving average of weights
     checkpoint   checkpoints of one process or many
     gauges       energy and load of the devices

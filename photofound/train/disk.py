@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from photofound.train import checkpoint
 from photofound.train.distributed import Engine
-from photofound.train.ema import EMA
 from photofound.train.optim import Optimizers
 from photofound.train.settings import TrainConfig
 
 
-def checkpoint_bytes(module: nn.Module, average: EMA, optimizers: Optimizers) -> int:
+def checkpoint_bytes(module: nn.Module, average: Mapping[str, Tensor], optimizers: Optimizers) -> int:
     """The size of a checkpoint: weights, average and moments, whole and in fp32."""
     model = sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    return model + 4 * sum(value.numel() for value in average.average.values()) + optimizers.moment_bytes()
+    return model + 4 * sum(value.numel() for value in average.values()) + optimizers.moment_bytes()
 
 
 def model_bytes(stage: Any) -> int:

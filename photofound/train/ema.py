@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from photofound.train.distributed import local
+from photofound.train.optim import Optimizers
+from photofound.train.settings import TrainConfig
+from photofound.train.untuned import IterateAverage
 
 
 class EMA:
@@ -64,6 +67,13 @@ class EMA:
         finally:
             for name, weight in backup.items():
                 live[name].copy_(weight)
+
+
+def average_of(module: nn.Module, config: TrainConfig, optimizers: Optimizers) -> EMA | IterateAverage:
+    """The averaged weights of a run: a moving average, or that which schedule-free AdamW keeps itself."""
+    if config.optimizer == "schedulefree":
+        return IterateAverage(module, optimizers.optimizers[0])
+    return EMA(module, config.ema, "cpu" if config.offload else None)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from photofound.model import attention
-from photofound.train import fewer_bits
+from photofound.train import fewer_bits, optim
 from photofound.train.recompute import checkpointed
 
 RESERVE = 1.5 * 2**30  # bytes that CUDA and its libraries take for themselves
@@ -175,10 +175,11 @@ def checkpoint_blocks(network: Any, train: Any, travelling: int = 0) -> None:
 
 
 def moments(train: Any, trained: int, muon: int) -> float:
-    """Bytes of an optimizer's moments on the device: two of each weight, one of those that Muon trains."""
+    """Bytes of an optimizer's moments on the device; of the weights that Muon trains, one."""
     if train.offload:
         return 0.0
-    return trained * 2 * (1 + 4 / 256) if train.optimizer == "adamw8bit" else 4.0 * (2 * trained - muon)
+    each = optim.MOMENTS[train.optimizer]
+    return trained * each * (1 + 4 / 256) if train.optimizer == "adamw8bit" else 4.0 * (each * trained - muon)
 
 
 def at_home(network: Any, kind: str, travelling: int) -> float:

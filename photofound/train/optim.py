@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from photofound.train import frugal
+from photofound.train import frugal, untuned
 from photofound.train.distributed import shard_like, whole
 from photofound.train.muon import FilterMuon, Muon
+
+MOMENTS = {"adamw": 2, "adamw8bit": 2, "muon": 2, "prodigy": 4, "schedulefree": 2}
+"""Optimizer -> what it keeps of a weight's size; of those that Muon trains, 1."""
 
 
 class Optimizers:
     """Several torch optimizers stepped as one; each remembers the base rate it was made with."""
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.optimizers = list(optimizers)
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], name: str = "adamw") -> None:
+        self.optimizers, self.name = list(optimizers), name
         for group in self._groups():
             group["base_lr"] = float(group["lr"])
 
@@ -34,7 +37,7 @@ class Optimizers:
             lr = group["base_lr"] * scale
             group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr  # torchao's is a tensor
         for optimizer in self.optimizers:
-            inner: Any = getattr(optimizer, "optimizer", optimizer)
+            inner = _inner(optimizer)
             if bad is None:
                 optimizer.step()
             elif isinstance(inner, Muon) or type(inner) is torch.optim.AdamW:
@@ -44,10 +47,15 @@ class Optimizers:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    @property
+    def rate(self) -> float:
+        """What the rate that is asked for is multiplied with, by Prodigy's estimate."""
+        return untuned.found_rate(self.optimizers[0])
+
     def moment_bytes(self) -> int:
         """The size of the state in a checkpoint, in fp32."""
         return sum(
-            4 * p.numel() * (1 if isinstance(getattr(o, "optimizer", o), Muon) else 2)
+            4 * p.numel() * (1 if isinstance(_inner(o), Muon) else MOMENTS[self.name])
             for o in self.optimizers
             for group in o.param_groups
             for p in group["params"]
@@ -60,20 +68,28 @@ class Optimizers:
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in (item for pair in state.items() for item in frugal.flat(*pair).items()):
                     flat[f"{o}.{index}.{key}"] = whole(torch.as_tensor(value)).contiguous()
+            flat |= {f"{o}.{name}": value for name, value in untuned.counters(_inner(optimizer)).items()}
         return flat
 
     def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
         """Restore the tensors that ``state_tensors`` returned."""
         for o, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
-            for name, value in flat.items():
-                which, index, key = name.split(".", 2)
-                if int(which) == o:
+            own = {name.partition(".")[2]: value for name, value in flat.items() if name.startswith(f"{o}.")}
+            for name, value in own.items():
+                index, _, key = name.partition(".")
+                if index.isdigit():
                     state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]
             whole_state = {index: frugal.joined(values) for index, values in state.items()}
             optimizer.load_state_dict({"state": whole_state, "param_groups": groups})
+            untuned.set_counters(_inner(optimizer), own)
             _lay_out_like_weights(optimizer)
+
+
+def _inner(optimizer: Any) -> Any:
+    """An optimizer without accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def matrices(module: nn.Module) -> set[nn.Parameter]:
@@ -114,7 +130,8 @@ def build(
 
     Args:
         module: the module to train.
-        name: ``adamw``, ``adamw8bit`` (moments of eight bits) or ``muon``.
+        name: one of ``MOMENTS``: ``adamw``, ``adamw8bit`` (moments of eight bits), ``muon``, or one of ``untuned``:
+            ``prodigy``, ``schedulefree``.
         lr: base learning rate; Muon's updates are scaled to AdamW's RMS (``match_rms_adamw``, arXiv:2502.16982,
             section 2.2), so that one rate and one weight decay serve both.
         weight_decay: decoupled; for ``matrices`` alone.
@@ -123,13 +140,15 @@ def build(
         sharded: whether the weights will be spread over processes, as no filter is for Muon.
         offload: AdamW computes on the CPU, where its moments lie.
     """
-    if name not in ("adamw", "adamw8bit", "muon"):
-        raise ValueError(f"train.optimizer: {name!r} is unknown; use adamw, adamw8bit or muon")
+    if name not in MOMENTS:
+        raise ValueError(f"train.optimizer: {name!r} is unknown; use {', '.join(MOMENTS)}")
     if offload and name != "adamw":
         raise ValueError(f"train.offload: {name} computes on the device; use train.optimizer=adamw")
     if sharded and (offload or name == "adamw8bit"):
         what = "offload" if offload else "optimizer"
         raise ValueError(f"train.{what}: shards have their moments on the device, as float32; use train.parallel=ddp")
+    if sharded and name in ("prodigy", "schedulefree"):
+        raise ValueError(f"train.optimizer: {name} trains whole weights, not shards; use train.parallel=ddp")
     trainable = [p for p in module.parameters() if p.requires_grad]
     decayed = matrices(module)
     inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
@@ -144,6 +163,10 @@ def build(
     optimizers: list[torch.optim.Optimizer] = []
     if name == "adamw8bit":
         optimizers.append(frugal.adamw_8bit(groups, **adam))
+    elif name == "prodigy":
+        optimizers.append(untuned.prodigy(groups, **adam))
+    elif name == "schedulefree":
+        optimizers.append(untuned.schedule_free(groups, **adam))
     elif offload:
         optimizers.append(frugal.OffloadedAdamW(groups, **adam))
     else:
@@ -159,7 +182,7 @@ def build(
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         optimizers += [Muon(flat, **options)] if flat else []
         optimizers += [FilterMuon(filters, **options)] if filters else []
-    return Optimizers(optimizers)
+    return Optimizers(optimizers, name)
 
 
 def schedule(step: int, progress: float, warmup_steps: int, kind: str) -> float:

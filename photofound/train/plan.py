@@ -178,7 +178,7 @@ class _Outline:
             weights=(weights - memory.at_home(transformer, base, travelling)) / over,
             frozen=sum(fewer_bits.size(net, model.frozen) for net in frozen if isinstance(net, nn.Module)),
             moments=memory.moments(train, trained, sum(p.numel() for p in self._muon())) / over,
-            average=0.0 if train.offload else 4 * trained / over,
+            average=0.0 if train.offload or train.optimizer == "schedulefree" else 4 * trained / over,
             step=step,
         )
 

@@ -19,14 +19,14 @@ class TrainConfig:
     minutes: float | None = None  # wall-clock time after which it ends; the schedule is fitted to whichever comes first
     batch_size: int = 64  # samples per update, over all processes
     micro_batches: int | None = None  # parts that a batch is computed in, over all processes; null = one per process
-    lr: float = 1e-3  # largest learning rate
+    lr: float = 1e-3  # largest learning rate; prodigy: a factor on the rate that it finds, 1 as a rule
     weight_decay: float = 0.01  # decoupled, of matrices and filters alone
     warmup_steps: int = 100  # steps in which the learning rate rises from 0
     schedule: str = "trapezoid"  # of the learning rate: constant | cosine | trapezoid
-    optimizer: str = "adamw"  # adamw | adamw8bit (moments of eight bits) | muon
+    optimizer: str = "adamw"  # adamw | adamw8bit (moments of eight bits) | muon | prodigy | schedulefree
     offload: bool = False  # AdamW and the average of the weights on the CPU, in its memory: slower
     clip: float = 1.0  # largest norm of the gradient
-    ema: float = 0.999  # decay of the moving average of the weights, which is what is exported
+    ema: float = 0.999  # decay of the moving average of the weights, which is exported; schedulefree has its own
     precision: str = "bf16"  # bf16 (autocast, weights stay float32) | fp32
     device: str = "auto"  # auto | cpu | cuda
     parallel: str = "ddp"  # how several processes share the model: ddp | fsdp | hsdp
@@ -59,13 +59,17 @@ class TrainConfig:
             raise ValueError(f"train.minutes: {self.minutes} must be above 0; give more, or null for no limit")
         for name, known in (
             ("precision", ("bf16", "fp32")),
-            ("optimizer", ("adamw", "adamw8bit", "muon")),
+            ("optimizer", ("adamw", "adamw8bit", "muon", "prodigy", "schedulefree")),
             ("schedule", ("constant", "cosine", "trapezoid")),
             ("parallel", ("ddp", "fsdp", "hsdp")),
             ("checkpoint_keep", ("inputs", "products")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
+        if self.optimizer == "prodigy" and self.lr < 0.1:
+            raise ValueError(f"train.lr: {self.lr} is a factor on the rate that prodigy finds; set train.lr=1")
+        if self.optimizer == "schedulefree" and self.schedule != "constant":
+            raise ValueError(f"train.schedule: {self.schedule} is not for schedulefree; set train.schedule=constant")
 
 
 @dataclass(frozen=True)

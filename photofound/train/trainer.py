@@ -32,7 +32,7 @@ from photofound.train import checkpoint, disk, float8, optim
 from photofound.train.batches import Batches, micro_batches
 from photofound.train.contract import Stage
 from photofound.train.distributed import Engine, make_engine, seed_of, shard_like, whole
-from photofound.train.ema import EMA, evaluating
+from photofound.train.ema import average_of, evaluating
 from photofound.train.history import History
 from photofound.train.log import Figures, RunLog, mean
 from photofound.train.pace import Pace
@@ -91,7 +91,7 @@ class Trainer:
         self.call, self.optimizers.optimizers = self.engine.prepare(
             stage.module, stage.blocks, self.optimizers.optimizers
         )
-        self.ema = EMA(stage.module, config.ema, "cpu" if config.offload else None)
+        self.ema = average_of(stage.module, config, self.optimizers)
         self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
         self.launched: list[Update] = []  # not logged yet
         self.pace = Pace(config, stage, self.engine)
@@ -132,7 +132,7 @@ class Trainer:
 
     def checkpoint_bytes(self) -> int:
         """The size of a checkpoint."""
-        return disk.checkpoint_bytes(self.stage.module, self.ema, self.optimizers)
+        return disk.checkpoint_bytes(self.stage.module, self.ema.average, self.optimizers)
 
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]: by steps or by minutes, whichever is further."""
@@ -197,7 +197,7 @@ class Trainer:
         size = self.update_size(progress)
         self.seen += size
         figures = Figures([*rows, {"norm": norm, "bad": bad}], self.device)
-        return Update(self.step, progress, size, scale * config.lr, figures)
+        return Update(self.step, progress, size, scale * config.lr * self.optimizers.rate, figures)
 
     def collect(self, update: Update) -> dict[str, float]:
         """The figures of an update, averaged over all processes. Waits for it."""
