@@ -147,6 +147,18 @@ def _dedup(room: Room, args: argparse.Namespace) -> None:
         print(args.html)
 
 
+def _filter(room: Room, args: argparse.Namespace) -> None:
+    if args.list:
+        from photofound.room import filters
+
+        print("\n".join(f"{f.name:<12} {f.keeps} {f.threshold:<5g} {f.about}" for f in filters.MEASURES.values()))
+        return
+    with _bar("photographs") as progress:
+        found = room.filter(*args.filters, where=args.where, workers=args.workers or 0, progress=progress)
+    print(found.text)
+    print(f'{args.room}: {found.computed:,} photographs got scores; "kept" finds what every filter keeps')
+
+
 def _index(room: Room, args: argparse.Namespace) -> None:
     made = room.index(args.force)
     print(f"{args.room}: " + (f"indices of {', '.join(made)}" if made else "is small enough to be read as a whole"))
@@ -266,6 +278,15 @@ def _dedup_arguments(parser: argparse.ArgumentParser) -> None:
     add("--html", metavar="FILE", type=path, help="write a page of the largest groups")
 
 
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    named = "a filter by NAME, NAME=THRESHOLD, NAME:MODEL or NAME:MODEL=THRESHOLD; default: those that the room has"
+    add("filters", metavar="NAME", nargs="*", help=named)
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--workers", metavar="N", type=count, help="threads; default: one for each processor, at most 8")
+    add("--list", action="store_true", help="list the filters, and do nothing")
+
+
 def _index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="also of a room below 100,000 photographs")
 
@@ -286,5 +307,6 @@ _COMMANDS: dict[str, tuple[Callable[[Any, Any], int | None], str, Callable[[argp
     "embed": (_embed, "compute the embeddings that are missing", _embed_arguments),
     "cluster": (_cluster, "number the clusters of the embeddings", _cluster_arguments),
     "dedup": (_dedup, "say which photographs double others", _dedup_arguments),
+    "filter": (_filter, "score photographs by filters, and say which are kept", _filter_arguments),
     "index": (_index, "make or renew the indices of a large room", _index_arguments),
 }

@@ -275,8 +275,10 @@ class Table:
         batch: int = 32,
         fragments: Iterable[int] | None = None,
         done: Callable[[int], None] = lambda count: None,
+        lacking: str | None = None,
     ) -> int:
-        """Compute columns for the photographs that lack them: the first of ``fields`` is null there.
+        """Compute columns for the photographs that lack them: the first of ``fields`` is null there, or as ``lacking``
+        says.
 
         It is written fragment by fragment, and within one every minute, so that a killed call loses little and the
         same call goes on. Pictures are not written again. Other processes may add photographs meanwhile.
@@ -292,13 +294,14 @@ class Table:
             batch: rows that ``compute`` gets, at most.
             fragments: numbers of those to work on, to share the work out; None = all.
             done: is called with the rows that were computed.
+            lacking: which photographs lack values, in SQL, where that is not the first of ``fields`` alone.
 
         Returns how many rows were computed.
         """
         import pyarrow as pa
 
         self.add_columns(fields)
-        lacking = f"{fields[0].name} IS NULL" + (f" AND ({where})" if where else "")
+        lacking = f"({lacking or f'{fields[0].name} IS NULL'})" + (f" AND ({where})" if where else "")
         kept = pa.schema([pa.field("key", pa.string()), *(self.dataset.schema.field(f.name) for f in fields)])
         total = 0
         everything = [fragment.fragment_id for fragment in self.dataset.get_fragments()]

@@ -23,7 +23,7 @@ from photofound.room import add as adding
 from photofound.room import dedup as doubles
 from photofound.room import export as exporting
 from photofound.room import forget as forgetting
-from photofound.room import optout, page, search, vectors
+from photofound.room import optout, page, scores, search, vectors
 from photofound.room import stats as counting
 
 Progress = Callable[[int], None]
@@ -235,6 +235,17 @@ class Room:
         """
         table = self._newest()
         return doubles.dedup(table, by if by == "phash" else search.column_for(table, by), near, similar, prefer, where)
+
+    def filter(
+        self, *filters: str, where: str | None = None, workers: int = 0, progress: Progress = _silent
+    ) -> scores.Filtered:
+        """Score photographs by filters, each by ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or
+        ``NAME:MODEL=THRESHOLD``; none: those that the room has, else the default ones (``photofound.room.filters``).
+
+        Only photographs without a score are looked at, all filters in one pass. The scores stand in ``score_NAME``; the
+        column ``kept`` says which photographs pass every filter that the room has scores by.
+        """
+        return scores.filter_room(self._newest(), filters, where, workers, progress)
 
     def index(self, force: bool = False) -> Sequence[str]:
         """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any), as ``add`` does."""

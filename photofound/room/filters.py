@@ -1,0 +1,199 @@
+"""Filters of photographs by name: each gives a score, a threshold says which scores are kept.
+
+    chosen = [parse("sharpness"), parse("graphics=0.3"), parse("alignment:openai/clip-vit-base-patch32")]
+    for each in chosen:
+        scores = each.scores(samples)          # (N,) float32, NaN where it cannot say
+        kept = each.kept(scores)               # (N,) bool
+
+``Sample`` is what a filter sees: the file, its pixels, and its captions. A filter can be sent to other processes; a
+network is loaded when it is first asked, once in each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from photofound import image
+from photofound.data.table import SCORE
+from photofound.room import measures
+from photofound.room.describe import pixels_of
+
+SIDE = 512
+"""Short side, at most, of the pixels that filters see."""
+CAPTIONS = ("caption", "caption_dense", "caption_short")
+
+
+class Sample:
+    """A photograph as filters see it. What is made of its file is made when it is first asked for, and once.
+
+    Args:
+        file: as the room holds it.
+        captions: column -> text; empty ones are left out.
+    """
+
+    def __init__(self, file: bytes, captions: Mapping[str, str | None] | None = None) -> None:
+        self.file = file
+        self.captions = {name: text for name, text in (captions or {}).items() if text}
+
+    @property
+    def caption(self) -> str:
+        """Its source's own, else by a captioner; "" for none."""
+        return next((self.captions[name] for name in CAPTIONS if name in self.captions), "")
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the file, upright."""
+        return image.upright_size(self.file)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8, upright, in sRGB, transparent parts on white; short side at most ``SIDE``."""
+        return pixels_of(self.file, SIDE)
+
+    @cached_property
+    def grey(self) -> np.ndarray:
+        """(H, W) float32 in [0, 1]."""
+        return measures.grey(self.pixels)
+
+    @cached_property
+    def ground(self) -> np.ndarray:
+        """(H, W) bool: a plain ground."""
+        return measures.ground(self.pixels)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter: a score for each photograph, and which scores are kept.
+
+    Attributes:
+        name: letters and underscores; the room's column is ``score_NAME``.
+        version: changes whenever the same photograph would get another score; of a network it has its id.
+        threshold: where it keeps and drops.
+        keeps: ``>=``: at least the threshold is kept; ``<=``: at most.
+        about: what the score is, in a line.
+        needs: which photographs it can judge, in SQL over the room's columns; empty = all.
+    """
+
+    name: str
+    version: str
+    threshold: float
+    keeps: str
+    about: str
+    needs: str = ""
+
+    def scores(self, samples: Sequence[Sample]) -> np.ndarray:
+        """(N,) float32, in the samples' order; NaN for one that it cannot judge. Never raises for a damaged file."""
+        raise NotImplementedError
+
+    def kept(self, scores: np.ndarray) -> np.ndarray:
+        """(N,) bool: which scores are on the good side of the threshold; NaN is not."""
+        return scores >= self.threshold if self.keeps == ">=" else scores <= self.threshold
+
+    @property
+    def column(self) -> str:
+        return SCORE + self.name
+
+    @property
+    def condition(self) -> str:
+        """What is kept, in SQL."""
+        return f"{self.column} {self.keeps} {self.threshold:g}"
+
+    @property
+    def spec(self) -> str:
+        """What ``parse`` makes it of again, without its threshold."""
+        return self.name
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What stands with the column: the filter, its version, its threshold."""
+        return {"filter": self.spec, "version": self.version, "threshold": f"{self.threshold:g}", "keeps": self.keeps}
+
+
+@dataclass(frozen=True)
+class Measure(Filter):
+    """A filter that looks at one photograph after the other, without a network."""
+
+    measure: Callable[[Sample], float] = lambda sample: math.nan
+
+    def scores(self, samples: Sequence[Sample]) -> np.ndarray:
+        return np.array([self._one(sample) for sample in samples], np.float32)
+
+    def _one(self, sample: Sample) -> float:
+        try:
+            return self.measure(sample)
+        except Exception:  # a damaged file, whatever its decoder raises
+            return math.nan
+
+
+def _resolution(sample: Sample) -> float:
+    return float(min(sample.size))
+
+
+def _aspect(sample: Sample) -> float:
+    return max(sample.size) / min(sample.size)
+
+
+def _sharpness(sample: Sample) -> float:
+    return measures.sharpness(sample.grey)
+
+
+def _exposure(sample: Sample) -> float:
+    return measures.exposure(sample.pixels, sample.ground)
+
+
+def _jpeg(sample: Sample) -> float:
+    return measures.jpeg_quality(sample.file)
+
+
+def _graphics(sample: Sample) -> float:
+    return measures.graphics(sample.pixels, sample.ground)
+
+
+def _borders(sample: Sample) -> float:
+    return measures.borders(sample.pixels)
+
+
+def _caption(sample: Sample) -> float:
+    return measures.caption_quality(sample.caption)
+
+
+_CAPTIONED = "(" + " OR ".join(f"{name} IS NOT NULL" for name in CAPTIONS) + ")"
+MEASURES: dict[str, Measure] = {
+    each.name: each
+    for each in (
+        Measure("resolution", "1", 256, ">=", "short side of the file in pixels", "", _resolution),
+        Measure("aspect", "1", 3, "<=", "long side over short side", "", _aspect),
+        Measure("sharpness", "1", 0.4, ">=", "share of an edge's height between two pixels", "", _sharpness),
+        Measure("exposure", "1", 0.5, ">=", "share of pixels lost neither in white nor in black", "", _exposure),
+        Measure("jpeg", "1", 60, ">=", "quality that a JPEG was written with; others: 100", "", _jpeg),
+        Measure("graphics", "1", 0.4, "<=", "share of the 16 most frequent colours: drawings", "", _graphics),
+        Measure("borders", "1", 0.01, "<=", "share of the picture that is a frame", "", _borders),
+        Measure("caption", "1", 0.5, ">=", "whether the caption says something", _CAPTIONED, _caption),
+    )
+}
+"""The filters without a network."""
+DEFAULT = tuple(MEASURES)
+"""What is computed where nothing is named."""
+
+
+def parse(text: str) -> Filter:
+    """A filter of ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or ``NAME:MODEL=THRESHOLD``. Raises ValueError."""
+    words, given, number = text.partition("=")
+    name, _, model = words.partition(":")
+    if name not in MEASURES:
+        raise ValueError(f"filter: {name!r} is unknown; there are {', '.join(MEASURES)}")
+    if model:
+        raise ValueError(f"filter: {name} needs no model; leave out {model!r}")
+    made: Filter = MEASURES[name]
+    try:
+        threshold = float(number) if given else made.threshold
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise ValueError(f"filter: {text!r} has no number after =; such as {name}={made.threshold:g}")
+    return replace(made, threshold=threshold)
