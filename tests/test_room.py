@@ -20,7 +20,7 @@ from PIL import Image
 
 from photofound import Room, cli
 from photofound.data import sources
-from photofound.data.sources import Source, open_source, raw
+from photofound.data.sources import Source, open_parts, open_source, raw
 from photofound.data.table import COLUMNS, Table, schema
 from photofound.room import optout, vectors
 from photofound.room.describe import sha256
@@ -528,8 +528,8 @@ def test_mds_shards_have_the_layout_that_streaming_reads(room, tmp_path, monkeyp
 
 def test_a_query_is_a_source(room):
     source = Source(room=str(room.folder), where="source = 'site1.example'")
-    rows = list(open_source(source, part=2))
-    assert open_source(source, part=2).num_shards == 3 and len(rows) == 6
+    rows = list(open_source(source))
+    assert len(open_parts(source, part=2)) == 3 and len(rows) == 6
     sample = raw(rows[0], source)
     assert sample.captions[0][0].startswith("a ball, number") and sample.row["licence"] == "CC0"
     with pytest.raises(ValueError, match="has no photograph where"):

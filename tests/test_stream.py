@@ -14,9 +14,11 @@ from helpers import write_tar
 from PIL import Image
 
 from photofound.data import decoder, ledger, precomputed, reader
+from photofound.data import shards as shards_module
 from photofound.data.ledger import Ledger
 from photofound.data.reader import read_ahead
-from photofound.data.sources import Source
+from photofound.data.shards import EndlessSource
+from photofound.data.sources import Source, open_parts
 from photofound.data.stream import Stream
 from photofound.edits.geometry import aspect_buckets
 
@@ -127,7 +129,7 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_pixels_captions_and_masks(tmp_path, name):
     FORMATS[name](tmp_path)
-    (sample,) = take(open_stream(tmp_path, flip=False), 1)
+    (sample,) = take(open_stream(tmp_path, flip=False, shuffle=4), 1)
     assert sample.pixels.shape == (4, 3, 32, 32) and sample.matte.shape == (4, 1, 32, 32)
     assert sorted(sample.prompt) == list("0123")
     for pixels, matte, prompt in zip(sample.pixels, sample.matte, sample.prompt, strict=True):
@@ -171,7 +173,7 @@ def test_the_foreground_is_a_mask_a_cut_out_or_the_alpha_in_this_order(tmp_path)
     assert (zero[:, :6] == 1).all()  # transparent parts are white
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"shuffle": 0}])
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"shuffle": 0}, {"interleave": 0}])
 def test_sizes_are_positive(settings):
     with pytest.raises(ValueError, match="must be at least 1"):
         open_stream("x", **settings)
@@ -204,13 +206,50 @@ def test_sources_are_drawn_by_their_weights(tmp_path):
     assert 0.7 < share < 0.8
 
 
-@pytest.mark.parametrize("count", [32, 20])  # shards that can be shared out evenly, and not
-def test_processes_share_an_epoch(tmp_path, count):
-    shards(tmp_path, count, per_shard=4)
-    shared = [open_stream(tmp_path, rank=rank, world=2, batch_size=2, shuffle=count // 4) for rank in range(2)]
-    drawn = [words(take(opened, count // 4)) for opened in shared]
-    assert sorted(map(int, drawn[0] + drawn[1])) == list(range(count))
-    assert len(drawn[0]) == len(drawn[1])
+def epochs_of(path, rank, world, epochs, interleave=3, **settings):
+    """The captions of each epoch that one process reads, and its shards by how often they were opened."""
+    source, draws = EndlessSource(Source(str(path)), rank, world, 0, interleave, Ledger()), np.random.default_rng(rank)
+    found = [[] for _ in range(epochs + 1)]
+    while True:
+        sample = source.next(draws.random())
+        if source.epoch == epochs:
+            return found[:epochs]
+        found[source.epoch].append(sample.captions[0][0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_processes_share_every_epoch(tmp_path, world, caplog):
+    """Five tars of four: dealt out whole among five processes or fewer, else in slices."""
+    shards(tmp_path, 20, per_shard=4)
+    drawn = [epochs_of(tmp_path, rank, world, 3) for rank in range(world)]
+    for epoch in range(3):
+        shares = [each[epoch] for each in drawn]
+        assert sorted(int(word) for share in shares for word in share) == list(range(20))
+        tars = [{int(word) // 4 for word in share} for share in shares]
+        assert world == 1 or max(map(len, tars)) < 5  # nobody reads everything
+        assert max(map(len, shares)) - min(map(len, shares)) <= 4
+    assert len({tuple(epoch) for epoch in drawn[0]}) == 3
+    totals = [sum(map(len, each)) for each in drawn]
+    assert max(totals) - min(totals) <= 4  # who had a shard more has one less in a later epoch
+    assert ("5 shards are fewer than 7 processes" in caplog.text) == (world == 7)
+
+
+def test_a_batch_is_of_many_shards(tmp_path):
+    shards(tmp_path, 128, per_shard=16)
+
+    def shards_of_a_batch(interleave):
+        drawn = take(open_stream(tmp_path, batch_size=8, shuffle=16, interleave=interleave), 8)
+        return np.mean([len({int(word) // 16 for word in sample.prompt}) for sample in drawn])
+
+    assert shards_of_a_batch(1) == 1 and shards_of_a_batch(8) > 4
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("start, step", [(0, 2), (1, 1), (3, 2), (9, 1)])
+def test_rows_of_a_part_from_a_number_on(tmp_path, name, start, step):
+    FORMATS[name](tmp_path)
+    for part in open_parts(Source(str(tmp_path))):
+        assert list(part.rows(start, step)) == list(part.rows())[start::step]
 
 
 def sizes(i):
@@ -443,7 +482,7 @@ def test_a_tar_that_was_cut_off_is_one_damaged_sample(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("where", ["raw", "upright_size", "decode"])
 def test_whatever_one_row_raises_the_stream_goes_on(tmp_path, monkeypatch, caplog, error, where):
     """Read, measured and decoded."""
-    owner = {"raw": reader, "upright_size": reader.image, "decode": decoder}[where]
+    owner = {"raw": shards_module, "upright_size": reader.image, "decode": decoder}[where]
     whole = getattr(owner, where)
 
     def once(first, *rest, **settings):

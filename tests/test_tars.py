@@ -170,3 +170,23 @@ def test_a_lack_of_memory_is_damage_of_one_sample(tmp_path, caplog, monkeypatch)
     monkeypatch.setattr(photos, "photograph", decode)
     folder = hundred(tmp_path, odd_png=b"large", odd_json=b'{"text": ""}')
     assert len(photos.read(folder)) == 100 and "odd.png) (MemoryError)" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [None, 700, 1600, 2048, 2600, 5200])
+def test_what_is_passed_over_counts_as_what_is_read(tmp_path, cut):
+    """Also where the tar is damaged: a resumed run goes on at the same sample."""
+    members = {}
+    for i in range(4):
+        members |= {f"{i}.png": bytes(600), f"{i}.json": {"text": str(i)}, f"{i}.txt": b"x"}
+    members["9.json"] = {"text": "no picture"}
+    write_tar(tmp_path / "x.tar", members)
+    (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:cut])
+    if cut is None:  # and a broken header
+        content = bytearray((tmp_path / "x.tar").read_bytes())
+        content[5 * 1024 + 100 : 5 * 1024 + 130] = b"\xff" * 30
+        (tmp_path / "x.tar").write_bytes(content)
+    whole = list(read_tar(tmp_path / "x.tar"))
+    assert whole
+    for start in range(len(whole) + 2):
+        for step in (1, 2, 3):
+            assert list(read_tar(tmp_path / "x.tar", start, step)) == whole[start::step]

@@ -35,7 +35,7 @@ from photofound.data import exemplars, report, units
 from photofound.data.duplicates import duplicates, fingerprint
 from photofound.data.ledger import error_text
 from photofound.data.photograph import decode, scaled
-from photofound.data.sources import Raw, Source, open_source, raw
+from photofound.data.sources import Part, Raw, Source, open_parts, raw
 from photofound.data.store import PhotoStore
 from photofound.data.table import Table, is_room
 from photofound.data.tars import IMAGES, write_tar
@@ -97,13 +97,12 @@ class Job:
         """Where a stage writes what it found in a unit. That it is there means that the unit is done."""
         return self.folder / "work" / stage / f"{unit:05d}.json"
 
-    def units(self) -> Any:
+    def units(self) -> list[Part]:
         return _opened(json.dumps(dataclasses.asdict(self.source)), self.settings.shard_size)
 
     def samples(self, unit: int) -> Iterator[tuple[str, Raw | Damaged]]:
         """Keys and samples of a unit."""
-        dataset = self.units()
-        for number, row in enumerate(dataset.shard(dataset.num_shards, unit)):
+        for number, row in enumerate(self.units()[unit].rows()):
             try:
                 found: Raw | Damaged = raw(row, self.source)
             except Exception as error:  # whatever a row makes its readers raise, the others are good
@@ -113,9 +112,9 @@ class Job:
 
 
 @cache
-def _opened(source: str, part: int) -> Any:
+def _opened(source: str, part: int) -> list[Part]:
     """Opened once per process: listing a large collection takes a while."""
-    return open_source(Source(**json.loads(source)), part)
+    return open_parts(Source(**json.loads(source)), part)
 
 
 # --------------------------------------------------------------------------------------- first pass: look at everything
@@ -253,7 +252,7 @@ def prepare(source: str, folder: str | Path, settings: PrepareConfig | None = No
         if name and ":" in name:
             config.function(name)
     annotate.load_models(settings)
-    count = job.units().num_shards
+    count = len(job.units())
     _begin(job, count)
     if is_room(job.source.path):
         table = Table(job.source.path, job.source.version)

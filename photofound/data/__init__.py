@@ -6,7 +6,9 @@ Each file imports only files above it:
     table        a room: photographs in a Lance table; its columns, versions, queries, and writing to it
     rooms        rows of a room, in parts, and weighted by cluster
     tars         samples of WebDataset tars, still encoded
-    sources      rooms, image folders, parquet, tars, Hub ids, behind any URL: rows, still encoded
+    folders      image folders: rows of pictures with what lies beside them
+    parquet      parquet files: rows in row groups
+    sources      rooms, image folders, parquet, tars, Hub ids, behind any URL: rows in parts, still encoded
     photograph   one photograph, decoded
     objects      the object in a photograph: its box, its matte
     captions     ways to caption a photograph
@@ -15,6 +17,7 @@ Each file imports only files above it:
     exemplars    training samples with exemplar canvases, made ahead
     chosen       photographs of any source, chosen by their metadata
     precomputed  text embeddings and latents that were computed before training
+    shards       one process's share of a source: shards open at once, epoch after epoch
     reader       the order of a stream
     decoder      batches of files to batches of pixels
     stream       sources read as a stream in aspect buckets

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from photofound import image
-from photofound.data.ledger import Ledger, error_text
-from photofound.data.sources import Raw, Source, by_cluster, open_source, pinned, raw
+from photofound.data.ledger import Ledger
+from photofound.data.shards import EndlessSource
+from photofound.data.sources import Raw, Source, by_cluster, pinned
 from photofound.edits.geometry import cover, nearest_bucket
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Order:
     rank: int
     world: int
     shuffle: int
+    interleave: int
     enlarge: float
     max_pixels: int | None
 
@@ -45,64 +47,10 @@ class Order:
         buckets = [list(bucket) for bucket in self.buckets]
         shares = [[s.path, s.weight, *([s.where] if s.where else [])] for s in self.sources]
         return {"batch": self.batch_size, "buckets": buckets, "shuffle": self.shuffle, "seed": self.seed} | {
+            "interleave": self.interleave,
             "sources": shares,
             "world": self.world,
         }
-
-
-class EndlessSource:
-    """One process's share of a source, epoch after epoch, its shards in another order each time."""
-
-    def __init__(self, source: Source, rank: int, world: int, seed: int, ledger: Ledger) -> None:
-        from datasets.distributed import split_dataset_by_node
-
-        self.source, self.ledger = source, ledger
-        opened = open_source(source)
-        self.dataset = split_dataset_by_node(opened, rank, world) if world > 1 else opened
-        self.dry = 0  # epochs in a row without a sample
-        self._begin(1 + seed * 1_000_003)  # datasets shuffles shards by the epoch's number, and not in epoch 0
-
-    def _begin(self, epoch: int, position: dict[str, Any] | None = None) -> None:
-        self.dataset.set_epoch(epoch)
-        self._begun = position is not None  # before the first row, the position of datasets is of another epoch
-        if position is not None:
-            self.dataset.load_state_dict(position)
-        self._rows = iter(self.dataset)
-
-    def next(self) -> Raw:
-        while True:
-            try:
-                row = next(self._rows, None)
-            except ValueError:
-                raise
-            except Exception as error:  # the Hub's client: what it raises ends its iterator
-                raise ValueError(f"data: {self.source.path!r} cannot be read on ({error_text(error)})") from error
-            if row is None:
-                self._end_epoch()
-                continue
-            self._begun = True
-            self.ledger.seen += 1
-            try:
-                sample = raw(row, self.source)
-            except Exception as error:  # whatever a row makes its readers raise, the others are good
-                self.ledger.skip(str(row.get("name") or row.get("__key__") or self.source.path), error)
-                self.ledger.check()
-                continue
-            self.dry = 0
-            return sample
-
-    def _end_epoch(self) -> None:
-        self.ledger.check(least=1)
-        self.dry += 1
-        if self.dry == 2:
-            raise ValueError(f"data: {self.source.path!r} gives no photograph; look at its format and columns")
-        self._begin(self.dataset.epoch + 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.dataset.epoch, "position": self.dataset.state_dict() if self._begun else None}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._begin(state["epoch"], state["position"])
 
 
 @dataclass(frozen=True)
@@ -137,7 +85,12 @@ class BatchReader:
         order, drawn = self.order, [each for source in sources for each in by_cluster(source)]
         shares = np.array([source.weight for source in drawn])
         self._shares, self._versions = shares / shares.sum(), [source.version for source in sources]
-        self.sources = [EndlessSource(each, order.rank, order.world, order.seed, self.ledger) for each in drawn]
+        self.sources = [
+            EndlessSource(
+                each, order.rank, order.world, order.seed, max(1, round(order.interleave * share)), self.ledger
+            )
+            for each, share in zip(drawn, self._shares, strict=True)
+        ]
 
     def __iter__(self) -> Iterator[tuple[EncodedBatch, dict[str, Any]]]:
         while True:
@@ -156,7 +109,7 @@ class BatchReader:
         order = self.order
         rng = np.random.default_rng([order.seed, order.rank, self.round])
         picks = rng.choice(len(self.sources), order.shuffle, p=self._shares)
-        samples = [self.sources[i].next() for i in picks]
+        samples = [self.sources[i].next(draw) for i, draw in zip(picks, rng.random(order.shuffle), strict=True)]
         return [samples[i] for i in rng.permutation(len(samples))]
 
     def _bucket(self, sample: Raw) -> int | None:

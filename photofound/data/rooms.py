@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -47,20 +48,23 @@ def parts(room: str, version: int | None, where: str | None, part: int) -> list[
     return found
 
 
-def read(parts: list[RoomPart]) -> Iterator[dict[str, Any]]:
-    """Rows with the bytes of their files; one whose file cannot be had says so in ``DAMAGED_COLUMN``."""
-    for room, version, where, fragment, start, length in parts:
-        batches = _table(room, version).scan(COLUMNS, where, 16, [fragment], offset=start, limit=length)
-        for full in (row for batch in batches for row in batch.to_pylist()):
-            row = {column: value for column, value in full.items() if value is not None}
-            row["json"] = json.loads(row.pop("meta", "{}"))
-            path, collection = row.pop("reference", None), row.pop("collection", "")
-            if "image" not in row:
-                try:
-                    row["image"] = referenced(path, collection)
-                except Exception as error:
-                    row = {"name": row["name"], DAMAGED_COLUMN: error_text(error)}
-            yield row
+def read(part: RoomPart, start: int = 0, step: int = 1) -> Iterator[dict[str, Any]]:
+    """Every ``step``-th row of a part from number ``start`` on, with the bytes of its files; one whose file cannot be
+    had says so in ``DAMAGED_COLUMN``."""
+    room, version, where, fragment, first, length = part
+    if start >= length:
+        return
+    batches = _table(room, version).scan(COLUMNS, where, 16, [fragment], offset=first + start, limit=length - start)
+    for full in itertools.islice((row for batch in batches for row in batch.to_pylist()), 0, None, step):
+        row = {column: value for column, value in full.items() if value is not None}
+        row["json"] = json.loads(row.pop("meta", "{}"))
+        path, collection = row.pop("reference", None), row.pop("collection", "")
+        if "image" not in row:
+            try:
+                row["image"] = referenced(path, collection)
+            except Exception as error:
+                row = {"name": row["name"], DAMAGED_COLUMN: error_text(error)}
+        yield row
 
 
 @lru_cache(maxsize=16)

@@ -1,25 +1,22 @@
-"""Where photographs are read from: rooms, image folders, parquet, WebDataset tars and Hub ids, all as rows of
-``datasets``.
+"""Where photographs are read from: rooms, image folders, parquet, WebDataset tars and Hub ids, all as rows, in parts.
 
 A row is still encoded: opening a source decodes nothing. ``raw`` finds the picture, the mask and the captions in a row.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from photofound import files
-from photofound.data import rooms
+from photofound.data import folders, parquet, rooms
 from photofound.data.ledger import DAMAGED_COLUMN as DAMAGED
-from photofound.data.ledger import error_text, files_below, warn_passed_over
 from photofound.data.table import Table, is_room
 from photofound.data.tars import IMAGES, MASKS, read_tar, warn_unread
 from photofound.errors import first_line
@@ -90,6 +87,10 @@ class Source:
             raise ValueError(f"data: the weights of captions {self.captions} must be above 0; leave others out")
 
 
+Reader = Callable[[Any, int, int], Iterator[dict[str, Any]]]
+"""Of a part's place, every step-th row from a number on."""
+
+
 @dataclass(frozen=True)
 class Raw:
     """One sample as its source has it: files still encoded, and every caption with its weight."""
@@ -102,37 +103,33 @@ class Raw:
     row: Mapping[str, Any] = field(repr=False)
 
 
-def open_source(source: Source, part: int = 64) -> Any:
-    """The ``datasets.IterableDataset`` of a source, nothing decoded; its shards are tars, row groups of parquet, or
-    ``part`` pictures of a room or of an image folder. A row that cannot be read says so in ``DAMAGED``. Raises
-    ValueError when there is no source."""
-    import datasets
+class Part:
+    """A part of a source, a shard: it is shuffled, shared out and read as a whole."""
 
-    with _reading(source):
-        if (listed := _listed(source, part)) is not None:
-            read, parts = listed
-            return datasets.IterableDataset.from_generator(read, gen_kwargs={"parts": parts})
-        dataset = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
-        return dataset if dataset.features is None else dataset.decode(False)
+    def __init__(self, read: Reader, place: Any) -> None:
+        self._read, self._place = read, place
+
+    def rows(self, start: int = 0, step: int = 1) -> Iterator[Mapping[str, Any]]:
+        """Every ``step``-th row from number ``start`` on; one that cannot be read says so in ``DAMAGED``."""
+        return self._read(self._place, start, step)
+
+    @property
+    def identity(self) -> str | None:
+        """A text that changes when the part's files do; None where that is not known."""
+        return _identity(self._place)
 
 
-class Part(NamedTuple):
-    """A part of a source, which is read as a whole: ``rows()`` gives its rows, and ``identity`` is a text that changes
-    when its files do; None where that is not known."""
-
-    rows: Callable[[], Iterable[Mapping[str, Any]]]
-    identity: str | None
+def open_source(source: Source) -> Iterator[Mapping[str, Any]]:
+    """All rows of a source, nothing decoded. Raises ValueError when there is no source."""
+    return itertools.chain.from_iterable(part.rows() for part in open_parts(source))
 
 
 def open_parts(source: Source, part: int = 64) -> list[Part]:
-    """The shards of ``open_source``, to be read one by one, and to be known again when they are read the next time.
-    Raises ValueError when there is no source."""
+    """The parts of a source: tars, row groups of parquet, shards of the Hub, or ``part`` pictures of a room or of an
+    image folder. Raises ValueError when there is no source."""
     with _reading(source):
-        if (listed := _listed(source, part)) is not None:
-            read, parts = listed
-            return [Part(partial(read, [each]), _identity(each)) for each in parts]
-    dataset = open_source(source, part)
-    return [Part(partial(dataset.shard, dataset.num_shards, i), None) for i in range(dataset.num_shards)]
+        read, places = _listed(source, part) or _on_the_hub(source)
+        return [Part(read, place) for place in places]
 
 
 @contextmanager
@@ -147,7 +144,21 @@ def _reading(source: Source) -> Iterator[None]:
         raise ValueError(f"data: {source.path!r} cannot be read ({first_line(error)}); {advice}") from None
 
 
-Reader = Callable[[list[Any]], Iterator[dict[str, Any]]]  # the rows of some parts
+def _on_the_hub(source: Source) -> tuple[Reader, list[Any]]:
+    """How the shards of a dataset on the Hub are read, and their numbers."""
+    import datasets
+
+    dataset = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
+    dataset = dataset if dataset.features is None else dataset.decode(False)
+
+    def read(shard: _HubShard, start: int, step: int) -> Iterator[dict[str, Any]]:
+        yield from itertools.islice(dataset.shard(dataset.num_shards, shard.number), start, None, step)
+
+    return read, [_HubShard(number) for number in range(dataset.num_shards)]
+
+
+class _HubShard(NamedTuple):
+    number: int
 
 
 def _listed(source: Source, part: int) -> tuple[Reader, list[Any]] | None:
@@ -161,11 +172,11 @@ def _listed(source: Source, part: int) -> tuple[Reader, list[Any]] | None:
     if found:
         warn_unread(source.path, found)
     if all(file.endswith(".tar") for file in found) and found:
-        return _read_tars, found
+        return _read_tar, found
     if found:
-        return _read_parquet, _row_groups(found)
+        return parquet.read, parquet.parts(found)
     if here is not None and here.is_dir():
-        return _read_rows, _folder(here, part)
+        return folders.read, folders.parts(here, part)
     if here is None:
         raise ValueError("there is no .tar or .parquet")
     return None
@@ -175,6 +186,8 @@ def _identity(part: Any) -> str | None:
     """A text for a part: its names, and the size and time of each of its files. None for URLs."""
     if isinstance(part, rooms.RoomPart):
         return repr(part)
+    if isinstance(part, _HubShard):
+        return None
     paths = [part] if isinstance(part, str) else [part[0]] if isinstance(part, tuple) else None
     if paths is None:
         paths = [str(path) for listed in part for path in listed.files.values()]
@@ -221,132 +234,12 @@ def by_cluster(source: Source) -> list[Source]:
     return [replace(plain, where=where, weight=source.weight * share) for where, share in shares.items()]
 
 
-def _read_tars(parts: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of tars, one column per extension; a damaged tar ends with a row that says so."""
-    for tar in parts:
-        for sample in read_tar(tar):
-            name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
-            content = {extension[1:]: content for extension, content in sample.items()}
-            yield {"name": name} | ({DAMAGED: damaged} if damaged else content)
-
-
-def _row_groups(paths: list[str]) -> list[tuple[str, int | None]]:
-    """Files of parquet in their row groups, which are finer to shuffle and to share out; those behind a URL, and those
-    that are damaged, as a whole."""
-    import pyarrow.parquet as pq
-
-    parts: list[tuple[str, int | None]] = []
-    for path in paths:
-        try:
-            groups = range(0 if files.local(path) is None else pq.ParquetFile(path).num_row_groups)
-        except Exception as error:
-            if len(paths) == 1:
-                raise ValueError(error_text(error)) from None
-            groups = range(0)
-        parts += [(path, group) for group in groups] or [(path, None)]
-    return parts
-
-
-def _read_parquet(parts: list[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
-    """Rows of parquet, one at a time; a damaged group ends with a row that says so."""
-    import pyarrow.parquet as pq
-
-    for path, group in parts:
-        try:
-            with files.open_file(path) as file:
-                groups = None if group is None else [group]
-                for row in pq.ParquetFile(file).iter_batches(1, groups):
-                    if row.nbytes > files.MAX_BYTES:
-                        yield {"name": path, DAMAGED: f"a row of it has more than {files.MAX_BYTES:,} bytes"}
-                    else:
-                        yield from row.to_pylist()
-        except Exception as error:  # pyarrow raises nearly anything
-            yield {"name": path, DAMAGED: f"cannot be read ({error_text(error)})"}
-
-
-def _read_rows(parts: list[list[_Listed]]) -> Iterator[dict[str, Any]]:
-    """Rows of an image folder with the bytes of their files."""
-    for listed in (each for part in parts for each in part):
-        if DAMAGED in listed.row:
-            yield listed.row
-            continue
-        try:
-            content: dict[str, Any] = {column: files.read(path) for column, path in listed.files.items()}
-            if "text_file" in content:
-                content["text"] = content.pop("text_file").decode()
-            yield listed.row | content
-        except Exception as error:
-            yield {"name": listed.row["name"], DAMAGED: error_text(error)}
-
-
-class _Listed(NamedTuple):
-    """A row of an image folder: its metadata, and its files by column."""
-
-    row: dict[str, Any]
-    files: dict[str, Path]
-
-
-def _folder(folder: Path, part: int) -> list[list[_Listed]]:
-    """Rows of an image folder, in parts that are shuffled and shared out as a whole.
-
-    Described by ``metadata.jsonl`` (``file_name``, further files as ``NAME_file_name``, anything else), in it or in
-    folders below it, as ``datasets`` does; without one, every image is a row, with the files beside it that are named
-    like it: its caption ``NAME.txt``, its mask ``NAME.mask.png`` (or any other suffix of a picture). Hidden files are
-    left out, and a warning names the other files that are not read.
-    """
-    rows: list[_Listed] = []
-    tables = sorted(folder.rglob("metadata.jsonl"))
-    for table in tables:
-        rows += _metadata(table)
-    if not tables:
-        rows = _pictures(folder)
-    read = {os.path.normpath(file) for row in rows for file in (*row.files.values(), *tables)}
-    others = [path.name for path in files_below(folder) if os.path.normpath(path) not in read]
-    warn_passed_over(folder, others, "not in metadata.jsonl" if tables else "no picture, nor named like one")
-    if not rows:
-        raise ValueError(f"data: {folder} holds no .tar, .parquet or image; name another folder")
-    return [rows[i : i + part] for i in range(0, len(rows), part)]
-
-
-def _pictures(folder: Path) -> list[_Listed]:
-    """A row for each picture of a folder, with its caption and its mask."""
-    there = files_below(folder)
-    pictures = [path for path in there if path.suffix.lower() in IMAGES]
-    masks = {str(path.with_suffix(""))[: -len(".mask")]: path for path in pictures if path.stem.endswith(".mask")}
-    rows = []
-    for path in (path for path in pictures if not path.stem.endswith(".mask")):
-        beside = {"text_file": path.with_suffix(".txt"), "mask": masks.get(str(path.with_suffix("")))}
-        found = {column: file for column, file in beside.items() if file is not None and file.is_file()}
-        rows.append(_Listed({"name": str(path)}, {"image": path, **found}))
-    return rows
-
-
-def _metadata(table: Path) -> Iterator[_Listed]:
-    """The rows of a table, whose files lie below its folder."""
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            names = {"image": row.pop("file_name")}
-            for key in [key for key in row if key.endswith("_file_name")]:
-                if name := row.pop(key):
-                    names[key.removesuffix("_file_name")] = name
-            paths = {column: table.parent / name for column, name in names.items()}
-            if outside := [path for path in paths.values() if not _is_below(path, table.parent)]:
-                raise ValueError(f"names {outside[0]}, which is not below {table.parent}")
-            yield _Listed(row | {"name": str(paths["image"])}, paths)
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            why = str(error) if "is not below" in str(error) else "is no JSON object with a file_name; mend it"
-            yield _Listed({"name": f"{table}, line {number}", DAMAGED: why}, {})
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    """Whether a file that a table names lies below the table's folder, links followed. In the Hub's own cache, where
-    all files are links, that is its repository."""
-    base = Path(os.path.realpath(folder))  # unlike Path.resolve, it takes links that lead in a circle
-    base = next((p.parent for p in base.parents if p.name == "snapshots" and (p.parent / "blobs").is_dir()), base)
-    return Path(os.path.realpath(path)).is_relative_to(base)
+def _read_tar(tar: str, start: int, step: int) -> Iterator[dict[str, Any]]:
+    """Rows of a tar, one column per extension; a damaged one ends with a row that says so."""
+    for sample in read_tar(tar, start, step):
+        name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
+        content = {extension[1:]: content for extension, content in sample.items()}
+        yield {"name": name} | ({DAMAGED: damaged} if damaged else content)
 
 
 def raw(row: Mapping[str, Any], source: Source) -> Raw:

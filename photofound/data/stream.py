@@ -40,6 +40,8 @@ class Stream:
         rank, world: this process among all.
         workers: processes that decode; 0 decodes in this one. The batches are the same whatever their number.
         shuffle: photographs that are shuffled together, after the shards have been; they lie in memory encoded.
+        interleave: shards that are read at once, so that a batch is of many. Of several sources each gets its part, by
+            weight.
         enlarge: photographs that would have to be enlarged more than this are passed over.
         flip: mirror every other photograph; not for products with words on them.
         max_pixels: larger photographs count as damaged; nothing is decoded of them.
@@ -59,6 +61,7 @@ class Stream:
         world: int = 1,
         workers: int = 2,
         shuffle: int = 1024,
+        interleave: int = 16,
         enlarge: float = 1.25,
         flip: bool = True,
         max_pixels: int | None = None,
@@ -68,9 +71,11 @@ class Stream:
     ) -> None:
         if not sources:
             raise ValueError("data: no source; name at least one")
-        if batch_size < 1 or shuffle < 1:
-            raise ValueError(f"data: batch size {batch_size} and shuffle {shuffle} must be at least 1")
-        self.order = Order(tuple(sources), batch_size, tuple(buckets), seed, rank, world, shuffle, enlarge, max_pixels)
+        for name, value in (("batch size", batch_size), ("shuffle", shuffle), ("interleave", interleave)):
+            if value < 1:
+                raise ValueError(f"data: {name} is {value}; it must be at least 1")
+        shape = (batch_size, tuple(buckets))
+        self.order = Order(tuple(sources), *shape, seed, rank, world, shuffle, interleave, enlarge, max_pixels)
         self.workers, self.flip, self.precomputed = workers, flip, tuple(precomputed)
         log = None if log is None else files.output_path(log, "data.log")
         self.device, self.ledger = torch.device(device), Ledger(log)

@@ -31,8 +31,9 @@ def warn_unread(folder: str | Path, read: Sequence[str]) -> None:
         warn_passed_over(here, [p.name for p in files_below(here) if p.suffix.lower() in kinds and str(p) not in known])
 
 
-def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
-    """The samples of a WebDataset tar that have a picture: ``.EXTENSION`` -> bytes, grouped by folder and key (members
+def read_tar(tar: str | Path, start: int = 0, step: int = 1) -> Iterator[dict[str, bytes]]:
+    """Every ``step``-th sample of a WebDataset tar that has a picture, from number ``start`` on (of the others only
+    headers are read): ``.EXTENSION`` -> bytes, grouped by folder and key (members
     of a sample lie together), and ``name`` for messages. Links are passed over and named. One whose files are sparse or
     too large to be read has ``damaged``, which says so. Where the tar itself is damaged, a sample says that, and those
     after the damage follow; one beside it that has fewer files than others is dropped."""
@@ -40,16 +41,26 @@ def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
     sample: dict[str, bytes] = {}
     size, beside = 0, False  # beside a damage
     usual: set[str] | None = None
+    number = 0  # of the sample, among those that are given
     without: list[str] = []  # names of samples that have no picture
     links: list[str] = []
 
-    def ended() -> Iterator[dict[str, bytes]]:
-        nonlocal usual
-        if "damaged" in sample:
+    def wanted() -> bool:
+        return number >= start and (number - start) % step == 0
+
+    def given(sample: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
+        nonlocal number
+        if wanted():
             yield sample
+        number += 1
+
+    def ended() -> Iterator[dict[str, bytes]]:
+        nonlocal usual, number
+        if "damaged" in sample:
+            yield from given(sample)
         elif _whole(sample) and not (beside and (usual is None or usual - _kinds(sample))):
             usual = _kinds(sample)
-            yield sample
+            yield from given(sample)
         elif sample and not beside:
             without.append(sample["name"].decode(errors="replace").removeprefix(f"{tar} "))
 
@@ -60,7 +71,7 @@ def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
                     beside = True
                     yield from ended()
                     if "damaged" not in sample:  # else it was the damage
-                        yield _unreadable(tar, found)
+                        yield from given(_unreadable(tar, found))
                     current, sample = None, {}
                     continue
                 archive, member = found
@@ -84,6 +95,8 @@ def read_tar(tar: str | Path) -> Iterator[dict[str, bytes]]:
                     try:
                         file = archive.extractfile(member)
                         assert file is not None
+                        if not wanted():
+                            file.seek(max(0, member.size - 1))  # to see whether it is whole
                         sample["." + extension.lower()] = file.read()
                     except tarfile.ReadError as error:  # it ends before its time
                         sample |= _unreadable(tar, error)

@@ -274,6 +274,8 @@ class StreamReader:
             rank=self.world.rank,
             world=self.world.size,
             workers=self.data.workers,
+            shuffle=self.data.shuffle,
+            interleave=self.data.interleave,
             flip=self.data.mirror,
             precomputed=self.data.precomputed,
             device=self.world.device,

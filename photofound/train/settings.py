@@ -124,6 +124,8 @@ class DataConfig:
     sources: tuple[Source, ...] = ()  # stream these sources in place of the folder, when they do not fit into memory
     multiple: int = 32  # sources: the sides of a batch are multiples of it, its area is about crop x crop
     widest: float = 2.0  # sources: the most extreme aspect of a batch, long side over short side
+    shuffle: int = 1024  # sources: photographs that are shuffled together; they lie in memory, encoded
+    interleave: int = 16  # sources: shards that are read at once, so that a batch is of many
     workers: int = 2  # sources: processes that decode
     precomputed: tuple[str, ...] = ()  # sources: take [text, latents] from the shards; 'prepare' has computed them
     log: str | None = None  # sources: a file that names every damaged sample
