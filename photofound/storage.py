@@ -35,7 +35,7 @@ from photofound.model.folder import (
 from photofound.model.quantize import is_quantized
 from photofound.runtimes import networks
 from photofound.runtimes.check import exported_for
-from photofound.runtimes.session import RUNTIMES, require
+from photofound.runtimes.session import RUNTIMES, computed_in, require
 from photofound.transformer import EditTransformer
 
 EMBEDDED = autoencoder.EMBEDDED
@@ -116,7 +116,7 @@ class StoredPipeline(DiffusionPipeline, LoraBaseMixin):
         require(runtime)
         folder = source if exported else cls._exported(source, runtime, teacher)
         index = read_json(folder / "model_index.json")
-        precision = given["dtype"] if runtime == "openvino" else torch.float32  # all that ONNX Runtime has here
+        precision = computed_in(runtime, given["dtype"])
         with loading_errors(source):
             parts = networks.load(folder, runtime, precision, but=set(given))
         settings = {name: index[name] for name in cls.settings_names() if name in index}

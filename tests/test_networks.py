@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -21,7 +22,8 @@ from photofound.image import Picture
 from photofound.picture import provenance
 from photofound.pipeline import pipeline_class
 from photofound.redo import redo
-from photofound.runtimes.session import RUNTIMES, Session
+from photofound.runtimes import session
+from photofound.runtimes.session import RUNTIMES, Session, computed_in
 
 FROZEN = Path(__file__).parent / "frozen"
 GRAPHS = FROZEN / "graphs"
@@ -99,6 +101,16 @@ def test_company_does_not_matter(runtime, pipes):
     for thread in threads:
         thread.join()
     assert all((threaded[i].to_float() == alone[i % 2]).all() for i in range(4))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_openvino_computes_in_bfloat16_only_where_it_has_two_threads(monkeypatch, alone):
+    """With one it may divide by zero, which ends the process."""
+    if alone:
+        monkeypatch.setattr(session, "_openvino_threads", lambda _: {"INFERENCE_NUM_THREADS": 1})
+    several = not alone and len(os.sched_getaffinity(0)) > 1
+    assert computed_in("openvino", torch.bfloat16) == (torch.bfloat16 if several else torch.float32)
+    assert computed_in("openvino", torch.float16) == computed_in("onnx", torch.bfloat16) == torch.float32
 
 
 def test_a_folder_without_weights_picks_what_it_was_exported_for(folders):

@@ -91,21 +91,45 @@ class Session:
         core = openvino.Core()
         model = core.read_model(self.path, self.path.with_suffix(".bin"))
         check.check_names(self.path, [each.any_name for each in model.inputs], self.names)
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], "ENABLE_CPU_PINNING": False}
-        # With one thread OpenVINO 2026.4 divides by zero when it builds the transformer in bfloat16, and takes the
-        # process with it.
-        least = 1 if self.precision == torch.float32 else 2
-        settings |= {"INFERENCE_NUM_THREADS": max(least, torch.get_num_threads()), "NUM_STREAMS": 1}
+        settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], **_openvino_threads(self.precision)}
         compiled, free = core.compile_model(model, "CPU", settings), list[Any]()
 
         def run(given: dict[str, np.ndarray]) -> list[np.ndarray]:
-            request = free.pop() if free else compiled.create_infer_request()  # each thread at work has its own
+            try:
+                request = free.pop()
+            except IndexError:  # each thread at work has its own
+                request = compiled.create_infer_request()
             found = request.infer(given, share_inputs=True)
             outputs = [np.array(found[output]) for output in compiled.outputs]  # a copy: the request is used again
             free.append(request)
             return outputs
 
         return run
+
+
+def computed_in(runtime: str, wanted: torch.dtype) -> torch.dtype:
+    """The precision that a runtime computes in here, where this one is wanted.
+
+    ONNX Runtime has float32 alone. So has OpenVINO where it gets one thread, as in a process that may use one
+    processor: with AMX, versions up to 2026.4 share a fused gated MLP (``LLMMLP``) among pairs of threads, in bfloat16,
+    divide by half their number, and take the process with them.
+    """
+    if runtime != "openvino" or wanted != torch.bfloat16:
+        return torch.float32
+    import openvino
+
+    given = openvino.opset13.parameter([1], np.float32)
+    nothing = openvino.Model([openvino.opset13.abs(given)], [given])
+    compiled = openvino.Core().compile_model(nothing, "CPU", _openvino_threads(wanted))
+    return wanted if compiled.get_property("INFERENCE_NUM_THREADS") > 1 else torch.float32
+
+
+def _openvino_threads(precision: torch.dtype) -> dict[str, Any]:
+    """OpenVINO's settings of threads: torch's number, but two for bfloat16 (see ``computed_in``). In one stream, since
+    streams divide the threads among them."""
+    least = 1 if precision == torch.float32 else 2
+    threads = max(least, torch.get_num_threads())
+    return {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
 
 
 def _array(tensor: Tensor) -> np.ndarray:
