@@ -376,20 +376,3 @@ def test_what_fits_is_known_by_store_not_by_where_it_lay_in_memory(stage):
         rows, _ = made.mixer.choices(store, 64, False)
         assert len(rows) == count
         del store
-
-
-def test_rslora_keeps_its_scale_in_the_file(tiny_folder, tmp_path):
-    """alpha / sqrt(rank), and not alpha / rank, also where the file is loaded."""
-    from torch import nn
-
-    from photofound.train.adapt import adapt, save_lora
-    from photofound.train.settings import AdaptedModelConfig, LoraConfig
-
-    pipe, other = (InpaintPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32) for _ in range(2))
-    options = AdaptedModelConfig(lora=LoraConfig(rank=4, alpha=4, rslora=True))
-    adapt(nn.ModuleDict({"transformer": pipe.transformer}), options)
-    save_lora(pipe, tmp_path)
-    other.load_lora_weights(tmp_path)
-    for each in (pipe, other):
-        scales = {scale for m in each.transformer.modules() for scale in getattr(m, "scaling", {}).values()}
-        assert scales == {2.0}

@@ -9,8 +9,7 @@ from stages import overrides
 
 from photofound import config
 from photofound.pipeline import EditPipeline
-from photofound.train import fewer_bits
-from photofound.train.adapt import add_lora_everywhere
+from photofound.train import fewer_bits, lora
 from photofound.train.distributed import World
 from photofound.train.trainer import Trainer
 from photofound.training.finetune import Config, FinetuneStage
@@ -109,7 +108,7 @@ def test_a_lora_learns_on_fewer_bits(kind):
     x, text, t = torch.randn(2, 4, 4, 4), torch.randn(2, 3, 8), torch.rand(2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         before = model(x, t, text).sample
-    add_lora_everywhere(model, 4)
+    lora.add_everywhere(model, 4)
     planned = fewer_bits.size(model, kind)
     fewer_bits.lower(model, kind)
     assert planned == pytest.approx(sum(map(stored, model.parameters())), rel=0.03)

@@ -48,6 +48,12 @@ def test_a_plan_of_a_lora_counts_what_is_frozen(tiny_folder, shards):
     assert "LoRA" in lora.counted and "LoRA" not in full.counted
     assert lora.work < full.work and lora.need(1).moments < 0.1 * full.need(1).moments
     assert planned("--model.lora.rank=16").work > lora.work
+    dora = planned("--model.lora.rank=4", "--model.lora.dora=true")
+    assert dora.update > lora.update == 0 and dora.need(1).step > lora.need(1).step
+    prodigy = planned("--model.lora.rank=4", "--train.optimizer=prodigy", "--train.lr=1")
+    assert prodigy.need(1).moments == 2 * lora.need(1).moments and prodigy.need(1).average
+    free = planned("--model.lora.rank=4", "--train.optimizer=schedulefree", "--train.schedule=constant")
+    assert free.need(1).moments == lora.need(1).moments and not free.need(1).average
 
 
 def test_a_late_phase_has_its_share_and_its_batch():

@@ -24,8 +24,7 @@ from photofound.model.condition import fold_condition
 from photofound.model.transformer import EditTransformer
 from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED
-from photofound.train import consistency, losses, settings
-from photofound.train.adapt import add_lora_everywhere, merge_lora, save_lora
+from photofound.train import consistency, lora, losses, settings
 from photofound.train.distributed import World
 from photofound.train.mix import Batch, mean_per_task, take
 from photofound.train.settings import DataConfig, TrainConfig
@@ -164,7 +163,7 @@ class DistillStage(EditStage):
         if options.student:
             self._go_on_from(options.student)
         if options.lora_rank:
-            add_lora_everywhere(self.student, options.lora_rank)
+            lora.add_everywhere(self.student, options.lora_rank)
         self.shift = float(pipeline.scheduler.config.shift)
         if options.phases == 1:
             if pipeline.config.noise_scale != 1:
@@ -329,8 +328,8 @@ class DistillStage(EditStage):
         is saved as ``teacher/``."""
         pipeline = self.pipeline
         if self.options.lora_rank:
-            save_lora(pipeline, folder / "lora")
-            pipeline = merge_lora(pipeline)
+            lora.save(pipeline, folder / "lora")
+            pipeline = lora.merge(pipeline)
         pipeline.save_pretrained(folder, safe_serialization=True)
         if self.options.keep_teacher:
             self.teacher.save_pretrained(folder / "teacher", safe_serialization=True)

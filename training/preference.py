@@ -27,8 +27,8 @@ from photofound.data.photograph import Photograph, from_row, random_int
 from photofound.data.store import PhotoStore
 from photofound.edits.task import Condition, Sample, get_task, task_names
 from photofound.model import flow
-from photofound.train import settings
-from photofound.train.adapt import AdaptedStage, plan_adapted, without_adapters
+from photofound.train import lora, settings
+from photofound.train.adapt import AdaptedStage, plan_adapted
 from photofound.train.distributed import World
 from photofound.train.mix import Batch, hold_out
 
@@ -185,7 +185,7 @@ class PreferenceStage(AdaptedStage):
         """The velocity of the model that the run starts from."""
         if self.frozen is not None:
             return self.predict(x_t, t, condition, model=self.frozen)[0]
-        with without_adapters(self.pipeline.transformer):
+        with lora.without(self.pipeline.transformer):
             return self.predict(x_t, t, condition)[0]
 
     def measure(self) -> dict[str, Tensor]:

@@ -188,7 +188,7 @@ def check_lora(path: Path, transformer: nn.Module) -> None:
             f"LoRA: {path.name} is not a .safetensors file; other formats can run code when they are loaded"
         )
     with one_line("LoRA", Path(path.name)):
-        shapes = _header(path)
+        shapes = header(path)
         settings = lora_settings(path)
     known = {name: module for name, module in transformer.named_modules() if hasattr(module, "weight")}
     ranks = set()
@@ -297,11 +297,12 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         with one_line("model", shard):
-            found |= _header(shard)
+            found |= header(shard)
     return found
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
+def header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:

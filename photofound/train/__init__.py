@@ -31,6 +31,7 @@ Each file imports only files above it:
     build        the pipeline that a training starts from
     mix          batches in which tasks are mixed: crops, conditions, targets
     recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO
+    lora         LoRA and DoRA: new, or from a file; saved; merged
     plan         what a run on the transformer costs, by its configuration alone
     stage        EditStage: the stage of pretraining, fine-tuning, preferences, distillation; dropout of text
     adapt        AdaptedStage: a LoRA, a head or all weights of a trained model

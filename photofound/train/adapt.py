@@ -1,14 +1,13 @@
 """Stages that adapt a trained model: they freeze a part of it, measure held-out photographs, and write the result.
 
-Fine-tuning and preferences share this; distillation takes its LoRA from here.
+Fine-tuning and preferences share this.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from torch import Tensor, nn, no_grad
 
 from photofound.data.store import PhotoStore
 from photofound.model.folder import FOR_TEACHER
-from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EMBEDDED, EditPipeline
-from photofound.train import fewer_bits
+from photofound.train import fewer_bits, lora
 from photofound.train.distributed import World
 from photofound.train.estimate import Phase
 from photofound.train.plan import plan
@@ -44,24 +42,13 @@ def adapt(module: nn.ModuleDict, config: AdaptedModelConfig) -> None:
         raise ValueError(f"model.train_text: a text encoder is trained with model.train=full, not {config.train}")
     transformer.requires_grad_(False)
     if config.train == "lora":
-        from peft import LoraConfig as PeftConfig
-
-        lora = config.lora
-        scale = {"lora_alpha": lora.alpha, "use_rslora": lora.rslora}
-        transformer.add_adapter(PeftConfig(r=lora.rank, target_modules=list(lora.targets), **scale))
+        lora.add(transformer, config.lora)
+        if lora.is_dora(transformer) and config.base in ("int8", "nf4"):
+            raise ValueError(f"model.base: a DoRA measures the weights, not their {config.base}; use fp32 or bf16")
     else:  # the heads are one stacked tensor; those of tasks that are not in the mix get no gradient
         transformer.heads.requires_grad_(True)
         transformer.task_in.requires_grad_(True)
     _leave_frozen_out(module)
-
-
-def add_lora_everywhere(model: Any, rank: int) -> None:
-    """Freeze the model and add a trainable LoRA (arXiv:2106.09685) to each of its linear layers."""
-    from peft import LoraConfig as PeftConfig
-
-    model.requires_grad_(False)
-    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    model.add_adapter(PeftConfig(r=rank, lora_alpha=rank, target_modules=names))
 
 
 def _leave_frozen_out(module: nn.Module) -> None:
@@ -77,36 +64,6 @@ def _leave_frozen_out(module: nn.Module) -> None:
 
     module.register_state_dict_post_hook(after_saving)
     module.register_load_state_dict_post_hook(after_loading)
-
-
-def save_lora(pipeline: Any, folder: Path, base: str | None = None) -> None:
-    """Write the transformer's LoRA for ``pipe.load_lora_weights(folder)``; ``base`` names the model that it belongs
-    to."""
-    from peft import get_peft_model_state_dict
-
-    settings = pipeline.transformer.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
-    pipeline.save_lora_weights(folder, get_peft_model_state_dict(pipeline.transformer), settings)
-
-
-def merge_lora(pipeline: Any) -> Any:
-    """A pipeline whose transformer has the LoRA added to its weights, and no LoRA any more."""
-    trained = pipeline.transformer
-    transformer: Any = EditTransformer.from_config(trained.config)  # built anew: a sharded one cannot be copied
-    transformer.add_adapter(trained.peft_config["default"])
-    transformer.load_state_dict(trained.state_dict())
-    transformer.fuse_lora()
-    transformer.unload_lora()
-    return type(pipeline).from_pipe(pipeline, transformer=transformer)
-
-
-@contextmanager
-def without_adapters(transformer: Any) -> Iterator[None]:
-    """Within the block the transformer computes what it did before a LoRA was added."""
-    transformer.disable_adapters()
-    try:
-        yield
-    finally:
-        transformer.enable_adapters()
 
 
 class AdaptedStage(EditStage):
@@ -144,6 +101,8 @@ class AdaptedStage(EditStage):
         super()._freeze()
         model = self.config.model
         adapt(self.module, model)
+        if model.lora.start and model.train == "lora":
+            lora.load(self.pipeline.transformer, model.lora.start)
         if model.base not in ("fp32", "bf16") and self.config.train.precision != "bf16":
             raise ValueError(f"model.base: {model.base} goes with train.precision=bf16")
         fewer_bits.lower(self.pipeline.transformer, model.base)
@@ -153,8 +112,10 @@ class AdaptedStage(EditStage):
         raise NotImplementedError
 
     def validate(self) -> dict[str, Tensor]:
-        """For ``train.validate_every``: ``measure`` of the averaged weights."""
-        return self.measure()
+        """For ``train.validate_every``: ``measure`` of the averaged weights; the held-out loss is ``val_loss``, too,
+        which ``train.patience`` looks at."""
+        measured = self.measure()
+        return measured | ({"val_loss": measured["loss_held_out"]} if "loss_held_out" in measured else {})
 
     def measure_if_due(self, progress: float) -> dict[str, Tensor]:
         """``measure()`` where ``validation.times`` asks for it at this progress, else nothing."""
@@ -185,13 +146,13 @@ class AdaptedStage(EditStage):
 
     def export(self, folder: Path) -> None:
         """Write the pipeline, the LoRA below it in ``lora/``, and ``validation.json``."""
-        lora = self.config.model.train == "lora"
+        added = self.config.model.train == "lora"
         folder.mkdir(parents=True, exist_ok=True)
-        if lora:
-            save_lora(self.pipeline, folder / "lora", self._base())
-        if self.config.model.merged or not lora:
+        if added:
+            lora.save(self.pipeline, folder / "lora", self._base())
+        if self.config.model.merged or not added:
             pipeline = self.as_read(self.pipeline)
-            pipeline = merge_lora(pipeline) if lora else pipeline
+            pipeline = lora.merge(pipeline) if added else pipeline
             pipeline.save_pretrained(folder, safe_serialization=True)
         (folder / "validation.json").write_text(
             json.dumps({"before": self.before, "after": self.after}, indent=2), encoding="utf-8"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from photofound.model import autoencoder, text, vision
 from photofound.model.cost import forward_cost
 from photofound.model.transformer import EditTransformer
-from photofound.train import fewer_bits, losses, memory, optim
+from photofound.train import fewer_bits, lora, losses, memory, optim
 from photofound.train.batches import micro_batches
 from photofound.train.build import add_inputs, transformer_options
 from photofound.train.estimate import Phase, muon_flops
@@ -95,12 +95,12 @@ class _Outline:
         aligned = max(0.0, min(until, recipe.repa_until) - since) / (until - since)
 
         weights = dict(self.trained["transformer"].named_parameters())
-        lora = sum(p.numel() for name, p in weights.items() if "lora_" in name)
+        added = sum(p.numel() for name, p in weights.items() if "lora_" in name)
         blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
         passes: float = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
         passes += _repeated(self.config.train)
-        work = float(passes * cost.flops + 6 * lora * cost.tokens)
-        counted, missing = ["transformer", *["LoRA"] * bool(lora)], list[str]()
+        work = float(passes * cost.flops + 6 * added * cost.tokens)
+        counted, missing = ["transformer", *["LoRA"] * bool(added)], list[str]()
         for name, network, times, call in self._beside(crop, aligned):
             if times:
                 flops = _flops(network, call)
@@ -111,7 +111,7 @@ class _Outline:
             cost.tokens,
             cost.flops,
             work,
-            update=float(sum(muon_flops(p.shape) for p in self._muon())),
+            update=float(sum(muon_flops(p.shape) for p in self._muon())) + self._beside_samples(),
             need=partial(self._need, crop, batch, skip, aligned),
             share=until - since,
             batch=batch,
@@ -147,6 +147,10 @@ class _Outline:
         yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(pictures())
         side = losses.P_DINO_SIDE
         yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(pictures(side))
+
+    def _beside_samples(self) -> float:
+        """FLOP of a step and process that do not depend on its samples: a DoRA's."""
+        return float((self.config.train.micro_batches or 1) * lora.dora_flops(self.trained["transformer"]))
 
     def _muon(self) -> list[nn.Parameter]:
         """The matrices that Muon trains."""

@@ -253,7 +253,9 @@ class LoraConfig:
     rank: int = 16  # rank of the addition
     alpha: int = 16  # its scale is alpha / rank
     rslora: bool = False  # alpha / sqrt(rank) instead, for large ranks (arXiv:2312.03732)
+    dora: bool = False  # train the rows' lengths apart from their directions: DoRA (arXiv:2402.09353); slower
     targets: tuple[str, ...] = LINEAR  # layers that get one, by the ends of their names
+    start: str | None = None  # a LoRA to go on with: file, folder or Hub id; its rank, alpha, kind and layers hold
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ class AdaptedModelConfig(ModelConfig):
         super().__post_init__()
         if self.base not in ("fp32", "bf16", "int8", "nf4"):
             raise ValueError(f"model.base: {self.base!r} is unknown; use fp32, bf16, int8 or nf4")
+        if self.lora.start and self.train != "lora":
+            raise ValueError(f"model.lora.start: goes with model.train=lora, not {self.train}")
         if self.train == "full" and (self.base != "fp32" or self.swap_blocks):
             raise ValueError("model.base, model.swap_blocks: are for frozen weights; use model.train=lora or head")
 
