@@ -34,6 +34,7 @@ from latency import of_task, photograph, request
 from photofound.eval.metrics import psnr
 from photofound.pipeline import EditPipeline
 from photofound.runtimes import graphs
+from photofound.runtimes.session import openvino_core
 from photofound.storage import EMBEDDED, StoredPipeline
 
 BASE = "eager float32"
@@ -83,7 +84,7 @@ def quantize_openvino(folder: Path) -> None:
     import openvino
 
     for path in folder.rglob("*.xml"):
-        model = nncf.compress_weights(openvino.Core().read_model(path))
+        model = nncf.compress_weights(openvino_core().read_model(path))
         openvino.save_model(model, path.with_suffix(".new.xml"), compress_to_fp16=False)
         for suffix in (".xml", ".bin"):
             path.with_suffix(f".new{suffix}").replace(path.with_suffix(suffix))

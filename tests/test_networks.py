@@ -6,6 +6,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from photofound.picture import provenance
 from photofound.pipeline import pipeline_class
 from photofound.redo import redo
 from photofound.runtimes import session
-from photofound.runtimes.session import RUNTIMES, Session, computed_in
+from photofound.runtimes.session import RUNTIMES, Session, computed_in, openvino_core
 
 FROZEN = Path(__file__).parent / "frozen"
 GRAPHS = FROZEN / "graphs"
@@ -34,7 +36,7 @@ def folders(tmp_path_factory):
     """The exported model for each runtime."""
     import openvino
 
-    folder, core = tmp_path_factory.mktemp("openvino"), openvino.Core()
+    folder, core = tmp_path_factory.mktemp("openvino"), openvino_core()
     shutil.copytree(GRAPHS, folder, dirs_exist_ok=True)
     for path in folder.rglob("*.onnx"):
         openvino.save_model(core.read_model(path), path.with_suffix(".xml"), compress_to_fp16=False)
@@ -158,6 +160,32 @@ def save(folder: Path, photo: np.ndarray) -> Path:
     return folder / "photo.png"
 
 
+SIGNALLED = """
+import gc, signal, sys
+from pathlib import Path
+import torch
+from photofound.runtimes.session import Session
+
+signal.signal(signal.SIGUSR1, lambda *_: print("signalled"))
+sessions = [Session(Path(sys.argv[1]), "openvino", ["pixels"]) for _ in range(2)]
+for session in sessions:
+    session(torch.zeros(1, 3, 32, 32))
+del session, sessions[0]  # the first one first
+gc.collect()
+del sessions
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_after_two_graphs_ends_nothing(folders):
+    """OpenVINO changes the stack that signals are handled on."""
+    path = folders["openvino"] / "vae" / "encoder.xml"
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, path], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "signalled\n", done.stderr
+
+
 def test_the_command_line_has_the_option(tmp_path, photo, capsys):
     out = tmp_path / "big.png"
     command = ["upscale", str(save(tmp_path, photo)), "--model", str(GRAPHS), "-o", str(out), "--quiet"]
@@ -183,7 +211,6 @@ def test_what_graphs_cannot_do_is_refused(pipes, tmp_path):
 
 
 def test_a_missing_runtime_says_what_to_install(monkeypatch):
-    import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"runtime onnx needs packages.*pip install 'photofound\[onnx\]'"):

@@ -28,7 +28,7 @@ from photofound.errors import first_line
 from photofound.runtimes.check import RUNTIME
 from photofound.runtimes.compact import compact, strip
 from photofound.runtimes.graphs import Graph, graphs_of
-from photofound.runtimes.session import SUFFIXES, Session, require
+from photofound.runtimes.session import SUFFIXES, Session, openvino_core, require
 
 TARGETS = ("onnx", "openvino", "tensorrt", "executorch")
 LIMIT = 1e-3  # of the difference to torch
@@ -237,7 +237,7 @@ def _openvino(graph: Graph, path: Path) -> Callable[..., list[Tensor]]:
     between = path.with_suffix(SUFFIXES["onnx"])
     _write_onnx(graph, between)
     path = path.with_suffix(SUFFIXES["openvino"])
-    openvino.save_model(openvino.Core().read_model(between), path, compress_to_fp16=False)
+    openvino.save_model(openvino_core().read_model(between), path, compress_to_fp16=False)
     for part in (between, between.with_name(f"{between.name}.data")):
         part.unlink(missing_ok=True)
     return Session(path, "openvino", [each.name for each in graph.inputs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import threading
 from collections.abc import Callable, Sequence
@@ -34,6 +35,18 @@ def require(runtime: str) -> None:
 def version(runtime: str) -> str:
     """Its name and version, for recipes, like ``onnx 1.32.0``."""
     return f"{runtime} {importlib.metadata.version(_PACKAGES[runtime])}"
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's ``Core``, one for the process and never given back.
+
+    In OpenVINO 2026.4 each ``Core`` gives the calling thread a stack for signals, and frees it with itself. Of two, the
+    one that goes last puts the other's freed stack back, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class Session:
@@ -86,9 +99,7 @@ class Session:
 
     def _openvino(self) -> Callable[[dict[str, np.ndarray]], list[np.ndarray]]:
         check.check_openvino(self.path)
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(self.path, self.path.with_suffix(".bin"))
         check.check_names(self.path, [each.any_name for each in model.inputs], self.names)
         settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision], **_openvino_threads(self.precision)}
@@ -120,7 +131,7 @@ def computed_in(runtime: str, wanted: torch.dtype) -> torch.dtype:
 
     given = openvino.opset13.parameter([1], np.float32)
     nothing = openvino.Model([openvino.opset13.abs(given)], [given])
-    compiled = openvino.Core().compile_model(nothing, "CPU", _openvino_threads(wanted))
+    compiled = openvino_core().compile_model(nothing, "CPU", _openvino_threads(wanted))
     return wanted if compiled.get_property("INFERENCE_NUM_THREADS") > 1 else torch.float32
 
 
