@@ -17,7 +17,8 @@ from photofound import Room, cli
 from photofound.data.sources import Source, open_source
 from photofound.data.table import Table
 from photofound.room import filters, measures, scores
-from photofound.room.filters import MEASURES, Sample, parse
+from photofound.room.filters import MEASURES, Sample
+from photofound.room.scores import parse
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,8 @@ def test_captions_that_say_something_are_kept(caption, kept):
 
 
 def test_the_sizes_are_those_of_the_file():
-    found = {name: MEASURES[name].scores([sample(np.zeros((700, 2100, 3), np.uint8))])[0] for name in MEASURES}
-    assert found["resolution"] == 700 and found["aspect"] == 3
+    one = sample(np.zeros((70, 210, 3), np.uint8))
+    assert [MEASURES[name].scores([one])[0] for name in ("resolution", "aspect")] == [70, 3]
 
 
 def test_a_scorer_travels():
@@ -126,6 +127,7 @@ def test_a_filter_travels_and_never_fails(name, photograph):
         ("sharpness=", "no number"),
         ("sharpness=x", "no number"),
         ("aspect:net", "no model"),
+        ("nsfw", "needs a model"),
     ],
 )
 def test_a_filter_that_there_is_not_is_one_line(spec, match):
@@ -229,3 +231,103 @@ def test_samples_are_decoded_once(photograph, monkeypatch):
     for each in MEASURES.values():
         each.scores([one])
     assert len(decoded) == 1
+
+
+def test_the_report_shows_both_sides_of_each_threshold(room, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert cli.main(["room", "filter", str(room.folder), "sharpness", "graphics", "--html", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<section>") == 2 and text.count("data:image/jpeg;base64,") == 8
+    found = scores.summary(Table(room.folder)).filters[0]
+    sides = scores.around(Table(room.folder), found, count=1)
+    assert {title: len(row) for title, row in sides.items()} == {
+        "dropped, furthest": 1, "dropped, nearest": 1, "kept, nearest": 1
+    }  # fmt: skip
+    assert sides["dropped, nearest"][0][1] < found.threshold <= sides["kept, nearest"][0][1]
+
+
+# -------------------------------------------------------------------------------------------------------- by a network
+
+
+@pytest.fixture(scope="module")
+def judges_folder(tmp_path_factory):
+    """Untrained networks of three kinds: of words, of labels, of objects."""
+    import torch
+    from tiny_parts import tokenizer
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        ViTConfig,
+        ViTForImageClassification,
+        YolosConfig,
+        YolosForObjectDetection,
+    )
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("judges")
+    (folder / "words").mkdir()
+    words = tokenizer(folder / "words")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 77}
+    vision = small | {"image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder / "clip")
+    words.save_pretrained(folder / "clip")
+    labels = {"id2label": {0: "normal", 1: "NSFW"}, "label2id": {"normal": 0, "NSFW": 1}}
+    ViTForImageClassification(ViTConfig(**vision, **labels)).save_pretrained(folder / "classes")
+    objects = {"id2label": {0: "N/A", 1: "person", 2: "dog"}, "label2id": {"N/A": 0, "person": 1, "dog": 2}}
+    net = YolosForObjectDetection(
+        YolosConfig(**small, **objects, image_size=[32, 48], patch_size=8, num_detection_tokens=4)
+    )
+    net.save_pretrained(folder / "objects")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("alignment", "clip"), ("aesthetic", "clip"), ("people", "clip"), ("nsfw", "classes"), ("people", "objects")],
+)
+def test_networks_score_whatever_their_kind_and_leave_out_what_they_cannot_judge(
+    judges_folder, photograph, name, model
+):
+    each = parse(f"{name}:{judges_folder / model}=0.3")
+    assert ForkingPickler.dumps(each) and each.threshold == 0.3
+    samples = [
+        sample(photograph, "a cup of coffee"),
+        Sample(b"no picture"),
+        sample(photograph),
+        sample(drawing(), "bars"),
+    ]
+    found = each.scores(samples)
+    assert found.dtype == np.float32 and np.isnan(found).tolist() == [False, True, name == "alignment", False]
+    assert np.all(np.abs(found[[0, 3]]) <= 1) and (name == "alignment" or found[0] >= 0)
+    alone = each.scores([sample(drawing(), "bars")])
+    assert alone[0] == pytest.approx(found[3], abs=1e-5)
+
+
+def test_the_labels_that_count_are_those_that_do_not_deny_it(judges_folder):
+    from photofound.room.judges import network
+
+    net = network(str(judges_folder / "classes"))
+    assert net.counted(("nsfw",)) == [1]
+    net.names = ["not_nsfw", "nsfw", "no person"]
+    assert net.counted(("nsfw",)) == [1] and net.counted(("person",)) == []
+    net.names = ["normal", "nsfw"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [("people:{}/classes", "knows none of person"), ("alignment:{}/classes", "knows none of words"),
+     ("nsfw:{}/none", "cannot be loaded"), ("aesthetic:{}/words", "is no model|cannot be loaded")],
+)  # fmt: skip
+def test_a_network_that_cannot_answer_is_one_line_and_changes_nothing(room, judges_folder, spec, match):
+    before = len(room.versions())
+    with pytest.raises((ValueError, OSError), match=match):
+        room.filter(spec.format(judges_folder))
+    assert len(room.versions()) == before
+
+
+def test_networks_and_measures_share_a_pass_and_are_remembered(room, judges_folder):
+    found = room.filter("sharpness", f"alignment:{judges_folder / 'clip'}=-1", f"nsfw:{judges_folder / 'classes'}=1")
+    assert found.computed == 3 and found.counts["alignment"] == (3, 0, 0) == found.counts["nsfw"]
+    again = room.filter("alignment=0.9")
+    assert again.computed == 0 and again.counts["alignment"][0] < 3, "the room knows which network it was"

@@ -149,14 +149,21 @@ def _dedup(room: Room, args: argparse.Namespace) -> None:
 
 def _filter(room: Room, args: argparse.Namespace) -> None:
     if args.list:
-        from photofound.room import filters
+        from photofound.room import filters, judges
 
-        print("\n".join(f"{f.name:<12} {f.keeps} {f.threshold:<5g} {f.about}" for f in filters.MEASURES.values()))
+        every = [*filters.MEASURES.items(), *((f"{name}:MODEL", q) for name, q in judges.QUESTIONS.items())]
+        print("\n".join(f"{name:<18}{each.keeps} {each.threshold:<6g}{each.about}" for name, each in every))
         return
     with _bar("photographs") as progress:
         found = room.filter(*args.filters, where=args.where, workers=args.workers or 0, progress=progress)
     print(found.text)
     print(f'{args.room}: {found.computed:,} photographs got scores; "kept" finds what every filter keeps')
+    if args.html:
+        from photofound import files
+        from photofound.room import page
+
+        files.write(args.html, page.of_filters(room.table, found, args.where))
+        print(args.html)
 
 
 def _index(room: Room, args: argparse.Namespace) -> None:
@@ -284,6 +291,7 @@ def _filter_arguments(parser: argparse.ArgumentParser) -> None:
     add("filters", metavar="NAME", nargs="*", help=named)
     add("--where", metavar="SQL", help=_WHERE)
     add("--workers", metavar="N", type=count, help="threads; default: one for each processor, at most 8")
+    add("--html", metavar="FILE", type=path, help="write a page of what is kept and dropped around each threshold")
     add("--list", action="store_true", help="list the filters, and do nothing")
 
 

@@ -12,7 +12,9 @@ Each file imports only files above it:
     stats      counts and distributions, and how they drift between versions
     dedup      which photographs double others
     measures   what a photograph is like, in numbers, without a network
+    letters    lines of letters in a picture, without a network
     filters    filters by name: a score for each photograph, and which are kept
+    judges     filters by networks of transformers
     scores     filters over a room: in one pass, only what lacks a score, and what is kept in the end
     page       a room as an HTML page with pictures
     mds        shards as mosaicml-streaming reads them

@@ -1,7 +1,6 @@
 """Filters of photographs by name: each gives a score, a threshold says which scores are kept.
 
-    chosen = [parse("sharpness"), parse("graphics=0.3"), parse("alignment:openai/clip-vit-base-patch32")]
-    for each in chosen:
+    for each in (MEASURES["sharpness"], judge("alignment", "openai/clip-vit-base-patch32")):
         scores = each.scores(samples)          # (N,) float32, NaN where it cannot say
         kept = each.kept(scores)               # (N,) bool
 
@@ -13,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from photofound import image
 from photofound.data.table import SCORE
-from photofound.room import measures
+from photofound.room import letters, measures
 from photofound.room.describe import pixels_of
 
 SIDE = 512
@@ -39,6 +39,7 @@ class Sample:
     def __init__(self, file: bytes, captions: Mapping[str, str | None] | None = None) -> None:
         self.file = file
         self.captions = {name: text for name, text in (captions or {}).items() if text}
+        self.features: dict[str, Any] = {}  # what networks that several filters share have made of it
 
     @property
     def caption(self) -> str:
@@ -89,6 +90,10 @@ class Filter:
     def scores(self, samples: Sequence[Sample]) -> np.ndarray:
         """(N,) float32, in the samples' order; NaN for one that it cannot judge. Never raises for a damaged file."""
         raise NotImplementedError
+
+    def load(self) -> None:
+        """Load what it needs, once in a process; it is done by the first ``scores``, too. Raises FileNotFoundError or
+        ValueError where that cannot be had."""
 
     def kept(self, scores: np.ndarray) -> np.ndarray:
         """(N,) bool: which scores are on the good side of the threshold; NaN is not."""
@@ -150,8 +155,16 @@ def _jpeg(sample: Sample) -> float:
     return measures.jpeg_quality(sample.file)
 
 
+def _blocks(sample: Sample) -> float:
+    return measures.blocks(sample.grey)
+
+
 def _graphics(sample: Sample) -> float:
     return measures.graphics(sample.pixels, sample.ground)
+
+
+def _text(sample: Sample) -> float:
+    return letters.text(sample.grey)
 
 
 def _borders(sample: Sample) -> float:
@@ -162,38 +175,20 @@ def _caption(sample: Sample) -> float:
     return measures.caption_quality(sample.caption)
 
 
-_CAPTIONED = "(" + " OR ".join(f"{name} IS NOT NULL" for name in CAPTIONS) + ")"
+CAPTIONED = "(" + " OR ".join(f"{name} IS NOT NULL" for name in CAPTIONS) + ")"
 MEASURES: dict[str, Measure] = {
     each.name: each
     for each in (
         Measure("resolution", "1", 256, ">=", "short side of the file in pixels", "", _resolution),
         Measure("aspect", "1", 3, "<=", "long side over short side", "", _aspect),
         Measure("sharpness", "1", 0.4, ">=", "share of an edge's height between two pixels", "", _sharpness),
-        Measure("exposure", "1", 0.5, ">=", "share of pixels lost neither in white nor in black", "", _exposure),
+        Measure("exposure", "1", 0.6, ">=", "share of pixels lost neither in white nor in black", "", _exposure),
         Measure("jpeg", "1", 60, ">=", "quality that a JPEG was written with; others: 100", "", _jpeg),
-        Measure("graphics", "1", 0.4, "<=", "share of the 16 most frequent colours: drawings", "", _graphics),
+        Measure("blocks", "1", 1.5, "<=", "steps at every eighth line: a JPEG of low quality once", "", _blocks),
+        Measure("graphics", "1", 0.3, "<=", "share of the 16 most frequent colours: drawings", "", _graphics),
+        Measure("text", "1", 0.8, "<=", "how likely it bears a line of text: captions, dates, watermarks", "", _text),
         Measure("borders", "1", 0.01, "<=", "share of the picture that is a frame", "", _borders),
-        Measure("caption", "1", 0.5, ">=", "whether the caption says something", _CAPTIONED, _caption),
+        Measure("caption", "1", 0.5, ">=", "whether the caption says something", CAPTIONED, _caption),
     )
 }
 """The filters without a network."""
-DEFAULT = tuple(MEASURES)
-"""What is computed where nothing is named."""
-
-
-def parse(text: str) -> Filter:
-    """A filter of ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or ``NAME:MODEL=THRESHOLD``. Raises ValueError."""
-    words, given, number = text.partition("=")
-    name, _, model = words.partition(":")
-    if name not in MEASURES:
-        raise ValueError(f"filter: {name!r} is unknown; there are {', '.join(MEASURES)}")
-    if model:
-        raise ValueError(f"filter: {name} needs no model; leave out {model!r}")
-    made: Filter = MEASURES[name]
-    try:
-        threshold = float(number) if given else made.threshold
-    except ValueError:
-        threshold = math.nan
-    if not math.isfinite(threshold):
-        raise ValueError(f"filter: {text!r} has no number after =; such as {name}={made.threshold:g}")
-    return replace(made, threshold=threshold)

@@ -60,6 +60,23 @@ def jpeg_quality(file: bytes) -> float:
     return float(np.interp(-sum(tables[min(tables)]), -_sums(), np.arange(1, 101))) if tables else 100.0
 
 
+def blocks(image: np.ndarray) -> float:
+    """How much more steps there are at every eighth line than elsewhere, over their mean, in the direction with fewer:
+    about 0 of a photograph, 2 and more of one that was ever a JPEG of low quality, however its file was written last.
+    Where the picture was scaled since, nothing is seen of it."""
+    found = []
+    for each in (image, image.T):
+        if each.shape[1] < 24:
+            return 0.0
+        near = np.abs(each[:, 1:] - each[:, :-1])
+        alone = near[:, 1:-1] - np.maximum(near[:, :-2], near[:, 2:])  # a step beside which there is none
+        lines = np.clip(alone, 0, 0.06).mean(0)
+        phases = lines[: len(lines) // 8 * 8].reshape(-1, 8).mean(0)
+        first = int(np.argmax(phases))
+        found.append((phases[first] - np.median(np.delete(phases, first))) / (phases.mean() + 1e-4))
+    return float(min(found))
+
+
 @cache
 def _sums() -> np.ndarray:
     """(100,) sum of the luminance table at each quality, as libjpeg scales it."""

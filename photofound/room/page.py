@@ -10,6 +10,7 @@ from typing import Any
 
 from photofound.data.table import Table, contents
 from photofound.room.describe import pixels_of
+from photofound.room.scores import Filtered, around
 from photofound.room.stats import Drift, Stats, changed
 
 _SIDE, _QUALITY = 160, 80  # of a small picture
@@ -72,6 +73,25 @@ def of_groups(table: Table, groups: Sequence[Sequence[str]], title: str, about: 
         figures = "".join(_figure(pictures[key], long=True) for key in keys[:_ROW] if key in pictures)
         rows.append(f'<section><h2>{len(keys):,} photographs</h2><div class="row">{figures}</div></section>')
     return _page(title, about, "".join(rows))
+
+
+def of_filters(table: Table, found: Filtered, where: str | None = None) -> str:
+    """A page of what each filter drops and keeps, with photographs on both sides of its threshold."""
+    shown = {each.name: around(table, each, where) for each in found.filters}
+    pictures = rows_of(table, (key for rows in shown.values() for row in rows.values() for key, _ in row))
+    parts = []
+    for each in found.filters:
+        kept, dropped, unknown = found.counts[each.name]
+        share = f"{kept:,} kept, {dropped:,} dropped ({dropped / max(1, kept + dropped):.1%}), {unknown:,} not judged"
+        head = f"<h2>{_text(each.name)}</h2><p>{_text(each.about)}; keeps {each.keeps} {each.threshold:g}: {share}</p>"
+        rows = []
+        for title, row in shown[each.name].items():
+            figures = "".join(_figure(pictures[key], said=f"{score:.3g}") for key, score in row if key in pictures)
+            if figures:
+                rows.append(f'<h3>{title}</h3><div class="row told">{figures}</div>')
+        parts.append(f"<section>{head}{''.join(rows)}</section>")
+    about = f"{found.kept:,} photographs kept by all filters, {found.dropped:,} dropped, {found.unknown:,} not judged"
+    return _page(f"{table.folder.resolve().name}: filters", about, "".join(parts))
 
 
 def rows_of(table: Table, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -151,7 +171,7 @@ def _clusters(table: Table, found: Stats) -> str:
     return f"<section><h2>clusters{about}</h2>{''.join(rows)}</section>"
 
 
-def _figure(row: Mapping[str, Any], long: bool = False) -> str:
+def _figure(row: Mapping[str, Any], long: bool = False, said: str = "") -> str:
     told = row["caption"] or row["name"]
     if row["small"] is None:
         shown = "<em>cannot be read</em>"
@@ -159,6 +179,7 @@ def _figure(row: Mapping[str, Any], long: bool = False) -> str:
         content = base64.b64encode(row["small"]).decode()
         shown = f'<img loading="lazy" alt="{_text(told)}" src="data:image/jpeg;base64,{content}">'
     lines = [told, f"{row['width']}x{row['height']}", row["source"], row["licence"], row["key"][:16]] if long else []
+    lines += [said, told] if said else []
     caption = "<br>".join(_text(line) for line in lines if line)
     return f'<figure title="{_text(row["key"])}">{shown}<figcaption>{caption}</figcaption></figure>'
 

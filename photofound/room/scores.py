@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,31 @@ from typing import Any
 import numpy as np
 
 from photofound.data.table import SCORE, Table, contents
-from photofound.room.filters import CAPTIONS, DEFAULT, Filter, Measure, Sample, parse
+from photofound.room.filters import CAPTIONS, MEASURES, Filter, Measure, Sample
+from photofound.room.judges import QUESTIONS, judge
 
 KEPT = "kept"
+DEFAULT = tuple(MEASURES)
+"""What is computed where nothing is named."""
 _READ = ("image", "reference", "collection", *CAPTIONS)
+
+
+def parse(text: str) -> Filter:
+    """A filter of ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or ``NAME:MODEL=THRESHOLD``. Raises ValueError."""
+    words, given, number = text.partition("=")
+    name, _, model = words.partition(":")
+    if name not in MEASURES and name not in QUESTIONS:
+        raise ValueError(f"filter: {name!r} is unknown; there are {', '.join([*MEASURES, *QUESTIONS])}")
+    if name in MEASURES and model:
+        raise ValueError(f"filter: {name} needs no model; leave out {model!r}")
+    made = MEASURES[name] if name in MEASURES else judge(name, model)
+    try:
+        threshold = float(number) if given else made.threshold
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise ValueError(f"filter: {text!r} has no number after =; such as {name}={made.threshold:g}")
+    return replace(made, threshold=threshold)
 
 
 class Scorer:
@@ -115,7 +137,8 @@ def prepare(table: Table, specs: Sequence[str] = (), workers: int = 0) -> Scorer
     there = {each.name: each for each in stored(table)}
     chosen = []
     for spec in dict.fromkeys(specs or [each.spec for each in there.values()] or DEFAULT):
-        each = parse(spec)
+        name, given, number = spec.partition("=")
+        each = parse(f"{there[name].spec}{given}{number}" if name in there else spec)  # the room knows its model
         before = there.get(each.name)
         if before is not None and "=" not in spec:
             each = replace(each, threshold=before.threshold)
@@ -123,6 +146,8 @@ def prepare(table: Table, specs: Sequence[str] = (), workers: int = 0) -> Scorer
     names = [each.name for each in chosen]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"filter: {twice[0]} is named twice; name it once")
+    for each in chosen:
+        each.load()
     old = [each.column for each in chosen if each.name in there and there[each.name].version != each.version]
     if old:
         table.drop_columns(old)
@@ -208,3 +233,27 @@ def summary(table: Table, where: str | None = None, computed: int = 0) -> Filter
     if not filters:
         return Filtered([], {}, 0, 0, table.count(where), computed)
     return Filtered(filters, counts, count(KEPT), count(f"NOT {KEPT}"), count(f"{KEPT} IS NULL"), computed)
+
+
+def around(table: Table, each: Filter, where: str | None = None, count: int = 8) -> dict[str, list[tuple[str, float]]]:
+    """Photographs by their score, as keys with scores: the furthest from the threshold that are dropped, the nearest
+    that are dropped, the nearest that are kept; up to ``count`` of each."""
+    scored = f"{each.column} IS NOT NULL" + (f" AND ({where})" if where else "")
+    kept, dropped = f"{scored} AND ({each.condition})", f"{scored} AND NOT ({each.condition})"
+    return {
+        "dropped, furthest": _first(table, each, dropped, -1, count),
+        "dropped, nearest": _first(table, each, dropped, 1, count),
+        "kept, nearest": _first(table, each, kept, 1, count),
+    }
+
+
+def _first(table: Table, each: Filter, where: str, sign: int, count: int) -> list[tuple[str, float]]:
+    """The nearest to the threshold (``sign`` 1), or the furthest (-1), in one pass."""
+    best: list[tuple[float, str, float]] = []
+    for batch in table.scan(["key", each.column], where, 65536):
+        scores = batch[each.column].to_numpy(zero_copy_only=False)
+        distance = sign * np.abs(scores - each.threshold)
+        order = np.argsort(distance, kind="stable")[:count].tolist()
+        best += [(float(distance[i]), batch["key"][i].as_py(), float(scores[i])) for i in order]
+        best = sorted(best)[:count]
+    return [(key, score) for _, key, score in best]
