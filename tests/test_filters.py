@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
@@ -45,7 +46,21 @@ def framed(pixels: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(pixels, 20, 20, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
 
 
+def with_words(pixels: np.ndarray) -> np.ndarray:
+    return cv2.putText(
+        pixels.copy(), "summer sale 50%", (30, 120), cv2.FONT_HERSHEY_SIMPLEX, 1, (255,) * 3, 2, cv2.LINE_AA
+    )
+
+
+def coarse(pixels: np.ndarray) -> np.ndarray:
+    """As it was after a JPEG of low quality."""
+    with Image.open(io.BytesIO(encoded(pixels, format="JPEG", quality=15))) as opened:
+        return np.array(opened)
+
+
 WORSE = {
+    "text": with_words,
+    "blocks": coarse,
     "sharpness": lambda pixels: cv2.GaussianBlur(pixels, (0, 0), 2),
     "exposure": lambda pixels: np.clip(pixels.astype(int) * 4, 0, 255).astype(np.uint8),
     "graphics": lambda pixels: drawing(),
