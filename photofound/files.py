@@ -1,4 +1,4 @@
-"""Files: reading paths and URLs (``file://``, and ``s3://`` and others by ``fsspec``), writing whole files or nothing,
+"""Files: reading paths and URLs (``file://``, and others by ``photofound.remote``), writing whole files or nothing,
 and JSON with limits."""
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from photofound import remote
 from photofound.errors import first_line
 
 MAX_BYTES = 512 * 2**20
 """Limit of one file of a training sample, and of all its files together."""
 MAX_JSON_BYTES = 16 * 2**20
 """Limit of a JSON file. Most have some kilobytes, the index of a large model a megabyte."""
+Opener = Callable[[str], BinaryIO]
+"""Opens a path or a URL for reading, as ``open_file`` does."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Files of weights that can run code when they are opened. They are never opened."""
 
@@ -54,7 +57,7 @@ def output_path(path: str | Path, setting: str) -> Path:
 def open_file(path: str | Path) -> BinaryIO:
     """Open a path or URL for reading. Raises OSError if it cannot be opened."""
     here = local(path)
-    return here.open("rb") if here is not None else cast(BinaryIO, _url(path)[0].open(_url(path)[1], "rb"))
+    return here.open("rb") if here is not None else remote.open_url(str(path))
 
 
 def read(path: str | Path, limit: int = MAX_BYTES) -> bytes:
@@ -93,8 +96,7 @@ def find(folder: str | Path, pattern: str) -> list[str]:
     here = local(folder)
     if here is not None:
         return sorted(str(path) for path in here.glob(pattern) if path.is_file())
-    system, place = _url(folder)
-    return sorted(system.unstrip_protocol(name) for name in system.glob(f"{place.rstrip('/')}/{pattern}"))
+    return remote.find(str(folder), pattern)
 
 
 def read_beside(path: str | Path, name: str) -> bytes | None:
@@ -220,16 +222,3 @@ def _write_through(stream: BinaryIO, content: bytes) -> None:
     stream.write(content)
     stream.flush()
     os.fsync(stream.fileno())
-
-
-# ---------------------------------------------------------------------------------------------------------------- URLs
-
-
-def _url(path: str | Path) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it. Raises OSError if its client is not installed."""
-    from fsspec.core import url_to_fs
-
-    try:
-        return url_to_fs(str(path))
-    except ImportError as error:
-        raise OSError(f"{path}: {error}") from None

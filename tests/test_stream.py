@@ -142,6 +142,10 @@ def test_every_format_gives_pixels_captions_and_masks(tmp_path, name):
 def test_files_and_patterns_name_a_source_too(tmp_path):
     shards(tmp_path, 24)
     assert set(words(take(open_stream(tmp_path / "0008.tar"), 4))) == {str(i) for i in range(8, 16)}
+    numbered = open_stream(tmp_path / "00{08..16}.tar", shuffle=16)  # those that are there
+    assert set(words(take(numbered, 4))) == {str(i) for i in range(8, 24)}
+    with pytest.raises(ValueError, match=r"\{16\.\.08\} must count up"):
+        take(open_stream(tmp_path / "00{16..08}.tar"), 1)
     both = open_stream(tmp_path / "00[01]*.tar", shuffle=24)
     assert set(words(take(both, 6))) == {str(i) for i in range(24)}
 

@@ -17,6 +17,7 @@ Each file imports only files above it:
     exemplars    training samples with exemplar canvases, made ahead
     chosen       photographs of any source, chosen by their metadata
     precomputed  text embeddings and latents that were computed before training
+    cache        shards behind URLs, kept on this machine
     shards       one process's share of a source: shards open at once, epoch after epoch
     reader       the order of a stream
     decoder      batches of files to batches of pixels

@@ -43,7 +43,7 @@ def parts(folder: Path, part: int) -> list[list[Listed]]:
     return [rows[i : i + part] for i in range(0, len(rows), part)]
 
 
-def read(part: list[Listed], start: int = 0, step: int = 1) -> Iterator[dict[str, Any]]:
+def read(part: list[Listed], start: int = 0, step: int = 1, opener: object = None) -> Iterator[dict[str, Any]]:
     """Every ``step``-th row of a part from number ``start`` on, with the bytes of its files."""
     for listed in part[start::step]:
         if DAMAGED in listed.row:

@@ -69,11 +69,12 @@ def warn_passed_over(where: str | Path, names: Sequence[str], why: str = "") -> 
     """One line in the log; the same one once, not in every epoch."""
     if names:
         rest = f", {len(names) - 3} more" if len(names) > 3 else ""
-        _warn_once(f"data: {where}: passed over {', '.join(names[:3])}{rest}" + (f" ({why})" if why else ""))
+        warn_once(f"data: {where}: passed over {', '.join(names[:3])}{rest}" + (f" ({why})" if why else ""))
 
 
 @lru_cache(maxsize=1000)
-def _warn_once(line: str) -> None:
+def warn_once(line: str) -> None:
+    """A warning that is given once, although the same is met in every epoch."""
     logger.warning("%s", line)
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from photofound import files
+from photofound import files, remote
 from photofound.data.ledger import DAMAGED_COLUMN as DAMAGED
 from photofound.data.ledger import error_text
 
@@ -29,21 +29,25 @@ def parts(paths: list[str]) -> list[tuple[str, int | None]]:
     return found
 
 
-def read(part: tuple[str, int | None], start: int = 0, step: int = 1) -> Iterator[dict[str, Any]]:
+def read(
+    part: tuple[str, int | None], start: int = 0, step: int = 1, opener: files.Opener = files.open_file
+) -> Iterator[dict[str, Any]]:
     """Every ``step``-th row of a part from number ``start`` on; a damaged one ends with a row that says so."""
-    yield from itertools.islice(_rows(*part), start, None, step)
+    yield from itertools.islice(_rows(*part, opener), start, None, step)
 
 
-def _rows(path: str, group: int | None) -> Iterator[dict[str, Any]]:
+def _rows(path: str, group: int | None, opener: files.Opener) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        with files.open_file(path) as file:
+        with opener(path) as file:
             groups = None if group is None else [group]
             for row in pq.ParquetFile(file, buffer_size=_BUFFER).iter_batches(1, groups):
                 if row.nbytes > files.MAX_BYTES:
                     yield {"name": path, DAMAGED: f"a row of it has more than {files.MAX_BYTES:,} bytes"}
                 else:
                     yield from row.to_pylist()
+    except remote.Unreachable:  # no fault of the file's
+        raise
     except Exception as error:  # pyarrow raises nearly anything
         yield {"name": path, DAMAGED: f"cannot be read ({error_text(error)})"}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from photofound import image
+from photofound.data.cache import ShardCache
 from photofound.data.ledger import Ledger
 from photofound.data.shards import EndlessSource
 from photofound.data.sources import Raw, Source, by_cluster, pinned
@@ -74,8 +75,9 @@ class BatchReader:
     forgets what had been given, and decodes nothing.
     """
 
-    def __init__(self, order: Order, ledger: Ledger) -> None:
-        self.order, self.ledger, self.round, self.given, self._target = order, ledger, 0, 0, 0
+    def __init__(self, order: Order, ledger: Ledger, cache: ShardCache | None = None) -> None:
+        self.order, self.ledger, self.cache = order, ledger, cache
+        self.round, self.given, self._target = 0, 0, 0
         self._open([pinned(source) for source in order.sources])
         self._waiting: dict[int, list[tuple[int, Raw | None]]] = defaultdict(list)  # (round, sample); None: given
         self._anchors: dict[int, dict[str, Any]] = {}
@@ -85,11 +87,10 @@ class BatchReader:
         order, drawn = self.order, [each for source in sources for each in by_cluster(source)]
         shares = np.array([source.weight for source in drawn])
         self._shares, self._versions = shares / shares.sum(), [source.version for source in sources]
+        interleave = [max(1, round(order.interleave * share)) for share in self._shares]
         self.sources = [
-            EndlessSource(
-                each, order.rank, order.world, order.seed, max(1, round(order.interleave * share)), self.ledger
-            )
-            for each, share in zip(drawn, self._shares, strict=True)
+            EndlessSource(each, order.rank, order.world, order.seed, at_once, self.ledger, self.cache)
+            for each, at_once in zip(drawn, interleave, strict=True)
         ]
 
     def __iter__(self) -> Iterator[tuple[EncodedBatch, dict[str, Any]]]:

@@ -48,7 +48,7 @@ def parts(room: str, version: int | None, where: str | None, part: int) -> list[
     return found
 
 
-def read(part: RoomPart, start: int = 0, step: int = 1) -> Iterator[dict[str, Any]]:
+def read(part: RoomPart, start: int = 0, step: int = 1, opener: object = None) -> Iterator[dict[str, Any]]:
     """Every ``step``-th row of a part from number ``start`` on, with the bytes of its files; one whose file cannot be
     had says so in ``DAMAGED_COLUMN``."""
     room, version, where, fragment, first, length = part

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from photofound import files
+from photofound.data.cache import ShardCache
 from photofound.data.ledger import Ledger, error_text
 from photofound.data.sources import Part, Raw, Source, open_parts, raw
 
@@ -25,9 +27,9 @@ class _Unit(NamedTuple):
 class _OpenUnit:
     """A unit that is being read; ``number``: its place in the process's share of the epoch."""
 
-    def __init__(self, unit: _Unit, number: int, read: int = 0) -> None:
+    def __init__(self, unit: _Unit, number: int, read: int, opener: files.Opener) -> None:
         self.number, self.read = number, read
-        self._rows: Iterator[Mapping[str, Any]] = unit.part.rows(unit.start + read * unit.step, unit.step)
+        self._rows: Iterator[Mapping[str, Any]] = unit.part.rows(unit.start + read * unit.step, unit.step, opener)
 
     def next(self) -> Mapping[str, Any] | None:
         row = next(self._rows, None)
@@ -44,10 +46,20 @@ class EndlessSource:
 
     Args:
         interleave: shards that are open at once; each sample is of a random one.
+        cache: keeps shards that lie behind URLs, and fetches them before they are read.
     """
 
-    def __init__(self, source: Source, rank: int, world: int, seed: int, interleave: int, ledger: Ledger) -> None:
-        self.source, self.ledger = source, ledger
+    def __init__(
+        self,
+        source: Source,
+        rank: int,
+        world: int,
+        seed: int,
+        interleave: int,
+        ledger: Ledger,
+        cache: ShardCache | None = None,
+    ) -> None:
+        self.source, self.ledger, self.cache = source, ledger, cache
         self.rank, self.world, self.seed, self.interleave = rank, world, seed, interleave
         parts = open_parts(source)
         step = -(-world // len(parts))
@@ -69,8 +81,18 @@ class EndlessSource:
     def _fill(self) -> None:
         """Open shards until there are enough, or none is left of this epoch."""
         while len(self._open) < self.interleave and self._opened < len(self._share):
-            self._open.append(_OpenUnit(self._units[self._share[self._opened]], self._opened))
+            self._open.append(self._unit(self._opened))
             self._opened += 1
+
+    def _unit(self, number: int, read: int = 0) -> _OpenUnit:
+        """Open a unit of this epoch's share, behind ``read`` rows; fetch it, and those that come next."""
+        unit = self._units[self._share[number]]
+        if self.cache is None:
+            return _OpenUnit(unit, number, read, files.open_file)
+        for each in self._share[number : number + 1 + self.cache.ahead]:
+            if (url := self._units[each].part.url) is not None:
+                self.cache.fetch_soon(url)
+        return _OpenUnit(unit, number, read, self.cache.open)
 
     def next(self, draw: float) -> Raw:
         """The next sample of one of the open shards, which ``draw`` in [0, 1) chooses."""
@@ -118,4 +140,4 @@ class EndlessSource:
             )
             return
         self._opened = state["opened"]
-        self._open = [_OpenUnit(self._units[self._share[number]], number, read) for number, read in state["open"]]
+        self._open = [self._unit(number, read) for number, read in state["open"]]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from photofound import files
+from photofound import files, remote
 from photofound.data import folders, parquet, rooms
 from photofound.data.ledger import DAMAGED_COLUMN as DAMAGED
 from photofound.data.table import Table, is_room
@@ -26,6 +26,7 @@ CAPTION_COLUMNS = ("text", "caption", "prompt", "txt", "caption_short", "caption
 MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in MASKS))
 FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in IMAGES))
 MAX_JSON = 2**24  # bytes
+_MOST_NUMBERED = 1_000_000  # files of a pattern {a..b}
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Source:
 
     Attributes:
         path: a folder (of .tar, of .parquet, or of images with or without metadata.jsonl), a file or a pattern like
-            ``shards/*.tar``; the URL of one (``file://``, ``s3://``, ``https://``, ``hf://``; images in folders of this
-            machine only); or a dataset's id on the Hub.
+            ``shards/*.tar`` or ``shards/{000..127}.tar``; the URL of one (``file://``, ``s3://``, ``https://``,
+            ``hf://``; images in folders of this machine only); or a dataset's id on the Hub.
         weight: how often it is drawn, relative to the other sources.
         split, subset: of a dataset on the Hub.
         image: column of the photograph; its alpha channel, where it has one, marks the foreground.
@@ -87,7 +88,7 @@ class Source:
             raise ValueError(f"data: the weights of captions {self.captions} must be above 0; leave others out")
 
 
-Reader = Callable[[Any, int, int], Iterator[dict[str, Any]]]
+Reader = Callable[[Any, int, int, files.Opener], Iterator[dict[str, Any]]]
 """Of a part's place, every step-th row from a number on."""
 
 
@@ -109,9 +110,21 @@ class Part:
     def __init__(self, read: Reader, place: Any) -> None:
         self._read, self._place = read, place
 
-    def rows(self, start: int = 0, step: int = 1) -> Iterator[Mapping[str, Any]]:
-        """Every ``step``-th row from number ``start`` on; one that cannot be read says so in ``DAMAGED``."""
-        return self._read(self._place, start, step)
+    def rows(
+        self, start: int = 0, step: int = 1, opener: files.Opener = files.open_file
+    ) -> Iterator[Mapping[str, Any]]:
+        """Every ``step``-th row from number ``start`` on; one that cannot be read says so in ``DAMAGED``.
+
+        Args:
+            opener: opens the files that the part consists of; a cache of shards has one.
+        """
+        return self._read(self._place, start, step, opener)
+
+    @property
+    def url(self) -> str | None:
+        """Where its file lies, if that is behind a URL."""
+        path = self._place[0] if isinstance(self._place, tuple) else self._place
+        return path if isinstance(path, str) and files.local(path) is None else None
 
     @property
     def identity(self) -> str | None:
@@ -140,6 +153,8 @@ def _reading(source: Source) -> Iterator[None]:
     except Exception as error:  # the Hub's client, fsspec's and the builders raise nearly anything
         if str(error).startswith(("data: ", "where: ")) or isinstance(error, ImportError):
             raise
+        if isinstance(error, remote.Unreachable):
+            raise ValueError(f"data: {error}") from None
         advice = "give a folder, .tar or .parquet files, a room, or the id of a dataset on the Hub"
         raise ValueError(f"data: {source.path!r} cannot be read ({first_line(error)}); {advice}") from None
 
@@ -151,7 +166,7 @@ def _on_the_hub(source: Source) -> tuple[Reader, list[Any]]:
     dataset = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=True)
     dataset = dataset if dataset.features is None else dataset.decode(False)
 
-    def read(shard: _HubShard, start: int, step: int) -> Iterator[dict[str, Any]]:
+    def read(shard: _HubShard, start: int, step: int, opener: files.Opener) -> Iterator[dict[str, Any]]:
         yield from itertools.islice(dataset.shard(dataset.num_shards, shard.number), start, None, step)
 
     return read, [_HubShard(number) for number in range(dataset.num_shards)]
@@ -187,7 +202,7 @@ def _identity(part: Any) -> str | None:
     if isinstance(part, rooms.RoomPart):
         return repr(part)
     if isinstance(part, _HubShard):
-        return None
+        return None  # it may have changed on the Hub
     paths = [part] if isinstance(part, str) else [part[0]] if isinstance(part, tuple) else None
     if paths is None:
         paths = [str(path) for listed in part for path in listed.files.values()]
@@ -203,7 +218,13 @@ def _identity(part: Any) -> str | None:
 
 
 def _files(path: str) -> list[str]:
-    """The tars or the parquet files that a path or a URL names: a file, a pattern, or a folder of them."""
+    """The tars or the parquet files that a path or a URL names: a file, a pattern, numbered ones, or a folder."""
+    if (braces := re.search(r"\{(\d+)\.\.(\d+)\}", path)) is not None:
+        first, last, width = int(braces[1]), int(braces[2]), len(braces[1])
+        if not 0 <= last - first < _MOST_NUMBERED:
+            raise ValueError(f"{braces[0]} must count up, to {_MOST_NUMBERED:,} files at most")
+        numbered = (f"{path[: braces.start()]}{n:0{width}d}{path[braces.end() :]}" for n in range(first, last + 1))
+        return [file for each in numbered for file in _files(each)]
     folder, _, name = path.rstrip("/").rpartition("/")
     if any(character in name for character in ("*[" if "://" in path else "*?[")):
         return files.find(folder or ("/" if path.startswith("/") else "."), name)
@@ -234,9 +255,9 @@ def by_cluster(source: Source) -> list[Source]:
     return [replace(plain, where=where, weight=source.weight * share) for where, share in shares.items()]
 
 
-def _read_tar(tar: str, start: int, step: int) -> Iterator[dict[str, Any]]:
+def _read_tar(tar: str, start: int, step: int, opener: files.Opener) -> Iterator[dict[str, Any]]:
     """Rows of a tar, one column per extension; a damaged one ends with a row that says so."""
-    for sample in read_tar(tar, start, step):
+    for sample in read_tar(tar, start, step, opener):
         name, damaged = (sample.pop(key, b"").decode(errors="replace") for key in ("name", "damaged"))
         content = {extension[1:]: content for extension, content in sample.items()}
         yield {"name": name} | ({DAMAGED: damaged} if damaged else content)

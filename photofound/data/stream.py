@@ -13,12 +13,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from photofound import files, image
+from photofound.data.cache import ShardCache
 from photofound.data.decoder import BatchDecoder
 from photofound.data.ledger import Ledger
 from photofound.data.photograph import Photograph, from_row, to_unit
@@ -48,6 +50,9 @@ class Stream:
         precomputed: ``text``, ``latents`` or both: read them from the shards, where ``photofound train prepare`` has
             put them. With ``latents`` every crop is the middle of its picture, not mirrored, like its latents.
         log: a file that names every damaged sample, besides the log of Python.
+        cache: a folder that keeps shards of URLs; None: ``shards`` in this user's cache. Processes may share it.
+        cache_bytes: of its files, at most; 0: shards are read from their URLs, and none is fetched ahead.
+        prefetch: shards that are fetched into it before they are read, beyond those that are open.
     """
 
     def __init__(
@@ -68,10 +73,18 @@ class Stream:
         precomputed: Sequence[str] = (),
         device: torch.device | str = "cpu",
         log: Path | None = None,
+        cache: Path | None = None,
+        cache_bytes: int = 16 * 10**9,
+        prefetch: int = 4,
     ) -> None:
         if not sources:
             raise ValueError("data: no source; name at least one")
-        for name, value in (("batch size", batch_size), ("shuffle", shuffle), ("interleave", interleave)):
+        for name, value in (
+            ("batch size", batch_size),
+            ("shuffle", shuffle),
+            ("interleave", interleave),
+            ("prefetch", prefetch),
+        ):
             if value < 1:
                 raise ValueError(f"data: {name} is {value}; it must be at least 1")
         shape = (batch_size, tuple(buckets))
@@ -79,6 +92,7 @@ class Stream:
         self.workers, self.flip, self.precomputed = workers, flip, tuple(precomputed)
         log = None if log is None else files.output_path(log, "data.log")
         self.device, self.ledger = torch.device(device), Ledger(log)
+        self._cache = (cache or files.cache_folder() / "shards", cache_bytes, prefetch)
         self._position: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,9 +104,14 @@ class Stream:
         self._position = state.get("position")
 
     def __iter__(self) -> Iterator[Sample]:
-        reader = BatchReader(self.order, self.ledger)
-        if self._position is not None:
-            reader.load_state_dict(self._position)
+        remote = self._cache[1] > 0 and any(files.local(source.path) is None for source in self.order.sources)
+        with closing(ShardCache(*self._cache)) if remote else nullcontext() as cache:
+            reader = BatchReader(self.order, self.ledger, cache)
+            if self._position is not None:
+                reader.load_state_dict(self._position)
+            yield from self._samples(reader)
+
+    def _samples(self, reader: BatchReader) -> Iterator[Sample]:
         positions: deque[dict[str, Any]] = deque()
         for made in self._loader(reader, positions):
             self._position = positions.popleft()

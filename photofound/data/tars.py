@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from photofound import files, image
+from photofound import files, image, remote
 from photofound.data.ledger import error_text, files_below, warn_passed_over
 
 MAX_FILES = 100  # of one sample
@@ -31,7 +31,9 @@ def warn_unread(folder: str | Path, read: Sequence[str]) -> None:
         warn_passed_over(here, [p.name for p in files_below(here) if p.suffix.lower() in kinds and str(p) not in known])
 
 
-def read_tar(tar: str | Path, start: int = 0, step: int = 1) -> Iterator[dict[str, bytes]]:
+def read_tar(
+    tar: str | Path, start: int = 0, step: int = 1, opener: files.Opener = files.open_file
+) -> Iterator[dict[str, bytes]]:
     """Every ``step``-th sample of a WebDataset tar that has a picture, from number ``start`` on (of the others only
     headers are read): ``.EXTENSION`` -> bytes, grouped by folder and key (members
     of a sample lie together), and ``name`` for messages. Links are passed over and named. One whose files are sparse or
@@ -65,7 +67,7 @@ def read_tar(tar: str | Path, start: int = 0, step: int = 1) -> Iterator[dict[st
             without.append(sample["name"].decode(errors="replace").removeprefix(f"{tar} "))
 
     try:
-        with files.open_file(tar) as opened:
+        with opener(str(tar)) as opened:
             for found in _members(opened):
                 if isinstance(found, Exception):
                     beside = True
@@ -100,6 +102,8 @@ def read_tar(tar: str | Path, start: int = 0, step: int = 1) -> Iterator[dict[st
                         sample["." + extension.lower()] = file.read()
                     except tarfile.ReadError as error:  # it ends before its time
                         sample |= _unreadable(tar, error)
+    except remote.Unreachable:  # no fault of the tar's
+        raise
     except Exception as error:  # tarfile and what decompresses raise nearly anything
         sample = _unreadable(tar, error)
     yield from ended()
@@ -137,12 +141,16 @@ def _members(opened: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInf
             if _is_end(stream, last):
                 return
             raise tarfile.ReadError(f"a broken header at byte {last:,}")
+        except remote.Unreachable:
+            raise
         except Exception as error:
             if not reported:
                 yield error
         reported = True
         try:
             found = _next_header(stream, last + tarfile.BLOCKSIZE)
+        except remote.Unreachable:
+            raise
         except Exception:  # of what decompresses
             return
         if found is None:

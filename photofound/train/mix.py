@@ -280,6 +280,9 @@ class StreamReader:
             precomputed=self.data.precomputed,
             device=self.world.device,
             log=Path(self.data.log) if self.data.log else None,
+            cache=Path(self.data.shard_cache) if self.data.shard_cache else None,
+            cache_bytes=int(self.data.shard_cache_gb * 1e9),
+            prefetch=self.data.prefetch,
         )
         self._stream.load_state_dict(position)
         self._batches, self._shape = iter(self._stream), (crop, size)

@@ -127,6 +127,9 @@ class DataConfig:
     shuffle: int = 1024  # sources: photographs that are shuffled together; they lie in memory, encoded
     interleave: int = 16  # sources: shards that are read at once, so that a batch is of many
     workers: int = 2  # sources: processes that decode
+    shard_cache: str | None = None  # sources: a folder that keeps shards of URLs; null: in this user's cache
+    shard_cache_gb: float = 16.0  # sources: its size at most; 0: shards are read from their URLs
+    prefetch: int = 4  # sources: shards of URLs that are fetched before they are read
     precomputed: tuple[str, ...] = ()  # sources: take [text, latents] from the shards; 'prepare' has computed them
     log: str | None = None  # sources: a file that names every damaged sample
     exemplars: tuple[str, ...] = ()  # folders that 'prepare --exemplars' wrote, one for each crop size
