@@ -222,5 +222,7 @@ def test_a_gpu_gathers_the_windows_that_a_cpu_stacks(store):
     flip = torch.tensor([True, False, True, False, True, True])
     for offset, channels in ((store.offset[rows], 3), (store.matte_offset[rows], 1)):
         assert (offset < 0).any() == (channels == 1)  # photographs without a matte
-        stacked, gathered = (cut(offset, channels, rows, *where, 18, flip) for cut in (store._stacked, store._gathered))
+        stacked, gathered = (
+            cut(offset, channels, rows, *where, (18, 14), flip) for cut in (store._stacked, store._gathered)
+        )
         assert torch.equal(stacked, gathered) and stacked.any()

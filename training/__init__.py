@@ -161,20 +161,19 @@ def launch(
     ``--dry-run [--gpus N] [--gpu NAME] ...`` what it would take (``photofound.train.estimate``, which ``plan``
     is for).
 
-    Returns the exit status: 0; 2 for a user's mistake, which is one line on stderr; 75 for a run that SIGTERM or
-    SIGUSR1 stopped and that ``--resume latest`` goes on with.
+    Returns the exit status: 0; 1 for a finished run whose model the Hub did not get; 2 for a user's mistake; each is
+    one line on stderr; 75 for a run that SIGTERM or SIGUSR1 stopped and that ``--resume latest`` goes on with.
     """
     try:
         args, overrides = parser(_name_of(config_class), doc).split(argv)
         if args.dry_run:
             return _dry_run(config_class, stage_class, plan, args, overrides)
-        finished = _run(config_class, stage_class, args.config, overrides, args.run_dir, args.resume)
+        return _run(config_class, stage_class, args.config, overrides, args.run_dir, args.resume)
     except (ValueError, OSError) as error:
         line = f"photofound: {one_line(error)}"
         print(line, file=sys.stderr)
         _write_for_launcher(line)
         return 2
-    return 0 if finished else STOPPED
 
 
 def _name_of(config_class: type) -> str:
@@ -196,9 +195,9 @@ def _run(
     overrides: Sequence[str],
     run_dir: str,
     resume: str | None,
-) -> bool:
+) -> int:
     from photofound import files
-    from photofound.train import checkpoint
+    from photofound.train import checkpoint, hub
     from photofound.train.distributed import make_engine
     from photofound.train.trainer import Trainer
 
@@ -210,6 +209,7 @@ def _run(
         )
     engine = make_engine(settings.train, folder)
     if engine.main:
+        hub.check(settings.hub)
         folder.mkdir(parents=True, exist_ok=True)
         config.save(settings, folder / "config.yaml")
     engine.wait()
@@ -219,7 +219,12 @@ def _run(
     if finished and engine.main:
         _write_card(folder / "model")
     engine.leave()
-    return finished
+    if not finished:
+        return STOPPED
+    failure = hub.push(settings.hub, folder / "model") if engine.main and settings.hub.repo_id else None
+    if failure:
+        print(f"photofound: {failure}", file=sys.stderr)
+    return 1 if failure else 0
 
 
 def _write_card(model: Path) -> None:

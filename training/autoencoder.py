@@ -26,7 +26,7 @@ from photofound.model.vision import PerceptualNet
 from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
 from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
-from photofound.train.settings import TrainConfig
+from photofound.train.settings import HubConfig, TrainConfig
 
 # Residual blocks at full, 1/2, 1/4 and 1/8 resolution. None at full: the first step is a pixel-unshuffle, the last a
 # pixel-shuffle.
@@ -81,6 +81,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     @property
     def turns(self) -> tuple[float, ...]:

@@ -31,7 +31,7 @@ from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train.distributed import World
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
-from photofound.train.settings import TrainConfig
+from photofound.train.settings import HubConfig, TrainConfig
 
 L1 = 0.5  # weight of the mean absolute error in the hole
 _AT_ONCE = 32  # guesses that are sampled together
@@ -76,6 +76,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     @property
     def turns(self) -> tuple[float, ...]:

@@ -96,7 +96,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    prompts: settings.PromptConfig = field(default_factory=settings.PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hub: settings.HubConfig = field(default_factory=settings.HubConfig)
 
     @property
     def turns(self) -> tuple[float, ...]:
@@ -115,7 +117,9 @@ class Config:
         mix = settings.MixConfig(self.mix.tasks, **dropped, **same)
         model = settings.ModelConfig(start=self.teacher, text_length=self.text_length, train_text=False)
         recipe = settings.RecipeConfig(lpips=self.distill.lpips, lpips_net=self.distill.lpips_net)
-        return settings.EditConfig(model=model, data=self.data, mix=mix, recipe=recipe, train=self.train)
+        return settings.EditConfig(
+            model=model, data=self.data, mix=mix, recipe=recipe, prompts=self.prompts, train=self.train
+        )
 
 
 class DistillStage(EditStage):

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from photofound.data import chosen
+from photofound.data.buckets import Buckets
 from photofound.data.objects import matte_plain_grounds
-from photofound.data.photograph import Photograph
+from photofound.data.photograph import Photograph, random_int
 from photofound.data.store import PhotoStore
+from photofound.edits.geometry import aspect_buckets
 from photofound.edits.task import Condition, Sample
 from photofound.train import settings
 from photofound.train.adapt import AdaptedStage, plan_adapted
@@ -46,8 +48,20 @@ class DataConfig(settings.DataConfig):
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {label: [Shoes]}: only what its metadata call so
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)  # not what its metadata call so
     caption: str | None = None  # caption of every photograph in place of its own, like "a photo of sks mug"
+    repeats: dict[str, float] = field(default_factory=dict)  # folder below it -> how often its photographs count
+    repeats_by_name: bool = False  # folders named N_name count N times, as kohya's trainer has it; 0 = left out
+    buckets: bool = False  # batches at the photographs' own aspects, of about crop x crop pixels; else squares
     mirror: bool = False
     late_from: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if few := [name for name, times in self.repeats.items() if not times > 0]:
+            raise ValueError(f"data.repeats: {few[0]} has {self.repeats[few[0]]}; give more than 0")
+        if (self.repeats or self.repeats_by_name or self.buckets) and (self.sources or self.drawn):
+            raise ValueError(
+                "data.buckets, data.repeats: are for data.folder; a stream has buckets, and weights of its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,18 +126,37 @@ class FinetuneStage(AdaptedStage):
 
     def __init__(self, config: Config, world: World) -> None:
         _check(config)
-        super().__init__(config, world, _photographs(config))
+        products = _products(config)
+        super().__init__(config, world, products and _stored(config, products))
         possible = self.mixer.possible(self.store, config.data.crop)
         left_out = [name for name in self.mixer.shares if name not in possible]
         if not possible:
             raise ValueError(f"data: {', '.join(left_out)} needs whole objects; add masks, or other tasks to mix.tasks")
         if left_out and world.rank == 0:
             print(f"data: left out of the mix, for want of a whole object by its mask: {', '.join(sorted(left_out))}")
+        self.buckets = self._bucketed(products) if config.data.buckets else None
         self.prior = self._class_photographs().to(self.device) if config.prior.weight else None
         others = {name: _store(config, _read(config, which)) for name, which in config.validation.sets.items()}
         sets = ({} if self.held_out is None else {"held_out": self.held_out}) | others
         size = config.validation.size
         self.validation_batches = {name: self.fixed_batch(store.to(self.device), size) for name, store in sets.items()}
+
+    def _bucketed(self, products: Sequence[Photograph]) -> Buckets:
+        """The photographs to train on, in buckets; those that can be of no use to the mix are left out."""
+        data = self.config.data
+        trained = [products[index] for index in self.store.photograph.unique().tolist()]
+        buckets = Buckets(trained, aspect_buckets(data.crop, data.multiple, data.widest)).to(self.device)
+        if buckets.left_out and self.world.rank == 0:
+            print(f"data: {buckets.left_out} photographs are too small for their bucket, and are left out")
+        buckets.stores = {shape: s for shape, s in buckets.stores.items() if self.mixer.possible(s, shape)}
+        if not buckets.stores:
+            raise ValueError("data.buckets: no bucket has a photograph that the mix can use; lower data.crop")
+        for store in buckets.stores.values():
+            if data.caption is not None:
+                store.captions = [[data.caption] for _ in store.captions]
+        weights = [float(self.mixer.choices(store, shape, False)[1].sum()) for shape, store in buckets.stores.items()]
+        self.bucket_weights = weights
+        return buckets
 
     def _class_photographs(self) -> PhotoStore:
         """The prior's photographs: its folder's and, where there is a prompt, ones that the model makes."""
@@ -157,6 +190,11 @@ class FinetuneStage(AdaptedStage):
         if self.stream is not None:
             batch = super().batch(generator, size, progress)
             return batch._replace(weight=self._importance(batch.sample.matte))
+        if self.buckets is not None:
+            cpu = torch.Generator().manual_seed(random_int(2**31, generator))
+            shape, store = self.buckets.pick(self.bucket_weights, cpu)
+            condition, sample = self.mixer.draw(store, shape, size, generator, self.mixer.possible(store, shape))
+            return Batch(condition, sample, progress, self._importance(sample.matte))
         ordinary = size * prior.weight / (1 + prior.weight)
         of_class = int(ordinary + torch.rand((), generator=generator, device=generator.device).item())
         conditions, samples, mattes = [], [], []
@@ -189,21 +227,29 @@ class FinetuneStage(AdaptedStage):
         return facts | {"data": [*facts["data"], *(self.prior.origins() if self.prior else ())]}
 
 
-def _photographs(config: Config) -> PhotoStore | None:
-    """The products; None where they are drawn or streamed, which the stage does itself."""
+def _products(config: Config) -> list[Photograph] | None:
+    """The products, those on plain grounds with a matte; None where they are drawn or streamed, which the stage does
+    itself."""
     data = config.data
     if data.drawn or data.sources:
         return None
-    store = _store(config, _read(config, Photos(data.folder, data.only, data.without, data.limit)))
-    if data.caption is not None:
-        store.captions = [[data.caption] for _ in store.captions]
+    which = Photos(data.folder, data.only, data.without, data.limit)
+    return matte_plain_grounds(_read(config, which, repeats=data.repeats, repeats_by_name=data.repeats_by_name))
+
+
+def _stored(config: Config, products: Sequence[Photograph]) -> PhotoStore:
+    """The products in memory, by the caption that replaces theirs."""
+    store = PhotoStore.build(products, config.data.sizes)
+    if config.data.caption is not None:
+        store.captions = [[config.data.caption] for _ in store.captions]
     return store
 
 
-def _read(config: Config, which: Photos, caption: str = "") -> list[Photograph]:
+def _read(config: Config, which: Photos, caption: str = "", **more: Any) -> list[Photograph]:
     """Photographs; those without a caption get ``caption``."""
     data = config.data
-    found = chosen.read(which.folder or data.folder, max(data.sizes), which.only, which.without, which.limit)
+    chosen_by = which.only, which.without, which.limit
+    found = chosen.read(which.folder or data.folder, max(data.sizes), *chosen_by, **more)
     return [photo if photo.caption else replace(photo, caption=caption) for photo in found]
 
 
@@ -221,6 +267,10 @@ def _check(config: Config) -> None:
     if data.sources and (data.only or data.without or data.limit or data.caption or config.prior.weight):
         raise ValueError(
             "data.sources: data.only, .without, .limit, .caption and prior are for data.folder; leave them"
+        )
+    if data.buckets and config.prior.weight:
+        raise ValueError(
+            "data.buckets: photographs of the class are squares, and a batch has one shape; leave prior out"
         )
     if config.data.cache:
         raise ValueError("data.cache: fine-tuning reads its photographs anew each time; leave it out")

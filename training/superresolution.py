@@ -27,7 +27,7 @@ from photofound.model.vision import PerceptualNet
 from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
 from photofound.train.losses import perceptual_distance
-from photofound.train.settings import TrainConfig
+from photofound.train.settings import HubConfig, TrainConfig
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -76,6 +76,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
 
 @dataclass(frozen=True)

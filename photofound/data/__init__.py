@@ -14,6 +14,7 @@ Each file imports only files above it:
     captions     ways to caption a photograph
     photos       the photographs of a folder of tars
     store        photographs in memory, cropped in batches
+    buckets      photographs in memory at their own aspects
     exemplars    training samples with exemplar canvases, made ahead
     chosen       photographs of any source, chosen by their metadata
     precomputed  text embeddings and latents that were computed before training

@@ -16,13 +16,15 @@ from photofound.data.sources import Raw
 @dataclass(frozen=True)
 class Photograph:
     """One training photograph. ``pixels``: (3, H, W) uint8; ``matte``: (1, H, W) uint8, 255 = object, or None;
-    ``source`` and ``licence`` as its metadata name them, "" where they do not."""
+    ``source`` and ``licence`` as its metadata name them, "" where they do not; ``repeats``: how often it is drawn where
+    others are drawn once."""
 
     pixels: Tensor
     matte: Tensor | None
     caption: str
     source: str
     licence: str = ""
+    repeats: float = 1.0
 
 
 def photograph(

@@ -17,6 +17,9 @@ from photofound.data.photograph import Photograph, to_unit
 from photofound.data.photos import origins, read
 from photofound.edits.task import Sample
 
+Crop = int | tuple[int, int]
+"""The side of a square, or (H, W)."""
+
 
 class PhotoStore:
     """All photographs at a few sizes in one flat uint8 tensor on the device.
@@ -30,6 +33,7 @@ class PhotoStore:
         table: (R, 9) int64, one row per photograph and size: offset of the pixels, of the matte (-1 = none), height,
             width, the complete object's left, top, right and bottom (zeros = none), and the photograph's index.
         captions, sources, licences: per photograph, the ways to caption it, where it is from, under which licence.
+        repeats: per photograph, how often it is drawn where others are drawn once.
     """
 
     def __init__(
@@ -39,9 +43,11 @@ class PhotoStore:
         captions: list[list[str]],
         sources: list[str],
         licences: list[str] | None = None,
+        repeats: list[float] | None = None,
     ) -> None:
         self.flat, self.table, self.captions, self.sources = flat, table, captions, sources
         self.licences = licences or [""] * len(sources)
+        self.repeats = repeats or [1.0] * len(sources)
         self.offset, self.matte_offset, self.height, self.width = table[:, :4].unbind(1)
         self.box, self.photograph = table[:, 4:8], table[:, 8]
 
@@ -61,7 +67,8 @@ class PhotoStore:
                     offset += sum(x.numel() for x in (pixels, matte) if x is not None)
                 rows.append(kept[pixels.shape])
         sources, licences = [p.source for p in photographs], [p.licence for p in photographs]
-        return cls(torch.cat(chunks), torch.tensor(rows), [captions(p) for p in photographs], sources, licences)
+        words, repeats = [captions(p) for p in photographs], [p.repeats for p in photographs]
+        return cls(torch.cat(chunks), torch.tensor(rows), words, sources, licences, repeats)
 
     def save(self, path: Path) -> None:
         """Write the store as one safetensors file, whole or not at all."""
@@ -88,11 +95,11 @@ class PhotoStore:
 
     def to(self, device: torch.device | str) -> PhotoStore:
         """The same store with its pixels on ``device``."""
-        return PhotoStore(self.flat.to(device), self.table, self.captions, self.sources, self.licences)
+        return PhotoStore(self.flat.to(device), self.table, self.captions, self.sources, self.licences, self.repeats)
 
     def part(self, rows: Tensor) -> PhotoStore:
         """Some rows of the store, chosen by (R,) bool; the pixels are shared."""
-        return PhotoStore(self.flat, self.table[rows], self.captions, self.sources, self.licences)
+        return PhotoStore(self.flat, self.table[rows], self.captions, self.sources, self.licences, self.repeats)
 
     def origins(self) -> tuple[Origin, ...]:
         """Where the photographs of its rows are from, under which licences, and how many they are."""
@@ -125,26 +132,27 @@ class PhotoStore:
                 self.licences = [licence for _, licence in found]
         return self
 
-    def rows(self, crop: int, objects: bool = False) -> Tensor:
+    def rows(self, crop: Crop, objects: bool = False) -> Tensor:
         """Indices of the rows that a crop fits into; with ``objects``, those whose whole object fits into it."""
-        fits = (self.height >= crop) & (self.width >= crop)
+        tall, wide = _sides(crop)
+        fits = (self.height >= tall) & (self.width >= wide)
         if objects:
-            sides = torch.stack([self.box[:, 2] - self.box[:, 0], self.box[:, 3] - self.box[:, 1]]).amax(0)
-            fits &= (sides > crop // 5) & (sides <= crop - 4)
+            width, height = self.box[:, 2] - self.box[:, 0], self.box[:, 3] - self.box[:, 1]
+            fits &= (torch.maximum(width, height) > min(tall, wide) // 5) & (width <= wide - 4) & (height <= tall - 4)
         return fits.nonzero()[:, 0]
 
-    def crops(self, rows: Tensor, crop: int, objects: bool, generator: torch.Generator, mirror: bool = True) -> Sample:
-        """Random square crops of the given rows, with ``mirror`` every other one mirrored; with ``objects`` each holds
-        the whole object.
+    def crops(self, rows: Tensor, crop: Crop, objects: bool, generator: torch.Generator, mirror: bool = True) -> Sample:
+        """Random crops of the given rows, with ``mirror`` every other one mirrored; with ``objects`` each holds the
+        whole object.
 
         ``generator`` is on the CPU; the pixels and mattes of the result are on the store's device.
         """
-        count = len(rows)
+        count, (tall, wide) = len(rows), _sides(crop)
         height, width, box = self.height[rows], self.width[rows], self.box[rows]
         top_range, left_range = torch.zeros(count, 2), torch.zeros(count, 2)
-        top_range[:, 1], left_range[:, 1] = height - crop, width - crop
+        top_range[:, 1], left_range[:, 1] = height - tall, width - wide
         if objects:  # the window must begin before the object and end after it
-            top_range[:, 0], left_range[:, 0] = (box[:, 3] - crop).clamp(min=0), (box[:, 2] - crop).clamp(min=0)
+            top_range[:, 0], left_range[:, 0] = (box[:, 3] - tall).clamp(min=0), (box[:, 2] - wide).clamp(min=0)
             top_range[:, 1] = torch.minimum(top_range[:, 1], box[:, 1].float())
             left_range[:, 1] = torch.minimum(left_range[:, 1], box[:, 0].float())
         u = torch.rand(count, 2, generator=generator).clamp(max=1 - 1e-6)  # else rounding can step over the end
@@ -152,18 +160,25 @@ class PhotoStore:
         left = (left_range[:, 0] + u[:, 1] * (left_range[:, 1] - left_range[:, 0] + 1)).floor().long()
         flip = torch.rand(count, generator=generator) < 0.5 * mirror
         cut = self._gathered if self.device.type == "cuda" else self._stacked
-        pixels = cut(self.offset[rows], 3, rows, top, left, crop, flip)
-        matte = cut(self.matte_offset[rows], 1, rows, top, left, crop, flip)
+        pixels = cut(self.offset[rows], 3, rows, top, left, (tall, wide), flip)
+        matte = cut(self.matte_offset[rows], 1, rows, top, left, (tall, wide), flip)
         picks = torch.rand(count, generator=generator)
         prompts = [_pick(self.captions[int(c)], float(u)) for c, u in zip(self.photograph[rows], picks, strict=True)]
         return Sample(to_unit(pixels), matte.float().div_(255), prompts)
 
     def _stacked(
-        self, offset: Tensor, channels: int, rows: Tensor, top: Tensor, left: Tensor, crop: int, flip: Tensor
+        self,
+        offset: Tensor,
+        channels: int,
+        rows: Tensor,
+        top: Tensor,
+        left: Tensor,
+        crop: tuple[int, int],
+        flip: Tensor,
     ) -> Tensor:
-        """Windows (N, channels, crop, crop) as a stack of views, which is the fastest way on a CPU; zeros where the
+        """Windows (N, channels, *crop) as a stack of views, which is the fastest way on a CPU; zeros where the
         offset is below 0."""
-        empty = torch.zeros(channels, crop, crop, dtype=torch.uint8, device=self.device)
+        empty = torch.zeros(channels, *crop, dtype=torch.uint8, device=self.device)
         lists = (x.tolist() for x in (offset, self.height[rows], self.width[rows], top, left, flip))
         return torch.stack(
             [
@@ -173,24 +188,44 @@ class PhotoStore:
         )
 
     def _window(
-        self, offset: int, channels: int, height: int, width: int, top: int, left: int, crop: int, flip: bool
+        self,
+        offset: int,
+        channels: int,
+        height: int,
+        width: int,
+        top: int,
+        left: int,
+        crop: tuple[int, int],
+        flip: bool,
     ) -> Tensor:
-        """A (channels, crop, crop) view of the store."""
+        """A (channels, *crop) view of the store."""
         planes = self.flat[offset : offset + channels * height * width].view(channels, height, width)
-        window = planes[:, top : top + crop, left : left + crop]
+        window = planes[:, top : top + crop[0], left : left + crop[1]]
         return window.flip(-1) if flip else window
 
     def _gathered(
-        self, offset: Tensor, channels: int, rows: Tensor, top: Tensor, left: Tensor, crop: int, flip: Tensor
+        self,
+        offset: Tensor,
+        channels: int,
+        rows: Tensor,
+        top: Tensor,
+        left: Tensor,
+        crop: tuple[int, int],
+        flip: Tensor,
     ) -> Tensor:
         """The same windows in a few kernels for all of them, which is the fastest way on a GPU."""
         sizes = torch.stack([offset, self.height[rows], self.width[rows], top, left, flip.long()])
         offset, height, width, top, left, flip = (x.view(-1, 1, 1, 1) for x in sizes.to(self.device).unbind())
-        place = torch.arange(crop, device=self.device)
+        down, right = (torch.arange(side, device=self.device) for side in crop)
         plane = torch.arange(channels, device=self.device).view(1, -1, 1, 1)
-        across = torch.where(flip > 0, crop - 1 - place, place)  # (N, 1, 1, crop)
-        index = offset + (plane * height + top + place[:, None]) * width + left + across
+        across = torch.where(flip > 0, crop[1] - 1 - right, right)  # (N, 1, 1, width)
+        index = offset + (plane * height + top + down[:, None]) * width + left + across
         return self.flat[index.clamp(min=0)].masked_fill(offset < 0, 0)
+
+
+def _sides(crop: Crop) -> tuple[int, int]:
+    """Height and width of a crop."""
+    return (crop, crop) if isinstance(crop, int) else crop
 
 
 def _pick(choices: Sequence[str], u: float) -> str:

@@ -24,6 +24,7 @@ Each file imports only files above it:
     batches      micro-batches, the next ones while the GPU works
     disk         what a run writes, and whether there is room
     trainer      the loop
+    hub          a run's model on the Hub
     price        what GPU hours cost: money, energy, carbon
     estimate     what a run will take: the dry run
     memory       what a step takes on a GPU, counted without one
@@ -33,6 +34,7 @@ Each file imports only files above it:
     recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO
     lora         LoRA and DoRA: new, or from a file; saved; merged
     plan         what a run on the transformer costs, by its configuration alone
+    prompts      pictures of the same prompts as a run goes on
     stage        EditStage: the stage of pretraining, fine-tuning, preferences, distillation; dropout of text
     adapt        AdaptedStage: a LoRA, a head or all weights of a trained model
 """

@@ -17,11 +17,12 @@ class Stage(Protocol):
     It is built by ``StageClass(config, world)``, where ``world`` says on which device, and which share of the data is
     this process's (a stage that draws from what lies in memory needs only the device). Every process builds the same
     weights. Optional: ``batch_size(size, progress) -> int``, how many samples take the place of ``size`` at that
-    progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, which is called
-    as ``sheet`` is; ``work(progress) -> (tokens, FLOP)``, of a sample in a step; ``ahead``, true where batches do not
-    depend on what is trained, so that the next one may be drawn before a step is over; and for a stage that reads a
-    stream ``state_dict() -> dict`` (anything JSON can hold) and ``load_state_dict(dict)``, its position in the data,
-    which are called with a checkpoint, in every process.
+    progress; ``validate() -> dict`` of scalars, what is held out measured in the same way each time, and ``pictures()
+    -> dict`` of (H, W, 3) uint8, named pictures beside each sheet, which are called as ``sheet`` is; ``work(progress)
+    -> (tokens, FLOP)``, of a sample in a step; ``ahead``, true where batches do not depend on what is trained, so that
+    the next one may be drawn before a step is over; and for a stage that reads a stream ``state_dict() -> dict``
+    (anything JSON can hold) and ``load_state_dict(dict)``, its position in the data, which are called with a
+    checkpoint, in every process.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
     ``data`` (of ``record.Origin``), ``filtering`` (sentences), ``rooms`` (of ``record.RoomRead``) and ``parents`` (of
     ``record.Training``); ``note_reading(run_dir, training)`` is called when the run begins.

@@ -17,7 +17,7 @@ from torch import Tensor
 from photofound.data.exemplars import Exemplars
 from photofound.data.objects import holds_object
 from photofound.data.photograph import random_int
-from photofound.data.store import PhotoStore
+from photofound.data.store import Crop, PhotoStore
 from photofound.data.stream import Stream
 from photofound.edits import masks
 from photofound.edits import reference as references
@@ -110,13 +110,13 @@ class TaskMixer:
             name: not hole_is_matte and name in self.tasks and self.tasks[name].needs_object for name in self.shares
         }
         # Keyed by the store itself: a later store may get the id() of an earlier one.
-        self._choices: WeakKeyDictionary[PhotoStore, dict[tuple[int, bool], tuple[Tensor, Tensor]]]
+        self._choices: WeakKeyDictionary[PhotoStore, dict[tuple[Crop, bool], tuple[Tensor, Tensor]]]
         self._choices = WeakKeyDictionary()
 
     def draw(
         self,
         store: PhotoStore,
-        crop: int,
+        crop: Crop,
         size: int,
         generator: torch.Generator,
         shares: Mapping[str, float] | None = None,
@@ -145,7 +145,7 @@ class TaskMixer:
         self,
         store: PhotoStore,
         name: str,
-        crop: int,
+        crop: Crop,
         count: int,
         generator: torch.Generator,
         cpu: torch.Generator,
@@ -172,11 +172,11 @@ class TaskMixer:
             samples.append(part)
         return Condition.cat(conditions), Sample.cat(samples)
 
-    def possible(self, store: PhotoStore, crop: int) -> dict[str, float]:
+    def possible(self, store: PhotoStore, crop: Crop) -> dict[str, float]:
         """The shares without the tasks that need a whole object, where the store has none."""
         return {n: share for n, share in self.shares.items() if not self.needs_object[n] or len(store.rows(crop, True))}
 
-    def choices(self, store: PhotoStore, crop: int, whole_object: bool) -> tuple[Tensor, Tensor]:
+    def choices(self, store: PhotoStore, crop: Crop, whole_object: bool) -> tuple[Tensor, Tensor]:
         """The store's rows that a crop fits into, and their weights.
 
         Raises ValueError where there are none.
@@ -189,11 +189,12 @@ class TaskMixer:
                 raise ValueError(
                     f"data: no photograph fits a crop of {crop}{whole}; lower data.crop or add larger ones"
                 )
-            sources = [store.sources[int(p)] for p in store.photograph[rows]]
-            known[crop, whole_object] = rows, torch.tensor([self.data.weights.get(s, 1.0) for s in sources])
+            photographs = store.photograph[rows].tolist()
+            weights = [self.data.weights.get(store.sources[p], 1.0) * store.repeats[p] for p in photographs]
+            known[crop, whole_object] = rows, torch.tensor(weights)
         return known[crop, whole_object]
 
-    def _crops(self, store: PhotoStore, crop: int, count: int, whole_object: bool, cpu: torch.Generator) -> Sample:
+    def _crops(self, store: PhotoStore, crop: Crop, count: int, whole_object: bool, cpu: torch.Generator) -> Sample:
         rows, weights = self.choices(store, crop, whole_object)
         picks = rows[torch.multinomial(weights, count, replacement=True, generator=cpu)]
         return store.crops(picks, crop, whole_object, cpu, self.data.mirror)

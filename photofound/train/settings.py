@@ -73,6 +73,14 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class HubConfig:
+    """The finished model on the Hub. Log in before, with 'hf auth login' or HF_TOKEN: no option takes a token."""
+
+    repo_id: str | None = None  # repository that the model is uploaded to at the end, like name/cups; null = none
+    private: bool = True  # make it a private one; a public one that is there is then refused
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The transformer's shape, the text encoder's, and which autoencoder."""
 
@@ -122,8 +130,8 @@ class DataConfig:
     recolour: float = 0.0  # share of the objects that get a ground of another colour, named in the prompt
     mirror: bool = True  # mirror every other crop; not for products with words on them
     sources: tuple[Source, ...] = ()  # stream these sources in place of the folder, when they do not fit into memory
-    multiple: int = 32  # sources: the sides of a batch are multiples of it, its area is about crop x crop
-    widest: float = 2.0  # sources: the most extreme aspect of a batch, long side over short side
+    multiple: int = 32  # sources, buckets: the sides of a batch are multiples of it, its area is about crop x crop
+    widest: float = 2.0  # sources, buckets: the most extreme aspect of a batch, long side over short side
     shuffle: int = 1024  # sources: photographs that are shuffled together; they lie in memory, encoded
     interleave: int = 16  # sources: shards that are read at once, so that a batch is of many
     workers: int = 2  # sources: processes that decode
@@ -218,6 +226,20 @@ class RecipeConfig:
 
 
 @dataclass(frozen=True)
+class PromptConfig:
+    """Pictures of the same prompts, with each sheet of samples (``train.sample_every``) and at the end: files in
+    ``samples/``, and images in the trackers."""
+
+    texts: tuple[str, ...] = ()  # what they are to show; none = no such pictures
+    task: str = "generate"  # generate, or an edit of the photograph: outpaint, inpaint, ...
+    image: str | None = None  # that photograph
+    inputs: dict[str, str] = field(default_factory=dict)  # the edit's other inputs, like {mask_image: mask.png}
+    seed: int = 0  # of the noise, the same at each time
+    steps: int | None = None  # sampling steps; null = the model's own
+    guidance: float | None = None  # guidance scale; null = the model's own
+
+
+@dataclass(frozen=True)
 class EditConfig:
     """The options of the stages that train the transformer."""
 
@@ -225,7 +247,9 @@ class EditConfig:
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     @property
     def turns(self) -> tuple[float, ...]:

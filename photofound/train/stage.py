@@ -39,6 +39,7 @@ from photofound.train import fewer_bits
 from photofound.train.build import build_pipeline
 from photofound.train.distributed import World, shared
 from photofound.train.mix import PRETEXT, Batch, StreamReader, TaskMixer, blank, hold_out, take
+from photofound.train.prompts import Prompts
 from photofound.train.recipe import Recipe
 from photofound.train.settings import EditConfig
 
@@ -94,6 +95,7 @@ class EditStage:
         self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
         self._costs: dict[int, tuple[int, float]] = {}
         self._check_sizes()
+        self.prompts = Prompts(config.prompts, self.pipeline) if config.prompts.texts else None
         if world.rank == 0 and (line := self._cut_captions()):
             print(line)
 
@@ -196,7 +198,7 @@ class EditStage:
         token = autoencoder.factor(self.vae) * shape.patch_size
         if stray := set(self.exemplars) - {data.crop, data.late_crop}:
             raise ValueError(f"data.exemplars: crops of {min(stray)} pixels are not those of this run; leave them out")
-        if data.sources and data.multiple % token:
+        if (data.sources or getattr(data, "buckets", False)) and data.multiple % token:
             raise ValueError(f"data.multiple: {data.multiple} is no multiple of a token's {token} pixels; give one")
         for name, crop in {"crop": data.crop, "late_crop": self.last_crop}.items():
             if crop % token:
@@ -433,6 +435,10 @@ class EditStage:
             return [picture.cpu() for i in range(3) for picture in (given[i], made[i], sample.pixels[i])]
 
         return sheets.sheet(shared(list(self.shares_for(self.store, self.last_crop)), row))
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Those of ``config.prompts``."""
+        return self.prompts.pictures() if self.prompts else {}
 
     def work(self, progress: float) -> tuple[int, float]:
         """Tokens of a sample, and FLOP of the transformer in a step with it: forward, and backward twice as dear. What

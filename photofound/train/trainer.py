@@ -260,11 +260,13 @@ class Trainer:
 
         torch.manual_seed(self.config.seed)
         with self._averaged():
-            sheet = self.call(self.stage.sheet)
+            made = {"samples": self.call(self.stage.sheet)} | self.call(getattr(self.stage, "pictures", dict))
         if self.main:
-            (self.run_dir / "samples").mkdir(exist_ok=True)
-            Image.fromarray(sheet).save(self.run_dir / "samples" / f"step-{self.step}.png")
-            self.engine.log_image("samples", sheet, self.step)
+            folder = self.run_dir / "samples"
+            folder.mkdir(exist_ok=True)
+            for number, (name, picture) in enumerate(made.items()):
+                Image.fromarray(picture).save(folder / f"step-{self.step}{f'-{number}' * bool(number)}.png")
+                self.engine.log_image(name, picture, self.step)
 
     def _validate(self) -> dict[str, float]:
         with self._averaged():
