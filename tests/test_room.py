@@ -151,12 +151,12 @@ def test_every_source_that_training_reads_can_be_added(tmp_path, photos, shards,
 
 ADD = """
 import sys, time
-from photofound.room import add
+from photofound.room import add, rows
 from photofound import Room
 add._ROWS = 16
 if sys.argv[3] == "slow":
-    described = add.describe
-    add.describe = lambda *a, **k: (time.sleep(0.02), described(*a, **k))[1]
+    described = rows.describe
+    rows.describe = lambda *a, **k: (time.sleep(0.02), described(*a, **k))[1]
 print(Room(sys.argv[1]).add(sys.argv[2], workers=1).line)
 """
 

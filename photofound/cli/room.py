@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from photofound.cli.arguments import Parser, count, file_name, path
+from photofound.cli.arguments import Parser, count, file_name, number_between, path
 from photofound.cli.console import say
 
 if TYPE_CHECKING:
+    from photofound.data.nodes import Pace
     from photofound.room.room import Room
 
 SUMMARY = "photographs in a room: add, search, stats, view, export, forget, ..."
@@ -32,7 +33,7 @@ def run(argv: list[str]) -> int:
 
 
 def _add(room: Room, args: argparse.Namespace) -> None:
-    with _bar("photographs") as progress:
+    with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
         embed = None if args.embed is None else [name for name in args.embed if name != "none"]
         added = room.add(
             *args.sources,
@@ -44,6 +45,7 @@ def _add(room: Room, args: argparse.Namespace) -> None:
             workers=args.workers or 0,
             reread=args.reread,
             progress=progress,
+            cluster=pace,
         )
     print(f"{args.room}: {added.line}")
 
@@ -126,8 +128,8 @@ def _rollback(room: Room, args: argparse.Namespace) -> None:
 
 
 def _embed(room: Room, args: argparse.Namespace) -> None:
-    with _bar("photographs") as progress:
-        done = room.embed(args.network, args.where, progress)
+    with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
+        done = room.embed(args.network, args.where, progress, pace)
     print(f"{args.room}: {done:,} embedded by {args.network}")
 
 
@@ -140,7 +142,8 @@ def _dedup(room: Room, args: argparse.Namespace) -> None:
     from photofound import files
     from photofound.room import page
 
-    found = room.dedup(args.by, args.near, args.similar, args.prefer, args.where)
+    with _cluster_of(args) as pace:
+        found = room.dedup(args.by, args.near, args.similar, args.prefer, args.where, pace)
     print(f'{args.room}: {found.line}; "duplicate_of = key" finds one of each')
     if args.html:
         files.write(args.html, page.of_groups(room.table, found.groups, "Duplicates", found.line))
@@ -154,8 +157,9 @@ def _filter(room: Room, args: argparse.Namespace) -> None:
         every = [*filters.MEASURES.items(), *((f"{name}:MODEL", q) for name, q in judges.QUESTIONS.items())]
         print("\n".join(f"{name:<18}{each.keeps} {each.threshold:<6g}{each.about}" for name, each in every))
         return
-    with _bar("photographs") as progress:
-        found = room.filter(*args.filters, where=args.where, workers=args.workers or 0, progress=progress)
+    with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
+        workers = args.workers or 0
+        found = room.filter(*args.filters, where=args.where, workers=workers, progress=progress, cluster=pace)
     print(found.text)
     print(f'{args.room}: {found.computed:,} photographs got scores; "kept" finds what every filter keeps')
     if args.html:
@@ -172,11 +176,26 @@ def _index(room: Room, args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _bar(unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def _cluster_of(args: argparse.Namespace) -> Iterator[Pace | None]:
+    """The cluster that was asked for, with lines on stderr of how it goes, the last one in the end; or None."""
+    if args.cluster is None:
+        if args.price is not None:
+            raise ValueError("--price: is of a cluster's node; add --cluster")
+        yield None
+        return
+    from photofound.data.nodes import Pace, connect
+
+    pace = Pace(connect(args.cluster), args.price, show=say)
+    yield pace
+    say(pace.line)
+
+
+@contextmanager
+def _bar(unit: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr if that is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=total, unit=f" {unit}", disable=quiet or not sys.stderr.isatty()) as bar:
         yield lambda number: (bar.update(number), None)[1]
 
 
@@ -209,6 +228,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--opt-out", metavar="FILE", type=path, help=listed)
     add("--workers", metavar="N", type=count, help="threads that decode; default: one for each processor, at most 8")
     add("--reread", action="store_true", help="read again what was written before")
+    _ray_arguments(add)
+
+
+def _ray_arguments(add: Callable[..., Any]) -> None:
+    address = "HOST:PORT of a Ray cluster; without it, the one that this machine is in, else this machine's cores"
+    add("--cluster", metavar="ADDRESS", nargs="?", const="", help=f"work on Ray: {address}")
+    add("--price", metavar="DOLLARS", type=number_between(0, 10**6), help="of a node for an hour, to say what it costs")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -265,6 +291,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     network = "small, a SqueezeNet's .safetensors, or a folder or id of transformers: openai/clip-vit-base-patch32"
     add("--network", metavar="NET", type=file_name, required=True, help=network)
     add("--where", metavar="SQL", help=_WHERE)
+    _ray_arguments(add)
 
 
 def _cluster_arguments(parser: argparse.ArgumentParser) -> None:
@@ -283,6 +310,7 @@ def _dedup_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefer", metavar="SQL", default="width * height", help=best)
     add("--where", metavar="SQL", help=_WHERE)
     add("--html", metavar="FILE", type=path, help="write a page of the largest groups")
+    _ray_arguments(add)
 
 
 def _filter_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,6 +321,7 @@ def _filter_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", metavar="N", type=count, help="threads; default: one for each processor, at most 8")
     add("--html", metavar="FILE", type=path, help="write a page of what is kept and dropped around each threshold")
     add("--list", action="store_true", help="list the filters, and do nothing")
+    _ray_arguments(add)
 
 
 def _index_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ Each file imports only files above it:
     stream       sources read as a stream in aspect buckets
     drawn        drawn photographs, to try training without data
     duplicates   near-duplicates among pictures
+    nodes        a Ray cluster: work spread over it, its pace and cost
     units        work in units: one after another, over processes, on a Ray cluster
     report       the report on a prepared collection
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,26 +76,57 @@ def near_pairs(bits: np.ndarray, near: int, colours: np.ndarray | None = None, r
 
     Yields (i, j): two arrays (M,) of indices.
     """
+    light = brightness(bits, colours)
+    for bucket in buckets(len(bits), near, rows):
+        yield from pairs_in(bucket, bits, light, near, colours)
+
+
+class Bucket(NamedTuple):
+    """What is sorted at once: a table, and those of its pictures that fall into one of ``parts`` by their hash."""
+
+    table: int
+    part: int
+    parts: int
+
+
+def buckets(count: int, near: int, rows: int = ROWS) -> list[Bucket]:
+    """All that there are; each can be worked on by itself, anywhere. Raises ValueError."""
     if not 0 <= near <= 61:
         raise ValueError(f"near: {near} bits of 64; give a number from 0 to 61 (3 is usual)")
-    masks, brightness = tables(near), _brightness(bits, colours)
-    for number, mask in enumerate(masks):
-        parts = -(-len(bits) // rows)
-        for part in range(parts):
-            values, order = _sorted(bits, brightness, mask, part, parts)
-            for i, j in _neighbours(values, order):
-                differ = bits[i] ^ bits[j]
-                close = np.bitwise_count(differ) <= near
-                # A pair that agrees in several tables is found in the first of them.
-                close &= differ & mask == 0
-                for earlier in masks[:number]:
-                    close &= differ & earlier != 0
-                i, j = i[close], j[close]
-                if colours is not None and len(i):
-                    close = _same_colours(colours[i], colours[j])
-                    i, j = i[close], j[close]
-                if len(i):
-                    yield i, j
+    parts = -(-count // rows)
+    return [Bucket(table, part, parts) for table in range(len(tables(near))) for part in range(parts)]
+
+
+def pairs_in(bucket: Bucket, bits: np.ndarray, light: np.ndarray, near: int, colours: np.ndarray | None) -> Pairs:
+    """The pairs of ``near_pairs`` that are found in a bucket; ``light`` is ``brightness``."""
+    masks = tables(near)
+    mask = masks[bucket.table]
+    values, order = _sorted(bits, light, mask, bucket.part, bucket.parts)
+    for i, j in _neighbours(values, order):
+        differ = bits[i] ^ bits[j]
+        close = np.bitwise_count(differ) <= near
+        # A pair that agrees in several tables is found in the first of them.
+        close &= differ & mask == 0
+        for earlier in masks[: bucket.table]:
+            close &= differ & earlier != 0
+        i, j = i[close], j[close]
+        if colours is not None and len(i):
+            close = _same_colours(colours[i], colours[j])
+            i, j = i[close], j[close]
+        if len(i):
+            yield i, j
+
+
+def forest(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """As few pairs as join the same pictures: less than one for each picture, however many pairs there are."""
+    i = j = np.zeros(0, np.int64)
+    for one, other in pairs:
+        ids, index = np.unique(np.concatenate([i, one, j, other]), return_inverse=True)
+        half = len(index) // 2
+        roots = _joined(len(ids), [(index[:half], index[half:])])
+        members = np.flatnonzero(roots != np.arange(len(ids)))
+        i, j = ids[roots[members]], ids[members]
+    return i, j
 
 
 def groups(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
@@ -102,6 +134,16 @@ def groups(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterat
 
     Memory is some 30 bytes a picture, however many pairs there are.
     """
+    roots = _joined(count, pairs)
+    joined = np.flatnonzero(np.bincount(roots, minlength=count)[roots] > 1)
+    if not len(joined):
+        return
+    joined = joined[np.argsort(roots[joined], kind="stable")]
+    yield from np.split(joined, np.flatnonzero(np.diff(roots[joined])) + 1)
+
+
+def _joined(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(count,) for each picture the first of its group."""
     parent = np.arange(count)
     for i, j in pairs:
         while True:
@@ -111,12 +153,7 @@ def groups(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterat
                 break
             i, j = one[apart], other[apart]
             np.minimum.at(parent, np.maximum(i, j), np.minimum(i, j))
-    roots = _roots(parent, parent)
-    joined = np.flatnonzero(np.bincount(roots, minlength=count)[roots] > 1)
-    if not len(joined):
-        return
-    joined = joined[np.argsort(roots[joined], kind="stable")]
-    yield from np.split(joined, np.flatnonzero(np.diff(roots[joined])) + 1)
+    return _roots(parent, parent)
 
 
 def representatives(
@@ -170,7 +207,7 @@ def _blocks(near: int) -> tuple[int, int]:
     return near + together, together
 
 
-def _brightness(bits: np.ndarray, colours: np.ndarray | None) -> np.ndarray:
+def brightness(bits: np.ndarray, colours: np.ndarray | None) -> np.ndarray:
     """(N,) uint8: the mean of each picture's colours. Means differ by at most what the colours differ by."""
     mean = np.zeros(len(bits), np.uint8)
     if colours is not None:

@@ -27,6 +27,7 @@ MASK_COLUMNS = ("mask", "matte", *(suffix[1:] for suffix in MASKS))
 FOREGROUND_COLUMNS = ("foreground", *(f"foreground{suffix}" for suffix in IMAGES))
 MAX_JSON = 2**24  # bytes
 _MOST_NUMBERED = 1_000_000  # files of a pattern {a..b}
+_PHOTOGRAPH = 2**17  # bytes of a photograph that is not looked at yet
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ class Part:
         """A text that changes when the part's files do; None where that is not known."""
         return _identity(self._place)
 
+    @property
+    def bytes(self) -> int:
+        """About how large it is, to share out work; 0 where that is not known. A row group counts as its file."""
+        return _size(self._place)
+
 
 def open_source(source: Source) -> Iterator[Mapping[str, Any]]:
     """All rows of a source, nothing decoded. Raises ValueError when there is no source."""
@@ -203,9 +209,7 @@ def _identity(part: Any) -> str | None:
         return repr(part)
     if isinstance(part, _HubShard):
         return None  # it may have changed on the Hub
-    paths = [part] if isinstance(part, str) else [part[0]] if isinstance(part, tuple) else None
-    if paths is None:
-        paths = [str(path) for listed in part for path in listed.files.values()]
+    paths = _paths(part)
     if any(files.local(path) is None for path in paths):
         return None
     try:
@@ -215,6 +219,21 @@ def _identity(part: Any) -> str | None:
     what = part if isinstance(part, (str, tuple)) else [[listed.row, list(listed.files)] for listed in part]
     names = [os.path.abspath(path) for path in paths]
     return json.dumps([what, names, [[stat.st_size, stat.st_mtime_ns] for stat in stats]], default=str)
+
+
+def _size(part: Any) -> int:
+    """About how many bytes a part has; 0 for URLs."""
+    if isinstance(part, rooms.RoomPart):
+        return part.length * _PHOTOGRAPH
+    here = [files.local(path) for path in _paths(part)] if not isinstance(part, _HubShard) else []
+    return sum(path.stat().st_size for path in here if path is not None and path.is_file())
+
+
+def _paths(part: Any) -> list[str]:
+    """The files of a tar, of a row group, or of rows of an image folder."""
+    if isinstance(part, str):
+        return [part]
+    return [part[0]] if isinstance(part, tuple) else [str(path) for each in part for path in each.files.values()]
 
 
 def _files(path: str) -> list[str]:

@@ -298,11 +298,8 @@ class Table:
 
         Returns how many rows were computed.
         """
-        import pyarrow as pa
-
         self.add_columns(fields)
-        lacking = f"({lacking or f'{fields[0].name} IS NULL'})" + (f" AND ({where})" if where else "")
-        kept = pa.schema([pa.field("key", pa.string()), *(self.dataset.schema.field(f.name) for f in fields)])
+        lacking = lacking_rows(fields, where, lacking)
         total = 0
         everything = [fragment.fragment_id for fragment in self.dataset.get_fragments()]
         for number in everything if fragments is None else fragments:
@@ -310,16 +307,33 @@ class Table:
                 continue
             made: list[Any] = []
             start = time.monotonic()
-            for rows in self.scan(["key", *(c for c in read if c != "key")], lacking, batch, fragments=[number]):
-                values = compute(rows)
-                made.append(pa.table([rows["key"], *(values[f.name] for f in fields)], schema=kept))
-                total += len(rows)
-                done(len(rows))
+            for values in self.computed(number, [field.name for field in fields], compute, read, lacking, batch):
+                made.append(values)
+                total += len(values)
+                done(len(values))
                 if time.monotonic() - start > _PAUSE:
                     self._put(number, made)
                     made, start = [], time.monotonic()
             self._put(number, made)
         return total
+
+    def computed(
+        self,
+        fragment: int,
+        columns: Sequence[str],
+        compute: Callable[[Any], Mapping[str, Any]],
+        read: Sequence[str],
+        where: str,
+        batch: int,
+    ) -> Iterator[Any]:
+        """Values of columns that are there, for the photographs of a fragment that match: for each batch a
+        ``pyarrow.Table`` of ``key`` and the columns. Nothing is written."""
+        import pyarrow as pa
+
+        kept = pa.schema([pa.field("key", pa.string()), *(self.dataset.schema.field(name) for name in columns)])
+        for rows in self.scan(["key", *(c for c in read if c != "key")], where, batch, fragments=[fragment]):
+            values = compute(rows)
+            yield pa.table([rows["key"], *(values[name] for name in columns)], schema=kept)
 
     def _put(self, number: int, made: Sequence[Any]) -> None:
         """Write computed columns of a fragment, found again by the photographs' keys."""
@@ -336,6 +350,11 @@ class Table:
                 updated_fragments=[changed], fields_modified=fields, update_mode="rewrite_columns"
             )
             self.commit(update)
+
+
+def lacking_rows(fields: Sequence[Any], where: str | None, lacking: str | None) -> str:
+    """Which rows `fill` computes, in SQL."""
+    return f"({lacking or f'{fields[0].name} IS NULL'})" + (f" AND ({where})" if where else "")
 
 
 def contents(batch: Any) -> list[bytes | Exception]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 
+from photofound.data import nodes
 from photofound.errors import first_line
 
 Work = Callable[[int], None]  # does one unit, named by its number; can be pickled
@@ -59,24 +58,7 @@ def _over_processes(work: Work, units: Sequence[int], workers: int) -> Iterator[
 
 
 def _on_cluster(work: Work, units: Sequence[int]) -> Iterator[None]:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ValueError("cluster: Ray is not installed; pip install 'photofound[cluster]'") from None
-    if not units:
-        return
-
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        work(int(row["unit"]))
-        return row
-
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-    try:
-        for _ in rows.map(one).iter_rows():
-            yield
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise ValueError(f"prepare: a unit failed on the cluster ({first_line(cause)})") from None
+    for _, found in nodes.results(work, [(unit,) for unit in units], nodes.connect()):
+        if isinstance(found, Exception):
+            raise ValueError(f"prepare: a unit failed on the cluster ({first_line(found)})")
+        yield

@@ -6,6 +6,7 @@ Each file imports only files above it:
     optout     who must not be in the room: hashes, sources, domains, patterns
     shapes     an embedding without a network: edges and colours
     vectors    embeddings by any vision network, and clusters of them
+    rows       parts of a source as rows that a room lacks
     add        sources into a room: incremental, resumable, by several processes at once
     readers    which trainings and exports have read which photographs
     search     photographs like one, or of words; the index of large rooms
@@ -16,6 +17,7 @@ Each file imports only files above it:
     filters    filters by name: a score for each photograph, and which are kept
     judges     filters by networks of transformers
     scores     filters over a room: in one pass, only what lacks a score, and what is kept in the end
+    spread     adding, columns and duplicates on a Ray cluster
     page       a room as an HTML page with pictures
     mds        shards as mosaicml-streaming reads them
     export     WebDataset, parquet, MDS or a folder of what a query finds

@@ -3,6 +3,8 @@
 A source is read part by part: tars, row groups, 64 files of a folder. A part that was written is noted, with the size
 and time of its files, and is not read again. Files are known by their SHA-256, so a photograph comes into the room
 once, whatever its name. Each commit is a new version of the table: a killed call leaves whole versions, and goes on.
+
+    parts -> write_rows (here, or on the workers of a cluster: ``photofound.room.spread``) -> Written -> Writer.commit
 """
 
 from __future__ import annotations
@@ -16,20 +18,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from photofound import files
 from photofound.data.ledger import Ledger
-from photofound.data.sources import Part, Raw, Source, open_parts, raw
+from photofound.data.sources import Part, Source, open_parts
 from photofound.data.table import TABLE, Table, lance, query_errors
 from photofound.room import optout
-from photofound.room.describe import Described, describe, sha256, source_of
+from photofound.room.describe import sha256
+from photofound.room.rows import Known, Options, Reader, Tally
 from photofound.room.vectors import Network
 
 _ROWS, _BYTES, _SECONDS = 8192, 2**30, 60.0  # of one commit, whichever comes first
-_WINDOW, _WINDOW_BYTES = 128, 64 * 2**20  # photographs that lie in memory together
 DONE = "done.txt"
 """The parts that were written, a line each: a digest of the part, and the version of the table that has it."""
+_TWICE = ".twice.json"  # keys that are being taken back; it is there after a kill in the middle of that
 
 
 @dataclass
@@ -54,23 +57,32 @@ class Added:
         return f"{self.added:,} added{rate}" + (f"; {', '.join(out)}" if out else "") + f"; version {self.version}"
 
 
-@dataclass(frozen=True)
-class Options:
-    """How photographs are added.
+class Written(NamedTuple):
+    """Rows in files that no version of the table has yet.
 
     Attributes:
-        licence: of those whose metadata name none.
-        reference: keep paths in place of the files; image folders only.
-        keep_gps: leave in the files where they were taken.
-        workers: threads that decode.
-        reread: read parts that were written before, too.
+        fragments: ``lance.FragmentMetadata``.
+        keys: of the rows, in their order.
+        hashes: of those whose hash is another than their key.
+        seen: the version of the table that they were compared with.
+        marks: of the parts that are read to their ends.
+        tally: what was met on the way.
     """
 
-    licence: str = ""
-    reference: bool = False
-    keep_gps: bool = False
-    workers: int = 0
-    reread: bool = False
+    fragments: list[Any]
+    keys: list[str]
+    hashes: list[str]
+    seen: int
+    marks: list[str]
+    tally: Tally
+
+
+class Unread(NamedTuple):
+    """A part that has to be read, its number in its source, and what stands for it once it is written."""
+
+    number: int
+    part: Part
+    mark: str | None
 
 
 def add(
@@ -113,168 +125,108 @@ def _is_file(path: str) -> bool:
 
 
 class Writer:
-    """One call of `add`."""
+    """One call of `add`: knows what was written before, and makes the versions."""
 
     def __init__(
         self, table: Table, networks: Sequence[Network], options: Options, progress: Callable[[int], None]
     ) -> None:
         self.table, self.networks, self.options, self.progress = table, networks, options, progress
         self.added, self.ledger = Added(), Ledger(table.folder / "damaged.log")
-        self.optout = optout.OptOut.of_room(table.folder)
         table.add_columns([network.field for network in networks])
-        self.schema = table.refresh().schema
+        with table.lock():
+            self._take_back()
+        self.known = Known(table)
         self.added.version = table.dataset.version
         self._done = _marks(table.folder)
-        self._finished: list[str] = []  # marks of parts that are read, to be written with the next commit
-        self._others: list[dict[str, str]] = []  # further sources of photographs that are there
-        self._pending: set[str] = set()  # keys and hashes of photographs on their way into the next version
-        self._error: BaseException | None = None
 
     def write(self, source: Source, only: Sequence[int] | None = None) -> None:
         """Add a source, or only some of its parts (numbers of ``open_parts``), to share the work out."""
         start = time.perf_counter()
-        collection = _collection(source)
-        parts = open_parts(source)
-        parts = parts if only is None else [parts[number] for number in only]
         with ThreadPoolExecutor(self.options.workers or min(8, os.cpu_count() or 1)) as pool:
-            batches = self._batches(pool, source, collection, parts)
-            while (first := next(batches, None)) is not None:
-                self._commit(itertools.chain([first], batches))
-        with self.table.lock():
-            self._mark()
+            reader = Reader(
+                self.table, source, self.options, self._embed, self.known, pool, self.ledger.skip, self.progress
+            )
+            for written in write_rows(self.table, reader, self.unread(source, only)):
+                self.commit([written])
+                reader.pending.difference_update(written.keys, written.hashes)
         self.added.seconds += time.perf_counter() - start
 
-    # ------------------------------------------------------------------------------------------------------- reading
-
-    def _batches(
-        self, pool: ThreadPoolExecutor, source: Source, collection: str, parts: Sequence[Part]
-    ) -> Iterator[Any]:
-        """Rows that are new, as ``pyarrow.RecordBatch``; notes in ``_finished`` which parts have been given."""
-        for part in parts:
-            mark = self._mark_of(part, source)
+    def unread(self, source: Source, only: Sequence[int] | None = None) -> list[Unread]:
+        """The parts of a source that were not written before."""
+        parts = open_parts(source)
+        found = []
+        for number in range(len(parts)) if only is None else only:
+            mark = self._mark_of(parts[number], source)
             if mark in self._done and not self.options.reread:
                 self.added.parts_before += 1
-                continue
-            for window in _windows(self._samples(part, source)):
-                described = self._described(pool, self._new(window, collection), collection)
-                if described:
-                    yield self._batch(described)
-            if mark is not None:
-                self._finished.append(mark)
-
-    def _samples(self, part: Part, source: Source) -> Iterator[Raw]:
-        for row in part.rows():
-            self.ledger.seen += 1
-            self.added.read += 1
-            self.progress(1)
-            try:
-                yield raw(row, source)
-            except Exception as error:  # whatever a row makes its readers raise, the others are good
-                self._skip(str(row.get("name") or row.get("__key__") or source.path), error)
-
-    def _skip(self, name: str, error: Exception) -> None:
-        self.ledger.skip(name, error)
-        self.added.left_out["damaged"] += 1
-
-    def _new(self, window: Sequence[Raw], collection: str) -> list[Raw]:
-        """Those that are not in the room, each file once, and have not opted out."""
-        found = {sha256(sample.image): sample for sample in reversed(window)}
-        known = self.table.known(list(found))
-        new = []
-        self.added.known += len(window) - len(found)
-        for key, sample in found.items():
-            places = (source_of(sample, collection), collection, sample.name)
-            if key in known or key in self._pending:
-                self.added.known += 1
-                if key in known and known[key][1] != places[0]:
-                    self._others.append({"key": known[key][0], "source": places[0], "collection": collection})
-                continue
-            if self.optout and (self.optout.has_hash(key) or self.optout.has_place(*places, meta=sample.row)):
-                self.added.left_out["opted out"] += 1
             else:
-                new.append(sample)
-        return new[::-1]
+                found.append(Unread(number, parts[number], mark))
+        return found
 
-    def _described(self, pool: ThreadPoolExecutor, samples: Sequence[Raw], collection: str) -> list[Described]:
-        options = self.options
+    def _embed(self, pictures: Sequence[Any]) -> Callable[[], dict[str, Any]]:
+        made = {network.column: network.array(pictures) for network in self.networks}
+        return lambda: made
 
-        def one(sample: Raw) -> Described | Exception:
-            try:
-                return describe(sample, collection, options.licence, options.reference, options.keep_gps)
-            except Exception as error:
-                return error
+    def commit(self, written: Sequence[Written]) -> None:
+        """Make a version of what was written; what the room has got since it was compared is taken out again."""
+        fragments = [fragment for each in written for fragment in each.fragments]
+        for each in written:
+            self._count(each.tally)
+        with self.table.lock():
+            self.known.refresh()
+            if fragments:
+                self._append(fragments, written)
+            self._mark([mark for each in written for mark in each.marks])
+            optout.note_sources(self.table.folder, [other for each in written for other in each.tally.others])
 
-        made: list[Described] = []
-        for sample, found in zip(samples, pool.map(one, samples), strict=True):
-            if isinstance(found, Exception):
-                self._skip(sample.name, found)
-            elif self.optout.has_hash(found.row["hash"]):
-                self.added.left_out["opted out"] += 1
-            else:
-                made.append(found)
-                self._pending |= {found.row["key"], found.row["hash"]}
-        return made
+    def _append(self, fragments: Sequence[Any], written: Sequence[Written]) -> None:
+        twice = [self._twice(each) for each in written]
+        seen: set[str] = set()
+        for each, keys in zip(written, twice, strict=True):
+            keys |= seen.intersection(each.keys)
+            seen.update(each.keys, each.hashes)
+        together = set().union(*twice)
+        if together:
+            files.write(self.table.folder / _TWICE, json.dumps(sorted(together)))
+        self.table.commit(lance().LanceOperation.Append(list(fragments)), "add")
+        if together:
+            self._take_back()
+        doubled = sum(map(len, twice))
+        self.added.added += sum(len(each.keys) for each in written) - doubled
+        self.added.known += doubled
+        self.known.refresh()
+        self.added.version = self.table.dataset.version
 
-    def _batch(self, described: Sequence[Described]) -> Any:
-        import pyarrow as pa
+    def _twice(self, written: Written) -> set[str]:
+        """Those of its keys that the room has got since it was compared."""
+        return set() if written.seen == self.known.version else set(self.known.find(written.keys))
 
-        rows = [each.row for each in described]
-        columns = {name: [row.get(name) for row in rows] for name in self.schema.names}
-        for network in self.networks:
-            columns[network.column] = network.array([each.pixels for each in described])
-        arrays = [pa.array(columns[field.name], field.type) for field in self.schema]
-        return pa.record_batch(arrays, schema=self.schema)
+    def _take_back(self) -> None:
+        """Delete all rows but the first of each photograph that came in twice; within the lock. Where a killed call has
+        left it undone, it is done now."""
+        path = self.table.folder / _TWICE
+        if not path.is_file():
+            return
+        keys = json.loads(path.read_text())
+        for part in (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS)):
+            words = ", ".join(f"'{key}'" for key in part)
+            met: set[str] = set()
+            later = []
+            where = f"key IN ({words}) OR hash IN ({words})"
+            for batch in self.table.scan(["key", "hash"], where, with_row_address=True):  # in the order of the table
+                for row in batch.to_pylist():
+                    later += [row["_rowaddr"]] if row["key"] in met else []
+                    met |= {row["key"], row["hash"]}
+            if later:
+                with query_errors(None):
+                    self.table.dataset.delete(f"_rowaddr IN ({', '.join(map(str, later))})")
+                self.table.refresh()
+        path.unlink()
 
-    # ------------------------------------------------------------------------------------------------------- writing
-
-    def _commit(self, batches: Iterator[Any]) -> None:
-        """Write batches until they are enough for a version, and make it. The files are written outside of the lock;
-        within it, what another process has added since is taken out again."""
-        import pyarrow as pa
-        from lance.fragment import write_fragments
-
-        seen, keys = self.table.dataset, []
-
-        def some() -> Iterator[Any]:
-            size, start = 0, time.monotonic()
-            try:
-                while (batch := next(batches, None)) is not None:
-                    keys.extend(batch["key"].to_pylist())
-                    size += batch.nbytes
-                    yield batch
-                    if len(keys) >= _ROWS or size >= _BYTES or time.monotonic() - start >= _SECONDS:
-                        return
-            except BaseException as error:  # Arrow would make a text of it
-                self._error = error
-                raise
-
-        try:
-            reader = pa.RecordBatchReader.from_batches(self.schema, some())
-            made = write_fragments(reader, str(self.table.folder / TABLE), schema=self.schema)
-        except Exception:
-            if self._error is not None:
-                raise self._error from None
-            raise
-        with self.table.lock() as newest:
-            before = {fragment.fragment_id for fragment in seen.get_fragments()}
-            others = [f.fragment_id for f in newest.get_fragments() if f.fragment_id not in before]
-            twice = set(self.table.known(keys, others)) if others else set()
-            dataset = self.table.commit(lance().LanceOperation.Append(made), "add")
-            if twice:
-                self._take_back(dataset, len(made), twice)
-            self.added.added += len(keys) - len(twice)
-            self.added.known += len(twice)
-            self.added.version = self.table.dataset.version
-            self._pending.clear()
-            self._mark()
-
-    def _take_back(self, dataset: Any, fragments: int, keys: set[str]) -> None:
-        """Delete rows of the last fragments that another process has added, too."""
-        first = sorted(fragment.fragment_id for fragment in dataset.get_fragments())[-fragments]
-        words = ", ".join(f"'{key}'" for key in keys)
-        with query_errors(None):
-            dataset.delete(f"_rowaddr >= {first << 32} AND key IN ({words})")
-        self.table.refresh()
+    def _count(self, tally: Tally) -> None:
+        self.added.read += tally.read
+        self.added.known += tally.known
+        self.added.left_out.update(tally.left_out)
 
     # --------------------------------------------------------------------------------------------------------- marks
 
@@ -285,15 +237,69 @@ class Writer:
         how = [part.identity, source.image, source.captions, source.mask, source.foreground, self.options.reference]
         return sha256(json.dumps(how).encode())[:32]
 
-    def _mark(self) -> None:
+    def _mark(self, marks: Sequence[str]) -> None:
         """Note the parts that are written, with the version that has them; within the lock."""
-        if self._finished:
+        if marks:
             with (self.table.folder / DONE).open("a") as file:
-                file.write("".join(f"{mark} {self.added.version}\n" for mark in self._finished))
-        self._done |= set(self._finished)
-        self._finished.clear()
-        optout.note_sources(self.table.folder, self._others)
-        self._others.clear()
+                file.write("".join(f"{mark} {self.added.version}\n" for mark in marks))
+        self._done |= set(marks)
+
+
+def write_rows(table: Table, reader: Reader, parts: Sequence[Unread]) -> Iterator[Written]:
+    """Write what is new in some parts into files of the table, for versions of bounded size. No lock is needed; whoever
+    gets them makes the versions, one after another."""
+    finished: list[str] = []
+
+    def rows() -> Iterator[Any]:
+        for _, part, mark in parts:
+            yield from reader.batches(part)
+            if mark is not None:
+                finished.append(mark)
+
+    def written(fragments: list[Any], keys: list[str], hashes: list[str]) -> Written:
+        made = Written(fragments, keys, hashes, seen, finished.copy(), reader.tally)
+        finished.clear()
+        reader.tally = Tally()
+        return made
+
+    batches = rows()
+    seen = reader.known.version
+    while (first := next(batches, None)) is not None:
+        yield written(*_write(table, reader.schema, itertools.chain([first], batches)))
+        seen = reader.known.version
+    yield written([], [], [])
+
+
+def _write(table: Table, schema: Any, batches: Iterator[Any]) -> tuple[list[Any], list[str], list[str]]:
+    """The fragments of batches until they are enough for a version, their keys, and the hashes that are no keys."""
+    import pyarrow as pa
+    from lance.fragment import write_fragments
+
+    keys: list[str] = []
+    hashes: list[str] = []
+    raised: list[BaseException] = []
+
+    def some() -> Iterator[Any]:
+        size, start = 0, time.monotonic()
+        try:
+            while (batch := next(batches, None)) is not None:
+                keys.extend(batch["key"].to_pylist())
+                hashes.extend(set(batch["hash"].to_pylist()).difference(keys))
+                size += batch.nbytes
+                yield batch
+                if len(keys) >= _ROWS or size >= _BYTES or time.monotonic() - start >= _SECONDS:
+                    return
+        except BaseException as error:  # Arrow would make a text of it
+            raised.append(error)
+            raise
+
+    try:
+        reader = pa.RecordBatchReader.from_batches(schema, some())
+        return write_fragments(reader, str(table.folder / TABLE), schema=schema), keys, hashes
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
 
 
 def _marks(folder: Path, version: int | None = None) -> set[str]:
@@ -308,23 +314,3 @@ def forget_marks(folder: Path, version: int) -> None:
     """After a return to ``version``: parts that were written later are read again. Within the lock."""
     marks = _marks(folder, version)
     files.write(folder / DONE, "".join(f"{mark} {version}\n" for mark in sorted(marks)))
-
-
-def _windows(samples: Iterator[Raw]) -> Iterator[list[Raw]]:
-    """Samples in lists that are bounded by their number and their bytes."""
-    window: list[Raw] = []
-    size = 0
-    for sample in samples:
-        window.append(sample)
-        size += len(sample.image)
-        if len(window) == _WINDOW or size >= _WINDOW_BYTES:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
-
-
-def _collection(source: Source) -> str:
-    """A source as it is kept in the room: absolute, where it is a place of this machine."""
-    here = files.local(source.path)
-    return os.path.abspath(here) if here is not None and (here.exists() or "*" in source.path) else source.path

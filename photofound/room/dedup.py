@@ -10,9 +10,11 @@ two nearest ones, so that few pairs are lost at their borders.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,7 @@ def dedup(
     similar: float = SIMILAR,
     prefer: str = PREFER,
     where: str | None = None,
+    how: Here | None = None,
 ) -> Doubles:
     """Fill ``duplicate_of``, anew, for photographs that match ``where``; null for all others.
 
@@ -64,34 +67,89 @@ def dedup(
         near: bits of the perceptual hash (64) that may differ; colours must be alike, too.
         similar: cosine of the vectors, at least.
         prefer: an expression in SQL; of photographs that double each other the one with the most is kept.
+        how: where the work is done; None = in this process.
 
     What grows with the room lies in files beside it; memory is some 60 bytes a photograph. Raises ValueError.
     """
     import pyarrow as pa
 
+    how = how or Here()
     if not 0 < similar <= 1:
         raise ValueError(f"dedup: similar={similar} is no cosine; give one from 0 to 1, such as {SIMILAR}")
     with tempfile.TemporaryDirectory(dir=table.folder, prefix=".dedup-") as folder:
-        rows = _Rows(Path(folder), table, by, prefer, where)
-        kept = rows.kept_by_hash(near) if by == "phash" else rows.kept_by_vector(similar)
+        rows = Rows(Path(folder), table, by, prefer, where)
+        kept = rows.kept_by_hash(near, how) if by == "phash" else rows.kept_by_vector(similar, how)
+        kept.tofile(Path(folder) / "kept")
         table.drop_columns([COLUMN] if COLUMN in table.columns else [])
-
-        def compute(batch: pa.RecordBatch) -> dict[str, pa.Array]:
-            index = rows.find(batch["key"].to_pylist())
-            names = [rows.key(kept[i]) if i >= 0 else None for i in index.tolist()]
-            return {COLUMN: pa.array(names, pa.string())}
-
         about = {"by": by, "threshold": str(near if by == "phash" else similar), "prefer": prefer}
-        table.fill([pa.field(COLUMN, pa.string(), metadata=about)], compute, ["key"], where, batch=4096)
+        how.fill(table, pa.field(COLUMN, pa.string(), metadata=about), Answer(Path(folder)), where)
         doubled = np.flatnonzero(kept != np.arange(len(kept)))
         return Doubles(len(kept), len(doubled), rows.largest(kept, doubled))
 
 
-class _Rows:
+class Here:
+    """Work in this process; ``photofound.room.spread`` does the same on a cluster."""
+
+    def pairs_by_hash(self, rows: Rows, near: int) -> duplicates.Pairs:
+        return duplicates.near_pairs(rows.bits, near, rows.colours)
+
+    def pairs_by_vector(self, rows: Rows, similar: float) -> duplicates.Pairs:
+        return similar_pairs(rows.vectors, similar)
+
+    def fill(self, table: Table, field: Any, answer: Answer, where: str | None) -> None:
+        table.fill([field], answer, ["key"], where, batch=4096)
+
+
+class Answer:
+    """Which photograph is kept in place of which, in files: photographs by their keys, and the number of the kept one.
+
+    What ``Table.fill`` calls. Can be sent to other processes that see the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return _mapped(self.folder / "keys", np.uint8, 32)
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first 64 bits of the keys, sorted, and whose they are."""
+        order = _mapped(self.folder / "order", np.int64, 1)[:, 0]
+        return _mapped(self.folder / "short", np.uint64, 1)[:, 0], order
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        return _mapped(self.folder / "kept", np.int64, 1)[:, 0]
+
+    def find(self, keys: list[str]) -> np.ndarray:
+        """(M,) indices of photographs by their keys; -1 for what was added meanwhile."""
+        short, order = self._sorted
+        if not len(order):
+            return np.full(len(keys), -1)
+        first = np.array([int(key[:16], 16) for key in keys], np.uint64)
+        index = order[np.minimum(np.searchsorted(short, first), len(order) - 1)]
+        wanted = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
+        return np.where((self._keys[index] == wanted).all(axis=1), index, -1)
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        import pyarrow as pa
+
+        index = self.find(batch["key"].to_pylist())
+        names = [bytes(self._keys[self._kept[i]]).hex() if i >= 0 else None for i in index.tolist()]
+        return {COLUMN: pa.array(names, pa.string())}
+
+
+class Rows:
     """What is compared, in files: keys (N, 32) bytes, and hashes and colours, or vectors (N, D)."""
 
     def __init__(self, folder: Path, table: Table, by: str, prefer: str, where: str | None) -> None:
         hashes = by == "phash"
+        self.folder = folder
         if not hashes and by not in table.vectors():
             there = ", ".join(["phash", *table.vectors()])
             raise ValueError(f"dedup: {by!r} is nothing to compare by; there are {there}")
@@ -115,39 +173,30 @@ class _Rows:
         self.count = len(self.quality)
         self.keys = _mapped(paths[0], np.uint8, 32)
         if hashes:
-            self.bits = _mapped(paths[1], np.uint64, 1)[:, 0]
-            self.colours = _mapped(paths[2], np.uint8, 3 * duplicates.PLACES**2)
+            self.bits, self.colours = mapped_hashes(folder)
         else:
-            self.vectors = _mapped(paths[1], np.float16, width)
-        self._short = self.keys[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)  # a SHA-256's first 64 bits
-        self._order = np.argsort(self._short)
-        self._short = self._short[self._order]
+            self.vectors = mapped_vectors(folder, width)
+        short = self.keys[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)  # a SHA-256's first 64 bits
+        order = np.argsort(short)
+        short[order].tofile(folder / "short")
+        order.tofile(folder / "order")
         # Equal qualities are told apart by their keys, so that the answer is the same whatever was added first.
         self.rank = np.empty(self.count, np.int64)
-        self.rank[self._order[np.argsort(-self.quality[self._order], kind="stable")]] = np.arange(self.count)
+        self.rank[order[np.argsort(-self.quality[order], kind="stable")]] = np.arange(self.count)
 
     def key(self, index: int) -> str:
         return bytes(self.keys[index]).hex()
 
-    def find(self, keys: list[str]) -> np.ndarray:
-        """(M,) indices of photographs by their keys; -1 for what was added meanwhile."""
-        if not self.count:
-            return np.full(len(keys), -1)
-        short = np.array([int(key[:16], 16) for key in keys], np.uint64)
-        index = self._order[np.minimum(np.searchsorted(self._short, short), self.count - 1)]
-        wanted = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
-        return np.where((self.keys[index] == wanted).all(axis=1), index, -1)
-
-    def kept_by_hash(self, near: int) -> np.ndarray:
-        pairs = duplicates.near_pairs(self.bits, near, self.colours)
+    def kept_by_hash(self, near: int, how: Here) -> np.ndarray:
+        pairs = how.pairs_by_hash(self, near)
         alike = duplicates.fingerprints_alike(self.bits, self.colours, near)
         return duplicates.representatives(self.count, duplicates.groups(self.count, pairs), alike, self.rank)
 
-    def kept_by_vector(self, similar: float) -> np.ndarray:
+    def kept_by_vector(self, similar: float, how: Here) -> np.ndarray:
         def alike(one: int, others: np.ndarray) -> np.ndarray:
             return self.vectors[others].astype(np.float32) @ self.vectors[one].astype(np.float32) >= similar
 
-        groups = duplicates.groups(self.count, similar_pairs(self.vectors, similar))
+        groups = duplicates.groups(self.count, how.pairs_by_vector(self, similar))
         return duplicates.representatives(self.count, groups, alike, self.rank)
 
     def largest(self, kept: np.ndarray, doubled: np.ndarray) -> list[list[str]]:
@@ -159,32 +208,64 @@ class _Rows:
         return found
 
 
-def similar_pairs(found: np.ndarray, similar: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def similar_pairs(found: np.ndarray, similar: float) -> duplicates.Pairs:
     """Pairs of vectors (N, D) of length 1 whose cosine is ``similar`` or more: all of them up to 20,000 vectors, above
     that those that share one of their two nearest clusters of some 1,000."""
-    for rows in _cells(found):
-        inside = found[rows].astype(np.float32)
-        for start in range(0, len(rows), _BLOCK):
-            block = inside[start : start + _BLOCK] @ inside[start:].T >= similar
-            i, j = np.nonzero(np.triu(block, 1))
-            if len(i):
-                yield rows[start + i], rows[start + j]
+    middles = centres(found)
+    for rows in cells([nearest(found, middles, part) for part in chunks(len(found))]):
+        yield from pairs_of_cell(found, rows, similar)
 
 
-def _cells(found: np.ndarray) -> Iterator[np.ndarray]:
+def centres(found: np.ndarray) -> np.ndarray:
+    """(K, D) of the clusters that vectors are compared in; one where there are few vectors."""
     count = len(found)
     if count <= _EXACT:
-        yield np.arange(count)
-        return
+        return np.zeros((1, found.shape[1]), np.float32)
     spread = found[:: -(-count // 50_000)].astype(np.float32)
-    centres = vectors.kmeans(spread, min(4096, count // _TOGETHER), rounds=10)
-    cells = np.empty((count, 2), np.int32)
-    for start in range(0, count, 8192):
-        near = found[start : start + 8192].astype(np.float32) @ centres.T
-        cells[start : start + 8192] = np.argpartition(-near, 1, axis=1)[:, :2]
-    order = np.argsort(cells.ravel(), kind="stable")
-    edges = np.flatnonzero(np.diff(cells.ravel()[order])) + 1
-    yield from (rows // 2 for rows in np.split(order, edges))
+    return vectors.kmeans(spread, min(4096, count // _TOGETHER), rounds=10)
+
+
+def chunks(count: int) -> list[slice]:
+    """Parts of the vectors to be given to ``nearest``."""
+    return [slice(start, start + 8192) for start in range(0, count, 8192)]
+
+
+def nearest(found: np.ndarray, middles: np.ndarray, part: slice) -> np.ndarray:
+    """(M, 2) int32: the two nearest centres of some vectors, or (M, 1) of the only one."""
+    some = found[part]
+    if len(middles) == 1:
+        return np.zeros((len(some), 1), np.int32)
+    return np.argpartition(-(some.astype(np.float32) @ middles.T), 1, axis=1)[:, :2].astype(np.int32)
+
+
+def cells(near: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each centre the indices of the vectors that it is near to, of all ``nearest`` in their order."""
+    if not near:
+        return []
+    every = np.concatenate(near)
+    order = np.argsort(every.ravel(), kind="stable")
+    edges = np.flatnonzero(np.diff(every.ravel()[order])) + 1
+    return [rows // every.shape[1] for rows in np.split(order, edges)]
+
+
+def pairs_of_cell(found: np.ndarray, rows: np.ndarray, similar: float) -> duplicates.Pairs:
+    """Pairs of some vectors, each compared with each."""
+    inside = found[rows].astype(np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        block = inside[start : start + _BLOCK] @ inside[start:].T >= similar
+        i, j = np.nonzero(np.triu(block, 1))
+        if len(i):
+            yield rows[start + i], rows[start + j]
+
+
+def mapped_hashes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) uint64 and (N, 48) uint8 that ``Rows`` has written."""
+    return _mapped(folder / "one", np.uint64, 1)[:, 0], _mapped(folder / "other", np.uint8, 3 * duplicates.PLACES**2)
+
+
+def mapped_vectors(folder: Path, width: int) -> np.ndarray:
+    """(N, D) float16 that ``Rows`` has written."""
+    return _mapped(folder / "one", np.float16, width)
 
 
 def _mapped(path: Path, kind: type, width: int) -> np.ndarray:

@@ -13,24 +13,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from photofound import files
+from photofound.data.nodes import Pace, connect
 from photofound.data.sources import Source
 from photofound.data.table import Table, is_room
 from photofound.room import add as adding
 from photofound.room import dedup as doubles
 from photofound.room import export as exporting
 from photofound.room import forget as forgetting
-from photofound.room import optout, page, scores, search, vectors
+from photofound.room import optout, page, scores, search, spread, vectors
 from photofound.room import stats as counting
 
 Progress = Callable[[int], None]
+Cluster = str | Pace | None
+"""A Ray cluster to work on: its address, empty for this machine's; or a ``Pace``, which also says how it goes. None:
+this process."""
 
 
 def _silent(count: int) -> None:
     pass
+
+
+def _pace(cluster: Cluster) -> Pace | None:
+    return Pace(connect(cluster)) if isinstance(cluster, str) else cluster
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class Room:
         workers: int = 0,
         reread: bool = False,
         progress: Progress = _silent,
+        cluster: Cluster = None,
     ) -> adding.Added:
         """Add photographs of anything that training reads: folders, tars, parquet, URLs, ids of the Hub, other rooms.
 
@@ -106,11 +116,13 @@ class Room:
             workers: threads that decode; 0 = as many as there are processors, at most 8.
             reread: read what was written before, too.
             progress: is called with the number of photographs that were read.
+            cluster: work on a Ray cluster.
 
         Raises ValueError for a source that cannot be read.
         """
         entries = list(optout.read(files.output_path(opt_out, "--opt-out"))) if opt_out else []
         made = [source if isinstance(source, Source) else Source(str(source)) for source in sources]
+        pace = _pace(cluster)
         new = not is_room(self.folder)
         networks = [vectors.Network(name) for name in (embed if embed is not None else [vectors.SMALL] if new else [])]
         for network in networks:
@@ -124,7 +136,10 @@ class Room:
             with table.lock():
                 optout.extend(table.folder, entries, f"from {Path(str(opt_out)).name}")
         options = adding.Options(licence, reference, keep_gps, workers, reread)
-        added = adding.add(table, made, networks, options, progress)
+        if pace is not None:
+            added = spread.add(table, made, networks, options, pace)
+        else:
+            added = adding.add(table, made, networks, options, progress)
         if search.index(table):
             added.version = table.dataset.version
         return added
@@ -206,8 +221,12 @@ class Room:
         assert hash is not None
         return forgetting.forget(table, forgetting.of_hash(hash))
 
-    def embed(self, network: str, where: str | None = None, progress: Progress = _silent) -> int:
+    def embed(
+        self, network: str, where: str | None = None, progress: Progress = _silent, cluster: Cluster = None
+    ) -> int:
         """Compute the embeddings that are missing by a network; how many there were."""
+        if (pace := _pace(cluster)) is not None:
+            return spread.embed(self._newest(), vectors.Network(network), where, pace)
         return vectors.embed(self._newest(), vectors.Network(network), where, progress)
 
     def cluster(self, count: int | None = None, embedding: str | None = None) -> tuple[int, int]:
@@ -223,6 +242,7 @@ class Room:
         similar: float = doubles.SIMILAR,
         prefer: str = doubles.PREFER,
         where: str | None = None,
+        cluster: Cluster = None,
     ) -> doubles.Doubles:
         """Say in the column ``duplicate_of`` which photographs double others; nothing is removed.
         ``duplicate_of = key`` finds one of each, afterwards.
@@ -233,11 +253,19 @@ class Room:
             similar: cosine of the embeddings, at least.
             prefer: an expression in SQL: of photographs that double each other the one with the most is kept.
         """
+        pace = _pace(cluster)
         table = self._newest()
-        return doubles.dedup(table, by if by == "phash" else search.column_for(table, by), near, similar, prefer, where)
+        column = by if by == "phash" else search.column_for(table, by)
+        how = spread.OnNodes(pace) if pace is not None else None
+        return doubles.dedup(table, column, near, similar, prefer, where, how)
 
     def filter(
-        self, *filters: str, where: str | None = None, workers: int = 0, progress: Progress = _silent
+        self,
+        *filters: str,
+        where: str | None = None,
+        workers: int = 0,
+        progress: Progress = _silent,
+        cluster: Cluster = None,
     ) -> scores.Filtered:
         """Score photographs by filters, each by ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or
         ``NAME:MODEL=THRESHOLD``; none: those that the room has, else the default ones (``photofound.room.filters``).
@@ -245,6 +273,8 @@ class Room:
         Only photographs without a score are looked at, all filters in one pass. The scores stand in ``score_NAME``; the
         column ``kept`` says which photographs pass every filter that the room has scores by.
         """
+        if (pace := _pace(cluster)) is not None:
+            return scores.filter_room(self._newest(), filters, where, 1, compute=partial(spread.score, pace=pace))
         return scores.filter_room(self._newest(), filters, where, workers, progress)
 
     def index(self, force: bool = False) -> Sequence[str]:

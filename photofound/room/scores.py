@@ -210,11 +210,16 @@ def filter_room(
     where: str | None = None,
     workers: int = 0,
     done: Callable[[int], None] = lambda count: None,
+    compute: Callable[[Table, Scorer, str | None], int] | None = None,
 ) -> Filtered:
-    """Score the photographs that lack scores, and decide which are kept."""
+    """Score the photographs that lack scores, and decide which are kept. ``compute`` fills a scorer's columns elsewhere
+    (``photofound.room.spread.score``)."""
     table.count(where)  # a mistake in it is an error before anything is changed
     scorer = prepare(table, specs, workers)
-    computed = table.fill(scorer.fields, scorer, scorer.read, where, done=done, lacking=scorer.lacking)
+    if compute is not None:
+        computed = compute(table, scorer, where)
+    else:
+        computed = table.fill(scorer.fields, scorer, scorer.read, where, done=done, lacking=scorer.lacking)
     decide(table)
     return summary(table, where, computed)
 

@@ -61,21 +61,28 @@ class Network:
 
         return pa.field(self.column, pa.list_(pa.float32(), self.width), metadata={"network": self.name})
 
-    @torch.inference_mode()
+    @property
+    def side(self) -> int:
+        """Of the squares that ``of_squares`` takes."""
+        return 0 if self.name == SMALL else int(getattr(self.net, "side", _SIDE))
+
     def pictures(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """(N, D) float32 of length 1; pictures (H, W, 3) uint8 of any shapes, each seen as a whole, as a square."""
-        import cv2
-
         if self.name == SMALL:
             return np.stack([shapes.vector(picture) for picture in pictures])
-        side = int(getattr(self.net, "side", _SIDE))
-        made = []
-        for start in range(0, len(pictures), _BATCH):
-            part = pictures[start : start + _BATCH]
-            squares = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in part]
-            pixels = torch.from_numpy(np.stack(squares).transpose(0, 3, 1, 2).copy())
-            made.append(self.net(to_unit(pixels).to(resolve_device(self.device))).float().cpu().numpy())
-        return unit(np.concatenate(made))
+        return self.of_squares(squares(pictures, self.side))
+
+    @torch.inference_mode()
+    def of_squares(self, made: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of length 1, of ``squares``. A GPU gets the next part while it works on one."""
+        device = torch.device(resolve_device(self.device))
+        found = []
+        for start in range(0, len(made), _BATCH):
+            pixels = torch.from_numpy(made[start : start + _BATCH].transpose(0, 3, 1, 2).copy())
+            if device.type == "cuda":
+                pixels = pixels.pin_memory()
+            found.append(self.net(to_unit(pixels.to(device, non_blocking=True))).float())
+        return unit(torch.cat(found).cpu().numpy())
 
     @torch.inference_mode()
     def words(self, text: str) -> np.ndarray:
@@ -87,6 +94,13 @@ class Network:
     def array(self, pictures: Sequence[np.ndarray]) -> Any:
         """Their vectors as a ``pyarrow`` array."""
         return as_array(self.pictures(pictures))
+
+
+def squares(pictures: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """(N, side, side, 3) uint8 of pictures (H, W, 3) of any shapes."""
+    import cv2
+
+    return np.stack([cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pictures])
 
 
 def as_array(vectors: np.ndarray) -> Any:
@@ -116,22 +130,35 @@ def embed(
     table: Table, network: Network, where: str | None = None, done: Callable[[int], None] = lambda count: None
 ) -> int:
     """Embed the photographs that lack a network's vector; returns how many. Damaged ones keep none."""
-    import pyarrow as pa
+    compute = Embedding(network.field, network.pictures)
+    return table.fill([network.field], compute, Embedding.READ, where, done=done)
 
-    field = network.field
 
-    def compute(batch: Any) -> dict[str, Any]:
+class Embedding:
+    """The column of a network for a batch of rows, null for damaged files: what ``Table.fill`` calls.
+
+    Args:
+        field: the column.
+        pictures: pictures to vectors, as ``Network.pictures``.
+    """
+
+    READ = ("image", "reference", "collection")
+
+    def __init__(self, field: Any, pictures: Callable[[Sequence[np.ndarray]], np.ndarray]) -> None:
+        self.field, self.pictures = field, pictures
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        import pyarrow as pa
+
         found: dict[int, np.ndarray] = {}
         for index, file in enumerate(contents(batch)):
             try:
                 found[index] = pixels_of(file)
             except Exception:  # it was whole when it was added: its reference has gone
                 continue
-        vectors = network.pictures(list(found.values())) if found else np.zeros((0, network.width), np.float32)
-        rows = dict(zip(found, vectors.tolist(), strict=True))
-        return {network.column: pa.array([rows.get(index) for index in range(len(batch))], field.type)}
-
-    return table.fill([field], compute, ["image", "reference", "collection"], where, done=done)
+        made = self.pictures(list(found.values())).tolist() if found else []
+        rows = dict(zip(found, made, strict=True))
+        return {self.field.name: pa.array([rows.get(index) for index in range(len(batch))], self.field.type)}
 
 
 # ------------------------------------------------------------------------------------------------------------ clusters

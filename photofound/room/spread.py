@@ -1,0 +1,480 @@
+"""The room's long work on a Ray cluster: adding, columns of filters and embeddings, duplicates.
+
+Workers read, decode, compute, and write files of the table; this process alone makes versions of it, several results at
+once. So workers never conflict, what a killed worker has written is in no version, and a killed call goes on at its
+last version. The room and its sources lie where all nodes see them: on a disk that they share, or behind URLs.
+
+    units -> tasks on CPUs: read, decode, write files -> one commit by this process
+                |  squares of pixels   ^  vectors, scores
+                actors that have the networks loaded, one for each GPU
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photofound.data import duplicates, nodes
+from photofound.data.ledger import error_text
+from photofound.data.nodes import Nodes, Pace
+from photofound.data.sources import Source
+from photofound.data.table import Table, lacking_rows, lance
+from photofound.errors import first_line
+from photofound.room import dedup, vectors
+from photofound.room.add import Added, Unread, Writer, Written, write_rows
+from photofound.room.filters import Filter, Measure, Sample
+from photofound.room.rows import Known, Options, Reader, collection_of
+from photofound.room.scores import Scorer
+
+_COMMIT, _COMMIT_ROWS = 60.0, 10**6  # seconds and photographs after which a version is made
+_UNIT, _LEAST_UNIT = 2**28, 2**23  # bytes of photographs that a task reads, at most and at least
+_ROUNDS = 3  # times that fragments are worked on which others changed meanwhile
+_RECENT = 128  # photographs that an actor keeps for other filters
+_BUCKET = 2**20  # hashes that a task sorts, at least
+
+
+# ----------------------------------------------------------------------------------------------------------------- add
+
+
+def add(
+    table: Table, sources: Sequence[Source], networks: Sequence[vectors.Network], options: Options, pace: Pace
+) -> Added:
+    """`photofound.room.add.add` on a cluster; the same rows come of it.
+
+    Raises ValueError in the end where parts could not be read; everything else is in the room then.
+    """
+    import ray
+
+    with table.writing():
+        writer = Writer(table, networks, options, lambda count: None)
+        absolute = [_absolute(source) for source in sources]
+        work = [(source, unit) for source in absolute for unit in _units(writer.unread(source), pace.nodes)]
+        sizes = [max(1, sum(each.part.bytes for each in unit)) for _, unit in work]
+        pace.total += sum(sizes)
+        actors = _host(networks, [], pace.nodes) if work else []
+        layout = [(network.column, network.name, network.side) for network in networks]
+        base = _Base(writer.known)
+
+        def arguments() -> Iterator[tuple[Any, ...]]:
+            for number, (source, unit) in enumerate(work):
+                base.renew(writer.known)
+                yield str(table.folder), source, unit, options, base.version, base.beginnings, layout, actors, number
+
+        versions = _Versions(writer.commit)
+        failed = _Failures(str(table.folder), len(work))
+        try:
+            for index, found in nodes.results(_add_unit, arguments(), pace.nodes):
+                if isinstance(found, Exception):
+                    failed.note(_name(*work[index]), found)
+                    continue
+                for name, reason in found[1]:
+                    writer.ledger.skip(name, reason)
+                versions.take(index, found[0], sum(len(each.keys) for each in found[0]))
+                pace.add(sizes[index], sum(each.tally.read for each in found[0]))
+        finally:
+            versions.make()
+            for actor in actors:
+                ray.kill(actor)
+        writer.added.seconds = pace.seconds
+        failed.end()
+    return writer.added
+
+
+def _add_unit(
+    folder: str,
+    source: Source,
+    unit: Sequence[Unread],
+    options: Options,
+    version: int,
+    beginnings: np.ndarray,
+    layout: Sequence[tuple[str, str, int]],
+    actors: Sequence[Any],
+    number: int,
+) -> tuple[list[Written], list[tuple[str, str]]]:
+    """Write what is new in some parts of a source, as far as the room of ``version`` tells; and the damaged ones."""
+    table = Table(folder, version)
+    damaged: list[tuple[str, str]] = []
+    embed = _embedder(layout, actors, number)
+    with ThreadPoolExecutor(1) as pool:
+        reader = Reader(
+            table, source, options, embed, Known(table, beginnings), pool,
+            lambda name, error: damaged.append((name, error_text(error))),
+        )  # fmt: skip
+        return list(write_rows(table, reader, unit)), damaged
+
+
+def _absolute(source: Source) -> Source:
+    """A source as workers find it, which work in folders of their own."""
+    path = collection_of(source)
+    return replace(source, path=path, room=path if source.room else None)
+
+
+def _units(unread: Sequence[Unread], has: Nodes) -> list[list[Unread]]:
+    """Parts that a task reads together: some for each core, so that all end at about the same time."""
+    aim = min(_UNIT, max(_LEAST_UNIT, sum(each.part.bytes for each in unread) // (8 * has.cpus)))
+    units: list[list[Unread]] = []
+    size = aim
+    for each in unread:
+        if size >= aim or not each.part.bytes:  # one whose size is not known comes alone
+            units.append([])
+            size = 0
+        units[-1].append(each)
+        size += each.part.bytes or aim
+    return units
+
+
+def _name(source: Source, unit: Sequence[Unread]) -> str:
+    return f"{source.path} (part {unit[0].number + 1:,} and {len(unit) - 1:,} more)"
+
+
+class _Base:
+    """What workers know of the room, in Ray's store; put there anew when the room has grown by an eighth."""
+
+    def __init__(self, known: Known) -> None:
+        self._size = -1.0
+        self.renew(known)
+
+    def renew(self, known: Known) -> None:
+        import ray
+
+        if len(known.beginnings) > 1.125 * self._size:
+            self._size = len(known.beginnings)
+            self.version, self.beginnings = known.version, ray.put(known.beginnings)
+
+
+class _Versions:
+    """Collects results and makes a version of several, in the order of the units."""
+
+    def __init__(self, commit: Callable[[Sequence[Any]], None]) -> None:
+        self._commit, self._waiting, self._rows, self._last = commit, dict[int, Sequence[Any]](), 0, time.monotonic()
+
+    def take(self, unit: int, found: Sequence[Any], rows: int) -> None:
+        self._waiting[unit] = found
+        self._rows += rows
+        if time.monotonic() - self._last >= _COMMIT or self._rows >= _COMMIT_ROWS:
+            self.make()
+
+    def make(self) -> None:
+        waiting = [each for unit in sorted(self._waiting) for each in self._waiting[unit]]
+        self._waiting, self._rows, self._last = {}, 0, time.monotonic()
+        if waiting:
+            self._commit(waiting)
+
+
+class _Failures:
+    """Units that failed: the others go on, unless most fail."""
+
+    def __init__(self, room: str, units: int) -> None:
+        self.room, self.units, self.count, self.first = room, units, 0, ""
+
+    def note(self, name: str, error: Exception) -> None:
+        self.count += 1
+        if isinstance(error, FileNotFoundError) and "is no room" in str(error):
+            raise ValueError(f"--cluster: a node does not see {self.room}; put it on a disk that all nodes share")
+        if isinstance(error, ModuleNotFoundError):
+            raise ValueError(f"--cluster: a node has no {error.name}; install photofound on all nodes")
+        self.first = self.first or f"{name}: {first_line(error)}"
+        if self.count > 8 and 2 * self.count > self.units:
+            self.end()
+
+    def end(self) -> None:
+        if self.count:
+            raise ValueError(
+                f"{self.count:,} of {self.units:,} parts failed on the cluster, the first was {self.first}; "
+                "the others are done, and the same command tries these again"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+
+class _Host:
+    """An actor that has networks loaded."""
+
+    def __init__(self, networks: Sequence[str], filters: Sequence[Filter]) -> None:
+        self.networks = {network.column: network for network in map(vectors.Network, networks)}
+        self.filters = {each.name: each for each in filters}
+        self.recent: dict[bytes, Sample] = {}
+        for network in self.networks.values():
+            network.net  # noqa: B018  # load it once, now
+        for each in filters:
+            each.load()
+
+    def vectors(self, column: str, squares: np.ndarray) -> np.ndarray:
+        return self.networks[column].of_squares(squares)
+
+    def scores(self, name: str, samples: Sequence[Sample]) -> np.ndarray:
+        # What one filter has made of a photograph serves the next one that asks the same network.
+        found = self.filters[name].scores([self.recent.setdefault(sample.file, sample) for sample in samples])
+        for file in list(self.recent)[:-_RECENT]:
+            self.recent.pop(file, None)
+        return found
+
+
+def _host(networks: Sequence[vectors.Network], filters: Sequence[Filter], has: Nodes) -> list[Any]:
+    """Actors for networks, one for each GPU, else for every second core; none where nothing needs one. Those that die
+    are started again, and asked again."""
+    import ray
+
+    names = [network.name for network in networks if network.name != vectors.SMALL]
+    if not names and not filters:
+        return []
+    lent = {"num_gpus": 1, "num_cpus": 0} if has.gpus else {"num_cpus": min(1, has.cpus - 1)}
+    # Two at once on a GPU: while one computes, the next comes in.
+    more = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 2 if has.gpus else 1}
+    count = has.gpus or max(1, has.cpus // 2)
+    return [ray.remote(_Host).options(**lent, **more).remote(names, list(filters)) for _ in range(count)]
+
+
+def _embedder(layout: Sequence[tuple[str, str, int]], actors: Sequence[Any], number: int) -> Callable[..., Any]:
+    """Embeddings for ``photofound.room.rows``: ``small`` here, networks where they are loaded, while this goes on."""
+    import ray
+
+    turns = iter(range(number, 2**62))
+    here = [vectors.Network(name) for _, name, _ in layout if name == vectors.SMALL]
+
+    def embed(pictures: Sequence[np.ndarray]) -> Callable[[], Mapping[str, Any]]:
+        asked = {
+            column: actors[next(turns) % len(actors)].vectors.remote(column, vectors.squares(pictures, side))
+            for column, name, side in layout
+            if name != vectors.SMALL
+        }
+        made = {network.column: network.array(pictures) for network in here}
+        return lambda: made | {column: vectors.as_array(ray.get(each)) for column, each in asked.items()}
+
+    return embed
+
+
+# ------------------------------------------------------------------------------------------------------------- columns
+
+
+def fill(
+    table: Table,
+    fields: Sequence[Any],
+    compute: Callable[[Any], Mapping[str, Any]],
+    read: Sequence[str],
+    pace: Pace,
+    where: str | None = None,
+    lacking: str | None = None,
+    batch: int = 32,
+) -> int:
+    """`Table.fill` on a cluster. ``compute`` is sent to the workers."""
+    table.add_columns(fields)
+    wanted = lacking_rows(fields, where, lacking)
+    names = [field.name for field in fields]
+    total = 0
+    left: list[int] | None = None
+    for _ in range(_ROUNDS):
+        table.refresh()
+        rows = {each.fragment_id: each.physical_rows for each in table.dataset.get_fragments()}
+        work = [number for number in (rows if left is None else left) if number in rows]
+        pace.total += sum(rows[number] for number in work)
+        left = []
+        versions = _Versions(lambda found, again=left: again.extend(_put(table, found)))
+        failed = _Failures(str(table.folder), len(work))
+        version = table.dataset.version
+        arguments = ((str(table.folder), version, n, names, compute, read, wanted, batch) for n in work)
+        try:
+            for index, found in nodes.results(_fill_unit, arguments, pace.nodes):
+                if isinstance(found, Exception):
+                    failed.note(f"fragment {work[index]}", found)
+                    continue
+                if found is not None:
+                    versions.take(index, [found], found.rows)
+                    total += found.rows
+                pace.add(rows[work[index]], found.rows if found is not None else 0)
+        finally:
+            versions.make()
+        failed.end()
+        if not left:
+            break
+    return total
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Columns of a fragment in files that no version has yet; ``before``: the fragment that they were computed for."""
+
+    before: Any
+    after: Any
+    fields: list[int]
+    rows: int
+
+
+def _fill_unit(
+    folder: str,
+    version: int,
+    number: int,
+    columns: Sequence[str],
+    compute: Callable[[Any], Mapping[str, Any]],
+    read: Sequence[str],
+    where: str,
+    batch: int,
+) -> _Filled | None:
+    import pyarrow as pa
+
+    table = Table(folder, version)
+    made = list(table.computed(number, columns, compute, read, where, batch))
+    if not made:
+        return None
+    fragment = table.dataset.get_fragment(number)
+    after, fields = fragment.update_columns(pa.concat_tables(made), left_on="key", right_on="key")
+    return _Filled(fragment.metadata, after, list(fields), sum(map(len, made)))
+
+
+def _put(table: Table, found: Sequence[_Filled]) -> list[int]:
+    """Make a version of filled columns. Returns the fragments that another process has changed meanwhile: they are left
+    as they are."""
+    with table.lock() as dataset:
+        now = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
+        good = [each for each in found if now.get(each.before.id) == each.before]
+        if good:
+            update = lance().LanceOperation.Update(
+                updated_fragments=[each.after for each in good],
+                fields_modified=sorted({field for each in good for field in each.fields}),
+                update_mode="rewrite_columns",
+            )
+            table.commit(update)
+        return [each.before.id for each in found if now.get(each.before.id) != each.before]
+
+
+def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
+    """The missing scores of filters: measures in tasks, networks in actors."""
+    import ray
+
+    hosted = [each for each in scorer.filters if not isinstance(each, Measure)]
+    actors = _host([], hosted, pace.nodes)
+    there = [_Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
+    try:
+        return fill(table, scorer.fields, Scorer(there, 1), scorer.read, pace, where, scorer.lacking)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@dataclass(frozen=True)
+class _Hosted(Filter):
+    """A filter whose network lies in actors. Pixels are decoded where it is asked."""
+
+    actors: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, filter: Filter, actors: Sequence[Any]) -> _Hosted:
+        said = (filter.name, filter.version, filter.threshold, filter.keeps, filter.about, filter.needs)
+        return cls(*said, actors=tuple(actors))
+
+    def scores(self, samples: Sequence[Sample]) -> np.ndarray:
+        import ray
+
+        for sample in samples:
+            with suppress(Exception):  # a damaged file: the filter says so
+                sample.pixels  # noqa: B018
+        actor = self.actors[hash(samples[0].file) % len(self.actors)]
+        return ray.get(actor.scores.remote(self.name, list(samples)))
+
+
+def embed(table: Table, network: vectors.Network, where: str | None, pace: Pace) -> int:
+    """`photofound.room.vectors.embed` on a cluster."""
+    import ray
+
+    actors = _host([network], [], pace.nodes)
+    compute = vectors.Embedding(network.field, _Vectors(network.column, network.name, network.side, actors))
+    try:
+        return fill(table, [network.field], compute, vectors.Embedding.READ, pace, where)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Pictures to vectors, where the network is loaded."""
+
+    column: str
+    name: str
+    side: int
+    actors: Sequence[Any]
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        import ray
+
+        if not self.actors:
+            return vectors.Network(self.name).pictures(pictures)
+        actor = self.actors[int(pictures[0].sum()) % len(self.actors)]
+        return ray.get(actor.vectors.remote(self.column, vectors.squares(pictures, self.side)))
+
+
+# ---------------------------------------------------------------------------------------------------------- duplicates
+
+
+class OnNodes(dedup.Here):
+    """Duplicates on a cluster: hashes by bucket, vectors by cell, from files in the room's folder. The same photographs
+    double the same ones as in one process."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+
+    def pairs_by_hash(self, rows: dedup.Rows, near: int) -> duplicates.Pairs:
+        tables = len(duplicates.buckets(1, near))
+        at_once = max(_BUCKET, min(duplicates.ROWS, rows.count * tables // (4 * self.pace.nodes.cpus)))
+        duplicates.brightness(rows.bits, rows.colours).tofile(rows.folder / "light")
+        buckets = duplicates.buckets(rows.count, near, at_once)
+        yield from self._results(_bucket, [(str(rows.folder), bucket, near) for bucket in buckets], rows.count)
+
+    def pairs_by_vector(self, rows: dedup.Rows, similar: float) -> duplicates.Pairs:
+        import ray
+
+        folder, width = str(rows.folder), rows.vectors.shape[1]
+        middles = ray.put(dedup.centres(rows.vectors))
+        parts = _shares(dedup.chunks(rows.count), 4 * self.pace.nodes.cpus)
+        near: list[list[np.ndarray]] = [[] for _ in parts]
+        for index, found in nodes.results(_nearest, ((folder, width, middles, p) for p in parts), self.pace.nodes):
+            near[index] = _result(found)
+        shares = _shares(dedup.cells([each for part in near for each in part]), 8 * self.pace.nodes.cpus)
+        yield from self._results(_cells, [(folder, width, share, similar) for share in shares], rows.count)
+
+    def _results(self, work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], count: int) -> duplicates.Pairs:
+        self.pace.total += count
+        for _, found in nodes.results(work, arguments, self.pace.nodes):
+            i, j = _result(found)
+            self.pace.add(count / len(arguments), round(count / len(arguments)))
+            yield i, j
+
+    def fill(self, table: Table, field: Any, answer: dedup.Answer, where: str | None) -> None:
+        fill(table, [field], answer, ["key"], Pace(self.pace.nodes), where, batch=4096)
+
+
+def _bucket(folder: str, bucket: duplicates.Bucket, near: int) -> tuple[np.ndarray, np.ndarray]:
+    place = Path(folder)
+    bits, colours = dedup.mapped_hashes(place)
+    light = np.memmap(place / "light", np.uint8, "r")
+    return duplicates.forest(duplicates.pairs_in(bucket, bits, light, near, colours))
+
+
+def _nearest(folder: str, width: int, middles: np.ndarray, parts: Sequence[slice]) -> list[np.ndarray]:
+    found = dedup.mapped_vectors(Path(folder), width)
+    return [dedup.nearest(found, middles, part) for part in parts]
+
+
+def _cells(folder: str, width: int, cells: Sequence[np.ndarray], similar: float) -> tuple[np.ndarray, np.ndarray]:
+    found = dedup.mapped_vectors(Path(folder), width)
+    return duplicates.forest(pair for rows in cells for pair in dedup.pairs_of_cell(found, rows, similar))
+
+
+def _shares(work: Sequence[Any], count: int) -> list[list[Any]]:
+    """The work in up to ``count`` parts of the same length, in its order."""
+    size = max(1, -(-len(work) // count))
+    return [list(work[start : start + size]) for start in range(0, len(work), size)]
+
+
+def _result(found: Any) -> Any:
+    if isinstance(found, Exception):
+        raise ValueError(f"dedup: a part failed on the cluster ({first_line(found)}); the room is as it was") from None
+    return found
