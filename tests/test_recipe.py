@@ -53,7 +53,7 @@ def test_alignment_compares_the_tokens_that_the_tap_saw_and_stops_early(tiny_fol
     teacher = [f"--recipe.repa_teacher={networks / 'dino'}", "--recipe.repa=0.5", "--recipe.repa_block=3"]
     stage = new_stage(tiny_folder, shards, *teacher, "--recipe.tread=0.5", "--recipe.repa_until=0.4")
     pixels, x0, features = torch.rand(2, 3, 64, 64), torch.zeros(2, 4, 8, 8), torch.randn(2, 8, 16)
-    stage.recipe.projector = torch.nn.Identity()
+    stage.recipe.projector = lambda tokens, grid: tokens
     target = stage.recipe.teacher.patches(pixels, (4, 4))
     route = torch.stack([torch.randperm(16)[:8] for _ in range(2)])
     cosines = [torch.cosine_similarity(features[i], target[i, route[i]], dim=-1).mean() for i in range(2)]

@@ -8,7 +8,7 @@ condition, and takes the guidance scale as an input. docs/distillation.md explai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,9 @@ from photofound.train.distributed import World
 from photofound.train.mix import Batch, mean_per_task, take
 from photofound.train.settings import DataConfig, TrainConfig
 from photofound.train.stage import EditStage
+
+Judged = tuple[Sequence[Tensor], Sequence[Tensor], tuple[Any, ...]]
+"""What a critic compares: taps of the photographs, of the jumps, and what else it is told."""
 
 _SHAPE = ("hidden_size", "depth", "patch_size", "in_channels", "condition_space", "prediction_type", "reference_embeds")
 
@@ -61,6 +64,7 @@ class DistillConfig:
     lpips: float = 0.0  # weight of the perceptual distance between the last jump and the photograph
     lpips_net: str | None = None  # a .safetensors file of SqueezeNet
     adversarial: float = 0.0  # pull of a critic on the last jump, as a share of the loss's own gradient; try 0.5
+    adversarial_on: str = "pixels"  # what it sees: pixels, by lpips_net | latents, by the teacher (LADD)
     adversarial_from: float = 0.3  # share of the run after which the critic pulls; before, it only learns
     r1: float = 0.01  # weight of the critic's gradient penalty
     lora_rank: int = 0  # rank of a LoRA on every linear layer; 0 = all weights
@@ -82,7 +86,9 @@ class DistillConfig:
             raise ValueError(f"distill.ema: {self.ema} must be from 0 to less than 1")
         if self.lora_rank < 0 or self.huber <= 0:
             raise ValueError("distill: lora_rank must be 0 or more, and huber more than 0")
-        for name in ("lpips", "adversarial"):
+        if self.adversarial_on not in ("pixels", "latents"):
+            raise ValueError(f"distill.adversarial_on: {self.adversarial_on!r} is unknown; use pixels or latents")
+        for name in ("lpips", "adversarial" if self.adversarial_on == "pixels" else "lpips"):
             if getattr(self, name) and not self.lpips_net:
                 raise ValueError(f"distill.lpips_net: distill.{name} needs a network; name a file")
 
@@ -136,7 +142,10 @@ class DistillStage(EditStage):
         self.teacher_pipeline.set_progress_bar_config(disable=True)
         self._make_student()
         self.module["target"] = deepcopy(self.student).requires_grad_(False)
-        if self.options.adversarial:
+        if self.options.adversarial and self.options.adversarial_on == "latents":
+            shape = self.teacher.config
+            self.module["critic"] = losses.TokenCritic(shape.hidden_size, shape.depth).to(self.device)
+        elif self.options.adversarial:
             read = vision.PerceptualNet.from_file
             self.judge = self.recipe.lpips_net or read(str(self.options.lpips_net)).to(self.device)
             self.module["critic"] = losses.FeatureCritic().to(self.device)
@@ -242,23 +251,47 @@ class DistillStage(EditStage):
         return loss, mean_per_task(each, condition.task) | {name: term.detach() for name, term in terms.items()}
 
     def _adversarial(self, made: Tensor, batch: Batch, hole: Tensor, last: Tensor, loss: Tensor) -> dict[str, Tensor]:
-        """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture: it is
-        decoded and pasted, and the critic compares it with the photograph, in the hole, on the features of a frozen
-        network (LADD uses those of a frozen diffusion model, arXiv:2403.12015)."""
+        """The terms of generator and critic for the samples ``last`` (B,), whose jump ends at the picture. The critic
+        compares it with the photograph, in the hole: both decoded, the picture pasted, on the features of a frozen
+        network; or as latents, on those of the teacher."""
         chosen = last.nonzero()[:, 0]
         critic: Any = self.module["critic"]
         if not len(chosen):  # the same weights have a gradient in every process: shards are summed together
             return {"critic": 0 * sum(weight.sum() for weight in critic.parameters())}
-        pixels = batch.sample.pixels[chosen]
-        pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
-        with torch.no_grad():
-            real = self.judge(pixels)
-        generator, judged = losses.feature_adversarial_losses(critic, real, self.judge(pasted), hole[chosen])
-        penalty = self.options.r1 * losses.gradient_penalty(critic, real)
+        seen = self._seen_by_teacher if self.options.adversarial_on == "latents" else self._seen_in_pixels
+        real, fake, given = seen(made, batch, hole, chosen)
+        generator, judged = losses.feature_adversarial_losses(critic, real, fake, hole[chosen], given)
+        penalty = self.options.r1 * losses.gradient_penalty(critic, real, given)
         terms = {"critic": judged, "r1": penalty}
         if batch.progress >= self.options.adversarial_from:
             terms["generator"] = self.options.adversarial * losses.balanced(generator, loss, made)
         return terms
+
+    def _seen_in_pixels(self, made: Tensor, batch: Batch, hole: Tensor, chosen: Tensor) -> Judged:
+        """Taps of a frozen network on the photographs and on the pictures that the jump gives, pasted into them."""
+        pixels = batch.sample.pixels[chosen]
+        pasted = torch.lerp(pixels, autoencoder.decode(self.vae, made[chosen], clamp=False), hole[chosen])
+        with torch.no_grad():
+            real = self.judge(pixels)
+        return real, self.judge(pasted), ()
+
+    def _seen_by_teacher(self, made: Tensor, batch: Batch, hole: Tensor, chosen: Tensor) -> Judged:
+        """LADD (arXiv:2403.12015, section 3): photographs and jumps as latents, with the same noise at times of which
+        most are late, logit of them ~ N(1, 1), and the teacher's tokens after each block. Nothing is decoded."""
+        generator = torch.Generator(self.device).manual_seed(int(torch.randint(2**31, (1,))))
+        sample, condition = batch.sample[chosen], take(batch.condition, chosen)
+        x0 = self.clean_latents(sample)
+        t = (1 + torch.randn(len(x0), generator=generator, device=self.device)).sigmoid()
+        noise, every = self.noise_like(x0, generator), tuple(range(self.teacher.config.depth))
+
+        def taps(latents: Tensor) -> Sequence[Tensor]:
+            x_t = flow.add_noise(latents, noise, t)
+            return self.predict(x_t, t, condition, None, every, self.teacher, sample.embeddings)[2]
+
+        with torch.no_grad():
+            real = taps(x0)
+        patch = self.teacher.config.patch_size
+        return real, taps(made[chosen].float()), ((x0.shape[-2] // patch, x0.shape[-1] // patch), t)
 
     def validate(self) -> dict[str, Tensor]:
         """``val_loss``: this stage's loss on the held-out photographs, always with the same noise and times."""

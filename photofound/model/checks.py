@@ -96,11 +96,12 @@ def check_reference_latents(model: Any, latents: Tensor) -> None:
         raise ValueError(f"reference has shape {shape}: give {wanted}")
 
 
-def check_routing(model: Any, hidden_states: Tensor, route: Tensor | None, tap: int | None) -> None:
+def check_routing(model: Any, hidden_states: Tensor, route: Tensor | None, tap: Any) -> None:
     """A route or a tap that does not fit the latents or the model."""
     batch, _, height, width = hidden_states.shape
     tokens = (height // model.config.patch_size) * (width // model.config.patch_size)
-    if tap is not None and not 0 <= tap < len(model.blocks):
+    wanted = () if tap is None else (tap,) if isinstance(tap, int) else tuple(tap)
+    if list(wanted) != sorted(set(wanted)) or not all(0 <= index < len(model.blocks) for index in wanted):
         raise ValueError(f"tap={tap}: there are blocks 0 to {len(model.blocks) - 1}")
     if route is None:
         return

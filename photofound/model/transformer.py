@@ -43,9 +43,9 @@ from photofound.model.layers import (
 
 @dataclass
 class EditTransformerOutput(Transformer2DModelOutput):
-    """`sample` (B, C, H, W); `features`, the tokens after the block that was tapped, or None."""
+    """`sample` (B, C, H, W); `features`, the tokens after the block or the blocks that were tapped, or None."""
 
-    features: Tensor | None = None
+    features: Any = None
 
 
 class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling):
@@ -193,7 +193,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         reference_kv: Tensor | None = None,
         referenced: Tensor | None = None,
         route: Tensor | None = None,
-        tap: int | None = None,
+        tap: int | Sequence[int] | None = None,
         cache: FirstBlockCache | None = None,
     ) -> EditTransformerOutput | tuple[Tensor, ...]:
         """Predict the velocity (or the clean sample, see `prediction_type`) of noisy latents.
@@ -219,13 +219,14 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
                 (R,) long, the samples that R references belong to; nothing is computed for the others. None = all.
             route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
                 blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
-            tap: index of a block whose output tokens are wanted, too.
+            tap: index of a block whose output tokens are wanted, too; or several, in order.
             cache: of one sampling, which lets the samples that the first block changes as before skip the other blocks.
                 Not together with `route` or `tap`.
 
         Returns:
-            `.sample` (B, C, H, W) and, with `tap`, `.features` (B, T, D); only the routed tokens, (B, T', D), where
-            `tap` is a block of `route_span` other than its last, after which all tokens are together again.
+            `.sample` (B, C, H, W) and, with `tap`, `.features` (B, T, D), of several blocks a tuple of them; only the
+            routed tokens, (B, T', D), where `tap` is a block of `route_span` other than its last, after which all
+            tokens are together again.
 
         Raises:
             ValueError: when shapes do not fit each other or the configuration.
@@ -269,10 +270,17 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         return (sample,) if features is None else (sample, features)
 
     def _through_blocks(
-        self, x: Tensor, given: Given, indices: range, route: Tensor | None = None, tap: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T, D) after some of the blocks, and those after the block that is tapped."""
-        features, span = None, self.route_span
+        self,
+        x: Tensor,
+        given: Given,
+        indices: range,
+        route: Tensor | None = None,
+        tap: int | Sequence[int] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Tokens (B, T, D) after some of the blocks, and those after the blocks that are tapped."""
+        span = self.route_span
+        tapped: list[Tensor] = []
+        wanted = () if tap is None else (tap,) if isinstance(tap, int) else tap
         for index in indices:
             if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
                 whole, (x, rope, mask) = (x, given), routed(x, given.rope, given.mask, route)
@@ -283,9 +291,9 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
                 x = self.blocks[index](x, *given.of_block(index))  # (B, T, D), within the route (B, T', D)
             if route is not None and index == span[-1]:
                 x, given = put_tokens(whole[0], route, x), whole[1]
-            if index == tap:
-                features = x
-        return x, features
+            if index in wanted:
+                tapped.append(x)
+        return x, None if tap is None else tapped[0] if isinstance(tap, int) else tuple(tapped)
 
     @property
     def route_span(self) -> range:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photofound.model.flow import masked_mean
+from photofound.model.layers import ScalarEmbedder
 from photofound.model.vision import PerceptualNet, VisionModel
 
 P_DINO_SIDE = 224  # side of the pictures that P-DINO compares
@@ -47,6 +48,27 @@ class Projector(nn.Sequential):
     def __init__(self, dim: int, width: int) -> None:
         inner = min(2048, 4 * dim)
         super().__init__(nn.Linear(dim, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, width))
+
+    def forward(self, x: Tensor, grid: Any = None) -> Tensor:
+        return super().forward(x)
+
+
+class SpatialProjector(nn.Conv2d):
+    """iREPA's (arXiv:2512.10794): one convolution of 3 x 3 over the grid of tokens, which keeps what is near what:
+    (B, T, D) -> (B, T, C), T = rows x columns."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__(dim, width, 3, padding=1)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return super().forward(x.mT.unflatten(2, grid)).flatten(2).mT
+
+
+def spatially_normalized(target: Tensor, eps: float = 1e-6) -> Tensor:
+    """A vision model's patches (B, T, C) less their mean over the picture, over their deviation, channel by channel
+    (iREPA, arXiv:2512.10794): what all patches share, which says what the picture is of, goes; what differs between
+    them, which says what is where, counts."""
+    return (target - target.mean(1, keepdim=True)) / (target.std(1, keepdim=True) + eps)
 
 
 def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
@@ -150,25 +172,60 @@ class FeatureCritic(nn.Module):
         ]
 
 
+class TokenCritic(nn.Module):
+    """Critics on the tokens of a frozen diffusion transformer after each of its blocks, which know how noisy the
+    latents are that it looks at (LADD, arXiv:2403.12015, section 3): tokens (B, T, D) of every block, the grid that
+    they lie on and times (B,) -> logits (B, 1, rows, columns) for each block.
+
+    The paper's heads see the text, too. Here it reaches them through the transformer, which reads it.
+    """
+
+    def __init__(self, dim: int, depth: int, width: int = 64) -> None:
+        super().__init__()
+        self.TAPS = range(depth)
+        self.time_in = nn.ModuleList(ScalarEmbedder(width, 1000.0, 10_000) for _ in range(depth))
+        self.enter = nn.ModuleList(nn.Conv2d(dim, width, 1) for _ in range(depth))
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1)
+            )
+            for _ in range(depth)
+        )
+
+    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int], times: Tensor) -> list[Tensor]:
+        logits = []
+        for tokens, time_in, enter, head in zip(taps, self.time_in, self.enter, self.heads, strict=True):
+            tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])  # blocks differ in size by far
+            x = enter(tokens.mT.unflatten(2, grid)) + time_in(times, torch.float32)[:, :, None, None]
+            logits.append(head(x))
+        return logits
+
+
 def feature_adversarial_losses(
-    critic: FeatureCritic, real: Sequence[Tensor], fake: Sequence[Tensor], where: Tensor | None = None
+    critic: nn.Module,
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    where: Tensor | None = None,
+    given: Sequence[Any] = (),
 ) -> tuple[Tensor, Tensor]:
     """(generator loss, critic loss) as in ``adversarial_losses``, from the taps of real and fake pictures, averaged
-    over the depths and counted in the region ``where`` (B, 1, H, W) in [0, 1]; None = everywhere."""
+    over the depths and counted in the region ``where`` (B, 1, H, W) in [0, 1]; None = everywhere. ``given`` is what the
+    critic is told beside the taps."""
     frozen = {name: p.detach() for name, p in critic.named_parameters()}
-    on_fake = torch.func.functional_call(critic, frozen, (fake,))
+    on_fake = torch.func.functional_call(critic, frozen, (fake, *given))
     generator = torch.stack([-_mean_where(x.float(), where) for x in on_fake]).mean()
     terms = []
-    for x, y in zip(critic([tap.detach() for tap in real]), critic([tap.detach() for tap in fake]), strict=True):
+    on_real, on_fake = (critic([tap.detach() for tap in taps], *given) for taps in (real, fake))
+    for x, y in zip(on_real, on_fake, strict=True):
         terms.append(_mean_where(F.relu(1 - x.float()), where) + _mean_where(F.relu(1 + y.float()), where))
     return generator, torch.stack(terms).mean()
 
 
-def gradient_penalty(critic: FeatureCritic, real: Sequence[Tensor]) -> Tensor:
+def gradient_penalty(critic: Any, real: Sequence[Tensor], given: Sequence[Any] = ()) -> Tensor:
     """R1 (arXiv:1801.04406, eq. 9): the mean squared gradient of a critic's logits at real pictures, which keeps it
     from winning by steepness. Taken at the features, beyond which nothing is trained."""
     taps = [tap.detach().float().requires_grad_(index in critic.TAPS) for index, tap in enumerate(real)]
-    logits = sum(scores.float().sum() for scores in critic(taps))
+    logits = sum(scores.float().sum() for scores in critic(taps, *given))
     with torch.enable_grad():
         slopes = torch.autograd.grad(logits, [taps[index] for index in critic.TAPS], create_graph=True)
     return torch.stack([slope.square().sum(1).mean() for slope in slopes]).mean()

@@ -201,7 +201,8 @@ class _Outline:
         if aligned and self.teacher is not None:
             width = self.transformer.config.hidden_size
             with torch.device("meta"):
-                networks["projector"] = losses.Projector(width, self.teacher.width)
+                kind = losses.SpatialProjector if self.config.recipe.repa_spatial else losses.Projector
+                networks["projector"] = kind(width, self.teacher.width)
         wanted = {"vae": self.vae, "lpips": self.lpips, "dino": self.dino}
         networks |= {name: net for name, net in wanted.items() if isinstance(net, nn.Module)}
         compute = partial(self._loss, crop, samples, skip)
@@ -238,7 +239,7 @@ class _Outline:
         sample = out.sample.float()
         loss = (sample - latents).square().mean()
         if "projector" in networks:
-            loss = loss + networks["projector"](out.features).float().square().mean()
+            loss = loss + networks["projector"](out.features, (side // shape.patch_size,) * 2).float().square().mean()
         rows = max(1, round(samples * recipe.perceptual_below)) if recipe.lpips or recipe.dino else 0
         if rows and (self.vae is None or "vae" in networks):
             truth = batch[:rows, :3]

@@ -34,7 +34,13 @@ class Recipe:
         if config.repa:
             self.block = transformer.config.depth // 2 if config.repa_block is None else config.repa_block
             self.teacher = vision.load_vision_model(str(config.repa_teacher)).to(device)
-            self.projector = losses.Projector(transformer.config.hidden_size, self.teacher.width).to(device)
+            kind = losses.SpatialProjector if config.repa_spatial else losses.Projector
+            self.projector = kind(transformer.config.hidden_size, self.teacher.width).to(device)
+            if config.repa_spatial and config.tread and self.block in transformer.route_span[:-1]:
+                raise ValueError(
+                    f"recipe.repa_spatial: block {self.block} sees only the tokens of the route, and a convolution "
+                    f"needs all; set recipe.repa_block to 1 or to {transformer.route_span[-1]}"
+                )
         if config.lpips:
             self.lpips_net = vision.PerceptualNet.from_file(str(config.lpips_net)).to(device)
         if config.dino:
@@ -59,9 +65,11 @@ class Recipe:
         assert self.projector is not None
         with torch.no_grad():
             target = self.teacher.patches(pixels, self._grid(x0))
+            if self.config.repa_spatial:
+                target = losses.spatially_normalized(target.float())
         if route is not None and features.shape[1] < target.shape[1]:
             target = layers.take_tokens(target, route)
-        return losses.alignment_loss(self.projector(features), target).mean()
+        return losses.alignment_loss(self.projector(features, self._grid(x0)), target).mean()
 
     def perceptual(self, x0: Tensor, pixels: Tensor, hole: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         """LPIPS and P-DINO between the photograph and the estimate x0, weighted.

@@ -209,6 +209,7 @@ class RecipeConfig:
     repa: float = 0.0  # REPA: weight of the alignment with a vision model; published 0.5
     repa_teacher: str | None = None  # REPA: a .safetensors file of SqueezeNet, a transformers folder or Hub id
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
+    repa_spatial: bool = False  # iREPA: a convolution as projector, patches normalised (arXiv:2512.10794)
     repa_until: float = 0.5  # REPA: share of the run after which it stops
     lpips: float = 0.0  # LPIPS: weight of the perceptual distance, of decoded latents, too; published 0.1 for pixels
     lpips_net: str | None = None  # LPIPS: a .safetensors file of SqueezeNet
@@ -220,6 +221,8 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.tread < 1:
             raise ValueError(f"recipe.tread: {self.tread} must be a share from 0 to less than 1")
+        if self.repa_spatial and not self.repa:
+            raise ValueError("recipe.repa_spatial: is a kind of REPA; set recipe.repa, too (0.5)")
         for weight, net in (("repa", "repa_teacher"), ("lpips", "lpips_net"), ("dino", "dino_net")):
             if getattr(self, weight) and not getattr(self, net):
                 raise ValueError(f"recipe.{net}: recipe.{weight} needs a network; name a file, a folder or a Hub id")

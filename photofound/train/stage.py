@@ -311,10 +311,10 @@ class EditStage:
         t: Tensor,
         condition: Condition,
         route: Tensor | None = None,
-        tap: int | None = None,
+        tap: int | Sequence[int] | None = None,
         model: Any = None,
         embeddings: Mapping[str, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Any]:
         """The model's velocity at x_t, its clean sample, and the features after block ``tap``.
 
         Args:

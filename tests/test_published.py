@@ -1,0 +1,159 @@
+"""Published recipes by their equations: iREPA, LADD."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from stages import loss_of, new_stage, overrides
+
+from photofound import config
+from photofound.model import flow
+from photofound.train import losses
+from photofound.train.distributed import World
+from photofound.train.mix import take
+from photofound.train.settings import RecipeConfig
+from photofound.train.trainer import Trainer
+from photofound.training import distill
+
+# ------------------------------------------------------------------------------------------------------------- iREPA
+
+
+def test_irepas_convolution_is_over_the_grid_of_tokens():
+    projector, x = losses.SpatialProjector(8, 5), torch.randn(2, 6, 8)
+    picture = x.reshape(2, 2, 3, 8).permute(0, 3, 1, 2)
+    by_hand = F.conv2d(picture, projector.weight, projector.bias, padding=1).permute(0, 2, 3, 1).reshape(2, 6, 5)
+    torch.testing.assert_close(projector(x, (2, 3)), by_hand)
+
+
+def test_irepas_target_has_no_mean_and_unit_deviation_over_a_picture():
+    target = torch.randn(2, 50, 4) * torch.tensor([1, 5, 9, 2]) + 100  # what all patches share outweighs the rest
+    made = losses.spatially_normalized(target)
+    torch.testing.assert_close(made.mean(1), torch.zeros(2, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made.std(1), torch.ones(2, 4), atol=1e-3, rtol=0)
+    assert losses.alignment_loss(target, target.roll(1, 1)).max() < -0.99  # unlike patches look alike before
+    assert losses.alignment_loss(made, made.roll(1, 1)).min() > -0.5
+
+
+def test_irepa_in_a_stage(tiny_folder, shards, networks):
+    spatial = [f"--recipe.repa_teacher={networks / 'dino'}", "--recipe.repa=0.5", "--recipe.repa_spatial=true"]
+    stage = new_stage(tiny_folder, shards, *spatial)
+    assert isinstance(stage.module["projector"], losses.SpatialProjector)
+    pixels, x0, features = torch.rand(2, 3, 64, 64), torch.zeros(2, 4, 8, 8), torch.randn(2, 16, 32)
+    target = losses.spatially_normalized(stage.recipe.teacher.patches(pixels, (4, 4)))
+    wanted = losses.alignment_loss(stage.recipe.projector(features, (4, 4)), target).mean()
+    torch.testing.assert_close(stage.recipe.alignment(features, pixels, x0, None), wanted)
+    loss, logs = loss_of(stage, stage.batch(torch.Generator().manual_seed(0), 14, 0.0))
+    loss.backward()
+    assert "repa" in logs and stage.module["projector"].weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="recipe.repa_spatial: block 3 sees only the tokens of the route"):
+        new_stage(tiny_folder, shards, *spatial, "--recipe.tread=0.5", "--recipe.repa_block=3", "--model.depth=8")
+    with pytest.raises(ValueError, match="recipe.repa_spatial: is a kind of REPA; set recipe.repa"):
+        RecipeConfig(repa_spatial=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- LADD
+
+LADD = ["--distill.adversarial=0.5", "--distill.adversarial_on=latents", "--distill.adversarial_from=0"]
+
+
+def student(tiny_folder, shards, *more):
+    arguments = [a.replace("model.start", "start") for a in overrides(tiny_folder, shards, *LADD, *more)]
+    small = ["--train.batch_size=4", "--train.device=cpu", "--train.trackers=[]", "--mix.tasks={inpaint: 1}"]
+    torch.manual_seed(0)
+    return distill.DistillStage(config.load(distill.Config, None, [*arguments, *small]), World())
+
+
+def test_ladd_shows_the_critic_the_teachers_tokens_at_the_same_noise(tiny_folder, shards, monkeypatch):
+    stage = student(tiny_folder, shards, "--distill.phases=1", "--distill.teacher_steps=2")
+    batch = stage.batch(torch.Generator().manual_seed(0), 4, 0.5)
+    x0, chosen, asked = stage.clean_latents(batch.sample), torch.tensor([0, 2]), []
+    predict = stage.predict
+    monkeypatch.setattr(stage, "predict", lambda *given: asked.append(given) or predict(*given))
+    made = x0.clone().requires_grad_()
+    real, fake, (grid, times) = stage._seen_by_teacher(made, batch, batch.condition.hole, chosen)
+    assert grid == (4, 4) and len(real) == len(fake) == stage.teacher.config.depth
+    torch.testing.assert_close(real, fake, atol=1e-4, rtol=1e-3)  # a perfect student cannot be told apart
+    (x_t, t, condition, route, every, model, _), (other, *_) = asked
+    assert model is stage.teacher and route is None and every == (0, 1)
+    torch.testing.assert_close(x_t, other, atol=1e-4, rtol=1e-3)
+    noise = (x_t - (1 - t[:, None, None, None]) * x0[chosen]) / t[:, None, None, None]
+    torch.testing.assert_close(flow.add_noise(x0[chosen], noise, t), x_t)
+    assert condition.task == take(batch.condition, chosen).task and torch.equal(times, t)
+    sum(tap.sum() for tap in fake).backward()
+    assert made.grad[chosen].abs().sum() > 0 and not made.grad[[1, 3]].any()
+    assert not any(p.requires_grad for p in stage.teacher.parameters())
+
+
+def test_ladds_times_are_mostly_late():
+    """logit(t) ~ N(1, 1), as the paper chose it."""
+    torch.manual_seed(0)
+
+    class Stage:
+        device = torch.device("cpu")
+        teacher = type("Model", (), {"config": type("Config", (), {"depth": 1, "patch_size": 1})})
+        clean_latents = staticmethod(lambda sample: torch.zeros(4000, 1, 1, 1))
+        noise_like = staticmethod(lambda x, generator: torch.zeros_like(x))
+        predict = staticmethod(lambda *given: (None, None, (given[0],)))
+
+    class Given:
+        embeddings = None
+
+        def __getitem__(self, rows):
+            return self
+
+    batch = type("Batch", (), {"sample": Given(), "condition": None})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "take", lambda condition, rows: condition)
+        *_, (_, times) = distill.DistillStage._seen_by_teacher(
+            Stage(), torch.zeros(4000, 1, 1, 1), batch, None, torch.arange(4000)
+        )
+    logits = times.logit()
+    assert float(logits.mean()) == pytest.approx(1, abs=0.06) and float(logits.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_ladds_critic_knows_the_time_and_has_a_head_for_each_block():
+    torch.manual_seed(0)
+    critic = losses.TokenCritic(8, 3, width=4)
+    taps = [torch.randn(2, 6, 8) for _ in range(3)]
+    logits = critic(taps, (2, 3), torch.tensor([0.2, 0.9]))
+    assert [tuple(each.shape) for each in logits] == [(2, 1, 2, 3)] * 3
+    others = critic([taps[0], 2 * taps[1], taps[2]], (2, 3), torch.tensor([0.2, 0.5]))
+    assert torch.equal(others[0][0], logits[0][0]) and not torch.equal(others[0][1], logits[0][1])
+    torch.testing.assert_close(others[1][0], logits[1][0], atol=1e-4, rtol=1e-3)  # directions, not lengths
+    fake = [torch.randn(2, 6, 8, requires_grad=True) for _ in range(3)]
+    given = (2, 3), torch.tensor([0.2, 0.9])
+    for_generator, for_critic = losses.feature_adversarial_losses(critic, taps, fake, None, given)
+    on_real, on_fake = critic(taps, *given), critic(fake, *given)
+    hinge = [F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(on_real, on_fake, strict=True)]
+    torch.testing.assert_close(for_critic, torch.stack(hinge).mean())
+    torch.testing.assert_close(for_generator, -torch.stack([f.mean() for f in on_fake]).mean())
+    for_generator.backward(retain_graph=True)
+    assert all(tap.grad is not None for tap in fake) and all(p.grad is None for p in critic.parameters())
+    assert losses.gradient_penalty(critic, taps, given) > 0
+
+
+@pytest.mark.slow
+def test_a_student_of_ladd_trains_and_resumes_exactly(tiny_folder, shards, tmp_path):
+    def run(name, steps, resume=None):
+        stage = student(tiny_folder, shards, f"--train.steps={steps}", "--distill.phases=1",
+                        "--train.schedule=constant", "--distill.keep_teacher=false")  # fmt: skip
+        stage.sheet = lambda: np.zeros((8, 8, 3), np.uint8)
+        made = Trainer(stage.config.train, stage, tmp_path / name, resume)
+        assert made.run()
+        return {key: value.clone() for key, value in stage.module.state_dict().items()}
+
+    begin = {key: value.clone() for key, value in student(tiny_folder, shards).module.state_dict().items()}
+    whole = run("whole", 2)
+    run("again", 1)
+    again = run("again", 2, "latest")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    moved = {key.split(".")[0] for key in whole if not torch.equal(whole[key], begin[key])}
+    assert moved >= {"transformer", "critic"}
+
+
+def test_ladd_needs_no_network_and_pixels_do():
+    distill.DistillConfig(adversarial=0.5, adversarial_on="latents")
+    with pytest.raises(ValueError, match="distill.lpips_net: distill.adversarial needs a network"):
+        distill.DistillConfig(adversarial=0.5)
+    with pytest.raises(ValueError, match="distill.adversarial_on: 'dino' is unknown; use pixels or latents"):
+        distill.DistillConfig(adversarial_on="dino")
