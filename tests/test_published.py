@@ -1,4 +1,4 @@
-"""Published recipes by their equations: iREPA, LADD."""
+"""Published recipes by their equations: iREPA, LADD, SPRINT."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,12 @@ from stages import loss_of, new_stage, overrides
 
 from photofound import config
 from photofound.model import flow
+from photofound.model.transformer import EditTransformer
 from photofound.train import losses
 from photofound.train.distributed import World
 from photofound.train.mix import take
+from photofound.train.plan import plan
+from photofound.train.recipe import Recipe
 from photofound.train.settings import RecipeConfig
 from photofound.train.trainer import Trainer
 from photofound.training import distill
@@ -157,3 +160,110 @@ def test_ladd_needs_no_network_and_pixels_do():
         distill.DistillConfig(adversarial=0.5)
     with pytest.raises(ValueError, match="distill.adversarial_on: 'dino' is unknown; use pixels or latents"):
         distill.DistillConfig(adversarial_on="dino")
+
+
+# ------------------------------------------------------------------------------------------------------------ SPRINT
+
+
+def fusing(depth=6, **more):
+    torch.manual_seed(0)
+    shape = {"in_channels": 4, "patch_size": 1, "context_in_dim": 8, "hidden_size": 32, "num_heads": 2, "depth": depth}
+    model = EditTransformer(**shape, **more)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_sprint_fuses_the_sparse_path_with_the_dense_one():
+    """h = W [f; pad(g)]: f are all tokens before the inner blocks, g those of the route after them, masks elsewhere."""
+    model = fusing(token_fusion=True)
+    assert model.route_span == range(2, 4)
+    x, t, text = torch.randn(2, 4, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 3, 8)
+    route = losses.sample_route(2, 16, 0.75, torch.Generator().manual_seed(0))
+    assert route.shape == (2, 4)
+    seen = {}
+    for index in (1, 2, 3, 4):
+        model.blocks[index].register_forward_hook(
+            lambda _, given, out, index=index: seen.update({index: (given[0], out)})
+        )
+    model(x, t, text, route=route)
+    shallow, deep = seen[1][1], seen[3][1]
+    assert seen[2][0].shape == deep.shape == (2, 4, 32)  # a quarter of the tokens is what the inner blocks compute
+    torch.testing.assert_close(seen[2][0], shallow.gather(1, route[..., None].expand(-1, -1, 32)))
+    padded = model.fusion.mask.expand(2, 16, 32).clone()
+    for sample in range(2):
+        padded[sample, route[sample]] = deep[sample]
+    torch.testing.assert_close(seen[4][0], torch.cat([shallow, padded], -1) @ model.fusion.proj.weight.T)
+    model(x, t, text)  # all tokens: no mask
+    torch.testing.assert_close(seen[4][0], torch.cat([seen[1][1], seen[3][1]], -1) @ model.fusion.proj.weight.T)
+
+
+@torch.no_grad()
+def test_a_fusion_that_is_added_changes_nothing_and_is_saved(tmp_path):
+    model = fusing()
+    given = torch.randn(2, 4, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 3, 8)
+    before = model(*given).sample
+    model.add_fusion()
+    torch.testing.assert_close(model(*given).sample, before, atol=1e-5, rtol=1e-5)
+    model.fusion.proj.weight += 0.1
+    model.save_pretrained(tmp_path)
+    loaded = EditTransformer.from_pretrained(tmp_path)
+    assert torch.equal(loaded(*given).sample, model(*given).sample)
+    with pytest.raises(ValueError, match="model.fusion: needs a depth of at least 5, and this is 4"):
+        fusing(depth=4).add_fusion()
+
+
+SPRINT = ["--recipe.sprint=0.75", "--model.fusion=true", "--recipe.sprint_until=0.5"]
+
+
+def test_sprint_in_a_stage_ends_with_all_tokens(tiny_folder, shards, monkeypatch):
+    stage = new_stage(tiny_folder, shards, *SPRINT)
+    routes = []
+    predict = stage.predict
+    monkeypatch.setattr(stage, "predict", lambda *given, **more: routes.append(given[3]) or predict(*given, **more))
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    loss_of(stage, batch)[0].backward()
+    assert routes[0].shape == (14, 4) and stage.pipeline.transformer.fusion.mask.grad is not None
+    loss_of(stage, batch._replace(progress=0.5))
+    assert routes[1] is None
+    sparse, dense = stage.work(0.0), stage.work(0.5)
+    assert sparse[0] == dense[0] and sparse[1] < dense[1]
+    early, late = plan(stage.config)
+    assert (early.share, late.share) == (0.5, 0.5) and 3 * early.flops < early.work < late.work
+    assert early.flops == pytest.approx(sparse[1] / 3) and early.need(1).step < late.need(1).step
+
+
+@pytest.mark.slow
+def test_a_run_of_sprint_resumes_exactly(tiny_folder, shards, tmp_path):
+    def run(name, steps, resume=None):
+        stage = new_stage(tiny_folder, shards, *SPRINT, f"--train.steps={steps}", "--train.batch_size=4",
+                          "--train.device=cpu", "--train.trackers=[]", "--train.schedule=constant")  # fmt: skip
+        stage.sheet = lambda: np.zeros((8, 8, 3), np.uint8)
+        assert Trainer(stage.config.train, stage, tmp_path / name, resume).run()
+        return {key: value.clone() for key, value in stage.module.state_dict().items()}
+
+    whole = run("whole", 4)
+    killed = Trainer.launch
+    with pytest.MonkeyPatch.context() as patch:  # a run of four updates that is stopped after two of them
+        patch.setattr(
+            Trainer, "launch", lambda self, at: (setattr(self, "stopping", self.step == 1), killed(self, at))[1]
+        )
+        stage = new_stage(tiny_folder, shards, *SPRINT, "--train.steps=4", "--train.batch_size=4",
+                          "--train.device=cpu", "--train.trackers=[]", "--train.schedule=constant")  # fmt: skip
+        assert not Trainer(stage.config.train, stage, tmp_path / "again").run()
+    again = run("again", 4, "latest")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_sprint_refuses_what_makes_no_sense(tiny_folder, shards):
+    with pytest.raises(ValueError, match="recipe.sprint: leaves out tokens as recipe.tread does; choose one"):
+        RecipeConfig(sprint=0.75, tread=0.5)
+    with pytest.raises(ValueError, match="must be shares from 0 to 1"):
+        RecipeConfig(sprint=1.5)
+    with pytest.raises(ValueError, match="set model.fusion=true"):
+        new_stage(tiny_folder, shards, "--recipe.sprint=0.75")
+    stage = new_stage(tiny_folder, shards, "--model.fusion=true")
+    stage.pipeline.transformer.requires_grad_(False)
+    with pytest.raises(ValueError, match="recipe.sprint: is for trainings of all weights; set model.train=full"):
+        Recipe(RecipeConfig(sprint=0.75), stage.pipeline.transformer, stage.vae, stage.device)

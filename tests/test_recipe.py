@@ -130,5 +130,5 @@ def test_tread_leaves_out_half_of_the_tokens_of_large_pictures_only(tiny_folder,
     batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
     loss_of(stage, batch)[0].backward()
     assert all(p.grad is not None for p in stage.pipeline.transformer.blocks.parameters())
-    with pytest.raises(ValueError, match="recipe.tread: .* depth of at least 6, and this is 3"):
+    with pytest.raises(ValueError, match="recipe.tread, .* depth of at least 6, and this is 3"):
         new_stage(tiny_folder, shards, "--recipe.tread=0.5", "--model.depth=3")

@@ -49,7 +49,7 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
     t = flow.sample_time(len(x0), generator, stage.shift_at(batch.progress), config.mix.uniform_time)
     noise, t = flow.regression_start(stage.noise_like(x0, generator), t, is_regression(condition))
     x_t = flow.add_noise(x0, noise, t)
-    route, block = stage.recipe.route(x0, generator), stage.recipe.aligned_block(batch.progress)
+    route, block = stage.recipe.route(x0, generator, batch.progress), stage.recipe.aligned_block(batch.progress)
     v, x0_hat, features = stage.predict(x_t, t, condition, route, block, embeddings=batch.sample.embeddings)
     target = stage.target(x_t, x0, noise, t)
 

@@ -8,6 +8,7 @@ Each file imports only files above it:
     cache            blocks that are skipped where little has changed since the last step
     checks           what the transformer refuses
     quantize         weights of eight bits
+    adapters         the model with its LoRAs added to its weights
     transformer      EditTransformer: trunk, edit inputs, task heads
     cost             what a forward pass costs
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none

@@ -51,6 +51,31 @@ def routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple
     return take_tokens(x, route), rope[route], None if mask is None else mask[..., : mask.shape[-1] - gone]
 
 
+class Fusion(nn.Module):
+    """Fuses what the inner blocks made of some tokens, or of all, with what all tokens were before (SPRINT,
+    arXiv:2510.21986: the sparse, deep path and the dense, shallow one). It starts as the deep path alone."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.mask = nn.Parameter(torch.empty(dim))
+        self.proj = nn.Linear(2 * dim, dim, bias=False)
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Weights of a fusion that changes nothing where no token is left out."""
+        nn.init.zeros_(self.mask)
+        nn.init.zeros_(self.proj.weight)
+        self.proj.weight[:, len(self.mask) :].fill_diagonal_(1)
+
+    def forward(self, shallow: Tensor, deep: Tensor, route: Tensor | None) -> Tensor:
+        """shallow (B, T, D), deep (B, T, D), or (B, T', D) of the tokens that `route` (B, T') names -> (B, T, D).
+        Tokens that were left out have a mask, the same for all, in place of a deep one."""
+        if route is not None:
+            deep = put_tokens(self.mask.to(deep.dtype).expand_as(shallow), route, deep)
+        return self.proj(torch.cat((shallow, deep), -1))
+
+
 # ------------------------------------------------------------------------------------------------------- modulation
 
 

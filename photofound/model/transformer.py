@@ -23,13 +23,14 @@ from diffusers.utils import apply_lora_scale
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from photofound.model import checks
+from photofound.model import adapters, checks
 from photofound.model.attention import ReferenceAttention, key_mask, rope_table
 from photofound.model.cache import CachedSampling, FirstBlockCache
 from photofound.model.fused import NORM_EPS
 from photofound.model.layers import (
     Block,
     Embedder,
+    Fusion,
     Given,
     OutputHeads,
     ResolutionEmbedder,
@@ -76,6 +77,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         reference_embeds: whether there is an input for a reference picture, the wanted surface.
         reference_size: side of that picture in pixels. Recorded for the pipeline and the trainer; the transformer takes
             latents of any size.
+        token_fusion: whether the tokens that inner blocks were given are fused with what they make of them (SPRINT).
 
     Raises:
         ValueError: for a configuration that does not fit together; it names the value and the remedy.
@@ -87,7 +89,14 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["Block", "OutputHeads"]
     # Inputs and heads are small, and all that is painted goes through them: eight bits are for the blocks.
-    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["norm", "_in$", "_in[.]", "resolution_embedder", "heads"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = [
+        "norm",
+        "_in$",
+        "_in[.]",
+        "resolution_embedder",
+        "heads",
+        "fusion",
+    ]
     _repeated_blocks: ClassVar[list[str]] = ["Block"]  # what `compile_repeated_blocks` compiles, once for all
 
     @register_to_config
@@ -113,6 +122,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         prediction_type: str = "velocity",
         reference_embeds: bool = False,
         reference_size: int = 128,
+        token_fusion: bool = False,
     ):
         super().__init__()
         sizes = {"in_channels": in_channels, "patch_size": patch_size, "context_in_dim": context_in_dim}
@@ -140,6 +150,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         self.reference_in = _patch_projection(patch_dim, bottleneck_size, hidden_size) if reference_embeds else None
 
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio, reference_embeds) for _ in range(depth))
+        self.fusion = Fusion(hidden_size) if token_fusion else None
         self.heads = OutputHeads(hidden_size, patch_dim, len(tasks))
 
         self.gradient_checkpointing = False
@@ -160,6 +171,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
             nn.init.zeros_(block.modulation.lin.weight)  # gates at 0: each block starts as the identity
         if self.reference_in is not None:
             self._start_reference()
+        if self.fusion is not None:
+            self.fusion.start()
         for embedder in self.modules():
             if isinstance(embedder, Embedder):
                 nn.init.normal_(embedder.in_layer.weight, std=0.02)  # sinusoids are not unit normal: start gently
@@ -218,7 +231,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
             referenced: (B,) or (1,) bool, which samples have a reference: to the others it adds exactly nothing. Or
                 (R,) long, the samples that R references belong to; nothing is computed for the others. None = all.
             route: (B, T') long, without repeats: the image tokens that go through every block. The others skip the
-                blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2). For training.
+                blocks in `route_span` and come back as they were (TREAD, arXiv:2501.04765, section 3.2), or, where
+                there is a fusion, masked. For training.
             tap: index of a block whose output tokens are wanted, too; or several, in order.
             cache: of one sampling, which lets the samples that the first block changes as before skip the other blocks.
                 Not together with `route` or `tap`.
@@ -282,23 +296,30 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         tapped: list[Tensor] = []
         wanted = () if tap is None else (tap,) if isinstance(tap, int) else tap
         for index in indices:
-            if route is not None and index == span[0]:  # from here on only the routed tokens, at their own positions
-                whole, (x, rope, mask) = (x, given), routed(x, given.rope, given.mask, route)
-                given = given._replace(rope=rope, mask=mask)
+            if span and index == span[0]:
+                shallow, every = x, given
+                if route is not None:  # from here on only the routed tokens, at their own positions
+                    x, rope, mask = routed(x, given.rope, given.mask, route)
+                    given = given._replace(rope=rope, mask=mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(self.blocks[index], x, *given.of_block(index))
             else:
                 x = self.blocks[index](x, *given.of_block(index))  # (B, T, D), within the route (B, T', D)
-            if route is not None and index == span[-1]:
-                x, given = put_tokens(whole[0], route, x), whole[1]
+            if span and index == span[-1]:
+                given = every
+                if self.fusion is not None:
+                    x = self.fusion(shallow, x, route)
+                elif route is not None:
+                    x = put_tokens(shallow, route, x)
             if index in wanted:
                 tapped.append(x)
         return x, None if tap is None else tapped[0] if isinstance(tap, int) else tuple(tapped)
 
     @property
     def route_span(self) -> range:
-        """Blocks that a token outside the route skips: 2 to depth - 4, counted from 0 (TREAD's choice, section 4)."""
-        return range(2, len(self.blocks) - 3)
+        """Blocks that a token outside the route skips: 2 to depth - 4, counted from 0 (TREAD's choice, section 4); with
+        a fusion all but the first two and the last two (SPRINT's)."""
+        return range(2, len(self.blocks) - (3 if self.fusion is None else 2))
 
     @apply_forward_hook  # so that model offload moves the weights to the device first, as it does for `forward`
     def encode_text(self, encoder_hidden_states: Tensor) -> Tensor:
@@ -365,26 +386,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         return vector
 
     def merged(self) -> "EditTransformer":
-        """This transformer with its active LoRAs added to its weights, and without any LoRA; itself if there is none.
-
-        What the LoRAs leave alone is shared, not copied.
-        """
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = {name: module for name, module in self.named_modules() if isinstance(module, BaseTunerLayer)}
-        if not layers:
-            return self
-        inside = tuple(f"{name}." for name in layers)
-        weights = {key: value for key, value in self.state_dict().items() if not key.startswith(inside)}
-        for name, layer in layers.items():
-            if not layer.merged and not layer.disable_adapters:
-                layer = copy.deepcopy(layer)
-                layer.merge()
-            weights |= {f"{name}.{key}": value for key, value in layer.get_base_layer().state_dict().items()}
-        with torch.device("meta"):
-            plain = type(self).from_config(self.config)
-        plain.load_state_dict(weights, assign=True)
-        return plain.train(self.training)
+        """This transformer with its active LoRAs added to its weights, and without any LoRA: see `adapters`."""
+        return cast(EditTransformer, adapters.merged(self))
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -456,6 +459,17 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
             block.attention.reference = added.to(weight.device, weight.dtype).train(self.training)
         self._start_reference()
         self.register_to_config(reference_embeds=True, reference_size=size)
+
+    @torch.no_grad()
+    def add_fusion(self) -> None:
+        """Add the fusion, which at first changes nothing; a model that has one keeps it. Build the optimizer, and wrap
+        the model, afterwards. Raises ValueError for fewer than five blocks."""
+        if self.fusion is not None:
+            return
+        if len(self.blocks) < 5:
+            raise ValueError(f"model.fusion: needs a depth of at least 5, and this is {len(self.blocks)}")
+        self.fusion = Fusion(self.config.hidden_size).to(self.task_in.device, self.task_in.dtype).train(self.training)
+        self.register_to_config(token_fusion=True)
 
     def _start_reference(self) -> None:
         """Keys and values as of image tokens, and an output of zero: it changes nothing, yet its last layer has a

@@ -60,6 +60,7 @@ def transformer_options(config: ModelConfig, tasks: Sequence[str], vae: Any | No
         "tasks": ("generate", *tasks),
         "reference_embeds": config.reference,
         "reference_size": config.reference_size,
+        "token_fusion": config.fusion,
     }
 
 
@@ -70,3 +71,5 @@ def add_inputs(transformer: EditTransformer, tasks: Sequence[str], config: Model
             transformer.add_task(task)
     if config.reference:
         transformer.add_reference(config.reference_size)
+    if config.fusion:
+        transformer.add_fusion()

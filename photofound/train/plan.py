@@ -38,7 +38,8 @@ def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = Non
     Raises ValueError where the configuration does not fit together.
     """
     outline = _Outline.of(config, adapt)
-    turns = sorted({0.0, *(turn for turn in config.data.turns if 0 < turn < 1), 1.0})
+    dense = [config.recipe.sprint_until] * bool(config.recipe.sprint)  # REPA's end is counted by its share
+    turns = sorted({0.0, *(turn for turn in (*config.data.turns, *dense) if 0 < turn < 1), 1.0})
     return [outline.phase(since, until) for since, until in itertools.pairwise(turns)]
 
 
@@ -88,7 +89,7 @@ class _Outline:
         data, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
         crop, batch = (data.late_crop, data.late_batch) if since >= data.late_from else (data.crop, 1.0)
         factor = autoencoder.factor(self.vae)
-        skip = recipe.tread if (crop // factor // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
+        skip = recipe.skipped(since, (crop // factor // shape.patch_size) ** 2)
         seen = (shape.reference_size // factor,) * 2 if shape.reference_embeds else None
         side, length = crop // factor, self.config.model.text_length
         cost = forward_cost(self.transformer, side, side, length, skip, seen)

@@ -36,11 +36,15 @@ class Recipe:
             self.teacher = vision.load_vision_model(str(config.repa_teacher)).to(device)
             kind = losses.SpatialProjector if config.repa_spatial else losses.Projector
             self.projector = kind(transformer.config.hidden_size, self.teacher.width).to(device)
-            if config.repa_spatial and config.tread and self.block in transformer.route_span[:-1]:
+            if config.repa_spatial and (config.tread or config.sprint) and self.block in transformer.route_span[:-1]:
                 raise ValueError(
                     f"recipe.repa_spatial: block {self.block} sees only the tokens of the route, and a convolution "
                     f"needs all; set recipe.repa_block to 1 or to {transformer.route_span[-1]}"
                 )
+        if config.sprint and transformer.fusion is None:
+            raise ValueError("recipe.sprint: the model has no layer that fuses its paths; set model.fusion=true")
+        if config.sprint and not transformer.fusion.mask.requires_grad:
+            raise ValueError("recipe.sprint: is for trainings of all weights; set model.train=full, or leave it out")
         if config.lpips:
             self.lpips_net = vision.PerceptualNet.from_file(str(config.lpips_net)).to(device)
         if config.dino:
@@ -53,12 +57,11 @@ class Recipe:
         """The transformer block whose output REPA aligns at this share of the run; None for none."""
         return self.block if self.config.repa and progress < self.config.repa_until else None
 
-    def route(self, x0: Tensor, generator: torch.Generator) -> Tensor | None:
-        """(B, T') indices of the tokens that go through every block (TREAD); None for all."""
+    def route(self, x0: Tensor, generator: torch.Generator, progress: float = 0.0) -> Tensor | None:
+        """(B, T') indices of the tokens that go through every block (TREAD, SPRINT); None for all."""
         tokens = math.prod(self._grid(x0))
-        if not self.config.tread or tokens < self.config.tread_tokens:
-            return None
-        return losses.sample_route(len(x0), tokens, self.config.tread, generator)
+        skip = self.config.skipped(progress, tokens)
+        return losses.sample_route(len(x0), tokens, skip, generator) if skip else None
 
     def alignment(self, features: Tensor, pixels: Tensor, x0: Tensor, route: Tensor | None) -> Tensor:
         """REPA's term, without its weight, on the tokens (B, T', D) that the aligned block saw."""

@@ -104,6 +104,7 @@ class ModelConfig:
     frozen: str = "fp32"  # networks that are not trained (text encoder, autoencoder, teachers): fp32 | bf16
     reference: bool = False  # add an input for a picture of the wanted surface; a start model without it gets it
     reference_size: int = 128  # side of that picture in pixels
+    fusion: bool = False  # add the layer that recipe.sprint needs; a start model without it gets it
 
     def __post_init__(self) -> None:
         if self.frozen not in ("fp32", "bf16"):
@@ -206,6 +207,8 @@ class RecipeConfig:
 
     tread: float = 0.0  # TREAD: share of the tokens that skip the inner blocks; published 0.5
     tread_tokens: int = 0  # TREAD: only for pictures of at least so many tokens
+    sprint: float = 0.0  # SPRINT: share of the tokens that skip the inner blocks (arXiv:2510.21986); published 0.75
+    sprint_until: float = 0.9  # SPRINT: share of the run after which all tokens go through every block
     repa: float = 0.0  # REPA: weight of the alignment with a vision model; published 0.5
     repa_teacher: str | None = None  # REPA: a .safetensors file of SqueezeNet, a transformers folder or Hub id
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
@@ -221,11 +224,21 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.tread < 1:
             raise ValueError(f"recipe.tread: {self.tread} must be a share from 0 to less than 1")
+        if not 0 <= self.sprint < 1 or not 0 < self.sprint_until <= 1:
+            raise ValueError(f"recipe.sprint: {self.sprint} until {self.sprint_until} must be shares from 0 to 1")
+        if self.sprint and self.tread:
+            raise ValueError("recipe.sprint: leaves out tokens as recipe.tread does; choose one")
         if self.repa_spatial and not self.repa:
             raise ValueError("recipe.repa_spatial: is a kind of REPA; set recipe.repa, too (0.5)")
         for weight, net in (("repa", "repa_teacher"), ("lpips", "lpips_net"), ("dino", "dino_net")):
             if getattr(self, weight) and not getattr(self, net):
                 raise ValueError(f"recipe.{net}: recipe.{weight} needs a network; name a file, a folder or a Hub id")
+
+    def skipped(self, progress: float, tokens: int) -> float:
+        """The share of a picture's tokens that skip the inner blocks."""
+        if self.sprint:
+            return self.sprint if progress < self.sprint_until else 0.0
+        return self.tread if tokens >= self.tread_tokens else 0.0
 
 
 @dataclass(frozen=True)
@@ -257,7 +270,9 @@ class EditConfig:
     @property
     def turns(self) -> tuple[float, ...]:
         """The shares of the run at which its steps change."""
-        return (*self.data.turns, *([self.recipe.repa_until] if self.recipe.repa else []))
+        recipe = self.recipe
+        ends = [recipe.repa_until] * bool(recipe.repa) + [recipe.sprint_until] * bool(recipe.sprint)
+        return (*self.data.turns, *ends)
 
 
 # --------------------------------------------------------------------------- stages that adapt a trained model

@@ -93,7 +93,7 @@ class EditStage:
         self.stream = StreamReader(config.data, config.train.seed, world) if config.data.sources else None
         self.exemplars = {each.crop: each for each in map(Exemplars, config.data.exemplars)}
         self.last_crop = config.data.late_crop if config.data.late_from < 1 else config.data.crop
-        self._costs: dict[int, tuple[int, float]] = {}
+        self._costs: dict[tuple[int, float], tuple[int, float]] = {}
         self._check_sizes()
         self.prompts = Prompts(config.prompts, self.pipeline) if config.prompts.texts else None
         if world.rank == 0 and (line := self._cut_captions()):
@@ -203,9 +203,11 @@ class EditStage:
         for name, crop in {"crop": data.crop, "late_crop": self.last_crop}.items():
             if crop % token:
                 raise ValueError(f"data.{name}: {crop} is no multiple of a token's {token} pixels; give one")
-            routed = recipe.tread and (crop // token) ** 2 >= recipe.tread_tokens
+            routed = recipe.skipped(0.0, (crop // token) ** 2)
             if routed and not self.pipeline.transformer.route_span:
-                raise ValueError(f"recipe.tread: a route needs a depth of at least 6, and this is {shape.depth}")
+                raise ValueError(
+                    f"recipe.tread, recipe.sprint: a route needs a depth of at least 6, and this is {shape.depth}"
+                )
             if data.sources:
                 check_sizes(data.sources, aspect_buckets(crop, data.multiple, data.widest))
         crops = {self.last_crop} if data.sources else {data.crop, self.last_crop}  # a stream's store is for sheets
@@ -445,12 +447,12 @@ class EditStage:
         is computed twice to save memory counts once."""
         data, recipe = self.config.data, self.config.recipe
         crop = data.late_crop if progress >= data.late_from else data.crop
-        if crop not in self._costs:
-            side, shape = crop // autoencoder.factor(self.vae), self.pipeline.transformer.config
-            skip = recipe.tread if (side // shape.patch_size) ** 2 >= recipe.tread_tokens else 0.0
+        side, shape = crop // autoencoder.factor(self.vae), self.pipeline.transformer.config
+        skip = recipe.skipped(progress, (side // shape.patch_size) ** 2)
+        if (crop, skip) not in self._costs:
             cost = forward_cost(self.pipeline.transformer, side, side, self.config.model.text_length, skip)
-            self._costs[crop] = cost.tokens, 3.0 * cost.flops
-        return self._costs[crop]
+            self._costs[crop, skip] = cost.tokens, 3.0 * cost.flops
+        return self._costs[crop, skip]
 
     def record(self) -> dict[str, Any]:
         """For the model's card: the parts that are trained, the data, and the models that this one started from."""
