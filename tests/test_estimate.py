@@ -85,12 +85,15 @@ def test_minutes_limit_time_and_cost():
     assert "2.5 hours on 5 GPU(s)" in said and "ends it after 50% of its steps" in said and "25.00 at 2" in said
 
 
-def test_muon_is_counted_on_every_gpu():
+def test_muon_is_counted_once_since_the_gpus_share_it():
     planned = [cost(work=1e12, update=4e12, counted=("transformer", "muon"), missing=("autoencoder",))]
     said = lines(Absent, lambda config: planned, Budget(gpus=4, tflops=100))
-    assert said["optimizer"] == "optimizer   4 TFLOP a step on every GPU, 67% of the work"
+    assert said["optimizer"] == "optimizer   4 TFLOP a step, shared by the GPUs, 33% of the work"
     assert "transformer, muon; not counted, since it is not here: autoencoder" in said["counted"]
-    assert f"{1000 * (8 * 1e12 / 4 + 4e12) / 100e12 / 60:.1f} minutes on 4 GPU(s)" in said["time"]
+    assert f"{1000 * (8e12 + 4e12) / 4 / 100e12 / 60:.1f} minutes on 4 GPU(s)" in said["time"] and "cluster" not in said
+    said = lines(Absent, lambda config: planned, Budget(gpus=4, gpu="H200"))
+    minutes = 1000 * 12e12 / 4 / 316.5e12 / 60
+    assert f"{1.5 * minutes:.1f} minutes to {2.2 * minutes:.1f} minutes, should it lose as much" in said["cluster"]
     class_flops = estimate.muon_flops((8, 4, 3, 3))  # a matrix of 8 x 36
     assert class_flops == 5 * (4 * 8 * 8 * 36 + 2 * 8**3) == estimate.muon_flops((36, 8))
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 GRID, GRID_SOURCE = 473.0, "the world's mean of 2024, Ember"
-"""Grams of CO2 that a kilowatt-hour stands for, by the Global Electricity Review 2025."""
+"""Grams of CO2 equivalent that a kilowatt-hour stands for, by the Global Electricity Review 2025: 14.6 billion tonnes
+of 2024, fuels' supply included. The IEA counts 445, of what power stations emit (Electricity 2025)."""
 
 PEAK_TFLOPS: Mapping[str, float] = {
     "B200": 2250,

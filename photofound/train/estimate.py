@@ -24,7 +24,7 @@ from torch import Tensor
 from photofound.device import device_name
 from photofound.train.contract import Stage
 from photofound.train.distributed import World, make_engine
-from photofound.train.price import Budget
+from photofound.train.price import LATE, Budget
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
 
@@ -40,7 +40,7 @@ class Phase:
         tokens: of a picture.
         flops: of a forward pass of one sample through the transformer.
         work: FLOP of one sample in a training step, frozen networks included; None: three forward passes.
-        update: FLOP of the optimizer, per step and process.
+        update: FLOP of the optimizer in a step, which the processes share.
         need: what a step takes on each of so many GPUs (``photofound.train.memory.Memory``); None: not planned.
         share: of the run's steps.
         batch: its batch as a share of ``train.batch_size``.
@@ -114,13 +114,13 @@ def dry_run(
             raise
         if stage_class is not None:
             yield f"not measured: {error}"
-        phases = [_expected(phase, train, budget) for phase in planned]
+        phases = [_expected(phase, train) for phase in planned]
         missing = dict.fromkeys(name for phase in planned for name in phase.missing)
         aside = f"; not counted, since it is not here: {', '.join(missing)}" if missing else ""
         if any(phase.update for phase in planned):
             work = sum(phase.share * phase.flops for phase in phases)
-            part = planned[0].update * (budget.gpus or 1) / work
-            yield f"optimizer   {_flop(planned[0].update)} a step on every GPU, {part:.0%} of the work"
+            part = planned[0].update / work
+            yield f"optimizer   {_flop(planned[0].update)} a step, shared by the GPUs, {part:.0%} of the work"
         yield f"counted     {', '.join(planned[0].counted)}{aside}; samples, validation and checkpoints come on top"
     yield from _whole_run(train, phases, budget, planned[0].parameters if planned else 0)
 
@@ -132,12 +132,12 @@ def muon_flops(shape: Sequence[int]) -> int:
     return MUON_STEPS * (4 * short * short * long + 2 * short**3)
 
 
-def _expected(phase: Phase, train: TrainConfig, budget: Budget) -> Measured:
-    """The figures of a planned phase. Every GPU does the optimizer's work."""
+def _expected(phase: Phase, train: TrainConfig) -> Measured:
+    """The figures of a planned phase."""
     samples = max(1, round(train.batch_size * phase.batch))
     passes = 4 if train.checkpoint_activations else 3  # forward, backward twice as dear, forward again
     work = passes * phase.flops if phase.work is None else phase.work
-    return Measured(phase.share, samples, samples * work + phase.update * (budget.gpus or 1))
+    return Measured(phase.share, samples, samples * work + phase.update)
 
 
 def _most_memory(phases: Sequence[Phase], budget: Budget) -> Any | None:
@@ -252,6 +252,9 @@ def _whole_run(
     yield f"time        {_hours(hours)} on {gpus} GPU(s), {budget.speed}" + (
         f"; train.minutes ends it after {hours / whole:.0%} of its steps" if hours < whole else ""
     )
+    if gpus > 1 and budget.device and not (budget.tflops or budget.mfu):
+        low, high = (_hours(times * whole) for times in LATE)
+        yield f"cluster     {low} to {high}, should it lose as much as published runs on many GPUs: docs/training.md"
     yield from budget.lines(hours, parameters)
 
 

@@ -22,19 +22,26 @@ class Device:
     priced: str = ""
 
 
+# mercatus-ai.com/blog/cloud-gpu-pricing, May 2026: H100 2.50 to 3.50, A100 1.10 to 1.50; hyperscalers ask 1.5 times as
+# much. An H200 is 3.50 to 4.50 there; what a report of a whole training says that it paid is half of that.
 _CLOUDS = "the middle of specialised clouds on demand, May 2026"
 DEVICES = {
     "H200": Device(PEAK_TFLOPS["H200"], 700, 141, 1.95, "PRX: 24 hours of 32 for $1,500"),
-    "H100": Device(PEAK_TFLOPS["H100"], 700, 80, 2.5, _CLOUDS),
+    "H100": Device(PEAK_TFLOPS["H100"], 700, 80, 3.0, _CLOUDS),
     "A100": Device(PEAK_TFLOPS["A100"], 400, 80, 1.3, _CLOUDS),
     "L40S": Device(PEAK_TFLOPS["L40S"], 350, 48),
     "L4": Device(PEAK_TFLOPS["L4"], 72, 24),
     "4090": Device(PEAK_TFLOPS["4090"], 450, 24),
 }
 
-MFU = 0.32  # of the data sheet, training: 46 % of what a large product reaches
+# Of the data sheet, training: 46 % of what a large product reaches. By the FLOPs of DiT's paper, fast-DiT's published
+# 0.84 updates a second of 128 pictures on an A100 (README, DiT-XL/2, all activations computed twice) are .33.
+MFU = 0.32
 MFU_SOURCE = "measured on an H200 with 1.2 billion parameters, eager: docs/experiments.md"
-PUE, PUE_SOURCE = 1.56, "mean of data centres, Uptime Institute 2024"
+LATE = (1.5, 2.2)
+"""How many times as long a whole run on a cluster took as its FLOPs do at this speed: PRX's 24 hours, if each GPU did
+all of Muon's work, or its share (docs/training.md)."""
+PUE, PUE_SOURCE = 1.56, "mean of data centres, Uptime Institute 2024"  # its global survey; 1.58 in 2023, new ones 1.3
 EDITS, EDITS_SOURCE = 2.1, "inpaint, 1024 px, 4 steps, 1.2 billion parameters on an H200: docs/experiments.md"
 
 
