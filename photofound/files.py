@@ -166,6 +166,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(part)
 
 
+def put(part: Path, path: Path) -> None:
+    """Flush ``part``, a file or a folder beside ``path``, to the disk and give it that name, as ``replacing`` does."""
+    with _replace(part, path):
+        _flush(part)
+
+
 @contextmanager
 def _replace(part: Path, path: Path) -> Iterator[None]:
     """Rename ``part``, which the block writes, to ``path``; after an error delete it."""

@@ -105,6 +105,17 @@ def tiny_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def gloo_runs(tmp_path_factory):
+    """What gloo.py trains, by several processes."""
+    from pathlib import Path
+
+    from helpers import made_once, run_processes
+
+    script = Path(__file__).parent / "gloo.py"
+    return made_once(tmp_path_factory, "gloo", lambda folder: run_processes(script, folder))
+
+
+@pytest.fixture(scope="session")
 def referring_folder(tiny_folder, tmp_path_factory):
     """``tiny_folder`` with an input for a reference picture, whose weights count."""
     import torch

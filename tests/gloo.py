@@ -6,10 +6,13 @@ accelerate does not shard on CPUs, though torch can. For these runs it is told t
 and HSDP is tested without a GPU.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from accelerate import state
 from accelerate.utils import DistributedType
 from torch import nn
 
+from photofound.train import shards
 from photofound.train.distributed import shared
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
@@ -111,6 +115,49 @@ def fork(processes, work):
     torch.multiprocessing.start_processes(one, nprocs=processes, start_method="fork")
 
 
+IN_SHARDS = replace(
+    COMMON, parallel="fsdp", batch_size=12, micro_batches=6, sample_every=0, optimizer="muon", save_as="shards"
+)
+
+
+def save_in_shards(folder):
+    """Whole checkpoints; then a run with one in the background, of step 3, which is not written before step 5."""
+    Trainer(replace(IN_SHARDS, save_as="whole"), Toy(), folder / "whole").run()
+    trainer, passed = Trainer(IN_SHARDS, Toy(), folder / "shards"), threading.Event()
+    write, launch = shards._Writer.write_data, trainer.launch
+
+    def write_late(self, *arguments):
+        assert passed.wait(60)
+        return write(self, *arguments)
+
+    def launch_and_tell(progress):
+        update = launch(progress)
+        if update.step == 5:
+            assert os.listdir(trainer.background.folder) == ["step-3.partial"]
+            passed.set()
+        return update
+
+    shards._Writer.write_data, trainer.launch = write_late, launch_and_tell
+    assert trainer.run()
+
+
+def go_on_in_shards(folder):
+    """From step 3, by another number of processes, to the end; then until one is killed while it writes step 5."""
+    shard_on_cpus()
+    path = str(folder / "shards" / "checkpoints" / "step-3")
+    assert Trainer(IN_SHARDS, Toy(), folder / "three", path).run()
+    trainer = Trainer(replace(IN_SHARDS, save_every=1, keep=1), Toy(), folder / "killed", path)
+    write = shards._Writer.write_data
+
+    def write_or_die(self, *arguments):
+        if self.folder.name == "step-5.partial" and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, *arguments)
+
+    shards._Writer.write_data = write_or_die
+    trainer.run()
+
+
 def train_all(folder):
     shard_on_cpus()
     rank, done = int(os.environ["RANK"]), []
@@ -122,9 +169,13 @@ def train_all(folder):
         assert again.run()
     assert shared("abcde", lambda word: (done.append(word), word.upper())[1]) == list("ABCDE")
     assert done == list("abcde")[rank::2], "each process does its share"
+    save_in_shards(folder)
 
 
 if __name__ == "__main__":
-    for name in RUNS:
-        shutil.rmtree(Path(sys.argv[1]) / name, ignore_errors=True)  # of an aborted try
-    fork(2, lambda: train_all(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    for name in (*RUNS, "whole", "shards", "three", "killed"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an aborted try
+    fork(2, lambda: train_all(folder))
+    with contextlib.suppress(torch.multiprocessing.ProcessExitedException):
+        fork(3, lambda: go_on_in_shards(folder))

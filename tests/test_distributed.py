@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import gloo
 import pytest
 import torch
-from helpers import made_once, run_processes
 from safetensors.torch import load_file
 
 from photofound.card import record
@@ -18,8 +16,6 @@ from photofound.train.distributed import Engine, World, seed_of, shard_like, who
 from photofound.train.trainer import Trainer
 
 pytestmark = pytest.mark.slow  # whole runs, in processes of their own
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def losses(folder):
@@ -34,19 +30,14 @@ def alone(folder, name):
     return folder
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    return made_once(tmp_path_factory, "gloo", lambda folder: run_processes(ROOT / "tests" / "gloo.py", folder))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "within"),
     [("ddp", 1e-6), ("ddp-muon", 1e-6), ("fsdp", 1e-6), ("fsdp-muon", 1e-6), ("fsdp-bf16", 1e-2)],
 )
-def test_two_processes_train_what_one_does(together, tmp_path, name, within):
+def test_two_processes_train_what_one_does(gloo_runs, tmp_path, name, within):
     """Also after resuming half way, with a head that has no gradient in half of the steps, and with its moments."""
-    one, two = alone(tmp_path, name), together / name
+    one, two = alone(tmp_path, name), gloo_runs / name
     assert losses(two) == pytest.approx(losses(one), abs=within) and len(losses(one)) == 6
     for file in ("model", "ema", "optimizer"):
         a, b = (load_file(run / "checkpoints" / "step-6" / f"{file}.safetensors") for run in (one, two))
@@ -65,12 +56,12 @@ def test_two_processes_train_what_one_does(together, tmp_path, name, within):
 
 
 @pytest.mark.slow
-def test_what_was_sharded_goes_on_in_one_process(together, tmp_path, capsys):
-    path = together / "fsdp" / "checkpoints" / "step-3"
+def test_what_was_sharded_goes_on_in_one_process(gloo_runs, tmp_path, capsys):
+    path = gloo_runs / "fsdp" / "checkpoints" / "step-3"
     Trainer(gloo.COMMON, gloo.Toy(), tmp_path / "on", str(path)).run()
     note = capsys.readouterr().out
     assert "step 3 was saved by 2 process(es), this is 1: sums run over processes in another order" in note
-    assert losses(tmp_path / "on") == pytest.approx(losses(together / "fsdp")[3:], abs=1e-6)
+    assert losses(tmp_path / "on") == pytest.approx(losses(gloo_runs / "fsdp")[3:], abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ sharding

@@ -158,6 +158,22 @@ def _convert_parser() -> Parser:
     return parser
 
 
+def _unshard(argv: list[str]) -> int:
+    args = _unshard_parser().parse_args(argv)
+    from photofound.train import shards
+
+    print(shards.unshard(args.checkpoint, args.output))
+    return 0
+
+
+def _unshard_parser() -> Parser:
+    parser = _parser("unshard")
+    add = parser.add_argument
+    add("checkpoint", type=path, metavar="STEP_DIR", help="RUN/checkpoints/step-N, of a run with train.save_as=shards")
+    add("-o", "--output", type=path, metavar="DIR", help="new folder for the whole one; default: in its place")
+    return parser
+
+
 # ---------------------------------------------------------------------------------------------------------------- check
 
 
@@ -279,7 +295,7 @@ def parsers() -> dict[str, Parser]:
     made |= {"card": _card_parser(), "cost": _cost_parser(), "serve": serve.serve_parser(), "mcp": mcp.mcp_parser()}
     made |= {"eval": importlib.import_module("photofound.training.evaluate").parser(), "check": _check_parser()}
     made |= {"completion": completion.completion_parser(), "convert": _convert_parser()}
-    made |= {"room": room.room_parser(), "export": export.export_parser()}
+    made |= {"room": room.room_parser(), "export": export.export_parser(), "unshard": _unshard_parser()}
     return made
 
 
@@ -312,4 +328,5 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "completion": (_completion, completion.SUMMARY),
     "export": (export.run, export.SUMMARY),
     "convert": (_convert, "turn a PRX text-to-image pipeline into an editing model"),
+    "unshard": (_unshard, "turn a training's checkpoint in shards into a whole one"),
 }

@@ -16,7 +16,8 @@ Each file imports only files above it:
     untuned      Prodigy, schedule-free AdamW
     optim        the optimizers of a run, schedules
     ema          the moving average of weights
-    checkpoint   checkpoints of one process or many
+    checkpoint   checkpoints, whole
+    shards       checkpoints in shards, written while training goes on
     gauges       energy and load of the devices
     history      the record of a run, for the model's card
     log          metrics.jsonl, the terminal, the trackers

@@ -25,27 +25,45 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     """
     if keep < 1:
         raise ValueError(f"checkpoint: keep is {keep}; it must be at least 1")
-    for leftover in folder.glob(f"{_PREFIX}*.partial"):
-        shutil.rmtree(leftover)
-    target = folder / f"{_PREFIX}{step}"
+    clear_partial(folder)
+    target = place(folder, step)
     try:
         with files.replacing(target) as partial:
-            _write(partial, tensors, {"step": step, "groups": sorted(tensors), **state})
+            write(partial, tensors, {"step": step, "groups": sorted(tensors), **state})
     except Exception as error:
-        last = max(steps(folder), default=None)
-        whole = "there is none before it" if last is None else f"step-{last} is whole"
-        raise OSError(
-            f"checkpoint: {target} cannot be written ({error}); {whole}, make room and --resume latest"
-        ) from None
+        raise unwritten(target, error) from None
+    rotate(folder, step, keep)
+    return target
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"{_PREFIX}{step}"
+
+
+def clear_partial(folder: Path) -> None:
+    """Delete what a killed run left of a checkpoint."""
+    for leftover in folder.glob(f"{_PREFIX}*.partial"):
+        shutil.rmtree(leftover)
+
+
+def rotate(folder: Path, step: int, keep: int) -> None:
+    """Delete all checkpoints but that of ``step`` and the newest others, ``keep`` in all, and damaged ones."""
     for damaged in folder.glob(f"{_PREFIX}*.damaged"):
         _delete(damaged)
     others = [old for old in steps(folder) if old != step]  # this one stays, even if an earlier run got further
     for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(folder / f"{_PREFIX}{old}", ignore_errors=True)
-    return target
 
 
-def _write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+def unwritten(target: Path, error: object) -> OSError:
+    """What to raise where a checkpoint cannot be written."""
+    last = max(steps(target.parent), default=None)
+    whole = "there is none before it" if last is None else f"step-{last} is whole"
+    return OSError(f"checkpoint: {target} cannot be written ({error}); {whole}, make room and --resume latest")
+
+
+def write(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     """All files of a checkpoint."""
     from safetensors.torch import save_file
 
@@ -112,23 +130,47 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def in_shards(path: Path) -> bool:
+    """Whether ``photofound.train.shards`` wrote it. Raises Damaged."""
+    return "shards" in load_state(path)
+
+
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read what ``save`` wrote. Raises Damaged, a ValueError, for a damaged or missing file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    state = load_state(path)
     try:
-        state = files.read_json(path / "state.json")
-        if type(state["step"]) is not int:
-            raise ValueError("its state.json has no step")
         names = state.get("groups") or sorted(file.stem for file in path.glob("*.safetensors"))
-        if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ValueError("its groups are no names of files")
-        groups = {name: load_file(path / f"{name}.safetensors") for name in names}
-        for name, group in groups.items():
-            for key, tensor in group.items():
-                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                    raise ValueError(f"{key} of its {name} has values that are no numbers, NaN or infinite")
+        groups = {name: load_file(path / f"{name}.safetensors") for name in file_names(names)}
+        check_finite(groups)
         return groups, state
     except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, OSError) as error:
         raise Damaged(path, error) from None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's ``state.json``. Raises Damaged."""
+    try:
+        state: dict[str, Any] = files.read_json(path / "state.json")
+        if type(state["step"]) is not int:
+            raise ValueError("its state.json has no step")
+        return state
+    except (ValueError, KeyError, OSError) as error:
+        raise Damaged(path, error) from None
+
+
+def file_names(names: Any) -> list[str]:
+    """A list of names that stay within their folder. Raises ValueError."""
+    if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ValueError("its groups are no names of files")
+    return names
+
+
+def check_finite(groups: dict[str, dict[str, Tensor]]) -> None:
+    """Raises ValueError for values that are no numbers."""
+    for name, group in groups.items():
+        for key, tensor in group.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ValueError(f"{key} of its {name} has values that are no numbers, NaN or infinite")

@@ -311,7 +311,7 @@ def _host_group() -> Any:
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor in the layout of ``like``: itself, or this process's shard of it."""
     mesh, placements = getattr(like, "device_mesh", None), getattr(like, "placements", None)
-    if mesh is None:
+    if mesh is None or hasattr(value, "placements"):  # it may be laid out already
         return value
     from torch.distributed.tensor import distribute_tensor
 

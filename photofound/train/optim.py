@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,15 +61,22 @@ class Optimizers:
             for p in group["params"]
         )
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it."""
+    def state_tensors(self, of: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
+        """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it,
+        unless ``of`` leaves them as they are."""
         flat = {}
         for o, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 for key, value in (item for pair in state.items() for item in frugal.flat(*pair).items()):
-                    flat[f"{o}.{index}.{key}"] = whole(torch.as_tensor(value)).contiguous()
+                    flat[f"{o}.{index}.{key}"] = of(torch.as_tensor(value)).contiguous()
             flat |= {f"{o}.{name}": value for name, value in untuned.counters(_inner(optimizer)).items()}
         return flat
+
+    def weight_of(self, name: str) -> Tensor | None:
+        """The weight that a tensor of the state belongs to; None: none."""
+        o, index, _ = name.split(".", 2) if name.count(".") > 1 else (*name.split("."), "")
+        weights = [weight for group in self.optimizers[int(o)].param_groups for weight in group["params"]]
+        return weights[int(index)] if index.isdigit() else None
 
     def load_state_tensors(self, flat: dict[str, Tensor]) -> None:
         """Restore the tensors that ``state_tensors`` returned."""

@@ -47,6 +47,7 @@ class TrainConfig:
     validate_every: int = 0  # steps between two measurements of what is held out; 0 = never
     sample_every: int = 0  # steps between two sheets of samples; 0 = only at the end
     save_every: int = 500  # steps between two checkpoints
+    save_as: str = "whole"  # checkpoints: whole | shards (each process writes its part while training goes on)
     keep: int = 2  # checkpoints that are kept, the newest ones
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class TrainConfig:
             ("schedule", ("constant", "cosine", "trapezoid")),
             ("parallel", ("ddp", "fsdp", "hsdp")),
             ("checkpoint_keep", ("inputs", "products")),
+            ("save_as", ("whole", "shards")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"train.{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from photofound.train.log import Figures, RunLog, mean
 from photofound.train.pace import Pace
 from photofound.train.recompute import checkpoint_models
 from photofound.train.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from photofound.train.shards import Background
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """What clusters send before they take a machine away; Windows has no SIGUSR1."""
@@ -98,6 +101,7 @@ class Trainer:
         self.batches = Batches(config.seed, stage, self.device, self.own_parts)
         self.history = History(stage, config, run_dir, self.engine.world)
         self.saved = -1  # the step that was last saved
+        self.background = self._background() if config.save_as == "shards" else None
         self.mark = time.perf_counter()
         self.stopping = False
         self.best, self.waited = float("inf"), 0  # the least val_loss, and measurements since
@@ -120,9 +124,12 @@ class Trainer:
             while self._tick() < 1 and not self.stopping and not self.exhausted:
                 self._update()
             self._settle()
-            if self.saved != self.step:
-                self._save()  # with the handlers in place: launchers send the signal more than once
-        if finished := self.progress() >= 1 or self.exhausted:
+            finished = self.progress() >= 1 or self.exhausted
+            if self.saved != self.step or (finished and self.background):
+                self._save(last=finished)  # with the handlers in place: launchers send the signal more than once
+            if self.background:
+                self.background.wait()
+        if finished:
             try:
                 self._save_sheet()
             finally:  # a sheet that cannot be made does not cost the model
@@ -303,11 +310,16 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
-    def _save(self) -> None:
-        model = {name: whole(value) for name, value in self.stage.module.state_dict().items()}
-        average = {name: whole(value) for name, value in self.ema.average.items()}
-        tensors = {"model": model, "ema": average, "optimizer": self.optimizers.state_tensors()}
-        self.recorded = self.trainings()
+    def _save(self, last: bool = False) -> None:
+        """Save this step: whole, or in shards, which are written while training goes on; the last one whole."""
+        background = None if last else self.background
+        of = whole if background is None else Tensor.detach
+        tensors = {
+            "model": {name: of(value) for name, value in self.stage.module.state_dict().items()},
+            "ema": {name: of(value) for name, value in self.ema.average.items()},
+            "optimizer": self.optimizers.state_tensors(of),
+        }
+        recorded = self.recorded = self.trainings()
         state = {
             "seconds": self._now(),
             "ema_updates": self.ema.updates,
@@ -321,11 +333,21 @@ class Trainer:
             "data": self.engine.gather([self.batches.position()]),
             "record": record.to_plain(self.recorded),
         }
-        if self.main:
-            checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
-            record.write(self.run_dir / record.RUN, self.recorded)
+        if background:
+            background.save(self.step, tensors, state, lambda: record.write(self.run_dir / record.RUN, recorded))
+        else:
+            if self.background:
+                self.background.wait()
+            if self.main:
+                checkpoint.save(self.run_dir / "checkpoints", self.step, tensors, state, self.config.keep)
+                record.write(self.run_dir / record.RUN, self.recorded)
+            self.engine.wait()
         self.saved = self.step
-        self.engine.wait()
+
+    def _background(self) -> Background:
+        from photofound.train.shards import Background  # what it is made of takes a second to import
+
+        return Background(self.run_dir / "checkpoints", self.config.keep, self.config.timeout)
 
     def _resume(self, resume: str) -> None:
         """Go on from a checkpoint; for ``latest`` from the newest whole one, with a warning about those after it."""
@@ -333,7 +355,7 @@ class Trainer:
         for tried, path in enumerate(paths):
             damage = None
             try:
-                self._load(path, *checkpoint.load(path))
+                self._load(path, *self._read(path))
             except checkpoint.Damaged as error:
                 damage = str(error)
             damages = [each for each in self.engine.gather([damage]) if each]
@@ -349,6 +371,21 @@ class Trainer:
                 raise ValueError(f"{what}, and none in {path.parent} is whole; start anew in another --run-dir")
             if self.main:
                 print(f"resume: {what}; the one before it is taken", file=sys.stderr, flush=True)
+
+    def _read(self, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What a checkpoint holds; of shards, what this process needs of them. Raises Damaged."""
+        if not checkpoint.in_shards(path):
+            return checkpoint.load(path)
+        from photofound.train import shards
+
+        model, average = self.stage.module.state_dict(), self.ema.average
+
+        def like(group: str, name: str) -> Tensor | None:
+            if group == "optimizer":
+                return self.optimizers.weight_of(name)
+            return {"model": model, "ema": average}.get(group, {}).get(name)
+
+        return shards.load(path, like)
 
     def _load(self, path: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Take over a checkpoint. Raises Damaged where something in it is missing, ValueError where it is of another
