@@ -9,7 +9,7 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm AS build
 # CPU wheels: those of PyPI for Linux bring 4 GB of CUDA along.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=serve,heic,matting,c2pa
+ARG EXTRAS=serve,heic,c2pa
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/photofound
 ENV PATH=/opt/photofound/bin:$PATH

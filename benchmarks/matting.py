@@ -193,9 +193,7 @@ def measure_colours(found: Sequence[Cut], data: Path | None) -> tuple[str, list[
 
 def measure_mattes(found: Sequence[Cut], data: Path | None) -> str:
     """The second table."""
-    names = {"the outline": None, "guided filter": False}
-    if matting.has_pymatting():
-        names["closed form (pymatting)"] = True
+    names = {"the outline": None, "guided filter": False, "closed form": True}
     errors: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     for cut in found:
         size = cut.matte.shape[1::-1]

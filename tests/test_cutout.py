@@ -68,10 +68,7 @@ def headed(tiny):
         (np.uint8, False, (700, 900)),
     ],
 )
-@pytest.mark.parametrize("fine", [True, False])
-def test_opaque_pixels_are_the_photographs_bit_for_bit(tiny, monkeypatch, dtype, grey, size, fine):
-    if not fine:
-        monkeypatch.setattr(matting, "has_pymatting", lambda: False)
+def test_opaque_pixels_are_the_photographs_bit_for_bit(tiny, dtype, grey, size):
     photo, inside = disc(*size, dtype, grey)
     result = tiny(CutoutPipeline)(photo, output_type="picture").images[0]
     colours, alpha = result.pixels[..., :3], result.pixels[..., 3]

@@ -1,18 +1,12 @@
-"""From a rough matte to a fine one, against drawn truths; with pymatting and without."""
+"""From a rough matte to a fine one, against drawn truths."""
 
 from __future__ import annotations
-
-import importlib.util
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 from photofound.edits import matting
-
-WITH = pytest.mark.skipif(importlib.util.find_spec("pymatting") is None, reason="needs the extra matting")
 
 
 def star(height=300, width=400, points=5):
@@ -38,7 +32,7 @@ def roughened(matte, side=24):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=WITH)])
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("working", [200, 1024])
 def test_a_rough_matte_becomes_the_outline(soft, working):
     photo, truth, _ = star()
@@ -184,43 +178,11 @@ def test_a_large_soft_part_is_unmixed_at_a_bounded_size(monkeypatch):
     assert np.abs(colours - own)[soft].mean() < 0.5 * np.abs(photo - own)[soft].mean()
 
 
-@pytest.mark.slow
-@WITH
 def test_both_soft_edges_are_near_the_truth_and_closed_form_is_nearer():
     photo, truth, _ = star()
     band = (truth > 0) & (truth < 1)
     errors = [np.abs(matting.soft_edge(photo, truth > 0.5, soft) - truth)[band].mean() for soft in (True, False)]
     assert errors[0] < errors[1] < 0.25
-
-
-def test_without_pymatting_the_edge_is_soft_too(monkeypatch):
-    photo, truth, _ = star()
-    monkeypatch.setattr(matting, "has_pymatting", lambda: False)
-    edge = matting.soft_edge(photo, truth > 0.5)
-    assert ((edge > 0) & (edge < 1)).any()
-    assert (edge == matting.soft_edge(photo, truth > 0.5, closed_form=False)).all()
-
-
-@pytest.mark.slow
-def test_numba_is_not_imported_at_the_start():
-    code = "import sys, photofound.tasks.cutout; sys.exit(any(m in sys.modules for m in ('pymatting', 'numba')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.slow
-@WITH
-def test_torch_keeps_its_threads():
-    code = """
-import numpy as np, torch
-from photofound.edits import matting
-torch.set_num_threads(1)
-photo = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
-matte = np.zeros((40, 40), np.float32)
-matte[10:30, 10:30], matte[20, 10:30] = 1, 0.5
-matting.soft_edge(photo, matte > 0.7), matting.subject_colours(photo, matte)
-raise SystemExit(torch.get_num_threads() != 1)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_iou():

@@ -1,19 +1,17 @@
 """From a rough matte to the photograph's own resolution: GrabCut along the outline, a soft edge, the subject's colours.
 
-Shapes: rgb (H, W, 3) float32 in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject. pymatting (the extra
-``matting``) makes the soft edge better; without it a guided filter does.
+Shapes: rgb (H, W, 3) float32 in [0, 1]; mattes (H, W) float32 in [0, 1], 1 = subject.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from photofound.edits import masks
+from photofound.edits.closed_form import closed_form
 from photofound.edits.geometry import Box, bounding_box, grow_box
 from photofound.edits.ground import ground_colour
 
@@ -43,7 +41,7 @@ def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft
 
     Args:
         working: long side in pixels at which the outline is found.
-        soft: closed-form matting for the edge if pymatting is installed; else, and with False, a guided filter.
+        soft: closed-form matting for the edge; with False a guided filter, which takes less time.
     """
     import cv2
 
@@ -158,11 +156,11 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return int((a & b).sum()) / union if union else 1.0
 
 
-def soft_edge(rgb: np.ndarray, outline: np.ndarray, closed_form: bool = True) -> np.ndarray:
+def soft_edge(rgb: np.ndarray, outline: np.ndarray, soft: bool = True) -> np.ndarray:
     """A matte from an outline (H, W) bool: soft in a narrow band around it, exactly 0 or 1 elsewhere.
 
-    Closed-form matting (Levin et al. 2008) if pymatting is installed and ``closed_form``, else a guided filter (He et
-    al. 2013).
+    By closed-form matting (Levin et al. 2008), or if it is not wanted, or does not converge, a guided filter (He et al.
+    2013).
     """
     import cv2
 
@@ -171,44 +169,11 @@ def soft_edge(rgb: np.ndarray, outline: np.ndarray, closed_form: bool = True) ->
     inside = cv2.erode(outline.astype(np.uint8), kernel) > 0
     outside = cv2.dilate(outline.astype(np.uint8), kernel) == 0
     trimap = np.where(inside, 1.0, np.where(outside, 0.0, 0.5))
-    matte = _closed_form(rgb, trimap) if closed_form and inside.any() and outside.any() else None
+    matte = closed_form(rgb, trimap) if soft and inside.any() and outside.any() else None
     if matte is None:
         matte = guided_filter(rgb.mean(2), outline.astype(np.float32), max(2, reach), 1e-3)
     matte = np.clip((matte - 0.02) / 0.96, 0, 1)  # filters come close to 0 and 1, and do not reach them
     return np.where(inside, 1, np.where(outside, 0, matte)).astype(np.float32)
-
-
-def has_pymatting() -> bool:
-    """Whether the extra ``matting`` is installed; nothing is imported."""
-    return importlib.util.find_spec("pymatting") is not None
-
-
-@contextmanager
-def _keep_thread_count() -> Iterator[None]:
-    """Restore torch's number of threads after the block: numba, which pymatting uses, sets it to all cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _closed_form(rgb: np.ndarray, trimap: np.ndarray) -> np.ndarray | None:
-    """pymatting's matte, or None if it is not installed or its solver does not converge."""
-    if not has_pymatting():
-        return None
-    options = {"laplacian_kwargs": {"epsilon": 1e-6}, "cg_kwargs": {"rtol": 1e-4, "maxiter": 1000}}
-    with _keep_thread_count():
-        from pymatting import estimate_alpha_cf
-        from pymatting.preconditioner.jacobi import jacobi  # its own choice, ichol, prints on even grounds
-
-        try:
-            alpha: np.ndarray = estimate_alpha_cf(rgb.astype(np.float64), trimap, preconditioner=jacobi, **options)
-        except ValueError:
-            return None
-    return alpha.astype(np.float32)
 
 
 def guided_filter(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
