@@ -170,6 +170,22 @@ def _filter(room: Room, args: argparse.Namespace) -> None:
         print(args.html)
 
 
+def _caption(room: Room, args: argparse.Namespace) -> None:
+    prompts = {"short": args.short_prompt, "dense": args.dense_prompt}
+    with _bar("photographs") as progress:
+        found = room.caption(
+            args.captioner,
+            model=args.model,
+            kinds=args.kind or (),
+            prompts={kind: prompt for kind, prompt in prompts.items() if prompt},
+            where=args.where,
+            replace=args.replace,
+            workers=args.workers,
+            progress=progress,
+        )
+    print(f"{args.room}: {found.line}")
+
+
 def _index(room: Room, args: argparse.Namespace) -> None:
     made = room.index(args.force)
     print(f"{args.room}: " + (f"indices of {', '.join(made)}" if made else "is small enough to be read as a whole"))
@@ -324,6 +340,19 @@ def _filter_arguments(parser: argparse.ArgumentParser) -> None:
     _ray_arguments(add)
 
 
+def _caption_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    which = "a folder or id of transformers, or the URL of an OpenAI-compatible endpoint (http://gpu-box:8000/v1)"
+    add("--captioner", metavar="ID|URL", required=True, help=which)
+    add("--model", metavar="NAME", help="of a URL: the model to ask for; its key is $PHOTOFOUND_CAPTIONER_KEY")
+    add("--kind", action="append", choices=("short", "dense"), help="may be repeated; default: both")
+    add("--short-prompt", metavar="TEXT", help="ask this for a short caption")
+    add("--dense-prompt", metavar="TEXT", help="ask this for a dense caption")
+    add("--where", metavar="SQL", help=_WHERE)
+    add("--replace", action="store_true", help="also captions of the source, by another model or of another prompt")
+    add("--workers", metavar="N", type=count, default=8, help="questions to an endpoint at once; default: 8")
+
+
 def _index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="also of a room below 100,000 photographs")
 
@@ -345,5 +374,6 @@ _COMMANDS: dict[str, tuple[Callable[[Any, Any], int | None], str, Callable[[argp
     "cluster": (_cluster, "number the clusters of the embeddings", _cluster_arguments),
     "dedup": (_dedup, "say which photographs double others", _dedup_arguments),
     "filter": (_filter, "score photographs by filters, and say which are kept", _filter_arguments),
+    "caption": (_caption, "caption photographs by a vision-language model, short and dense", _caption_arguments),
     "index": (_index, "make or renew the indices of a large room", _index_arguments),
 }

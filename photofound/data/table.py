@@ -307,14 +307,16 @@ class Table:
                 continue
             made: list[Any] = []
             start = time.monotonic()
-            for values in self.computed(number, [field.name for field in fields], compute, read, lacking, batch):
-                made.append(values)
-                total += len(values)
-                done(len(values))
-                if time.monotonic() - start > _PAUSE:
-                    self._put(number, made)
-                    made, start = [], time.monotonic()
-            self._put(number, made)
+            try:
+                for values in self.computed(number, [field.name for field in fields], compute, read, lacking, batch):
+                    made.append(values)
+                    total += len(values)
+                    done(len(values))
+                    if time.monotonic() - start > _PAUSE:
+                        self._put(number, made)
+                        made, start = [], time.monotonic()
+            finally:  # what was computed before an error stays
+                self._put(number, made)
         return total
 
     def computed(

@@ -172,7 +172,7 @@ def _borders(sample: Sample) -> float:
 
 
 def _caption(sample: Sample) -> float:
-    return measures.caption_quality(sample.caption)
+    return measures.caption_quality(sample.caption) if sample.caption else math.nan
 
 
 CAPTIONED = "(" + " OR ".join(f"{name} IS NOT NULL" for name in CAPTIONS) + ")"

@@ -10,7 +10,7 @@ room.forget(source="example.com")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -22,10 +22,11 @@ from photofound.data.nodes import Pace, connect
 from photofound.data.sources import Source
 from photofound.data.table import Table, is_room
 from photofound.room import add as adding
+from photofound.room import captioners, optout, page, scores, search, spread, vectors
+from photofound.room import captions as captioning
 from photofound.room import dedup as doubles
 from photofound.room import export as exporting
 from photofound.room import forget as forgetting
-from photofound.room import optout, page, scores, search, spread, vectors
 from photofound.room import stats as counting
 
 Progress = Callable[[int], None]
@@ -276,6 +277,34 @@ class Room:
         if (pace := _pace(cluster)) is not None:
             return scores.filter_room(self._newest(), filters, where, 1, compute=partial(spread.score, pace=pace))
         return scores.filter_room(self._newest(), filters, where, workers, progress)
+
+    def caption(
+        self,
+        captioner: str,
+        *,
+        model: str | None = None,
+        kinds: Sequence[str] = (),
+        prompts: Mapping[str, str] | None = None,
+        where: str | None = None,
+        replace: bool = False,
+        workers: int = 8,
+        progress: Progress = _silent,
+    ) -> captioning.Captioned:
+        """Caption photographs that lack captions, by a vision-language model; who made each stands beside it.
+
+        Args:
+            captioner: a folder or id of transformers, or the URL of an OpenAI-compatible endpoint, whose key is that of
+                the environment variable ``PHOTOFOUND_CAPTIONER_KEY``.
+            model: what an endpoint is asked for.
+            kinds: ``short`` (``caption_short``), ``dense`` (``caption_dense``); none: both.
+            prompts: kind -> what to ask, in place of ``photofound.room.captions.PROMPTS``.
+            replace: also captions of the source, by another model or of another prompt.
+            workers: questions to an endpoint at once.
+        """
+        table = self._newest()
+        table.count(where)  # a mistake in it is an error before a model is loaded
+        made = captioners.open_captioner(captioner, model, workers=workers)
+        return captioning.caption(table, made, kinds, prompts, where, replace, done=progress)
 
     def index(self, force: bool = False) -> Sequence[str]:
         """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any), as ``add`` does."""
