@@ -1,14 +1,16 @@
-"""Published recipes by their equations: iREPA, LADD, SPRINT."""
+"""Published recipes by their equations: iREPA, LADD, SPRINT, REPA-E."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import load_pipeline
 from stages import loss_of, new_stage, overrides
 
 from photofound import config
 from photofound.model import flow
 from photofound.model.transformer import EditTransformer
+from photofound.pipeline import EditPipeline
 from photofound.train import losses
 from photofound.train.distributed import World
 from photofound.train.mix import take
@@ -16,7 +18,7 @@ from photofound.train.plan import plan
 from photofound.train.recipe import Recipe
 from photofound.train.settings import RecipeConfig
 from photofound.train.trainer import Trainer
-from photofound.training import distill
+from photofound.training import distill, finetune, pretrain
 
 # ------------------------------------------------------------------------------------------------------------- iREPA
 
@@ -267,3 +269,85 @@ def test_sprint_refuses_what_makes_no_sense(tiny_folder, shards):
     stage.pipeline.transformer.requires_grad_(False)
     with pytest.raises(ValueError, match="recipe.sprint: is for trainings of all weights; set model.train=full"):
         Recipe(RecipeConfig(sprint=0.75), stage.pipeline.transformer, stage.vae, stage.device)
+
+
+# ------------------------------------------------------------------------------------------------------------ REPA-E
+
+
+@pytest.fixture
+def repa_e(networks):
+    return [f"--recipe.repa_teacher={networks / 'dino'}", "--recipe.repa=0.5", "--recipe.repa_e=1.5"]
+
+
+def gradients(stage, batch):
+    stage.module.zero_grad(set_to_none=True)
+    loss, logs = loss_of(stage, batch)
+    loss.backward()
+    return {name: p.grad for name, p in stage.module.named_parameters()}, logs
+
+
+def test_repa_es_gradients_are_those_of_its_equation(tiny_folder, shards, repa_e, monkeypatch):
+    """The autoencoder hears of the alignment and of its own pictures, never of flow matching; the transformer and the
+    projector learn what they would learn without it."""
+    stage = new_stage(tiny_folder, shards, *repa_e)
+    for parameter in stage.pipeline.transformer.heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # at 0 nothing would flow back
+    for block in stage.pipeline.transformer.blocks:
+        torch.nn.init.normal_(block.modulation.lin.weight, std=0.1)
+    batch = stage.batch(torch.Generator().manual_seed(0), 6, 0.0)
+    whole, logs = gradients(stage, batch)
+    assert {"repa", "repa_e", "vae_l1", "vae_norm"} <= logs.keys()
+    assert float(logs["repa_e"]) == pytest.approx(3 * float(logs["repa"]), rel=1e-3)  # the same alignment, 1.5 to 0.5
+    monkeypatch.setattr(pretrain, "autoencoder_terms", lambda *given: {})
+    plain, _ = gradients(stage, batch)
+    for name, gradient in whole.items():
+        if not name.startswith("vae."):
+            torch.testing.assert_close(gradient, plain[name], msg=name)
+    vae = [name for name in whole if name.startswith("vae.")]
+    assert all(plain[name] is None for name in vae)  # flow matching and the ordinary REPA leave it alone
+    assert all(whole[name] is not None for name in vae)
+    assert all(p.requires_grad for p in stage.module.parameters())
+    monkeypatch.undo()
+    later, logs = gradients(stage, batch._replace(progress=0.5))
+    assert "repa_e" not in logs and all(later[name] is None for name in vae)  # it ends with the alignment
+
+
+@pytest.mark.slow
+def test_a_run_of_repa_e_resumes_exactly_and_exports_its_autoencoder(tiny_folder, shards, repa_e, tmp_path):
+    def run(name, steps, resume=None):
+        stage = new_stage(tiny_folder, shards, *repa_e, f"--train.steps={steps}", "--train.batch_size=4",
+                          "--train.device=cpu", "--train.trackers=[]", "--train.schedule=constant", "--train.ema=0",
+                          "--recipe.repa_until=1")  # fmt: skip
+        stage.sheet = lambda: np.zeros((8, 8, 3), np.uint8)
+        assert Trainer(stage.config.train, stage, tmp_path / name, resume).run()
+        return {key: value.clone() for key, value in stage.module.state_dict().items()}
+
+    whole = run("whole", 2)
+    run("again", 1)
+    again = run("again", 2, "latest")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    exported = load_pipeline(EditPipeline, tmp_path / "whole" / "model").vae.state_dict()
+    start = load_pipeline(EditPipeline, tiny_folder).vae.state_dict()
+    assert all(torch.equal(exported[key], whole[f"vae.{key}"]) for key in exported)
+    assert any(not torch.equal(exported[key], start[key]) for key in exported)
+
+
+def test_repa_e_is_planned(tiny_folder, shards, repa_e):
+    arguments = overrides(tiny_folder, shards, *repa_e[:2])
+    repa, both = (plan(config.load(pretrain.Config, None, [*arguments, *more]))[0] for more in ([], repa_e[2:]))
+    assert both.work > repa.work and both.need(1).step > repa.need(1).step
+    assert both.need(1).moments > repa.need(1).moments and both.need(1).frozen < repa.need(1).frozen
+
+
+def test_repa_e_refuses_what_makes_no_sense(tiny_folder, shards, repa_e):
+    with pytest.raises(ValueError, match="recipe.repa_e: is a kind of REPA; set recipe.repa"):
+        RecipeConfig(repa_e=1.5)
+    with pytest.raises(ValueError, match="recipe.repa_e: changes the latents that data.precomputed has"):
+        new_stage(tiny_folder, shards, *repa_e, "--data.sources=[{path: x}]", "--data.precomputed=[latents]")
+    with pytest.raises(ValueError, match="goes with neither train.checkpoint_activations nor shards"):
+        new_stage(tiny_folder, shards, *repa_e, "--train.checkpoint_activations=true")
+    with pytest.raises(ValueError, match="recipe.repa_e: there is no autoencoder to train"):
+        new_stage(tiny_folder, shards, *repa_e, "--model.vae=none")
+    tuned = config.load(finetune.Config, None, overrides(tiny_folder, shards, *repa_e))
+    with pytest.raises(ValueError, match="recipe.repa_e: trains the autoencoder and all weights; set model.train=full"):
+        finetune.FinetuneStage(tuned, World())

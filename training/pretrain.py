@@ -15,6 +15,7 @@ from torch import Tensor
 
 from photofound.edits.task import is_regression
 from photofound.model import flow
+from photofound.train.end_to_end import autoencoder_terms
 from photofound.train.mix import Batch, mean_per_task
 from photofound.train.plan import plan
 from photofound.train.settings import EditConfig
@@ -60,6 +61,8 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
         terms["contrastive"] = -recipe.contrastive * others.mean()
     if block is not None:
         terms["repa"] = recipe.repa * stage.recipe.alignment(features, batch.sample.pixels, x0, route)
+        if recipe.repa_e:
+            terms |= autoencoder_terms(stage, batch, condition, noise, t, route, block)
     if recipe.lpips or recipe.dino:
         clear = t < recipe.perceptual_below
         terms |= stage.recipe.perceptual(x0_hat, batch.sample.pixels, condition.hole, clear)

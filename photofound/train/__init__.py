@@ -34,6 +34,7 @@ Each file imports only files above it:
     mix          batches in which tasks are mixed: crops, conditions, targets
     recipe       published additions to the loss: TREAD, REPA, LPIPS, P-DINO
     lora         LoRA and DoRA: new, or from a file; saved; merged
+    end_to_end   REPA-E: the autoencoder is trained, too
     plan         what a run on the transformer costs, by its configuration alone
     prompts      pictures of the same prompts as a run goes on
     stage        EditStage: the stage of pretraining, fine-tuning, preferences, distillation; dropout of text

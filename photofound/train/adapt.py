@@ -100,6 +100,10 @@ class AdaptedStage(EditStage):
         """Freeze what is not trained, in as many bits as ``model.base`` and ``model.frozen`` say."""
         super()._freeze()
         model = self.config.model
+        if self.config.recipe.repa_e and model.train != "full":
+            raise ValueError(
+                "recipe.repa_e: trains the autoencoder and all weights; set model.train=full, or leave it out"
+            )
         adapt(self.module, model)
         if model.lora.start and model.train == "lora":
             lora.load(self.pipeline.transformer, model.lora.start)

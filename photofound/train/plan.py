@@ -18,6 +18,7 @@ from photofound.model.transformer import EditTransformer
 from photofound.train import fewer_bits, lora, losses, memory, optim
 from photofound.train.batches import micro_batches
 from photofound.train.build import add_inputs, transformer_options
+from photofound.train.end_to_end import held
 from photofound.train.estimate import Phase, muon_flops
 from photofound.train.memory import Memory
 from photofound.train.mix import PRETEXT
@@ -75,11 +76,13 @@ class _Outline:
             trained = nn.ModuleDict({"transformer": EditTransformer.from_config(transformer.config)})
             if model.train_text and encoder is not None:
                 trained["text_encoder"] = encoder
+            if recipe.repa_e and vae is not None:
+                trained["vae"] = vae
             if adapt:
                 adapt(trained)
         wanted = (recipe.repa, recipe.repa_teacher), (recipe.lpips, recipe.lpips_net), (recipe.dino, recipe.dino_net)
         networks = [vision.outline(source) if weight else None for weight, source in wanted]
-        for network in (vae, *networks, None if "text_encoder" in trained else encoder):
+        for network in (None if "vae" in trained else vae, *networks, None if "text_encoder" in trained else encoder):
             if isinstance(network, nn.Module):
                 network.requires_grad_(False)
         return cls(config, transformer, trained, vae, encoder, *networks)
@@ -100,6 +103,9 @@ class _Outline:
         blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
         passes: float = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
         passes += _repeated(self.config.train)
+        if "vae" in self.trained:  # REPA-E: forward once more, and back from the aligned block, for latents alone
+            block = shape.depth // 2 if recipe.repa_block is None else recipe.repa_block
+            passes += aligned * (1 + (block + 1) / shape.depth)
         work = float(passes * cost.flops + 6 * added * cost.tokens)
         counted, missing = ["transformer", *["LoRA"] * bool(added)], list[str]()
         for name, network, times, call in self._beside(crop, aligned):
@@ -137,9 +143,12 @@ class _Outline:
 
         near = 3 * recipe.perceptual_below * training
         if self.vae is not None:
-            encodings = ("latents" not in data.precomputed) + (self.transformer.config.condition_space == "latents")
+            encodings: float = "latents" not in data.precomputed
+            encodings += self.transformer.config.condition_space == "latents"
+            ours = 3 * aligned * training * ("vae" in self.trained)  # forward and back
+            encodings += ours
             yield "autoencoder", self.vae, encodings, lambda net: net.encode(pictures())
-            decodings = 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino) * training
+            decodings = ours + 2 * recipe.perceptual_below * bool(recipe.lpips or recipe.dino) * training
             yield "decoder", self.vae, decodings, lambda net: net.decode(latents())
         trained = "text_encoder" in self.trained
         reads = 0 if "text" in data.precomputed else 3 * training if trained else 1
@@ -171,7 +180,7 @@ class _Outline:
         model, transformer = self.config.model, parts["transformer"]
         base, travelling = getattr(model, "base", "fp32"), getattr(model, "swap_blocks", 0)
         trained = sum(p.numel() for p in parts.parameters() if p.requires_grad)
-        frozen = [self.vae, self.teacher, self.lpips, self.dino]
+        frozen = [self.teacher, self.lpips, self.dino, *[self.vae] * ("vae" not in parts)]
         if "text_encoder" not in parts and "text" not in self.config.data.precomputed:
             frozen.append(self.text_encoder)
         weights = sum(fewer_bits.size(part, base if part is transformer else "fp32") for part in parts.values())
@@ -240,6 +249,8 @@ class _Outline:
         sample = out.sample.float()
         loss = (sample - latents).square().mean()
         if "projector" in networks:
+            if "vae" in self.trained:
+                loss = loss + self._end_to_end(networks, batch[:, :3], words, mask, given)
             loss = loss + networks["projector"](out.features, (side // shape.patch_size,) * 2).float().square().mean()
         rows = max(1, round(samples * recipe.perceptual_below)) if recipe.lpips or recipe.dino else 0
         if rows and (self.vae is None or "vae" in networks):
@@ -250,6 +261,15 @@ class _Outline:
             if "dino" in networks:
                 loss = loss + losses.patch_distance(networks["dino"], painted, truth).sum()
         return loss
+
+    def _end_to_end(self, networks: Mapping[str, Any], pixels: Tensor, *given: Any) -> Tensor:
+        """A scalar that keeps what REPA-E's terms keep."""
+        words, mask, inputs = given
+        latents = autoencoder.encode(networks["vae"], pixels)
+        with held(*(network for name, network in networks.items() if name != "vae")):
+            out = networks["transformer"](latents, torch.empty(len(pixels)), words.detach(), mask, **inputs)
+        decoded = autoencoder.decode(networks["vae"], latents, clamp=False)
+        return out.features.float().square().mean() + (decoded - pixels).abs().mean()
 
 
 def _repeated(train: Any) -> float:

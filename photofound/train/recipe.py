@@ -45,7 +45,7 @@ class Recipe:
             raise ValueError("recipe.sprint: the model has no layer that fuses its paths; set model.fusion=true")
         if config.sprint and not transformer.fusion.mask.requires_grad:
             raise ValueError("recipe.sprint: is for trainings of all weights; set model.train=full, or leave it out")
-        if config.lpips:
+        if config.lpips or (config.repa_e and config.lpips_net):
             self.lpips_net = vision.PerceptualNet.from_file(str(config.lpips_net)).to(device)
         if config.dino:
             self.dino_net = vision.load_vision_model(str(config.dino_net)).to(device)

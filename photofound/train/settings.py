@@ -215,6 +215,7 @@ class RecipeConfig:
     repa_teacher: str | None = None  # REPA: a .safetensors file of SqueezeNet, a transformers folder or Hub id
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
     repa_spatial: bool = False  # iREPA: a convolution as projector, patches normalised (arXiv:2512.10794)
+    repa_e: float = 0.0  # REPA-E: weight of REPA in training the autoencoder, too (arXiv:2504.10483); published 1.5
     repa_until: float = 0.5  # REPA: share of the run after which it stops
     lpips: float = 0.0  # LPIPS: weight of the perceptual distance, of decoded latents, too; published 0.1 for pixels
     lpips_net: str | None = None  # LPIPS: a .safetensors file of SqueezeNet
@@ -230,8 +231,9 @@ class RecipeConfig:
             raise ValueError(f"recipe.sprint: {self.sprint} until {self.sprint_until} must be shares from 0 to 1")
         if self.sprint and self.tread:
             raise ValueError("recipe.sprint: leaves out tokens as recipe.tread does; choose one")
-        if self.repa_spatial and not self.repa:
-            raise ValueError("recipe.repa_spatial: is a kind of REPA; set recipe.repa, too (0.5)")
+        for name in ("repa_spatial", "repa_e"):
+            if getattr(self, name) and not self.repa:
+                raise ValueError(f"recipe.{name}: is a kind of REPA; set recipe.repa, too (0.5)")
         for weight, net in (("repa", "repa_teacher"), ("lpips", "lpips_net"), ("dino", "dino_net")):
             if getattr(self, weight) and not getattr(self, net):
                 raise ValueError(f"recipe.{net}: recipe.{weight} needs a network; name a file, a folder or a Hub id")
@@ -268,6 +270,14 @@ class EditConfig:
     prompts: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     hub: HubConfig = field(default_factory=HubConfig)
+
+    def __post_init__(self) -> None:
+        if not self.recipe.repa_e:
+            return
+        if "latents" in self.data.precomputed:
+            raise ValueError("recipe.repa_e: changes the latents that data.precomputed has; leave latents out")
+        if self.train.checkpoint_activations or self.train.parallel != "ddp":
+            raise ValueError("recipe.repa_e: goes with neither train.checkpoint_activations nor shards; leave them out")
 
     @property
     def turns(self) -> tuple[float, ...]:

@@ -110,6 +110,10 @@ class EditStage:
         self.pipeline.set_progress_bar_config(disable=True)
         self.vae = self.pipeline.vae.requires_grad_(False).eval() if self.pipeline.vae is not None else None
         self.module = nn.ModuleDict({"transformer": self.pipeline.transformer})
+        if config.recipe.repa_e:
+            if self.vae is None:
+                raise ValueError("recipe.repa_e: there is no autoencoder to train; set it to 0")
+            self.module["vae"] = self.vae
         if config.model.train_text:
             self.module["text_encoder"] = self.pipeline.text_encoder
         else:
@@ -136,10 +140,9 @@ class EditStage:
         if self.config.model.frozen == "bf16":
             if self.config.train.precision != "bf16":
                 raise ValueError("model.frozen: bf16 goes with train.precision=bf16")
-            frozen = (self.vae, None if "text_encoder" in self.module else self.pipeline.text_encoder)
-            for network in frozen:
-                if network is not None:
-                    fewer_bits.lower(network, "bf16")
+            for name in ("vae", "text_encoder"):
+                if name not in self.module and getattr(self.pipeline, name) is not None:
+                    fewer_bits.lower(getattr(self.pipeline, name), "bf16")
 
     def _sample_as_trained(self) -> None:
         """Give the pipeline's sampler the shift that training ends with."""
@@ -466,7 +469,7 @@ class EditStage:
         rooms = self._rooms()
         streamed += [each for table, where in rooms for each in readers.origins(table, where)]
         return {
-            "parts": [name for name in ("transformer", "text_encoder") if name in self.module],
+            "parts": [name for name in ("transformer", "text_encoder", "vae") if name in self.module],
             "parents": record.join(*map(record.inherited, starts)),
             "data": streamed if data.sources else self.store.origins(),
             "filtering": [line for _, lines in found.values() for line in lines],
@@ -493,7 +496,7 @@ class EditStage:
         if self.config.model.frozen == "fp32":
             return pipeline
         read = self._read_again()
-        names = ["vae", *["text_encoder"] * ("text_encoder" not in self.module)]
+        names = [name for name in ("vae", "text_encoder") if name not in self.module]
         return type(pipeline).from_pipe(pipeline, **{name: getattr(read, name) for name in names})
 
 
