@@ -53,7 +53,7 @@ class Sizes:
     text_tokens: int = 256
 
 
-TOY = Sizes(128, 2**16, 64, 128, 2, 1, (4,), 128, 8, 64, 2, 2, 0.0, 16)
+TOY = Sizes(128, 2**16, 64, 128, 2, 1, (4,), 64, 8, 64, 2, 1, 0.0, 16)
 
 
 @dataclass(frozen=True)

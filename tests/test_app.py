@@ -981,7 +981,7 @@ def test_share_is_never_the_default():
     assert app.launch_settings()["share"] is False and app.launch_settings()["server_name"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_visitors_photographs_go_when_the_demo_is_ended(tiny_folder, tmp_path, photograph, number):
     code = f"""
         import signal, sys, threading, os
