@@ -62,9 +62,9 @@ class Sample:
         return measures.grey(self.pixels)
 
     @cached_property
-    def ground(self) -> np.ndarray:
-        """(H, W) bool: a plain ground."""
-        return measures.ground(self.pixels)
+    def things(self) -> np.ndarray:
+        """(N, 3) uint8: the pixels that are no plain ground."""
+        return measures.things(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _sharpness(sample: Sample) -> float:
 
 
 def _exposure(sample: Sample) -> float:
-    return measures.exposure(sample.pixels, sample.ground)
+    return measures.exposure(sample.things)
 
 
 def _jpeg(sample: Sample) -> float:
@@ -160,7 +160,7 @@ def _blocks(sample: Sample) -> float:
 
 
 def _graphics(sample: Sample) -> float:
-    return measures.graphics(sample.pixels, sample.ground)
+    return measures.graphics(sample.things)
 
 
 def _text(sample: Sample) -> float:

@@ -67,21 +67,23 @@ def likelihood(features: np.ndarray) -> np.ndarray:
 
 def lines(grey: np.ndarray) -> list[Line]:
     """Chains of what may be letters, lighter or darker than their ground. ``grey``: (H, W) uint8."""
+    import cv2
+
     if min(grey.shape) < 12:
         return []
+    around = cv2.blur(grey, (_AROUND, _AROUND), borderType=cv2.BORDER_REPLICATE)
     made = []
-    for image in (grey, 255 - grey):
-        letters = _letters(image)
+    for image, light in ((grey, cv2.subtract(grey, around)), (255 - grey, cv2.subtract(around, grey))):
+        letters = _letters(image, (light > _APART).astype(np.uint8))
         made += [_line(letters.take(np.array(chain))) for chain in _chains(letters)]
     return made
 
 
-def _letters(grey: np.ndarray) -> Letters:
-    """Light parts of the size and the shape of letters."""
+def _letters(grey: np.ndarray, light: np.ndarray) -> Letters:
+    """Light parts of the size and the shape of letters. ``light``: (H, W) uint8, 1 where it is lighter than around."""
     import cv2
 
     high, wide = grey.shape
-    light = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, _AROUND, -_APART)
     count, parts, boxes, _ = cv2.connectedComponentsWithStats(light, connectivity=8)
     x, y, width, height, area = boxes.T
     inside = (x > 0) & (y > 0) & (x + width < wide) & (y + height < high)
@@ -91,7 +93,8 @@ def _letters(grey: np.ndarray) -> Letters:
     chosen = np.flatnonzero(inside & sized & shaped)
     chosen = chosen[np.argsort(-area[chosen], kind="stable")[:_MOST]]
     chosen = chosen[np.argsort(x[chosen], kind="stable")]
-    place, tones = parts.ravel(), grey.ravel().astype(np.float64)
+    inner = np.flatnonzero(light)
+    place, tones = parts.ravel()[inner], grey.ravel()[inner].astype(np.float64)
     total = np.bincount(place, tones, count)
     tone = total / area
     texture = np.sqrt(np.maximum(np.bincount(place, tones**2, count) / area - tone**2, 0))
@@ -100,7 +103,7 @@ def _letters(grey: np.ndarray) -> Letters:
     sums = cv2.integral(grey).astype(np.float64)
     box = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     ground = (box - total) / np.maximum((right - left) * (bottom - top) - area, 1)
-    core = np.bincount(place, cv2.erode(light, np.ones((3, 3), np.uint8)).ravel() > 0, count)
+    core = np.bincount(place, cv2.erode(light, np.ones((3, 3), np.uint8)).ravel()[inner], count)
     stroke = 2 * area / np.maximum(area - core, 1)  # area over half the outline
     found = (x, y, width, height, area, tone, texture, ground, stroke)
     return Letters(*(values[chosen].astype(np.float64) for values in found))

@@ -89,35 +89,37 @@ def ground(pixels: np.ndarray, near: int = 6) -> np.ndarray:
     """(H, W) bool: what is of the frame's most usual colour, within ``near`` levels, and joined to the frame."""
     import cv2
 
-    frame = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    alike = (np.abs(pixels.astype(np.int16) - np.median(frame, axis=0)).max(2) <= near).astype(np.uint8)
-    _, parts = cv2.connectedComponents(alike, connectivity=4)
-    joined = np.zeros(parts.max() + 1, bool)
+    usual = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
+    alike = cv2.inRange(pixels, usual - near, usual + near)
+    count, parts = cv2.connectedComponents(alike, connectivity=4)
+    joined = np.zeros(count, bool)
     joined[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
     joined[0] = False
     return joined[parts]
 
 
-def exposure(pixels: np.ndarray, around: np.ndarray) -> float:
-    """Share of pixels that are lost neither in white nor in black: no channel at its end, the brightest not below 40 of
-    255. A plain ground (``around``) is left out, which may be white or black on purpose."""
-    rest = _things(pixels, around)
-    brightest = rest.max(1)
+def things(pixels: np.ndarray) -> np.ndarray:
+    """(N, 3): the pixels that are no plain ground; all where nearly all is ground."""
+    around = ground(pixels)
+    rest = pixels[~around]
+    return rest if len(rest) >= 0.03 * around.size else pixels.reshape(-1, 3)
+
+
+def exposure(things: np.ndarray) -> float:
+    """Share of pixels (N, 3) that are lost neither in white nor in black: the brightest channel is below 253 and not
+    below 40. A plain ground is left out before, which may be white or black on purpose."""
+    red, green, blue = things.T
+    brightest = np.maximum(np.maximum(red, green), blue)
     return float(((brightest < 253) & (brightest >= 40)).mean())
 
 
-def graphics(pixels: np.ndarray, around: np.ndarray) -> float:
-    """Share of pixels that have one of the 16 most frequent colours, exactly. A plain ground is left out. Drawings,
-    charts and screenshots have few colours; photographs have noise."""
-    red, green, blue = _things(pixels, around).astype(np.int64).T
-    counts = np.unique(red << 16 | green << 8 | blue, return_counts=True)[1]
-    return float(np.sort(counts)[-16:].sum() / counts.sum())
-
-
-def _things(pixels: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """(N, 3): pixels that are not ground; all where nearly all is ground."""
-    rest = pixels[~around]
-    return rest if len(rest) >= 0.03 * around.size else pixels.reshape(-1, 3)
+def graphics(things: np.ndarray) -> float:
+    """Share of pixels (N, 3) that have one of the 16 most frequent colours, exactly. A plain ground is left out before.
+    Drawings, charts and screenshots have few colours; photographs have noise."""
+    red, green, blue = things.astype(np.int32).T
+    ordered = np.sort(red << 16 | green << 8 | blue)
+    edges = np.flatnonzero(np.diff(ordered, prepend=-1, append=-1))
+    return float(np.sort(np.diff(edges))[-16:].sum() / len(ordered))
 
 
 def borders(pixels: np.ndarray) -> float:
@@ -131,13 +133,16 @@ def borders(pixels: np.ndarray) -> float:
 
 def _strip(lines: np.ndarray) -> int:
     """Lines of one colour at the beginning; 0 if they end at no straight line."""
-    half = lines[: len(lines) // 2].astype(np.int16)
-    if len(half) < 4:
+    half = len(lines) // 2
+    if half < 4:
         return 0
-    away = np.abs(half - np.median(half[0], axis=0).astype(np.int16)).max(2)
-    plain = (away <= 8).mean(1) >= 0.99
-    count = int(np.argmin(plain)) if not plain.all() else 0
-    return count if 2 <= count < len(half) - 2 and (away[count + 2] > 12).mean() >= 0.6 else 0
+    colour = np.median(lines[0], axis=0).astype(np.int16)
+    for count in range(half - 2):
+        away = np.abs(lines[count].astype(np.int16) - colour).max(1)
+        if (away <= 8).mean() < 0.99:
+            after = np.abs(lines[count + 2].astype(np.int16) - colour).max(1)
+            return count if count >= 2 and (after > 12).mean() >= 0.6 else 0
+    return 0
 
 
 # ------------------------------------------------------------------------------------------------------------ captions
