@@ -148,7 +148,7 @@ def _sharpness(sample: Sample) -> float:
 
 
 def _exposure(sample: Sample) -> float:
-    return measures.exposure(sample.things)
+    return measures.exposure(sample.pixels, sample.things)
 
 
 def _jpeg(sample: Sample) -> float:
@@ -182,7 +182,9 @@ MEASURES: dict[str, Measure] = {
         Measure("resolution", "1", 256, ">=", "short side of the file in pixels", "", _resolution),
         Measure("aspect", "1", 3, "<=", "long side over short side", "", _aspect),
         Measure("sharpness", "1", 0.4, ">=", "share of an edge's height between two pixels", "", _sharpness),
-        Measure("exposure", "1", 0.6, ">=", "share of pixels lost neither in white nor in black", "", _exposure),
+        Measure(
+            "exposure", "2", 0.75, ">=", "share of pixels that are not burnt out; less of dark ones", "", _exposure
+        ),
         Measure("jpeg", "1", 60, ">=", "quality that a JPEG was written with; others: 100", "", _jpeg),
         Measure("blocks", "1", 1.5, "<=", "steps at every eighth line: a JPEG of low quality once", "", _blocks),
         Measure("graphics", "1", 0.3, "<=", "share of the 16 most frequent colours: drawings", "", _graphics),

@@ -105,12 +105,13 @@ def things(pixels: np.ndarray) -> np.ndarray:
     return rest if len(rest) >= 0.03 * around.size else pixels.reshape(-1, 3)
 
 
-def exposure(things: np.ndarray) -> float:
-    """Share of pixels (N, 3) that are lost neither in white nor in black: the brightest channel is below 253 and not
-    below 40. A plain ground is left out before, which may be white or black on purpose."""
+def exposure(pixels: np.ndarray, things: np.ndarray) -> float:
+    """Share of pixels whose brightest channel is below 253, less where the whole picture is dark: times the 98th
+    percentile of brightness over 150, if that is below 1. White is looked for in ``things`` (N, 3) alone, since grounds
+    may be white on purpose; darkness in all ``pixels``, since things may be black."""
     red, green, blue = things.T
-    brightest = np.maximum(np.maximum(red, green), blue)
-    return float(((brightest < 253) & (brightest >= 40)).mean())
+    burnt = (np.maximum(np.maximum(red, green), blue) >= 253).mean()
+    return float((1 - burnt) * min(1.0, np.quantile(pixels[::2, ::2].max(2), 0.98) / 150))
 
 
 def graphics(things: np.ndarray) -> float:

@@ -240,14 +240,15 @@ def summary(table: Table, where: str | None = None, computed: int = 0) -> Filter
     return Filtered(filters, counts, count(KEPT), count(f"NOT {KEPT}"), count(f"{KEPT} IS NULL"), computed)
 
 
-def around(table: Table, each: Filter, where: str | None = None, count: int = 8) -> dict[str, list[tuple[str, float]]]:
+def around(table: Table, each: Filter, where: str | None = None, count: int = 7) -> dict[str, list[tuple[str, float]]]:
     """Photographs by their score, as keys with scores: the furthest from the threshold that are dropped, the nearest
     that are dropped, the nearest that are kept; up to ``count`` of each."""
     scored = f"{each.column} IS NOT NULL" + (f" AND ({where})" if where else "")
     kept, dropped = f"{scored} AND ({each.condition})", f"{scored} AND NOT ({each.condition})"
+    nearest = _first(table, each, dropped, 1, count)
     return {
-        "dropped, furthest": _first(table, each, dropped, -1, count),
-        "dropped, nearest": _first(table, each, dropped, 1, count),
+        "dropped, furthest": [one for one in _first(table, each, dropped, -1, count) if one not in nearest],
+        "dropped, nearest": nearest,
         "kept, nearest": _first(table, each, kept, 1, count),
     }
 
