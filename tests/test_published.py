@@ -26,7 +26,9 @@ from photofound.training import distill, finetune, pretrain
 def test_irepas_convolution_is_over_the_grid_of_tokens():
     projector, x = losses.SpatialProjector(8, 5), torch.randn(2, 6, 8)
     picture = x.reshape(2, 2, 3, 8).permute(0, 3, 1, 2)
-    by_hand = F.conv2d(picture, projector.weight, projector.bias, padding=1).permute(0, 2, 3, 1).reshape(2, 6, 5)
+    by_hand = (
+        F.conv2d(picture, projector.conv.weight, projector.conv.bias, padding=1).permute(0, 2, 3, 1).reshape(2, 6, 5)
+    )
     torch.testing.assert_close(projector(x, (2, 3)), by_hand)
 
 
@@ -49,7 +51,7 @@ def test_irepa_in_a_stage(tiny_folder, shards, networks):
     torch.testing.assert_close(stage.recipe.alignment(features, pixels, x0, None), wanted)
     loss, logs = loss_of(stage, stage.batch(torch.Generator().manual_seed(0), 14, 0.0))
     loss.backward()
-    assert "repa" in logs and stage.module["projector"].weight.grad.abs().sum() > 0
+    assert "repa" in logs and stage.module["projector"].conv.weight.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="recipe.repa_spatial: block 3 sees only the tokens of the route"):
         new_stage(tiny_folder, shards, *spatial, "--recipe.tread=0.5", "--recipe.repa_block=3", "--model.depth=8")
     with pytest.raises(ValueError, match="recipe.repa_spatial: is a kind of REPA; set recipe.repa"):
@@ -219,6 +221,7 @@ def test_a_fusion_that_is_added_changes_nothing_and_is_saved(tmp_path):
 SPRINT = ["--recipe.sprint=0.75", "--model.fusion=true", "--recipe.sprint_until=0.5"]
 
 
+@pytest.mark.slow
 def test_sprint_in_a_stage_ends_with_all_tokens(tiny_folder, shards, monkeypatch):
     stage = new_stage(tiny_folder, shards, *SPRINT)
     routes = []
@@ -332,11 +335,13 @@ def test_a_run_of_repa_e_resumes_exactly_and_exports_its_autoencoder(tiny_folder
     assert any(not torch.equal(exported[key], start[key]) for key in exported)
 
 
+@pytest.mark.slow
 def test_repa_e_is_planned(tiny_folder, shards, repa_e):
     arguments = overrides(tiny_folder, shards, *repa_e[:2])
     repa, both = (plan(config.load(pretrain.Config, None, [*arguments, *more]))[0] for more in ([], repa_e[2:]))
-    assert both.work > repa.work and both.need(1).step > repa.need(1).step
-    assert both.need(1).moments > repa.need(1).moments and both.need(1).frozen < repa.need(1).frozen
+    more, less = both.need(1), repa.need(1)
+    assert both.work > repa.work and more.step > less.step
+    assert more.moments > less.moments and more.frozen < less.frozen
 
 
 def test_repa_e_refuses_what_makes_no_sense(tiny_folder, shards, repa_e):

@@ -127,14 +127,14 @@ class FinetuneStage(AdaptedStage):
     def __init__(self, config: Config, world: World) -> None:
         _check(config)
         products = _products(config)
-        super().__init__(config, world, products and _stored(config, products))
+        super().__init__(config, world, None if products is None else _stored(config, products))
         possible = self.mixer.possible(self.store, config.data.crop)
         left_out = [name for name in self.mixer.shares if name not in possible]
         if not possible:
             raise ValueError(f"data: {', '.join(left_out)} needs whole objects; add masks, or other tasks to mix.tasks")
         if left_out and world.rank == 0:
             print(f"data: left out of the mix, for want of a whole object by its mask: {', '.join(sorted(left_out))}")
-        self.buckets = self._bucketed(products) if config.data.buckets else None
+        self.buckets = self._bucketed(products) if config.data.buckets and products is not None else None
         self.prior = self._class_photographs().to(self.device) if config.prior.weight else None
         others = {name: _store(config, _read(config, which)) for name, which in config.validation.sets.items()}
         sets = ({} if self.held_out is None else {"held_out": self.held_out}) | others
@@ -192,8 +192,8 @@ class FinetuneStage(AdaptedStage):
             return batch._replace(weight=self._importance(batch.sample.matte))
         if self.buckets is not None:
             cpu = torch.Generator().manual_seed(random_int(2**31, generator))
-            shape, store = self.buckets.pick(self.bucket_weights, cpu)
-            condition, sample = self.mixer.draw(store, shape, size, generator, self.mixer.possible(store, shape))
+            shape, bucket = self.buckets.pick(self.bucket_weights, cpu)
+            condition, sample = self.mixer.draw(bucket, shape, size, generator, self.mixer.possible(bucket, shape))
             return Batch(condition, sample, progress, self._importance(sample.matte))
         ordinary = size * prior.weight / (1 + prior.weight)
         of_class = int(ordinary + torch.rand((), generator=generator, device=generator.device).item())

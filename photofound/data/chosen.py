@@ -53,14 +53,14 @@ def read(
         raise ValueError(f"data.repeats: no photograph lies in {min(unused)!r}, below {folder}; name folders of it")
     with ThreadPoolExecutor(4) as pool:
         decoded = list(pool.map(lambda raw: _photograph(raw, short_side), picked))
-    found = [
+    kept = [
         each if isinstance(each, tuple) else replace(each, repeats=times, caption=each.caption or caption)
         for each, (_, times, caption) in zip(decoded, counted, strict=True)
         if times
     ]
-    if not found:
+    if not kept:
         raise ValueError(f"data.repeats: they leave out every photograph of {folder}; give some folder 1 or more")
-    return without_damaged(found)
+    return without_damaged(kept)
 
 
 def _repeats(path: Path, top: Path, repeats: Mapping[str, float], by_name: bool) -> tuple[str | None, float, str]:

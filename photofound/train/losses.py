@@ -53,15 +53,16 @@ class Projector(nn.Sequential):
         return super().forward(x)
 
 
-class SpatialProjector(nn.Conv2d):
+class SpatialProjector(nn.Module):
     """iREPA's (arXiv:2512.10794): one convolution of 3 x 3 over the grid of tokens, which keeps what is near what:
     (B, T, D) -> (B, T, C), T = rows x columns."""
 
     def __init__(self, dim: int, width: int) -> None:
-        super().__init__(dim, width, 3, padding=1)
+        super().__init__()
+        self.conv = nn.Conv2d(dim, width, 3, padding=1)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        return super().forward(x.mT.unflatten(2, grid)).flatten(2).mT
+        return self.conv(x.mT.unflatten(2, grid)).flatten(2).mT
 
 
 def spatially_normalized(target: Tensor, eps: float = 1e-6) -> Tensor:

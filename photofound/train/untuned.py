@@ -46,7 +46,8 @@ def schedule_free(groups: Sequence[dict[str, Any]], **options: Any) -> torch.opt
         ) from None
     made: Any = AdamWScheduleFree(groups, **options)
     made.train()
-    return made  # type: ignore[no-any-return]
+    optimizer: torch.optim.Optimizer = made
+    return optimizer
 
 
 def found_rate(optimizer: torch.optim.Optimizer) -> float:
