@@ -154,7 +154,8 @@ def _filter(room: Room, args: argparse.Namespace) -> None:
     if args.list:
         from photofound.room import filters, judges
 
-        every = [*filters.MEASURES.items(), *((f"{name}:MODEL", q) for name, q in judges.QUESTIONS.items())]
+        every: list[tuple[str, filters.Measure | judges.Question]] = list(filters.MEASURES.items())
+        every += [(f"{name}:MODEL", question) for name, question in judges.QUESTIONS.items()]
         print("\n".join(f"{name:<18}{each.keeps} {each.threshold:<6g}{each.about}" for name, each in every))
         return
     with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:

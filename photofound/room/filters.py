@@ -186,7 +186,7 @@ MEASURES: dict[str, Measure] = {
             "exposure", "2", 0.75, ">=", "share of pixels that are not burnt out; less of dark ones", "", _exposure
         ),
         Measure("jpeg", "1", 60, ">=", "quality that a JPEG was written with; others: 100", "", _jpeg),
-        Measure("blocks", "1", 1.5, "<=", "steps at every eighth line: a JPEG of low quality once", "", _blocks),
+        Measure("blocks", "1", 1.75, "<=", "steps at every eighth line: a JPEG of low quality once", "", _blocks),
         Measure("graphics", "1", 0.3, "<=", "share of the 16 most frequent colours: drawings", "", _graphics),
         Measure("text", "1", 0.9, "<=", "how likely it bears a line of text: captions, dates, watermarks", "", _text),
         Measure("borders", "1", 0.005, "<=", "share of the picture that is a frame", "", _borders),
