@@ -90,14 +90,14 @@ def assert_same(one: Room, other: Room) -> None:
 
 
 def kill_once(title: str) -> threading.Thread:
-    """Kills the first process of Ray that does something, as soon as there is one."""
+    """Kills the first process of Ray that has such a title, as soon as there is one."""
 
     def look() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             for process in psutil.Process().children(recursive=True):
                 try:
-                    if process.cmdline()[:1] == [f"ray::{title}"]:
+                    if (process.cmdline() or [""])[0].startswith(f"ray::{title}"):
                         time.sleep(0.1)
                         process.kill()
                         killed.append(process.pid)
@@ -116,7 +116,7 @@ def kill_once(title: str) -> threading.Thread:
 def test_killed_workers_lose_nothing_and_double_nothing(local_ray, small_units, tmp_path, source, embed, here):
     """One that reads and decodes, and one that has a network loaded."""
     room = Room(tmp_path / "room")
-    killers = [kill_once("_add_unit"), kill_once("_Host.vectors")]
+    killers = [kill_once("_add_unit"), kill_once("Host")]
     lines: list[str] = []
     added = room.add(source, embed=embed, cluster=nodes.Pace(nodes.connect(), price=2.0, show=lines.append, every=0))
     assert all(killer.killed for killer in killers)
@@ -165,7 +165,7 @@ def copy(tmp_path, source):
     """A room of its own for each test, in several fragments."""
     room = Room(tmp_path / "copy")
     for shard in sorted(source.glob("*.tar"))[:3]:
-        room.add(shard)
+        room.add(shard, embed=[])
     return room
 
 
@@ -183,22 +183,21 @@ def test_filters_give_the_same_scores(local_ray, copy):
     assert copy.table.count("score_loaded > 0") == 22
 
 
-def test_embeddings_are_the_same(local_ray, copy, embed, here):
-    assert copy.embed(embed[1], cluster="") == 22
-    there = {row["key"]: row["embedding_squeezenet"] for row in rows(here)}
-    for row in rows(copy):
-        np.testing.assert_allclose(row["embedding_squeezenet"], there[row["key"]], atol=1e-5)
+def test_embeddings_are_the_same(local_ray, copy, here):
+    assert copy.embed("small", cluster="") == 22
+    there = {row["key"]: row["embedding_small"] for row in rows(here)}
+    assert all(row["embedding_small"] == there[row["key"]] for row in rows(copy))
 
 
 def test_what_another_process_changes_meanwhile_is_worked_on_again(local_ray, copy, monkeypatch):
     put, calls = spread._put, []
 
-    def late(table, found):
+    def late(table, again, found):
         if not calls:
             calls.append(len(found))
             with table.lock() as dataset:
                 dataset.delete(f"key = '{rows(copy)[0]['key']}'")
-        return put(table, found)
+        put(table, again, found)
 
     monkeypatch.setattr(spread, "_put", late)
     copy.filter("resolution", cluster="")

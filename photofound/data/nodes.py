@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from photofound.errors import first_line
 
@@ -27,7 +27,8 @@ _STORE = 2**29  # bytes of shared memory that Ray on this machine alone gets
 _REACH = 5.0  # seconds in which a head node must answer
 
 
-class Nodes(NamedTuple):
+@dataclass(frozen=True)
+class Nodes:
     """What a cluster has."""
 
     count: int

@@ -22,7 +22,7 @@ from photofound.data.nodes import Pace, connect
 from photofound.data.sources import Source
 from photofound.data.table import Table, is_room
 from photofound.room import add as adding
-from photofound.room import captioners, optout, page, scores, search, spread, vectors
+from photofound.room import captioners, optout, page, rows, scores, search, spread, vectors
 from photofound.room import captions as captioning
 from photofound.room import dedup as doubles
 from photofound.room import export as exporting
@@ -136,7 +136,7 @@ class Room:
         if entries:
             with table.lock():
                 optout.extend(table.folder, entries, f"from {Path(str(opt_out)).name}")
-        options = adding.Options(licence, reference, keep_gps, workers, reread)
+        options = rows.Options(licence, reference, keep_gps, workers, reread)
         if pace is not None:
             added = spread.add(table, made, networks, options, pace)
         else:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,15 @@ from photofound.data.nodes import Nodes, Pace
 from photofound.data.sources import Source
 from photofound.data.table import Table, lacking_rows, lance
 from photofound.errors import first_line
-from photofound.room import dedup, vectors
+from photofound.room import dedup, hosts, vectors
 from photofound.room.add import Added, Unread, Writer, Written, write_rows
-from photofound.room.filters import Filter, Measure, Sample
+from photofound.room.filters import Measure
 from photofound.room.rows import Known, Options, Reader, collection_of
 from photofound.room.scores import Scorer
 
 _COMMIT, _COMMIT_ROWS = 60.0, 10**6  # seconds and photographs after which a version is made
 _UNIT, _LEAST_UNIT = 2**28, 2**23  # bytes of photographs that a task reads, at most and at least
 _ROUNDS = 3  # times that fragments are worked on which others changed meanwhile
-_RECENT = 128  # photographs that an actor keeps for other filters
 _BUCKET = 2**20  # hashes that a task sorts, at least
 
 
@@ -58,7 +57,7 @@ def add(
         work = [(source, unit) for source in absolute for unit in _units(writer.unread(source), pace.nodes)]
         sizes = [max(1, sum(each.part.bytes for each in unit)) for _, unit in work]
         pace.total += sum(sizes)
-        actors = _host(networks, [], pace.nodes) if work else []
+        actors = hosts.start(networks, [], pace.nodes) if work else []
         layout = [(network.column, network.name, network.side) for network in networks]
         base = _Base(writer.known)
 
@@ -101,7 +100,7 @@ def _add_unit(
     """Write what is new in some parts of a source, as far as the room of ``version`` tells; and the damaged ones."""
     table = Table(folder, version)
     damaged: list[tuple[str, str]] = []
-    embed = _embedder(layout, actors, number)
+    embed = hosts.embedder(layout, actors, number)
     with ThreadPoolExecutor(1) as pool:
         reader = Reader(
             table, source, options, embed, Known(table, beginnings), pool,
@@ -192,66 +191,6 @@ class _Failures:
             )
 
 
-# ------------------------------------------------------------------------------------------------------------ networks
-
-
-class _Host:
-    """An actor that has networks loaded."""
-
-    def __init__(self, networks: Sequence[str], filters: Sequence[Filter]) -> None:
-        self.networks = {network.column: network for network in map(vectors.Network, networks)}
-        self.filters = {each.name: each for each in filters}
-        self.recent: dict[bytes, Sample] = {}
-        for network in self.networks.values():
-            network.net  # noqa: B018  # load it once, now
-        for each in filters:
-            each.load()
-
-    def vectors(self, column: str, squares: np.ndarray) -> np.ndarray:
-        return self.networks[column].of_squares(squares)
-
-    def scores(self, name: str, samples: Sequence[Sample]) -> np.ndarray:
-        # What one filter has made of a photograph serves the next one that asks the same network.
-        found = self.filters[name].scores([self.recent.setdefault(sample.file, sample) for sample in samples])
-        for file in list(self.recent)[:-_RECENT]:
-            self.recent.pop(file, None)
-        return found
-
-
-def _host(networks: Sequence[vectors.Network], filters: Sequence[Filter], has: Nodes) -> list[Any]:
-    """Actors for networks, one for each GPU, else for every second core; none where nothing needs one. Those that die
-    are started again, and asked again."""
-    import ray
-
-    names = [network.name for network in networks if network.name != vectors.SMALL]
-    if not names and not filters:
-        return []
-    lent = {"num_gpus": 1, "num_cpus": 0} if has.gpus else {"num_cpus": min(1, has.cpus - 1)}
-    # Two at once on a GPU: while one computes, the next comes in.
-    more = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 2 if has.gpus else 1}
-    count = has.gpus or max(1, has.cpus // 2)
-    return [ray.remote(_Host).options(**lent, **more).remote(names, list(filters)) for _ in range(count)]
-
-
-def _embedder(layout: Sequence[tuple[str, str, int]], actors: Sequence[Any], number: int) -> Callable[..., Any]:
-    """Embeddings for ``photofound.room.rows``: ``small`` here, networks where they are loaded, while this goes on."""
-    import ray
-
-    turns = iter(range(number, 2**62))
-    here = [vectors.Network(name) for _, name, _ in layout if name == vectors.SMALL]
-
-    def embed(pictures: Sequence[np.ndarray]) -> Callable[[], Mapping[str, Any]]:
-        asked = {
-            column: actors[next(turns) % len(actors)].vectors.remote(column, vectors.squares(pictures, side))
-            for column, name, side in layout
-            if name != vectors.SMALL
-        }
-        made = {network.column: network.array(pictures) for network in here}
-        return lambda: made | {column: vectors.as_array(ray.get(each)) for column, each in asked.items()}
-
-    return embed
-
-
 # ------------------------------------------------------------------------------------------------------------- columns
 
 
@@ -277,7 +216,7 @@ def fill(
         work = [number for number in (rows if left is None else left) if number in rows]
         pace.total += sum(rows[number] for number in work)
         left = []
-        versions = _Versions(lambda found, again=left: again.extend(_put(table, found)))
+        versions = _Versions(partial(_put, table, left))
         failed = _Failures(str(table.folder), len(work))
         version = table.dataset.version
         arguments = ((str(table.folder), version, n, names, compute, read, wanted, batch) for n in work)
@@ -329,9 +268,9 @@ def _fill_unit(
     return _Filled(fragment.metadata, after, list(fields), sum(map(len, made)))
 
 
-def _put(table: Table, found: Sequence[_Filled]) -> list[int]:
-    """Make a version of filled columns. Returns the fragments that another process has changed meanwhile: they are left
-    as they are."""
+def _put(table: Table, again: list[int], found: Sequence[_Filled]) -> None:
+    """Make a version of filled columns. Fragments that another process has changed meanwhile are left as they are, and
+    their numbers join ``again``."""
     with table.lock() as dataset:
         now = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
         good = [each for each in found if now.get(each.before.id) == each.before]
@@ -342,7 +281,7 @@ def _put(table: Table, found: Sequence[_Filled]) -> list[int]:
                 update_mode="rewrite_columns",
             )
             table.commit(update)
-        return [each.before.id for each in found if now.get(each.before.id) != each.before]
+        again += [each.before.id for each in found if now.get(each.before.id) != each.before]
 
 
 def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
@@ -350,8 +289,8 @@ def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
     import ray
 
     hosted = [each for each in scorer.filters if not isinstance(each, Measure)]
-    actors = _host([], hosted, pace.nodes)
-    there = [_Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
+    actors = hosts.start([], hosted, pace.nodes)
+    there = [hosts.Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
     try:
         return fill(table, scorer.fields, Scorer(there, 1), scorer.read, pace, where, scorer.lacking)
     finally:
@@ -359,56 +298,17 @@ def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
             ray.kill(actor)
 
 
-@dataclass(frozen=True)
-class _Hosted(Filter):
-    """A filter whose network lies in actors. Pixels are decoded where it is asked."""
-
-    actors: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, filter: Filter, actors: Sequence[Any]) -> _Hosted:
-        said = (filter.name, filter.version, filter.threshold, filter.keeps, filter.about, filter.needs)
-        return cls(*said, actors=tuple(actors))
-
-    def scores(self, samples: Sequence[Sample]) -> np.ndarray:
-        import ray
-
-        for sample in samples:
-            with suppress(Exception):  # a damaged file: the filter says so
-                sample.pixels  # noqa: B018
-        actor = self.actors[hash(samples[0].file) % len(self.actors)]
-        return ray.get(actor.scores.remote(self.name, list(samples)))
-
-
 def embed(table: Table, network: vectors.Network, where: str | None, pace: Pace) -> int:
     """`photofound.room.vectors.embed` on a cluster."""
     import ray
 
-    actors = _host([network], [], pace.nodes)
-    compute = vectors.Embedding(network.field, _Vectors(network.column, network.name, network.side, actors))
+    actors = hosts.start([network], [], pace.nodes)
+    compute = vectors.Embedding(network.field, hosts.Vectors(network.column, network.name, network.side, actors))
     try:
         return fill(table, [network.field], compute, vectors.Embedding.READ, pace, where)
     finally:
         for actor in actors:
             ray.kill(actor)
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """Pictures to vectors, where the network is loaded."""
-
-    column: str
-    name: str
-    side: int
-    actors: Sequence[Any]
-
-    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        import ray
-
-        if not self.actors:
-            return vectors.Network(self.name).pictures(pictures)
-        actor = self.actors[int(pictures[0].sum()) % len(self.actors)]
-        return ray.get(actor.vectors.remote(self.column, vectors.squares(pictures, self.side)))
 
 
 # ---------------------------------------------------------------------------------------------------------- duplicates
