@@ -3,6 +3,8 @@
     for outcome in learn(Path("choices"), Path("choices/learned")):
         print(outcome.line)
 
+A training is short by default (``BUDGET``), and one that was stopped or killed goes on when it is asked for again.
+
 Edits are split, not pairs, so that no photograph is on both sides. On each held-out pair the implicit reward of
 Diffusion-DPO (arXiv:2311.12908, eq. 14) ranks the two results: how much more the trained model than its start explains
 of one. An edit agrees if most of its pairs are ranked as people did. The LoRA is kept if the 95 % interval (Clopper and
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -25,12 +27,49 @@ import torch
 
 from photofound import choices, files
 from photofound.eval.metrics import proportion_interval
+from photofound.train import checkpoint
 from photofound.train.distributed import World
 
-LEAST = 10  # edits that a task needs
-_DRAWS = 32  # crops, times and noises of each held-out pair
+HELD = 6  # edits to judge by, at least: of five, not even five that agree tell a model from chance
+LEAST = 2 * HELD  # edits that a task needs
+BUDGET = (
+    "--train.steps=300",
+    "--train.batch_size=8",
+    "--train.save_every=20",
+    "--train.keep=1",
+    "--train.log_every=10",
+)
+MINUTES = 30.0  # of each task's training, unless its steps are over before
+_DRAWS = 12  # crops, times and noises of each held-out pair
 _WORSE = 1.05  # an error on preferred results, as a share of the start's, that is worth a word
 _LORA = "pytorch_lora_weights.safetensors"
+
+
+class Stopped(Exception):
+    """A training was stopped by a signal, and saved: the same call goes on with it."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A task's choices, divided.
+
+    Attributes:
+        folder: where they are.
+        train, held: pairs to train on, and pairs to judge by.
+    """
+
+    task: str
+    folder: Path
+    train: Sequence[dict[str, Any]]
+    held: Sequence[dict[str, Any]]
+
+    @property
+    def line(self) -> str:
+        """For people: how many there are, and how many have to agree."""
+        edits, held = (len({pair["edit"] for pair in side}) for side in (self.train, self.held))
+        enough = next(n for n in range(held + 1) if proportion_interval(n, held)[0] > 0.5)
+        said = f"{self.task}: {len(self.train)} choices of {edits} edits to learn of, {held} edits are held out; "
+        return said + f"what is learnt is kept if {enough} of them agree"
 
 
 @dataclass(frozen=True)
@@ -80,19 +119,50 @@ def learn(
     tasks: Sequence[str] | None = None,
     hold_out: float = 0.25,
     overrides: Sequence[str] = (),
+    minutes: float = MINUTES,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Outcome]:
     """Train a LoRA of each task's choices; yields what came of each.
 
     Args:
         folder: of choices, as ``choices.record`` writes it.
-        out: ``TASK.safetensors`` and ``TASK.json`` are written here; runs lie below ``runs`` and can be resumed.
+        out: ``TASK.safetensors`` and ``TASK.json`` are written here; runs lie below ``runs``. One that was not finished
+            goes on, if choices and settings are the same.
         start: the model, a folder or an id of the Hub; None = the embedded one.
         tasks: these alone.
-        hold_out: share of the edits to judge by.
-        overrides: settings of ``photofound train preference``, like ``--train.steps=200``.
+        hold_out: share of the edits to judge by; ``HELD`` at least.
+        overrides: settings of ``photofound train preference``, like ``--train.steps=200``, in place of ``BUDGET``.
+        minutes: of each task's training, at most.
+        say: takes lines for people on the way.
 
-    Raises ValueError if there are no choices, or too few.
+    Raises ValueError if there are no choices, or too few; Stopped.
     """
+    for found in find(folder, tasks, hold_out):
+        say(found.line)
+        yield _learn_one(found, out, _settings(found.task, start, minutes, overrides), say)
+
+
+def dry_run(
+    folder: Path,
+    out: Path,
+    start: str | None = None,
+    tasks: Sequence[str] | None = None,
+    hold_out: float = 0.25,
+    overrides: Sequence[str] = (),
+    minutes: float = MINUTES,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Say what ``learn`` would do, with the time that it takes by one step of each training. Nothing is written."""
+    for found in find(folder, tasks, hold_out):
+        say(found.line)
+        settings = _settings(found.task, start, None, overrides)
+        if _train(["--dry-run", f"--data.folder={found.folder}", *settings]):
+            raise ValueError(f"learn: the training of {found.task} cannot be tried; see what it said above")
+        say(f"{found.task}: {minutes:g} minutes at most; judging comes on top. {out} is where it goes")
+
+
+def find(folder: Path, tasks: Sequence[str] | None = None, hold_out: float = 0.25) -> list[Choices]:
+    """The choices of a folder, task by task. Raises ValueError if there are none, or too few."""
     found = choices.tasks_in(folder)
     if missing := [task for task in tasks or () if task not in found]:
         raise ValueError(f"learn: {folder} has no choices of {missing[0]}; it has {', '.join(found) or 'none'}")
@@ -100,47 +170,64 @@ def learn(
         raise ValueError(f"learn: {folder} has no choices; collect some with 'photofound demo --choices {folder}'")
     if not 0 < hold_out < 1:
         raise ValueError(f"hold_out: {hold_out} must be a share between 0 and 1")
-    split = {}
+    made = []
     for task in tasks or found:
-        split[task] = divide(choices.read(found[task]), hold_out)
-        edits = len({pair["edit"] for side in split[task] for pair in side})
+        pairs = choices.read(found[task])
+        edits = len({pair["edit"] for pair in pairs})
         if edits < LEAST:
             raise ValueError(f"learn: {task} has choices of {edits} edits, {LEAST} are the least; collect more")
-    for task, (train, held) in split.items():
-        yield _learn_one(task, found[task], train, held, out, start, overrides)
+        made.append(Choices(task, found[task], *divide(pairs, hold_out)))
+    return made
 
 
 def divide(pairs: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Pairs to train on and pairs to judge by; those of an edit stay together. The digest of an edit decides, so that
     more choices leave the former ones on their sides as far as the shares allow."""
     edits = sorted({pair["edit"] for pair in pairs})
-    held = set(edits[: max(1, math.ceil(share * len(edits)))])
+    held = set(edits[: max(HELD, math.ceil(share * len(edits)))])
     return [pair for pair in pairs if pair["edit"] not in held], [pair for pair in pairs if pair["edit"] in held]
 
 
-def _learn_one(
-    task: str,
-    source: Path,
-    train: Sequence[dict[str, Any]],
-    held: Sequence[dict[str, Any]],
-    out: Path,
-    start: str | None,
-    overrides: Sequence[str],
-) -> Outcome:
-    run = out / "runs" / task
-    for name, pairs in (("train", train), ("held", held)):
-        shutil.rmtree(run / name, ignore_errors=True)
-        choices.copy(pairs, source, run / name)
-    settings = [f"--mix.tasks={{{task}: 1.0}}", "--data.hold_out=0", "--model.merged=false", "--validation.times=0"]
-    settings += [f"--model.start={start}"] * (start is not None)
-    settings += overrides
-    shutil.rmtree(run / "run", ignore_errors=True)
+def _settings(task: str, start: str | None, minutes: float | None, overrides: Sequence[str]) -> list[str]:
+    """Those of ``photofound train preference``; of two that name the same thing the later one counts."""
+    made = [
+        f"--mix.tasks={{{task}: 1.0}}",
+        "--data.hold_out=0",
+        "--model.merged=false",
+        "--validation.times=0",
+        *BUDGET,
+    ]
+    made += [f"--model.start={start}"] * (start is not None)
+    limit = [] if minutes is None else [f"--train.minutes={minutes:g}"]
+    return [*made, *limit, *overrides]
+
+
+def _train(words: Sequence[str]) -> int:
     training = import_module("photofound.training")
-    status = training.run("preference", ["--run-dir", str(run / "run"), f"--data.folder={run / 'train'}", *settings])
-    if status:
+    status: int = training.run("preference", words)
+    if status == training.STOPPED:
+        raise Stopped("learn: stopped, and saved; the same command goes on with it")
+    return status
+
+
+def _learn_one(found: Choices, out: Path, settings: Sequence[str], say: Callable[[str], None]) -> Outcome:
+    task, run = found.task, out / "runs" / found.task
+    asked = json.dumps({"pairs": [found.train, found.held], "settings": settings})
+    same = run / "asked.json"
+    goes_on = same.is_file() and same.read_text(encoding="utf-8") == asked
+    if not goes_on:
+        shutil.rmtree(run, ignore_errors=True)
+        for name, pairs in (("train", found.train), ("held", found.held)):
+            choices.copy(pairs, found.folder, run / name)
+        files.write(same, asked)
+    resume = ["--resume", "latest"] if checkpoint.all_steps(run / "run" / "checkpoints") else []
+    if resume:
+        say(f"{task}: going on with {run / 'run'}")
+    if _train(["--run-dir", str(run / "run"), f"--data.folder={run / 'train'}", *resume, *settings]):
         raise ValueError(f"learn: the training of {task} ended early; see what it said above")
+    say(f"{task}: judging by the choices that were held out")
     lora = run / "run" / "model" / "lora" / _LORA
-    outcome = judge(task, run / "held", lora, [*settings, f"--data.folder={run / 'held'}"], len(train))
+    outcome = judge(task, run / "held", lora, [*settings, f"--data.folder={run / 'held'}"], len(found.train))
     kept = out / f"{task}.safetensors"
     kept.unlink(missing_ok=True)  # that of fewer choices
     if outcome.better:

@@ -66,11 +66,43 @@ def test_a_taste_that_is_not_there_leaves_nothing(tiny_folder, tmp_path, capsys)
     assert json.loads((tmp_path / "c" / "learned" / "generate.json").read_text())["kept"] is None
 
 
+def test_what_was_stopped_goes_on(tiny_folder, tmp_path, monkeypatch, capsys):
+    from photofound.train.trainer import Trainer
+
+    folder, update, done = taste(tmp_path / "c", lambda i: True, edits=12), Trainer._update, []
+
+    def stopped(self):
+        done.append(self.step)
+        update(self)
+        self.stopping = self.step == 3
+
+    monkeypatch.setattr(Trainer, "_update", stopped)
+    few = ["--train.steps=5", "--train.save_every=2"]
+    assert run(folder, tiny_folder, *few) == 75
+    assert "the same command goes on with it" in capsys.readouterr().err and done == [0, 1, 2]
+    assert run(folder, tiny_folder, *few) in (0, 1) and done == [0, 1, 2, 3, 4]
+    assert "going on with" in capsys.readouterr().out
+    assert run(folder, tiny_folder, "--train.steps=2") in (0, 1) and done[-2:] == [
+        0,
+        1,
+    ]  # other settings: from the start
+
+
+def test_a_dry_run_counts_and_writes_nothing(tiny_folder, tmp_path, capsys):
+    folder = taste(tmp_path / "c", lambda i: True, edits=12)
+    before = sorted(folder.rglob("*"))
+    assert run(folder, tiny_folder, "--dry-run", "--minutes", "7") == 0
+    said = capsys.readouterr().out
+    assert "6 choices of 6 edits to learn of, 6 edits are held out; what is learnt is kept if 6 of them agree" in said
+    assert "\ntime " in said and "7 minutes at most" in said and sorted(folder.rglob("*")) == before
+
+
 def test_pairs_of_an_edit_stay_together():
     pairs = [{"file_name": f"{i}.png", "edit": f"{i % 12:02}"} for i in range(40)]
     train, held = divide(pairs, 0.25)
     sides = [{pair["edit"] for pair in side} for side in (train, held)]
-    assert len(train) + len(held) == 40 and not sides[0] & sides[1] and len(sides[1]) == 3
+    assert len(train) + len(held) == 40 and not sides[0] & sides[1] and len(sides[1]) == 6  # not 3: too few to judge
+    assert len({pair["edit"] for pair in divide(pairs, 0.6)[1]}) == 8
 
 
 def test_the_interval_decides_and_getting_worse_is_said():
@@ -86,7 +118,7 @@ def test_the_interval_decides_and_getting_worse_is_said():
     [
         (["none"], "none: is no folder"),
         (["empty"], "has no choices; collect some with 'photofound demo --choices empty'"),
-        (["few"], "generate has choices of 4 edits, 10 are the least"),
+        (["few"], "generate has choices of 4 edits, 12 are the least"),
         (["few", "--task", "inpaint"], "has no choices of inpaint; it has generate"),
         (
             ["few", "--steps", "3"],

@@ -7,6 +7,7 @@ Each file imports only files above it:
     regions      which holes are painted together, and at which size
     ground       the colour of an even ground
     closed_form  a matte from what is known of it, by the colours
+    strands      hair and threads before an even ground
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours
     segmenter    what a segmenter is, what it may be told, and how it is asked
     effects      the shadow that a thing throws, found in a photograph

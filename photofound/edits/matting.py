@@ -14,6 +14,7 @@ from photofound.edits import masks
 from photofound.edits.closed_form import closed_form
 from photofound.edits.geometry import Box, bounding_box, grow_box
 from photofound.edits.ground import ground_colour
+from photofound.edits.strands import with_strands
 
 WORKING_SIDE = 1024  # long side at which the outline is found; then it is enlarged to a larger photograph's pixels
 BAND = 0.012  # how far a rough outline may be from the right one, as a share of the long side
@@ -33,7 +34,7 @@ MIN_IOU = 0.8  # intersection over union with the rough matte below which GrabCu
 
 def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft: bool = True) -> np.ndarray:
     """A matte at the photograph's own resolution from a rough one: a binary outline by GrabCut, and a soft edge around
-    it. Pixels far from the edge are exactly 0 or 1.
+    it, with hair and threads where the ground is even (``strands``). Pixels far from the edge are exactly 0 or 1.
 
     What a network is unsure of is decided by the photograph: a faint matte is made stronger, and on an even ground the
     pixels of its colour, as in a handle or between straps, may be ground although the matte fills them. On any other
@@ -62,6 +63,8 @@ def refine(rgb: np.ndarray, matte: np.ndarray, working: int = WORKING_SIDE, soft
         other = cv2.resize(grabcut[near.slices].astype(np.float32), size, interpolation=cv2.INTER_AREA)
         outline = _sharper(small, outline, refine_outline(small, other))
     edge = soft_edge(small, outline, soft)
+    if ground is not None:
+        edge = with_strands(small, edge, outline, ground, rough > SURE)
     whole = np.zeros_like(matte)
     whole[near.slices] = _enlarged(rgb[near.slices], small, edge)
     return whole

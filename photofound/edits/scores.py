@@ -13,7 +13,7 @@ import numpy as np
 from photofound.edits.ground import lab
 
 MOST = 16  # results of which the best is taken
-BELOW = 0.65  # a sixth of the embedded model's fills have a lower score (docs/experiments.md)
+BELOW = 0.65  # a sixth to a third of the embedded model's fills have a lower score (docs/experiments.md)
 SIDE = 512  # what is judged has at most this long side, in pixels
 _PATCH, _PATCHES = 16, 16  # pixels a side, and how many are looked for elsewhere
 _COPIED = 0.98  # correlation of a copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class RunLog:
         from tqdm import tqdm
 
         self.path, self.engine, self.every = run_dir / "metrics.jsonl", engine, every
+        self.start, self.initial = time.monotonic(), progress
         self.bar = tqdm(
             total=1.0,
             initial=progress,
@@ -88,7 +90,13 @@ class RunLog:
         self.bar.set_postfix_str(f"step {step}  loss {row['loss']:.4g}  {row['images_per_s']:.1f} images/s", False)
         self.bar.update(progress - self.bar.n)
         if step % self.every == 0:
-            self.bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            self.bar.write("  ".join(f"{k} {v:.4g}" for k, v in (row | self._left(progress)).items()))
+
+    def _left(self, progress: float) -> dict[str, float]:
+        """Minutes until the end, if what is left goes as fast as this session has gone."""
+        share = progress - self.initial
+        passed = (time.monotonic() - self.start) / 60
+        return {"minutes_left": passed / share * (1 - progress)} if 0 < share and progress < 1 else {}
 
     def close(self) -> None:
         self.bar.close()
