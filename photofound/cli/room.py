@@ -187,6 +187,25 @@ def _caption(room: Room, args: argparse.Namespace) -> None:
     print(f"{args.room}: {found.line}")
 
 
+def _matte(room: Room, args: argparse.Namespace) -> None:
+    from photofound import segmenters
+    from photofound.edits.segmenter import Search
+
+    room.table.count(args.where)  # a mistake in it is an error before a model is loaded
+    if args.segmenter == "cutout":
+        from photofound.cli.model import quiet_libraries
+        from photofound.pipeline import EditPipeline
+
+        quiet_libraries()
+        find = EditPipeline.from_pretrained(args.model).search("cutout", args.text)
+    else:
+        find = Search(segmenters.load(args.segmenter), args.text)
+    name = f"{args.segmenter}: {args.text}" if args.text else args.segmenter
+    with _bar("photographs") as progress:
+        found, nothing = room.matte(find, name, args.where, progress)
+    print(f"{args.room}: {found:,} mattes by {name}; nothing was found in {nothing:,} photographs")
+
+
 def _index(room: Room, args: argparse.Namespace) -> None:
     made = room.index(args.force)
     print(f"{args.room}: " + (f"indices of {', '.join(made)}" if made else "is small enough to be read as a whole"))
@@ -354,6 +373,15 @@ def _caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", metavar="N", type=count, default=8, help="questions to an endpoint at once; default: 8")
 
 
+def _matte_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    who = "cutout (the model's own head, default), grabcut, an id of transformers, ...: docs/segmenters.md"
+    add("--segmenter", metavar="NAME", default="cutout", help=who)
+    add("--text", metavar="WORDS", default="", help="what to find, for segmenters that take words")
+    add("--model", metavar="DIR", help="of cutout: another model than the embedded one")
+    add("--where", metavar="SQL", help=_WHERE)
+
+
 def _index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="also of a room below 100,000 photographs")
 
@@ -376,5 +404,6 @@ _COMMANDS: dict[str, tuple[Callable[[Any, Any], int | None], str, Callable[[argp
     "dedup": (_dedup, "say which photographs double others", _dedup_arguments),
     "filter": (_filter, "score photographs by filters, and say which are kept", _filter_arguments),
     "caption": (_caption, "caption photographs by a vision-language model, short and dense", _caption_arguments),
+    "matte": (_matte, "find the object of each photograph that has no matte", _matte_arguments),
     "index": (_index, "make or renew the indices of a large room", _index_arguments),
 }

@@ -19,6 +19,7 @@ Each file imports only files above it:
     scores     filters over a room: in one pass, only what lacks a score, and what is kept in the end
     captioners  captions by vision-language models: of transformers, or behind an endpoint
     captions   short and dense captions in a room, with who made them
+    mattes     mattes in a room, by any segmenter
     hosts      networks on a Ray cluster, loaded once, in actors
     spread     adding, columns and duplicates on a Ray cluster
     page       a room as an HTML page with pictures

@@ -22,7 +22,7 @@ from photofound.data.nodes import Pace, connect
 from photofound.data.sources import Source
 from photofound.data.table import Table, is_room
 from photofound.room import add as adding
-from photofound.room import captioners, optout, page, rows, scores, search, spread, vectors
+from photofound.room import captioners, mattes, optout, page, rows, scores, search, spread, vectors
 from photofound.room import captions as captioning
 from photofound.room import dedup as doubles
 from photofound.room import export as exporting
@@ -305,6 +305,22 @@ class Room:
         table.count(where)  # a mistake in it is an error before a model is loaded
         made = captioners.open_captioner(captioner, model, workers=workers)
         return captioning.caption(table, made, kinds, prompts, where, replace, done=progress)
+
+    def matte(
+        self,
+        find: Callable[[Any], Any],
+        name: str,
+        where: str | None = None,
+        progress: Progress = _silent,
+    ) -> tuple[int, int]:
+        """Give mattes (column ``mask``) to photographs that have none: how many got one, and in how many nothing was
+        found. ``mask_by`` becomes ``name``.
+
+        Args:
+            find: (H, W, 3) float32 in [0, 1] to a matte (H, W) in [0, 1]: what ``EditPipeline.search`` gives, or yours.
+        """
+        table = self._newest()
+        return mattes.matte(table, find, name, where, done=progress)
 
     def index(self, force: bool = False) -> Sequence[str]:
         """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any), as ``add`` does."""
