@@ -227,7 +227,7 @@ def _learn_one(found: Choices, out: Path, settings: Sequence[str], say: Callable
         raise ValueError(f"learn: the training of {task} ended early; see what it said above")
     say(f"{task}: judging by the choices that were held out")
     lora = run / "run" / "model" / "lora" / _LORA
-    outcome = judge(task, run / "held", lora, [*settings, f"--data.folder={run / 'held'}"], len(found.train))
+    outcome = judge(task, run / "held", lora, [*settings, f"--data.folder={run / 'held'}"], len(found.train), say)
     kept = out / f"{task}.safetensors"
     kept.unlink(missing_ok=True)  # that of fewer choices
     if outcome.better:
@@ -238,12 +238,21 @@ def _learn_one(found: Choices, out: Path, settings: Sequence[str], say: Callable
 
 
 @torch.no_grad()
-def judge(task: str, held: Path, lora: Path, settings: Sequence[str], trained: int = 0) -> Outcome:
+def judge(
+    task: str,
+    held: Path,
+    lora: Path,
+    settings: Sequence[str],
+    trained: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
     """What held-out pairs say of a LoRA: each is looked at in ``_DRAWS`` crops, times and noises.
 
     Args:
         held: folder of pairs.
         settings: those of the training, with ``data.folder`` the folder of held-out pairs.
+        trained: pairs that it was trained on.
+        say: takes a line for people after every tenth pair.
     """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -258,13 +267,16 @@ def judge(task: str, held: Path, lora: Path, settings: Sequence[str], trained: i
     data, pairs = stage.config.data, choices.read(held)
     votes: dict[str, list[float]] = {}
     errors, references = 0.0, 0.0
-    for pair, better, worse in zip(pairs, *preference.read(data.folder, max(data.sizes)), strict=True):
+    results = zip(pairs, *preference.read(data.folder, max(data.sizes)), strict=True)
+    for count, (pair, better, worse) in enumerate(results, 1):
         stores = [preference.PhotoStore.build([one], data.sizes).to(stage.device) for one in (better, worse)]
         for store in stores:
             store.captions = [words[:1] for words in store.captions]
         batch = stage._pairs(*stores, _DRAWS, torch.Generator(stage.device).manual_seed(0), 0.0)
         error, reference = (each.double() for each in stage.errors(batch, torch.Generator().manual_seed(0)))
         reward = (reference - error).mean(1)
+        if count % 10 == 0:
+            say(f"{task}: judged {count} of {len(pairs)} choices")
         votes.setdefault(pair["edit"], []).append(_vote(float(reward[0] - reward[1])))
         errors, references = errors + float(error[0].mean()), references + float(reference[0].mean())
     agree = sum(_vote(sum(each) / len(each) - 0.5) for each in votes.values())

@@ -39,6 +39,14 @@ def test_what_is_too_large_is_resampled_and_says_so():
     assert (placed.matte[60:140, 30:170] == 1).all() and (placed.matte[:44] == 0).all()
 
 
+def test_a_soft_edge_beyond_the_canvas_is_no_part_of_the_subject():
+    picture, matte = subject()
+    matte[18:20, 40:80] = 0.01
+    placed = place(picture, matte, Placement.of(canvas="120x80", align="top"))
+    assert placed_box(placed)[1] == 0 and "beyond" not in placed.note
+    assert "in part beyond" in place(picture, matte, Placement.of(canvas="120x80", at="50%,10")).note
+
+
 def test_it_grows_only_when_that_is_asked_for():
     picture, matte = subject()
     small = place(picture, matte, Placement.of(canvas="400x400", padding="10%"))

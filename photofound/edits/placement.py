@@ -182,7 +182,7 @@ def place(picture: Picture, matte: np.ndarray, placement: Placement) -> Placed:
     if seen.width < 1 or seen.height < 1:
         name, way = ("fit", "use contain") if placement.at is None else ("at", "give a place on it, like 50%,50%")
         raise ValueError(f"{name}: nothing of the subject lies on the canvas; {way}")
-    if (seen.width, seen.height) != alpha.shape[::-1] and placement.fit != "cover":
+    if placement.fit != "cover" and _leaves(alpha, at, area):
         note += ", in part beyond the canvas"
     if any(cut.values()) and not snaps:
         sides = ", ".join(side for side in SIDES if cut[side])
@@ -289,6 +289,14 @@ def _plain(picture: Picture) -> Picture:
     """In colour and without alpha. It is no longer the file that it was read from, so a JPEG is not compressed like
     that one."""
     return dataclasses.replace(picture, pixels=picture.colours, jpeg=None).in_colour()
+
+
+def _leaves(alpha: np.ndarray, at: tuple[int, int], area: Box) -> bool:
+    """Whether a subject with its corner ``at`` leaves a part of the canvas by more than a pixel, which an edge is soft
+    by, or was rounded by."""
+    own = bounding_box(alpha > _FAINT)
+    starts, ends = (at[0] + own.left, at[1] + own.top), (at[0] + own.right, at[1] + own.bottom)
+    return bool((np.array(starts) < np.array(area[:2]) - 1).any() or (np.array(ends) > np.array(area[2:]) + 1).any())
 
 
 def _resampled(colours: np.ndarray, matte: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
