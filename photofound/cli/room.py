@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from photofound.cli.arguments import Parser, count, file_name, number_between, path
@@ -222,7 +222,8 @@ def _cluster_of(args: argparse.Namespace) -> Iterator[Pace | None]:
     from photofound.data.nodes import Pace, connect
 
     pace = Pace(connect(args.cluster), args.price, show=say)
-    yield pace
+    with redirect_stdout(sys.stderr):  # where Ray says that a worker has died
+        yield pace
     say(pace.line)
 
 

@@ -176,7 +176,7 @@ class Pace:
     show: Callable[[str], None] = lambda line: None
     every: float = 10.0
     started: float = field(default_factory=time.monotonic)
-    _shown: float = 0.0
+    _shown: float = field(default_factory=time.monotonic)
 
     def add(self, done: float, rows: int) -> None:
         """Note what was done."""
@@ -192,7 +192,8 @@ class Pace:
     @property
     def line(self) -> str:
         """For people: ``41 % done, 12,345 photographs, 310/s on 2 nodes, 32 cores; 2 min left; ...``"""
-        share = min(1.0, self.done / self.total) if self.total else 1.0
+        share = self.done / self.total if self.total else 1.0
+        share = share if share < 1 - 1e-9 else 1.0
         left = self.seconds * (1 / share - 1) if share else None
         pace = f"{self.rows:,} photographs, {self.rows / self.seconds:,.0f}/s on {self.nodes}"
         parts = [f"{share:.0%} done, {pace}"]

@@ -342,9 +342,10 @@ class OnNodes(dedup.Here):
 
     def _results(self, work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], count: int) -> duplicates.Pairs:
         self.pace.total += count
-        for _, found in nodes.results(work, arguments, self.pace.nodes):
+        for ended, (_, found) in enumerate(nodes.results(work, arguments, self.pace.nodes)):
             i, j = _result(found)
-            self.pace.add(count / len(arguments), round(count / len(arguments)))
+            share = count * (ended + 1) // len(arguments) - count * ended // len(arguments)
+            self.pace.add(share, share)
             yield i, j
 
     def fill(self, table: Table, field: Any, answer: dedup.Answer, where: str | None) -> None:
