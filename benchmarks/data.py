@@ -5,7 +5,8 @@
 
 Every loader reads the tars, decodes with two workers, scales and crops to 256 x 256 and gives uint8 batches of 32. The
 loaders take turns, so other load on the machine affects all of them; a row gives the median of the repeats
-and of the ratios to plain ``datasets`` of the same turn. datago reads tars from one cloud's buckets only, so it gets
+and of the ratios to plain ``datasets`` of the same turn: by the clock, and by the processor time of the process and its
+workers, which other load changes less (Linux only). datago reads tars from one cloud's buckets only, so it gets
 the same files unpacked, resizes in Rust, and has no captions to read; ours also reads headers for buckets and gives
 floats. Loaders that are not installed are left out: pip install 'photofound[bench]'.
 """
@@ -99,19 +100,29 @@ def datago(folder: str, workers: int) -> Iterator[int]:
         client.stop()
 
 
-def speed(batches: Iterator[int], samples: int) -> float:
-    """Samples per second after the first 64, which start the workers."""
+def processor_seconds() -> float:
+    """What this process and those that it has started have used of processors."""
+    found = sum(os.times()[:4])
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            found += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def speed(batches: Iterator[int], samples: int) -> tuple[float, float]:
+    """Samples per second, and per second of a processor, after the first 64, which start the workers."""
     warm = 0
     for count in batches:
         warm += count
         if warm >= 64:
             break
-    start, done = time.perf_counter(), 0
+    start, used, done = time.perf_counter(), processor_seconds(), 0
     for count in batches:
         done += count
         if done >= samples:
             break
-    return done / (time.perf_counter() - start)
+    return done / (time.perf_counter() - start), done / (processor_seconds() - used)
 
 
 def unpack(tars: list[str], folder: str) -> str:
@@ -138,7 +149,7 @@ def main() -> None:
         "webdataset": webdataset,
         "datago (files)": datago,
     }
-    speeds: dict[str, list[float]] = {name: [] for name in loaders}
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     with tempfile.TemporaryDirectory() as folder:
         files = unpack(tars, folder)
         for _, (name, loader) in itertools.product(range(args.repeats), loaders.items()):
@@ -148,12 +159,15 @@ def main() -> None:
                 batches.close()  # type: ignore[attr-defined]
             except (ImportError, ZeroDivisionError) as error:
                 print(f"{name} is left out: {error}")
-    print("| loader | samples/s | ratio |\n|---|---|---|")
+    print("| loader | samples/s | ratio | samples per CPU s | ratio |\n|---|---|---|---|---|")
     base = speeds["datasets + PIL"]
     for name, values in speeds.items():
         if values:
-            ratio = median(value / other for value, other in zip(values, base, strict=True))
-            print(f"| {name} | {median(values):.0f} | {ratio:.2f} |")
+            row = [name]
+            for own, others in zip(zip(*values, strict=True), zip(*base, strict=True), strict=True):
+                ratio = median(value / other for value, other in zip(own, others, strict=True))
+                row += [f"{median(own):.0f}", f"{ratio:.2f}"]
+            print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def decode(
     alpha = picture.alpha()
     if alpha is not None:  # before it is resized: hidden colours must not bleed into visible ones
         picture = image.Picture.from_any(picture.rgb() * alpha[..., None] + (1 - alpha[..., None]))
-    pixels = to_8_bit(picture.resize(size).rgb())
+    pixels = _in_8_bit(picture.resize(size))
     if mask is not None:
         given = _same_frame(mask, size, f"{name}, mask")
         matte = image.load_mask(given, given.size, f"mask of {name}", kept=True)
@@ -92,6 +92,13 @@ def decode(
         if alpha is None:
             raise ValueError(f"{name}: its foreground has no alpha channel; pass a mask if it is one")
     return pixels, None if alpha is None or alpha.min() == 1 else to_8_bit(_resized_matte(alpha, size))
+
+
+def _in_8_bit(picture: image.Picture) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB, with no way through floats where there is nothing to convert: it is a third of the time."""
+    if picture.depth == 255 and not picture.icc_profile and not picture.has_alpha:
+        return np.repeat(picture.pixels, 3, axis=2) if picture.is_grey else picture.pixels
+    return to_8_bit(picture.rgb())
 
 
 def _same_frame(file: bytes, size: tuple[int, int], name: str) -> image.Picture:

@@ -15,6 +15,7 @@ Each file imports only files above it:
     png         a PNG's chunks that are not pixels
     jpeg        a JPEG's quantisation tables and subsampling, kept when it is written again
     white       white that stays exactly white in a JPEG
+    webp        plain lossy WebP files, decoded by OpenCV
     reading     opening a file, and what Pillow leaves out
     show        what a notebook shows of a picture
     picture     Picture: loading, compositing, resizing

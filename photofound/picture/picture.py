@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from photofound.picture import arrays, bounds, colour, metadata, netpbm, profiles, reading, show
+from photofound.picture import arrays, bounds, colour, metadata, netpbm, profiles, reading, show, webp
 from photofound.picture.jpeg import JpegSource
 
 _HIDDEN = 8 / 255  # the colour of a less opaque pixel is hardly visible: rounding, or left there by a program
@@ -386,13 +386,21 @@ def decode(
 
     Args:
         at_least: (width, height), upright. A JPEG that is far larger is decoded at 1/2, 1/4 or 1/8 of its size, which
-            is many times faster, but never below this size.
+            is many times faster, but never below this size. The picture is to be looked at, not to be written: it
+            says nothing of how its file was encoded.
     """
+    if at_least is not None and (size := webp.plain_size(data)) is not None:
+        bounds.check_size(size, name, max_pixels)
+        if (pixels := webp.plain_pixels(data)) is not None:  # else the error is Pillow's
+            return Picture(pixels, "WEBP", lossless=False)
     return _decode(bounds.counting(data), name, max_pixels, at_least)
 
 
 def upright_size(data: bytes, name: str = "image", max_pixels: int | None = None) -> tuple[int, int]:
     """(width, height) when upright, from the header alone. Raises ValueError as `load` does."""
+    if (size := webp.plain_size(data)) is not None:
+        bounds.check_size(size, name, max_pixels)
+        return size
     image, _ = reading.open_header(bounds.counting(data), name)
     with image:
         bounds.check_size(image.size, name, max_pixels)
