@@ -74,7 +74,7 @@ def webdataset(tars: list[str], workers: int) -> Iterator[int]:
 def datago(folder: str, workers: int) -> Iterator[int]:
     from datago import DatagoClient
 
-    os.environ["DATAGO_MAX_TASKS"] = os.environ["RAYON_NUM_THREADS"] = str(workers)
+    os.environ["DATAGO_MAX_TASKS"] = os.environ["RAYON_NUM_THREADS"] = str(max(1, workers))
     settings = {
         "source_type": "file",
         "source_config": {"root_path": folder, "random_sampling": True, "rank": 0, "world_size": 1},

@@ -500,7 +500,7 @@ def test_an_export_is_a_source_again(room, tmp_path, kind, shards):
 
 
 def test_mds_shards_have_the_layout_that_streaming_reads(room, tmp_path, monkeypatch):
-    from photofound.room import mds
+    from photofound.data import mds
 
     monkeypatch.setattr(mds, "SIZE", 2500)
     room.export(tmp_path / "mds", "mds")

@@ -5,9 +5,11 @@ Each file imports only files above it:
     ledger       damaged samples: named, counted, left out
     table        a room: photographs in a Lance table; its columns, versions, queries, and writing to it
     rooms        rows of a room, in parts, and weighted by cluster
+    lances       rows of any Lance table, and of rooms on object storage
     tars         samples of WebDataset tars, still encoded
     folders      image folders: rows of pictures with what lies beside them
     parquet      parquet files: rows in row groups
+    mds          shards of mosaicml-streaming, read and written
     sources      rooms, image folders, parquet, tars, Hub ids, behind any URL: rows in parts, still encoded
     photograph   one photograph, decoded
     objects      the object in a photograph: its box, its matte

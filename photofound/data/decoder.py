@@ -21,11 +21,11 @@ from photofound.edits.geometry import Box, bounding_box, cover
 
 
 class Crop(NamedTuple):
-    """One sample of a batch: (3, H, W) and (1, H, W) uint8, and what was made of it before training."""
+    """One sample of a batch: (3, H, W) and perhaps (1, H, W) uint8, and what was made of it before training."""
 
     name: str
     pixels: Tensor
-    matte: Tensor
+    matte: Tensor | None
     prompt: str
     embedding: Tensor | None
     latents: Tensor | None
@@ -56,7 +56,7 @@ class BatchDecoder(torch.utils.data.Dataset):
         latents = [crop.latents for crop in crops if crop.latents is not None]
         return {
             "pixels": torch.stack([crop.pixels for crop in crops]),
-            "matte": torch.stack([crop.matte for crop in crops]),
+            "matte": _mattes(crops, batch.bucket),
             "prompt": [crop.prompt for crop in crops],
             "embeddings": {crop.prompt: crop.embedding for crop in crops if crop.embedding is not None},
             "latents": torch.stack(latents) if latents else None,
@@ -68,8 +68,6 @@ class BatchDecoder(torch.utils.data.Dataset):
         pixels, matte = decode(
             sample.image, size, sample.mask, sample.name, self.max_pixels, foreground=sample.foreground
         )
-        if matte is None:
-            matte = np.zeros(pixels.shape[:2], np.uint8)
         still = "latents" in self.precomputed
         window = (geometry.middle(size, bucket) if still else _window(size, bucket, matte, rng)).slices
         step = -1 if self.flip and not still and rng.random() < 0.5 else 1
@@ -80,7 +78,7 @@ class BatchDecoder(torch.utils.data.Dataset):
         return Crop(
             sample.name,
             planes(pixels[window][:, ::step]),
-            planes(matte[window][:, ::step]),
+            None if matte is None else planes(matte[window][:, ::step]),
             prompt,
             *self._precomputed(sample, prompt),
         )
@@ -97,6 +95,14 @@ class BatchDecoder(torch.utils.data.Dataset):
             raise ValueError(f"has {' and '.join(missing)}; prepare the collection again")
         text = "text" in self.precomputed
         return embeddings.get(prompt) if text else None, latents if "latents" in self.precomputed else None
+
+
+def _mattes(crops: list[Crop], bucket: tuple[int, int]) -> Tensor:
+    """(B, 1, H, W) uint8. Where no sample has one, a single zero goes to the training, not a batch of them."""
+    none = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(1, bucket[1], bucket[0])
+    if all(crop.matte is None for crop in crops):
+        return none.expand(len(crops), -1, -1, -1)
+    return torch.stack([none if crop.matte is None else crop.matte for crop in crops])
 
 
 def _of_one_shape(crops: list[Crop], damaged: dict[str, str]) -> list[Crop]:
@@ -122,10 +128,10 @@ def _of_one_shape(crops: list[Crop], damaged: dict[str, str]) -> list[Crop]:
     return good
 
 
-def _window(size: tuple[int, int], bucket: tuple[int, int], matte: np.ndarray, rng: np.random.Generator) -> Box:
+def _window(size: tuple[int, int], bucket: tuple[int, int], matte: np.ndarray | None, rng: np.random.Generator) -> Box:
     """Where to cut the bucket out of a picture that covers it: anywhere, but neither through nor along an object
     that fits in."""
-    box = bounding_box(matte > 127) if (matte > 127).any() else None
+    box = bounding_box(matte > 127) if matte is not None and (matte > 127).any() else None
     starts = []
     for axis in (0, 1):
         low, high = 0, size[axis] - bucket[axis]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from photofound import files, remote
-from photofound.data import folders, parquet, rooms
+from photofound.data import folders, lances, mds, parquet, rooms
 from photofound.data.ledger import DAMAGED_COLUMN as DAMAGED
 from photofound.data.table import Table, is_room
 from photofound.data.tars import IMAGES, MASKS, read_tar, warn_unread
@@ -45,9 +45,9 @@ class Source:
             like the others, deeper ones with dots.
         mask: column of a mask, white = foreground. It goes before ``foreground``, and that before the image's alpha.
         foreground: column of a cut-out in the photograph's frame, whose alpha marks the foreground.
-        room: in place of ``path``: a room's folder.
-        where: of a room, only the photographs that this filter in SQL matches: ``licence = 'CC0' and width >= 1024``.
-        version: of a room, as it was at this version; None = the newest.
+        room: in place of ``path``: a room's folder, or the URL of one on object storage.
+        where: of a room or a Lance table, only what this filter in SQL matches: ``licence = 'CC0' and width >= 1024``.
+        version: of a room or a Lance table, as it was at this version; None = the newest.
         clusters: of a room, how often the photographs of a cluster are drawn, relative to those that are not named (1).
         balance: of a room, 0: every photograph is drawn equally often, 1: every cluster is.
     """
@@ -124,7 +124,9 @@ class Part:
     @property
     def url(self) -> str | None:
         """Where its file lies, if that is behind a URL."""
-        path = self._place[0] if isinstance(self._place, tuple) else self._place
+        if isinstance(self._place, lances.LancePart):
+            return None  # Lance reads it
+        path = self._place[0] if isinstance(self._place, tuple) else self._place  # a shard's path comes first
         return path if isinstance(path, str) and files.local(path) is None else None
 
     @property
@@ -187,8 +189,15 @@ def _listed(source: Source, part: int) -> tuple[Reader, list[Any]] | None:
     here = files.local(source.path)
     if is_room(source.path):
         return rooms.read, rooms.parts(source.path, source.version, source.where, part)
+    table = lances.table_of(source.path, bool(source.room))
+    if table is not None and not (source.clusters or source.balance):
+        return lances.read, lances.parts(table, source.version, source.where, part)
+    if table is not None:
+        raise ValueError("clusters are drawn of a room on this machine alone; choose them with where")
     if source.room or source.where or source.version or source.clusters or source.balance:
         raise ValueError("it is no room, so it has no where, no version and no clusters")
+    if _has_index(source.path):
+        return mds.read, mds.parts(source.path)
     found = _files(source.path)
     if found:
         warn_unread(source.path, found)
@@ -203,9 +212,21 @@ def _listed(source: Source, part: int) -> tuple[Reader, list[Any]] | None:
     return None
 
 
+def _has_index(path: str) -> bool:
+    """Whether a folder has shards of mosaicml-streaming: an ``index.json`` with shards. Ours beside tars has none."""
+    here = files.local(path)
+    if here is None and path.rstrip("/").endswith((".tar", ".parquet")) or "*" in path or "{" in path:
+        return False
+    content = files.read_beside(path, mds.INDEX) if here is None or here.is_dir() else None
+    try:
+        return content is not None and bool(json.loads(content)["shards"][0]["column_encodings"])
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def _identity(part: Any) -> str | None:
     """A text for a part: its names, and the size and time of each of its files. None for URLs."""
-    if isinstance(part, rooms.RoomPart):
+    if isinstance(part, (rooms.RoomPart, lances.LancePart)):
         return repr(part)
     if isinstance(part, _HubShard):
         return None  # it may have changed on the Hub
@@ -256,10 +277,15 @@ def _files(path: str) -> list[str]:
 
 
 def pinned(source: Source) -> Source:
-    """The source with the version of its room that is the newest now; any other source as it is."""
-    if source.version is not None or not is_room(source.path):
+    """The source with the version of its room or table that is the newest now; any other source as it is."""
+    if source.version is not None:
         return source
-    return replace(source, version=Table(source.path).dataset.version)
+    if is_room(source.path):
+        return replace(source, version=Table(source.path).dataset.version)
+    if (table := lances.table_of(source.path, bool(source.room))) is None:
+        return source
+    with _reading(source):
+        return replace(source, version=lances.version(table))
 
 
 def by_cluster(source: Source) -> list[Source]:
@@ -267,7 +293,7 @@ def by_cluster(source: Source) -> list[Source]:
 
     Raises ValueError for a room without clusters.
     """
-    if not source.clusters and not source.balance:
+    if not source.clusters and not source.balance or not is_room(source.path):  # opening it says so
         return [source]
     shares = rooms.shares(Table(source.path, source.version), source.where, source.clusters, source.balance)
     plain = replace(source, clusters={}, balance=0.0)

@@ -23,7 +23,6 @@ Each file imports only files above it:
     hosts      networks on a Ray cluster, loaded once, in actors
     spread     adding, columns and duplicates on a Ray cluster
     page       a room as an HTML page with pictures
-    mds        shards as mosaicml-streaming reads them
     export     WebDataset, parquet, MDS or a folder of what a query finds
     forget     photographs removed from every version
     room       Room: all of it by one name

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from photofound import files
+from photofound.data import mds
 from photofound.data.ledger import Ledger
 from photofound.data.table import Table, contents
 from photofound.data.tars import IMAGES, write_tar
-from photofound.room import mds, readers
+from photofound.room import readers
 
 KINDS = ("webdataset", "parquet", "mds", "folder")
 _COLUMNS = ("key", "name", "source", "licence", "image", "reference", "collection", "format", "width", "height",
