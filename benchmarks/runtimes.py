@@ -1,12 +1,15 @@
 """What runs the networks best: torch eager and compiled, ONNX Runtime, OpenVINO; float32, bfloat16, eight bits.
 
-    python benchmarks/runtimes.py --threads 2 --markdown table.md     # edits at 512 x 512
+    python benchmarks/runtimes.py --json table.json --markdown table.md     # edits at 512 x 512, each task once
     python benchmarks/runtimes.py --networks --ways eager compiled    # each network alone
     python benchmarks/runtimes.py --start                             # the command line, from a cold start
 
 All ways take turns in one process, on the same photograph and seed, so that whatever else the machine does meets all
 alike. Ratios are of processor seconds, which a busy machine changes least, to eager float32. PSNR is that of what was
 painted against eager float32.
+
+With ``--json`` a task's figures are written when it is done, and a run that goes on does the others. The first task
+that a run does pays for compiling; its first round is not counted.
 
 Exported models come from the user's cache, where the first run puts them. ``int8`` is ONNX Runtime's dynamic
 quantisation, and for OpenVINO the compression of weights by ``nncf``, if that is installed.
@@ -16,13 +19,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -90,28 +94,40 @@ def quantize_openvino(folder: Path) -> None:
             path.with_suffix(f".new{suffix}").replace(path.with_suffix(suffix))
 
 
-def edits(args: argparse.Namespace, pipes: dict[str, Any]) -> Iterator[str]:
+def edits(args: argparse.Namespace, load_all: Callable[[], dict[str, Any]]) -> Iterator[str]:
     """The rows of the table of edits."""
-    side = args.size
-    photo = photograph(side, side)
+    done = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     yield "| task | way | seconds | CPU s | ratio | PSNR dB | largest difference |"
     yield "|" + "---|" * 7
+    pipes: dict[str, Any] = {}
     for task in args.tasks:
-        inputs, rows = request(task, side, side), {way: list[Any]() for way in pipes}
-        for _ in range(args.repeats + 1):  # the first one warms up
-            for way, pipe in pipes.items():
-                start, cpu = time.perf_counter(), time.process_time()
-                made = of_task(pipe, task)(photo, **inputs, generator=torch.Generator().manual_seed(0)).images[0]
-                seconds = time.perf_counter() - start, time.process_time() - cpu
-                rows[way].append((*seconds, np.asarray(made, np.float32) / 255))
-        best = {way: [min(row[i] for row in made[1:]) for i in range(2)] for way, made in rows.items()}
-        for way, made in rows.items():
-            a, b = made[-1][2], rows[BASE][-1][2]
-            painted = (b != np.asarray(photo, np.float32) / 255).any(-1) if a.shape[:2] == (side, side) else None
-            near = "" if way == BASE else f"{psnr(a, b, painted):.1f}"
-            wall, cpu = best[way]
-            far = round(255 * float(np.abs(a - b).max()))
-            yield f"| {task} | {way} | {wall:.2f} | {cpu:.2f} | {cpu / best[BASE][1]:.2f} | {near} | {far} of 255 |"
+        if task not in done:
+            pipes = pipes or load_all()
+            done[task] = list(edits_of(task, args, pipes))
+            if args.json:
+                args.json.write_text(json.dumps(done, indent=1))
+        yield from done[task]
+
+
+def edits_of(task: str, args: argparse.Namespace, pipes: dict[str, Any]) -> Iterator[str]:
+    """The rows of one task: the best of each way's rounds, all ways taking turns."""
+    side = args.size
+    photo = photograph(side, side)
+    inputs, rows = request(task, side, side), {way: list[Any]() for way in pipes}
+    for _ in range(args.repeats + 1):  # the first one warms up
+        for way, pipe in pipes.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            made = of_task(pipe, task)(photo, **inputs, generator=torch.Generator().manual_seed(0)).images[0]
+            seconds = time.perf_counter() - start, time.process_time() - cpu
+            rows[way].append((*seconds, np.asarray(made, np.float32) / 255))
+    best = {way: [min(row[i] for row in made[1:]) for i in range(2)] for way, made in rows.items()}
+    for way, made in rows.items():
+        a, b = made[-1][2], rows[BASE][-1][2]
+        painted = (b != np.asarray(photo, np.float32) / 255).any(-1) if a.shape[:2] == (side, side) else None
+        near = "" if way == BASE else f"{psnr(a, b, painted):.1f}"
+        wall, cpu = best[way]
+        far = round(255 * float(np.abs(a - b).max()))
+        yield f"| {task} | {way} | {wall:.2f} | {cpu:.2f} | {cpu / best[BASE][1]:.2f} | {near} | {far} of 255 |"
 
 
 def networks(args: argparse.Namespace, pipes: dict[str, Any]) -> Iterator[str]:
@@ -176,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--networks", action="store_true", help="each network alone")
     parser.add_argument("--start", action="store_true", help="a cold start of the command line")
+    parser.add_argument("--json", type=Path, help="edits: keep each task's figures here, and do not measure it again")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -187,8 +204,11 @@ def main() -> None:
             wanted = [way for way in WAYS if way == BASE or way.startswith(tuple(args.ways))]
             if importlib.util.find_spec("nncf") is None:
                 wanted = [way for way in wanted if way != "openvino int8"]
-            pipes = {way: load(way, args.model, Path(folder)) for way in wanted}
-            found = networks(args, pipes) if args.networks else edits(args, pipes)
+
+            def load_all() -> dict[str, Any]:
+                return {way: load(way, args.model, Path(folder)) for way in wanted}
+
+            found = networks(args, load_all()) if args.networks else edits(args, load_all)
         print("\n".join(lines))
         for line in found:
             lines.append(line)
