@@ -295,6 +295,36 @@ def test_checkpointed_activations_are_computed_again(tiny_folder, shards, tmp_pa
     assert calls[False] == len(stage.blocks) and calls[True] == 2 * calls[False]
 
 
+def test_a_compiled_step_is_the_eager_one(tiny_folder, shards, tmp_path, monkeypatch):
+    """Everything is traced, but no code is made of it: that takes minutes."""
+    graphs, compile_ = [], torch.compile
+
+    def traced(function, **options):
+        graphs.append(function)
+        return compile_(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    weights = []
+    for whole in (False, True):
+        more = [
+            "--train.optimizer=muon",
+            "--train.device=cpu",
+            "--train.trackers=[]",
+            f"--train.compile_step={str(whole).lower()}",
+        ]
+        settings = config.load(Config, None, overrides(tiny_folder, shards, *more))
+        padded = replace(settings, train=replace(settings.train, compile=True))  # text of one length in both
+        trainer = Trainer(settings.train, PretrainStage(padded, World()), tmp_path / str(whole))
+        losses = [trainer.advance(step / 2)[0]["loss"] for step in range(2)]
+        weights.append((losses, [value.detach().clone() for value in trainer.stage.module.parameters()]))
+    assert len(graphs) == 4  # the transformer, the loss, Muon's work, the average
+    assert weights[1][0] == pytest.approx(weights[0][0], rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights[0][1], weights[1][1], strict=True))
+    with pytest.raises(ValueError, match="train.compile_step: shards are gathered block by block"):
+        config.load(Config, None, ["--train.compile_step=true", "--train.parallel=fsdp"])
+
+
 def test_a_run_logs_its_validation(tiny_folder, shards, tmp_path):
     arguments = overrides(
         tiny_folder, shards, "--data.hold_out=4", "--data.held_out_crops=6", "--train.validate_every=2"

@@ -54,7 +54,7 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
     v, x0_hat, features = stage.predict(x_t, t, condition, route, block, embeddings=batch.sample.embeddings)
     target = stage.target(x_t, x0, noise, t)
 
-    each = flow.masked_loss(v, target, condition.hole, config.mix.known_weight, batch.weight)
+    each = stage.masked_loss(v, target, condition.hole, config.mix.known_weight, batch.weight)
     terms: dict[str, Tensor] = {}
     if recipe.contrastive:
         others = flow.contrastive_term(v, target, condition.hole, config.mix.known_weight)

@@ -88,7 +88,7 @@ class AdaptedStage(EditStage):
         model, train = self.config.model, self.config.train
         if not model.swap_blocks:
             return
-        if train.compile:
+        if train.compiled:
             raise ValueError("train.compile: weights that travel cannot be compiled for; set it to false")
         other = None
         if train.checkpoint_activations:

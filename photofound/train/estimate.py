@@ -98,7 +98,7 @@ def dry_run(
         memory = _most_memory(planned, budget)
         if memory:
             yield f"needs       {memory}; a GPU of {memory.card / 2**30:.0f} GiB or more, eager" + (
-                ", less where it is compiled" if train.compile else ""
+                ", less where it is compiled" if train.compiled else ""
             )
         if stage_class is None:
             raise ValueError("the plan alone")

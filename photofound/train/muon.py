@@ -7,7 +7,7 @@ train what one does, bit for bit where their gradients are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,11 @@ class Muon(torch.optim.Muon):
 
     Attributes:
         found_inf: a scalar above 0 on the device makes ``step`` change nothing; None = it always steps.
+        newton_schulz: orthogonalises a matrix.
     """
 
     found_inf: Tensor | None = None
+    newton_schulz: Callable[..., Tensor] = staticmethod(_zeropower_via_newtonschulz)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -56,7 +58,9 @@ class Muon(torch.optim.Muon):
         size = dist.get_world_size() if dist.is_initialized() else 1
         for start in range(0, len(order), size):
             share = order[start : start + size]
-            for index, update in zip(share, _orthogonal([directions[i] for i in share], *options), strict=True):
+            for index, update in zip(
+                share, _orthogonal(self.newton_schulz, [directions[i] for i in share], *options), strict=True
+            ):
                 weight, decay = weights[index], 1 - lr * group["weight_decay"]
                 if bad is not None:
                     update = torch.where(bad, 0, update)
@@ -66,17 +70,17 @@ class Muon(torch.optim.Muon):
                 local(weight).add_(local(shard_of(update, weight)), alpha=-rate)
 
 
-def _orthogonal(directions: Sequence[Tensor], *options: Any) -> list[Tensor]:
+def _orthogonal(newton_schulz: Callable[..., Tensor], directions: Sequence[Tensor], *options: Any) -> list[Tensor]:
     """The orthogonalised matrices, whole in every process; of at most as many matrices as there are processes, each
     computes its own."""
     whole = [on_device_whole(direction) for direction in directions]
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [_zeropower_via_newtonschulz(matrix, *options) for matrix in whole]
+        return [newton_schulz(matrix, *options) for matrix in whole]
     rank = dist.get_rank()
     made, works = [], []
     for owner, matrix in enumerate(whole):
         if owner == rank:
-            result = _zeropower_via_newtonschulz(matrix, *options).contiguous()
+            result = newton_schulz(matrix, *options).contiguous()
         else:
             result = torch.empty(matrix.shape, dtype=torch.bfloat16, device=matrix.device)
         made.append(result)

@@ -61,6 +61,12 @@ class Optimizers:
             for p in group["params"]
         )
 
+    def compile(self) -> None:
+        """Compile what is no kernel of torch's already: Muon's orthogonalisation."""
+        for optimizer in map(_inner, self.optimizers):
+            if isinstance(optimizer, Muon):
+                optimizer.newton_schulz = torch.compile(optimizer.newton_schulz)
+
     def state_tensors(self, of: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
         """The state as flat named tensors, for safetensors; sharded ones in whole, so every process must call it,
         unless ``of`` leaves them as they are."""

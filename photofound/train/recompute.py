@@ -67,7 +67,7 @@ def checkpoint_models(module: nn.Module, config: TrainConfig) -> None:
             continue
         blocks = getattr(part, "blocks", ())
         part.enable_gradient_checkpointing(
-            checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compile)
+            checkpointed(blocks, config.checkpoint_keep, config.checkpoint_every, config.compiled)
         )
 
 

@@ -33,6 +33,7 @@ class TrainConfig:
     shard_size: int | None = None  # hsdp: processes that one copy of the model is spread over
     timeout: float = 60.0  # minutes after which processes that wait for another one give up; first steps are slow
     compile: bool = False  # torch.compile, block by block
+    compile_step: bool = False  # torch.compile of the whole transformer, the loss, the average's update and Muon's work
     fp8: bool = False  # products of the blocks in eight bits, by torchao; GPUs since Ada and Hopper
     checkpoint_activations: bool = False  # compute activations twice instead of keeping them: less memory, more work
     checkpoint_keep: str = "inputs"  # what is kept of a block: its inputs | products (of matrices and attention, too)
@@ -50,12 +51,19 @@ class TrainConfig:
     save_as: str = "whole"  # checkpoints: whole | shards (each process writes its part while training goes on)
     keep: int = 2  # checkpoints that are kept, the newest ones
 
+    @property
+    def compiled(self) -> bool:
+        """Whether shapes should stay as they are."""
+        return self.compile or self.compile_step
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "max_skips", "log_every", "save_every", "keep", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; it must be at least 1")
         if self.patience and not self.validate_every:
             raise ValueError("train.patience: nothing is measured on the way; set train.validate_every")
+        if self.compile_step and self.parallel != "ddp":
+            raise ValueError("train.compile_step: shards are gathered block by block; use train.compile=true")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"train.minutes: {self.minutes} must be above 0; give more, or null for no limit")
         for name, known in (

@@ -244,6 +244,13 @@ class EditStage:
             condition, sample = self.draw(self.store, crop, size, generator)
         return Batch(condition, sample, progress)
 
+    masked_loss = staticmethod(flow.masked_loss)
+
+    def compile_step(self) -> None:
+        """Compile the transformer as one graph, forward and backward, and the loss on what it predicts."""
+        self.pipeline.transformer.compile()
+        self.masked_loss = torch.compile(flow.masked_loss)  # type: ignore[method-assign]
+
     def draw(self, store: PhotoStore, crop: int, size: int, generator: torch.Generator) -> tuple[Condition, Sample]:
         """``size`` crops of a store, as conditions and targets; exemplar canvases in those to train on alone."""
         exemplars = self.exemplars.get(crop) if store is self.store else None
@@ -358,7 +365,7 @@ class EditStage:
         rows = referenced.nonzero()[:, 0]
         if condition.reference is not None and len(rows):
             latents[rows] = self.encode(condition.reference[rows])
-        if self.config.train.compile:  # compiled for one shape
+        if self.config.train.compiled:  # for one shape
             return {"reference": latents, "referenced": referenced}
         if not len(rows):
             return {"reference": latents[:1], "referenced": referenced[:1]}  # one for all samples; none of them has it
@@ -369,7 +376,7 @@ class EditStage:
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, L, D) and their mask, as ``text.encode`` gives them; those that are known are not computed."""
         parts, length = (self.pipeline.tokenizer, self.pipeline.text_encoder), self.config.model.text_length
-        fixed, cleaning = self.config.train.compile, self.pipeline.config.get("prompt_cleaning")
+        fixed, cleaning = self.config.train.compiled, self.pipeline.config.get("prompt_cleaning")
         if not embeddings:
             hidden, mask = text.encode(*parts, prompts, length, "max_length" if fixed else "longest", cleaning)
             return hidden.to(self.device), None if mask is None else mask.to(self.device)

@@ -79,7 +79,9 @@ class Trainer:
             checkpoint_models(stage.module, config)
         if config.fp8:
             float8.convert(stage.blocks, self.device)
-        if config.compile:
+        if config.compile_step:
+            self._compile_step()
+        elif config.compile:
             for block in stage.blocks:
                 block.compile()
         self.optimizers = optim.build(
@@ -95,6 +97,10 @@ class Trainer:
             stage.module, stage.blocks, self.optimizers.optimizers
         )
         self.ema = average_of(stage.module, config, self.optimizers)
+        self.take_in = self.ema.update
+        if config.compile_step:
+            self.optimizers.compile()
+            self.take_in = torch.compile(self.ema.update)
         self.step, self.seconds, self.seen, self.skipped, self.skips_in_a_row = 0, 0.0, 0, 0, 0
         self.launched: list[Update] = []  # not logged yet
         self.pace = Pace(config, stage, self.engine)
@@ -197,7 +203,7 @@ class Trainer:
         bad = ~(loss.isfinite() & norm.isfinite())
         scale = optim.schedule(self.step, progress, config.warmup_steps, config.schedule)
         self.optimizers.step(scale, bad)
-        self.ema.update(bad)
+        self.take_in(bad)
         self.step += 1
         if (after := self.progress()) < 1:
             self.batches.draw_ahead(self.step, self._micro_size(after), after)
@@ -343,6 +349,13 @@ class Trainer:
                 record.write(self.run_dir / record.RUN, self.recorded)
             self.engine.wait()
         self.saved = self.step
+
+    def _compile_step(self) -> None:
+        if not hasattr(self.stage, "compile_step"):
+            raise ValueError(
+                "train.compile_step: this stage can be compiled block by block alone; use train.compile=true"
+            )
+        self.stage.compile_step()
 
     def _background(self) -> Background:
         from photofound.train.shards import Background  # what it is made of takes a second to import
