@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_into
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from photofound import files
 from photofound.train import checkpoint
@@ -74,7 +76,7 @@ class Background:
         if self.several:
             dist.barrier(group=self._group)
         _quiet()
-        self._writing = dcp.async_save(
+        self._writing = async_save(
             _separate(flat),
             storage_writer=_Writer(partial, finish),
             process_group=self._group,
@@ -89,7 +91,7 @@ class Background:
             raise checkpoint.unwritten(self._target, _reason(error))
 
 
-class _Writer(dcp.HuggingFaceStorageWriter):
+class _Writer(HuggingFaceStorageWriter):
     """Writes safetensors; ``then``, in the first process, gets the names of all files when they are on the disk."""
 
     def __init__(self, folder: Path, then: Callable[[list[str]], None]) -> None:
@@ -114,10 +116,10 @@ def load(path: Path, like: Like = lambda group, name: None) -> tuple[dict[str, d
         names = checkpoint.file_names(state["shards"])
         if odd := set(names) ^ {file.name for file in path.glob("*.safetensors")}:
             raise ValueError(f"{min(odd)} is missing, or is not one of its shards")
-        reader = dcp.HuggingFaceStorageReader(str(path))
+        reader = HuggingFaceStorageReader(str(path))
         found = {name: _empty(name, saved, like) for name, saved in reader.read_metadata().state_dict_metadata.items()}
         _quiet()
-        dcp.load(found, storage_reader=reader, no_dist=True)
+        load_into(found, storage_reader=reader, no_dist=True)
         groups: dict[str, dict[str, Tensor]] = {name: {} for name in checkpoint.file_names(state["groups"])}
         for name, value in found.items():
             group, _, key = name.partition(_BETWEEN)

@@ -249,7 +249,7 @@ class EditStage:
     def compile_step(self) -> None:
         """Compile the transformer as one graph, forward and backward, and the loss on what it predicts."""
         self.pipeline.transformer.compile()
-        self.masked_loss = torch.compile(flow.masked_loss)  # type: ignore[method-assign]
+        self.masked_loss = torch.compile(flow.masked_loss)
 
     def draw(self, store: PhotoStore, crop: int, size: int, generator: torch.Generator) -> tuple[Condition, Sample]:
         """``size`` crops of a store, as conditions and targets; exemplar canvases in those to train on alone."""
