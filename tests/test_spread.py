@@ -118,12 +118,13 @@ def test_killed_workers_lose_nothing_and_double_nothing(local_ray, small_units, 
     room = Room(tmp_path / "room")
     killers = [kill_once("_add_unit"), kill_once("Host")]
     lines: list[str] = []
-    added = room.add(source, embed=embed, cluster=nodes.Pace(nodes.connect(), price=2.0, show=lines.append, every=0))
+    pace = nodes.Pace(nodes.connect(), price=2.0, show=lines.append, every=0)
+    added = room.add(source, embed=embed, cluster=pace)
     assert all(killer.killed for killer in killers)
     assert_same(room, here)
     assert (added.added, added.known, added.left_out) == (43, 11, {"damaged": 6})
     assert len((room.folder / "damaged.log").read_text().splitlines()) == 6
-    assert "1 node, 2 cores" in lines[0] and " left; $" in lines[0] and lines[-1].startswith("100% done, 60 photo")
+    assert "1 node, 2 cores" in lines[0] and " left; $" in lines[0] and pace.line.startswith("100% done, 60 photo")
     assert room.add(source, cluster="").parts_before == 6, "nothing is read again"
 
 

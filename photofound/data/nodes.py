@@ -165,7 +165,7 @@ class Pace:
         price: of a node for an hour, in dollars; None = node hours are named.
         total: of the work, in any unit; ``done`` is in the same.
         rows: photographs that were worked on.
-        show: is called with each new line, at most every ``every`` seconds.
+        show: is called with a line while something is left, at most every ``every`` seconds.
     """
 
     nodes: Nodes
@@ -181,7 +181,7 @@ class Pace:
     def add(self, done: float, rows: int) -> None:
         """Note what was done."""
         self.done, self.rows = self.done + done, self.rows + rows
-        if time.monotonic() - self._shown >= self.every:
+        if self.done < self.total and time.monotonic() - self._shown >= self.every:
             self._shown = time.monotonic()
             self.show(self.line)
 
