@@ -33,6 +33,12 @@ def test_without_a_shadow_nothing_is_found():
     assert not shadow_beside(rgb, mask).any()
 
 
+def test_a_ground_that_is_darker_below_a_horizon_is_no_shadow():
+    rgb, mask, _ = scene(shade=False)
+    rgb[150:][mask[150:] == 0] *= 0.6
+    assert not shadow_beside(rgb, mask).any()
+
+
 def test_another_thing_beside_it_is_no_shadow():
     rgb, mask, _ = scene(shade=False)
     rgb[120:180, 182:230] = (0.2, 0.2, 0.6)  # darker, but blue

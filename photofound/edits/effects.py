@@ -16,6 +16,7 @@ from photofound.edits.ground import ground_colour
 _SIDE = 512  # long side at which shadows are looked for: they are soft
 _TINT = 0.07  # by which the shares of the light in the three colours may differ
 _DARKEST, _LIGHTEST = 0.12, 0.985  # share of the ground's light that a shadow leaves
+_LEAST, _MOST = 0.004, 1.0  # a shadow's area over the thing's: what is larger is a ground of another tone
 _STEP = 0.035  # of the light, from pixel to pixel: what changes faster is an edge, of another thing
 _FADES = 0.8  # share of a shadow's rim that has no edge
 _EVEN = 0.018  # the same where nothing is darker than the ground
@@ -40,12 +41,14 @@ def shadow_beside(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     dark = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     touching = cv2.dilate(thing, np.ones((7, 7), np.uint8))
     found = connected(dark, (dark > 0) & (touching > 0))
-    if found.sum() < 0.004 * thing.sum():
+    if found.sum() < _LEAST * thing.sum():
         return np.zeros(mask.shape, np.float32)
     # Its fading rim, too, as far as it goes on getting lighter.
     rim = cv2.dilate(found.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     found = (found | (rim & near & (share < _LIGHTEST) & ~tinted)) & (thing == 0)
     found = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).astype(np.float32)
+    if found.sum() > _MOST * thing.sum():
+        return np.zeros(mask.shape, np.float32)
     grown = cv2.resize(found, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.25
     return (grown & (mask < 0.5)).astype(np.float32)
 
