@@ -109,6 +109,11 @@ class Filter:
         return f"{self.column} {self.keeps} {self.threshold:g}"
 
     @property
+    def passes(self) -> str:
+        """What is not dropped, in SQL: what is kept, and what it cannot judge for want of what it ``needs``."""
+        return f"({self.condition} OR NOT {self.needs})" if self.needs else self.condition
+
+    @property
     def spec(self) -> str:
         """What ``parse`` makes it of again, without its threshold."""
         return self.name

@@ -164,8 +164,9 @@ def prepare(table: Table, specs: Sequence[str] = (), workers: int = 0) -> Scorer
 
 def decide(table: Table) -> str:
     """Say in the column ``kept`` which photographs pass every filter that the room has scores by: true, false, or null
-    where it depends on a score that is missing. Returns that in SQL."""
-    condition = " AND ".join(f"({each.condition})" for each in stored(table))
+    where it depends on a score that is missing. A filter holds nothing back that lacks what it needs, like a caption.
+    Returns that in SQL."""
+    condition = " AND ".join(f"({each.passes})" for each in stored(table))
     with table.lock() as dataset:
         if KEPT in dataset.schema.names:
             dataset.drop_columns([KEPT])
