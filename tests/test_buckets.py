@@ -14,7 +14,7 @@ from test_store import boxed, photograph
 from photofound import config
 from photofound.data import chosen
 from photofound.data.buckets import Buckets
-from photofound.data.store import PhotoStore
+from photofound.data.store import PhotoStore, _Windows
 from photofound.edits.geometry import aspect_buckets
 from photofound.train.distributed import World
 from photofound.train.trainer import Trainer
@@ -42,7 +42,8 @@ def test_a_crop_is_a_window_of_any_shape():
     assert sample.pixels.shape == (8, 3, 40, 64) and sample.matte.shape == (8, 1, 40, 64)
     assert (sample.matte.sum((1, 2, 3)) == 20 * 40).all()
     top, left, flip = torch.arange(8) % 3, torch.arange(8) % 5, torch.arange(8) % 2 > 0
-    arguments = store.offset[rows], 3, rows, top, left, (40, 64), flip
+    at = _Windows(store.height[rows], store.width[rows], top, left, flip, 40, 64)
+    arguments = store.offset[rows], 3, at
     assert torch.equal(store._stacked(*arguments), store._gathered(*arguments))
 
 

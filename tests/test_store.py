@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from photofound.card.record import Origin
 from photofound.data import photos
 from photofound.data.photograph import Photograph
-from photofound.data.store import PhotoStore, _pick
+from photofound.data.store import PhotoStore, _pick, _Windows
 
 
 def photograph(height=40, width=52, matte=None, caption="a cup", seed=0, source="here"):
@@ -220,9 +220,8 @@ def test_a_gpu_gathers_the_windows_that_a_cpu_stacks(store):
     rows = torch.tensor([0, 1, 3, 5, 1, 5])
     where = [torch.tensor([0, 3, 1, 2, 0, 7]), torch.tensor([4, 0, 11, 2, 9, 0])]
     flip = torch.tensor([True, False, True, False, True, True])
+    at = _Windows(store.height[rows], store.width[rows], *where, flip, 18, 14)
     for offset, channels in ((store.offset[rows], 3), (store.matte_offset[rows], 1)):
         assert (offset < 0).any() == (channels == 1)  # photographs without a matte
-        stacked, gathered = (
-            cut(offset, channels, rows, *where, (18, 14), flip) for cut in (store._stacked, store._gathered)
-        )
+        stacked, gathered = (cut(offset, channels, at) for cut in (store._stacked, store._gathered))
         assert torch.equal(stacked, gathered) and stacked.any()

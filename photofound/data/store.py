@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,67 +161,49 @@ class PhotoStore:
         left = (left_range[:, 0] + u[:, 1] * (left_range[:, 1] - left_range[:, 0] + 1)).floor().long()
         flip = torch.rand(count, generator=generator) < 0.5 * mirror
         cut = self._gathered if self.device.type == "cuda" else self._stacked
-        pixels = cut(self.offset[rows], 3, rows, top, left, (tall, wide), flip)
-        matte = cut(self.matte_offset[rows], 1, rows, top, left, (tall, wide), flip)
+        at = _Windows(height, width, top, left, flip, tall, wide)
+        pixels, matte = cut(self.offset[rows], 3, at), cut(self.matte_offset[rows], 1, at)
         picks = torch.rand(count, generator=generator)
         prompts = [_pick(self.captions[int(c)], float(u)) for c, u in zip(self.photograph[rows], picks, strict=True)]
         return Sample(to_unit(pixels), matte.float().div_(255), prompts)
 
-    def _stacked(
-        self,
-        offset: Tensor,
-        channels: int,
-        rows: Tensor,
-        top: Tensor,
-        left: Tensor,
-        crop: tuple[int, int],
-        flip: Tensor,
-    ) -> Tensor:
-        """Windows (N, channels, *crop) as a stack of views, which is the fastest way on a CPU; zeros where the
+    def _stacked(self, offset: Tensor, channels: int, at: _Windows) -> Tensor:
+        """Windows (N, channels, tall, wide) as a stack of views, which is the fastest way on a CPU; zeros where the
         offset is below 0."""
-        empty = torch.zeros(channels, *crop, dtype=torch.uint8, device=self.device)
-        lists = (x.tolist() for x in (offset, self.height[rows], self.width[rows], top, left, flip))
-        return torch.stack(
-            [
-                empty if o < 0 else self._window(o, channels, h, w, y, x, crop, f)
-                for o, h, w, y, x, f in zip(*lists, strict=True)
-            ]
-        )
+        empty = torch.zeros(channels, at.tall, at.wide, dtype=torch.uint8, device=self.device)
+        made = []
+        numbers = (x.tolist() for x in (offset, at.height, at.width, at.top, at.left, at.flip))
+        for start, height, width, top, left, flip in zip(*numbers, strict=True):
+            if start < 0:
+                made.append(empty)
+                continue
+            planes = self.flat[start : start + channels * height * width].view(channels, height, width)
+            window = planes[:, top : top + at.tall, left : left + at.wide]
+            made.append(window.flip(-1) if flip else window)
+        return torch.stack(made)
 
-    def _window(
-        self,
-        offset: int,
-        channels: int,
-        height: int,
-        width: int,
-        top: int,
-        left: int,
-        crop: tuple[int, int],
-        flip: bool,
-    ) -> Tensor:
-        """A (channels, *crop) view of the store."""
-        planes = self.flat[offset : offset + channels * height * width].view(channels, height, width)
-        window = planes[:, top : top + crop[0], left : left + crop[1]]
-        return window.flip(-1) if flip else window
-
-    def _gathered(
-        self,
-        offset: Tensor,
-        channels: int,
-        rows: Tensor,
-        top: Tensor,
-        left: Tensor,
-        crop: tuple[int, int],
-        flip: Tensor,
-    ) -> Tensor:
+    def _gathered(self, offset: Tensor, channels: int, at: _Windows) -> Tensor:
         """The same windows in a few kernels for all of them, which is the fastest way on a GPU."""
-        sizes = torch.stack([offset, self.height[rows], self.width[rows], top, left, flip.long()])
-        offset, height, width, top, left, flip = (x.view(-1, 1, 1, 1) for x in sizes.to(self.device).unbind())
-        down, right = (torch.arange(side, device=self.device) for side in crop)
+        numbers = torch.stack([offset, at.height, at.width, at.top, at.left, at.flip.long()])
+        offset, height, width, top, left, flip = (x.view(-1, 1, 1, 1) for x in numbers.to(self.device).unbind())
+        down, right = (torch.arange(side, device=self.device) for side in (at.tall, at.wide))
         plane = torch.arange(channels, device=self.device).view(1, -1, 1, 1)
-        across = torch.where(flip > 0, crop[1] - 1 - right, right)  # (N, 1, 1, width)
+        across = torch.where(flip > 0, at.wide - 1 - right, right)  # (N, 1, 1, wide)
         index = offset + (plane * height + top + down[:, None]) * width + left + across
         return self.flat[index.clamp(min=0)].masked_fill(offset < 0, 0)
+
+
+class _Windows(NamedTuple):
+    """Windows of ``tall`` x ``wide`` pixels; for each (N,) its photograph's size, its place there, and whether it is
+    mirrored."""
+
+    height: Tensor
+    width: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    tall: int
+    wide: int
 
 
 def _sides(crop: Crop) -> tuple[int, int]:

@@ -189,13 +189,11 @@ class Table:
 
     def known(self, hashes: Sequence[str], fragments: Any = None) -> dict[str, tuple[str, str]]:
         """Which of these are the key or the hash of a photograph in the room: -> its key and its source."""
-        words = ", ".join(f"'{each}'" for each in hashes)
-        if not words:
+        if not hashes:
             return {}
         wanted = set(hashes)
         found: dict[str, tuple[str, str]] = {}
-        where = f"key IN ({words}) OR hash IN ({words})"
-        for batch in self.scan(["key", "hash", "source"], where, fragments=fragments):
+        for batch in self.scan(["key", "hash", "source"], of_hashes(hashes), fragments=fragments):
             for row in batch.to_pylist():
                 found |= {each: (row["key"], row["source"]) for each in (row["key"], row["hash"]) if each in wanted}
         return found
@@ -397,6 +395,12 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"{folder}: cannot be written ({error.strerror}); copy the room, or change its rights"
         ) from None
+
+
+def of_hashes(hashes: Sequence[str]) -> str:
+    """The rows whose key or hash is one of these, which must not be none; in SQL."""
+    words = ", ".join(f"'{each}'" for each in hashes)
+    return f"key IN ({words}) OR hash IN ({words})"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from photofound import files
 from photofound.data.ledger import Ledger
 from photofound.data.sources import Part, Source, open_parts
-from photofound.data.table import TABLE, Table, lance, query_errors
+from photofound.data.table import TABLE, Table, lance, of_hashes, query_errors
 from photofound.room import optout
 from photofound.room.describe import sha256
 from photofound.room.rows import Known, Options, Reader, Tally
@@ -209,11 +209,10 @@ class Writer:
             return
         keys = json.loads(path.read_text())
         for part in (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS)):
-            words = ", ".join(f"'{key}'" for key in part)
             met: set[str] = set()
             later = []
-            where = f"key IN ({words}) OR hash IN ({words})"
-            for batch in self.table.scan(["key", "hash"], where, with_row_address=True):  # in the order of the table
+            rows = self.table.scan(["key", "hash"], of_hashes(part), with_row_address=True)  # in the order of the table
+            for batch in rows:
                 for row in batch.to_pylist():
                     later += [row["_rowaddr"]] if row["key"] in met else []
                     met |= {row["key"], row["hash"]}

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from photofound.device import fast_dtype, resolve_device
+from photofound.endpoints import error_text, is_address
 from photofound.errors import first_line
 
 KEY = "PHOTOFOUND_CAPTIONER_KEY"
@@ -35,6 +36,7 @@ _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of what may g
 _OF_ONE = {400, 413, 415, 422}  # statuses that are about one picture
 _LARGEST_ANSWER = 2**20  # bytes
 _LONGEST = 4000  # characters of a caption
+_LONGEST_REASON = 200  # characters of what a server says is wrong
 
 
 class Captioner(Protocol):
@@ -153,15 +155,11 @@ class Endpoint:
             import httpx
         except ImportError:
             raise ImportError("an endpoint is asked by httpx, which is not installed; pip install httpx") from None
-        try:
-            parts = httpx.URL(url)
-        except httpx.InvalidURL:
-            parts = httpx.URL("")
-        if parts.scheme not in ("http", "https") or not parts.host or parts.userinfo or parts.query:
+        if not is_address(url):
             raise ValueError(f"captioner: {url!r} is no URL of an API; give one such as http://gpu-box:8000/v1")
         if not model:
             raise ValueError(f"captioner: name the model that {url} is to be asked for, with --model")
-        self.model, self.name, self.batch = model, f"{model} at {parts.host}", 4 * workers
+        self.model, self.name, self.batch = model, f"{model} at {httpx.URL(url).host}", 4 * workers
         self.url = f"{url.rstrip('/')}/chat/completions"
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -191,7 +189,7 @@ class Endpoint:
                 continue
             if status == 200:
                 return tidy(_text(answer))
-            reason = f"status {status}: {_reason(answer)}"
+            reason = f"status {status}: {error_text(answer, _LONGEST_REASON)}"
             if status in _OF_ONE:
                 return None
             if status not in _AGAIN:
@@ -220,13 +218,3 @@ def _text(answer: bytes) -> str | None:
     if isinstance(content, list):  # some servers answer in parts
         content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else None
-
-
-def _reason(answer: bytes) -> str:
-    """What the server says is wrong, in one printable line."""
-    try:
-        error = json.loads(answer)["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = "it does not say why"
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

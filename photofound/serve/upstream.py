@@ -34,6 +34,7 @@ from photofound.edits import regions, registration
 from photofound.edits.geometry import Box, parse_size
 from photofound.edits.regions import Part
 from photofound.edits.task import Condition, Job, Task
+from photofound.endpoints import error_text, is_address
 from photofound.errors import one_line
 from photofound.guests import GuestPipeline
 from photofound.image import Picture, from_tensor, to_tensor
@@ -337,13 +338,9 @@ class UpstreamPipeline(GuestPipeline):
 
 def _checked(url: str) -> str:
     """A URL without a slash at its end. Raises ValueError for one that cannot be asked."""
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        parts = httpx.URL("")
-    if parts.scheme not in ("http", "https") or not parts.host or parts.userinfo or parts.query or parts.fragment:
+    if not is_address(url):
         raise ValueError(f"upstream: {url!r} is no address; give one like https://api.example/v1, its key in a file")
-    return f"{url.rstrip('/')}/v1" if parts.path in ("", "/") else url.rstrip("/")
+    return f"{url.rstrip('/')}/v1" if httpx.URL(url).path in ("", "/") else url.rstrip("/")
 
 
 def _filled(size: tuple[int, int], width: int, height: int) -> float:
@@ -368,19 +365,8 @@ def _refusal(answer: httpx.Response, body: bytes) -> UpstreamFailed:
         seconds = min(3600, int(wait)) if wait.isdecimal() and len(wait) < 6 else 30
         return UpstreamFailed(f"is busy; try again in {seconds} s", 503, seconds)
     if status in (400, 413, 422):
-        return UpstreamFailed(f"refused the edit: {_reason(body)}", 422)
+        return UpstreamFailed(f"refused the edit: {error_text(body, _LONGEST_REASON)}", 422)
     return UpstreamFailed(f"answered with status {status}")
-
-
-def _reason(body: bytes) -> str:
-    """The sentence in an error of the API, in one printable line."""
-    try:
-        error = json.loads(body)["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError, RecursionError):
-        text = "it does not say why"
-    words = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return " ".join(words.split())[:_LONGEST_REASON]
 
 
 def read_key(path: str | Path | None) -> str | None:
