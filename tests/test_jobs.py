@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -155,6 +156,24 @@ def test_a_restart_loses_no_job_and_no_result(pipe, tmp_path, monkeypatch):
             assert client.get(f"/v1/jobs/{name}/result").content == direct.content
     with sqlite3.connect(path) as file:
         assert file.execute("SELECT count(*) FROM files").fetchone() == (0,), "photographs go when they are done"
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_jobs_stop_whatever_happens_at_that_moment(turns):
+    """A worker that wakes up while it is cancelled ends, too."""
+
+    async def play():
+        jobs = jobs_module.Jobs(None, ServeConfig(jobs=":memory:"))
+        jobs.start()
+        await asyncio.sleep(0.1)
+        jobs._changed.set()
+        jobs._ended.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await jobs.stop()
+
+    asyncio.run(play())
 
 
 def test_results_go_after_their_time_and_room_is_bounded(pipe, tmp_path):

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -100,7 +100,8 @@ class ShardCache:
                 return None
             try:
                 _download(url, part, size)
-                os.replace(part, path)
+                with self._lock("all"):  # nobody counts files while their names change
+                    os.replace(part, path)
             except remote.Unreachable:
                 raise
             except OSError as error:  # a full disk, or a shard that has changed meanwhile
@@ -121,13 +122,13 @@ class ShardCache:
         """Whether there is room, after old files were deleted; it is taken by the file that is going to be written."""
         with self._lock("all"):
             part.unlink(missing_ok=True)  # of a killed process: its lock is held by this one
-            found = sorted((p.stat().st_mtime, p, p.stat().st_size) for p in self.folder.iterdir() if p.is_file())
+            found = sorted(self._files())
             taken = sum(each for _, _, each in found)
             allowed = min(self.limit, taken + shutil.disk_usage(self.folder).free - _SPARE)
-            for _, path, each in found:
+            for used, path, each in found:
                 if taken + size <= allowed:
                     break
-                if self._deleted(path):
+                if _deleted(path, used):
                     taken -= each
             if taken + size > allowed:
                 return False
@@ -135,12 +136,24 @@ class ShardCache:
                 file.truncate(size)
             return True
 
-    def _deleted(self, path: Path) -> bool:
-        """Delete a file that nobody reads, or that a killed process has left half-written."""
-        if path.suffix == _PART:
-            return time.time() - path.stat().st_mtime > 3600 and _unlinked(path)
+    def _files(self) -> Iterator[tuple[float, Path, int]]:
+        """When each file was used last, its path and its size. Others may delete files meanwhile."""
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    about = path.stat()
+                    yield about.st_mtime, path, about.st_size
+
+
+def _deleted(path: Path, used: float) -> bool:
+    """Delete a file that nobody reads, or that a killed process has left half-written. Returns whether it is gone."""
+    if path.suffix == _PART:
+        return time.time() - used > 3600 and _unlinked(path)
+    try:
         with path.open("rb") as file:
             return _locked(file, shared=False) and _unlinked(path)
+    except FileNotFoundError:
+        return True
 
 
 def _download(url: str, part: Path, size: int) -> None:
@@ -165,7 +178,7 @@ def _open_used(path: Path) -> BinaryIO | None:
     if not _locked(file, shared=True) or os.fstat(file.fileno()).st_nlink == 0:
         file.close()
         return None
-    os.utime(path)
+    os.utime(file.fileno())
     return file
 
 
@@ -184,7 +197,7 @@ def _locked(file: BinaryIO, shared: bool) -> bool:
 
 def _unlinked(path: Path) -> bool:
     try:
-        path.unlink()
+        path.unlink(missing_ok=True)
     except OSError:
         return False
     return True

@@ -114,7 +114,8 @@ class Gate:
                 return await receive()
             left = body.started + PATIENCE + body.received / RATE - time.monotonic()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, left))
+                async with asyncio.timeout(max(0.0, left)):
+                    message = await receive()
             except TimeoutError:
                 body.is_whole = True
                 raise HTTPException(408, "the body of the request took too long to arrive; send it again") from None

@@ -138,8 +138,7 @@ class Jobs:
             self._changed.clear()
             while len(self._running) < at_once and (job := await self._do(self._store.claim)):
                 self._running[job.id] = asyncio.create_task(self._work(job))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _IDLE)
+            await _set(self._changed)
 
     async def _work(self, job: Job) -> None:
         try:
@@ -170,8 +169,7 @@ class Jobs:
                 self._ended.clear()
                 due = await self._do(self._store.due)
                 await asyncio.gather(*(self._tell_of(client, job) for job in due))
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), _IDLE)
+                await _set(self._ended)
 
     async def _tell_of(self, client: httpx.AsyncClient, job: Job) -> None:
         last = await self._told(client, job) or job.tries >= len(AGAIN)
@@ -192,6 +190,14 @@ class Jobs:
 
     async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+async def _set(event: asyncio.Event) -> None:
+    """Wait for an event, ``_IDLE`` seconds at most. ``asyncio.wait_for`` may swallow the cancellation of a task whose
+    event is set at that moment (until Python 3.12); the task would never end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_IDLE):
+            await event.wait()
 
 
 def check_callback(url: str, allowed: Sequence[str]) -> None:
