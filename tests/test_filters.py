@@ -231,6 +231,19 @@ def test_what_is_kept_is_a_source_and_an_export(room, tmp_path, capsys):
     assert "score_graphics" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("blank", ["''", "' \t\n'"])
+def test_an_empty_caption_is_none(room, blank, capsys):
+    """Rooms may hold them from before, or from other programs: no filter waits for their score."""
+    room.table.dataset.update(dict.fromkeys(filters.CAPTIONS, blank), where="width > 0")
+    room.table.refresh()
+    found = room.filter("caption", "resolution=8")
+    assert found.unknown == 0 and found.counts["caption"] == (0, 0, 3)
+    assert room.filter("caption").computed == 0, "it is not asked again"
+    assert room.stats().tables["has"].get("caption", 0) == 0
+    with pytest.raises(ValueError, match="no captions to search"):
+        room.search("a cup")
+
+
 def test_a_mistake_is_one_line_and_changes_nothing(room, capsys):
     before = len(room.versions())
     for words in (["sharp"], ["sharpness", "sharpness=1"], ["sharpness", "--where", "widht > 1"]):

@@ -65,7 +65,8 @@ def test_origins_are_counted_by_source_and_licence():
         Origin("a", "", 2), Origin("a", "MIT", 2), Origin("b", "CC0-1.0", 3), Origin("", "", 1),
     )  # fmt: skip
     assert record.licence_of({"license": "MIT"}) == "MIT" == record.licence_of({"licence": "MIT", "license": None})
-    assert record.licence_of({"text": "a cup"}) == ""
+    assert record.licence_of({"text": "a cup"}) == "" == record.licence_of({"licence": " "})
+    assert record.licence_of({"licence": "  ", "license": " CC0 "}) == "CC0"
 
 
 def test_settings_lose_their_places_and_tell_their_changes():

@@ -47,6 +47,15 @@ def row_of(**columns):
     return {"name": "here", "image": b"a picture", **columns}
 
 
+def test_captions_that_say_nothing_are_none():
+    def captions(row, **named):
+        return raw(row | {"jpg": b"x", "__key__": "k"}, Source("x", captions=named)).captions
+
+    assert captions({"text": " \n", "caption": ["", "a cup "]}) == [("a cup", 1)]
+    assert captions({"text": ""}) == [] == captions({"text": " ", "other": None}, text=1.0, other=2.0)
+    assert captions({"text": ["a", " ", "b"]}, text=4.0) == [("a", 2), ("b", 2)]
+
+
 def test_captions_have_weights():
     row = row_of(json=json.dumps({"text": "usual", "more": {"long": ["one", "two"]}}), caption="other", empty=None)
     assert raw(row, Source("x")).captions == [("usual", 1.0)]

@@ -17,7 +17,7 @@ from helpers import encoded, made_once, write_tar
 
 from photofound import Room, cli
 from photofound.data import nodes
-from photofound.room import add, dedup, scores, spread
+from photofound.room import add, captions, dedup, scores, spread
 from photofound.room.filters import Filter
 
 pytestmark = pytest.mark.slow  # Ray takes seconds to start, and each of its workers some more to import torch
@@ -190,6 +190,87 @@ def test_embeddings_are_the_same(local_ray, copy, here):
     assert all(row["embedding_small"] == there[row["key"]] for row in rows(copy))
 
 
+class Says:
+    """A captioner that needs a moment, and names the size of what it sees."""
+
+    name, batch, instructed, away = "says", 2, True, False
+
+    def __call__(self):
+        return self
+
+    def captions(self, pictures, prompt, most):
+        time.sleep(0.05)
+        return [f"{prompt} {picture.shape} {int(picture.sum())}" for picture in pictures]
+
+
+class Fails(Says):
+    """One that gives up at a picture that is alone."""
+
+    def captions(self, pictures, prompt, most):
+        if len(pictures) == 1:
+            raise RuntimeError("it does not answer")
+        return super().captions(pictures, prompt, most)
+
+
+def test_captions_are_the_same_and_killed_workers_lose_and_double_none(local_ray, copy, monkeypatch):
+    monkeypatch.setattr(spread, "_PART", 3)
+    killer = kill_once("_part_unit")
+    pace = nodes.Pace(nodes.connect())
+    made = spread.caption(copy.table, Says(), pace, kinds=["short"], prompts={"short": "of"})
+    assert killer.killed
+    assert made.made == {"short": 22} and made.none == 0 and pace.rows == 22 == pace.done
+    found = rows(copy)
+    copy.table.drop_columns(["caption_short_by", "caption_short_prompt"])
+    again = captions.caption(copy.table, Says(), ["short"], {"short": "of"}, replace=True)
+    assert again.made == {"short": 22} and rows(copy) == found
+
+
+def test_captions_made_before_a_captioner_fails_stay(local_ray, copy):
+    """Of fragments of 8, 7 and 7 photographs; and of one, what a task has made so far."""
+    with pytest.raises(ValueError, match="2 of 3 parts failed .*, the first was fragment .: it does not answer; what"):
+        spread.caption(copy.table, Fails(), nodes.Pace(nodes.connect()), kinds=["dense"])
+    assert copy.table.count("caption_dense is not null") == 8
+
+    def compute(batch):
+        if len(batch) < 3:
+            raise ValueError("too few")
+        return {"caption_short": ["a"] * len(batch)}
+
+    table = copy.table
+    made, error = spread._part_unit(
+        str(table.folder), table.dataset.version, 0, ["caption_short"], compute, [], "true", 3
+    )
+    assert len(made) == 6 and str(error) == "too few"
+
+
+class Bright:
+    """A segmenter with a network, as far as a room can tell."""
+
+    def load(self):
+        return bright
+
+
+def bright(picture):
+    return picture[..., 0] > 0.5
+
+
+def test_mattes_are_the_same_in_tasks_and_in_actors(local_ray, copy):
+    before = copy.table.dataset.version
+    assert copy.matte(bright, "bright", cluster="") == (22, 0)
+    in_tasks = rows(copy)
+    copy.rollback(before)
+    assert copy.matte(Bright(), "bright", cluster="") == (22, 0) and rows(copy) == in_tasks
+    copy.rollback(before)
+    assert copy.matte(Bright(), "bright") == (22, 0) and rows(copy) == in_tasks
+
+
+def test_a_function_of_yours_travels_with_its_code(local_ray, copy, monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("def find(picture):\n    return picture[..., 0] > 300\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["room", "matte", str(copy.folder), "--segmenter", "mine:find", "--cluster"]) == 0
+    assert "0 mattes by mine:find; nothing was found in 22" in capsys.readouterr().out
+
+
 def test_what_another_process_changes_meanwhile_is_worked_on_again(local_ray, copy, monkeypatch):
     put, calls = spread._put, []
 
@@ -258,7 +339,7 @@ def test_what_fails_there_is_said_in_one_line(local_ray, tmp_path, source, monke
     failed = spread._Failures("room", 20)
     failed.note("a tar", ValueError("no good\nat all"))
     with pytest.raises(
-        ValueError, match="1 of 20 parts failed on the cluster, the first was a tar: no good; the others"
+        ValueError, match="1 of 20 parts failed on the cluster, the first was a tar: no good; what was done stays"
     ):
         failed.end()
 

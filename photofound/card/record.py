@@ -201,7 +201,8 @@ def count_origins(pairs: Iterable[tuple[str, str]]) -> tuple[Origin, ...]:
 
 def licence_of(metadata: Mapping[str, Any]) -> str:
     """The licence in a sample's metadata; "" if there is none."""
-    return next((str(metadata[name]) for name in ("licence", "license") if metadata.get(name)), "")
+    texts = (str(metadata.get(name) or "").strip() for name in ("licence", "license"))
+    return next(filter(None, texts), "")
 
 
 def prepared(folder: str | Path) -> tuple[tuple[Origin, ...], tuple[str, ...]]:

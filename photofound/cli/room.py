@@ -173,7 +173,7 @@ def _filter(room: Room, args: argparse.Namespace) -> None:
 
 def _caption(room: Room, args: argparse.Namespace) -> None:
     prompts = {"short": args.short_prompt, "dense": args.dense_prompt}
-    with _bar("photographs") as progress:
+    with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
         found = room.caption(
             args.captioner,
             model=args.model,
@@ -183,26 +183,21 @@ def _caption(room: Room, args: argparse.Namespace) -> None:
             replace=args.replace,
             workers=args.workers,
             progress=progress,
+            cluster=pace,
         )
     print(f"{args.room}: {found.line}")
 
 
 def _matte(room: Room, args: argparse.Namespace) -> None:
-    from photofound import segmenters
-    from photofound.edits.segmenter import Search
+    from photofound.cli.model import quiet_libraries
+    from photofound.finder import finder
 
+    quiet_libraries()
     room.table.count(args.where)  # a mistake in it is an error before a model is loaded
-    if args.segmenter == "cutout":
-        from photofound.cli.model import quiet_libraries
-        from photofound.pipeline import EditPipeline
-
-        quiet_libraries()
-        find = EditPipeline.from_pretrained(args.model).search("cutout", args.text)
-    else:
-        find = Search(segmenters.load(args.segmenter), args.text)
+    find = finder(args.segmenter, args.text, args.model)
     name = f"{args.segmenter}: {args.text}" if args.text else args.segmenter
-    with _bar("photographs") as progress:
-        found, nothing = room.matte(find, name, args.where, progress)
+    with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
+        found, nothing = room.matte(find, name, args.where, progress, pace)
     print(f"{args.room}: {found:,} mattes by {name}; nothing was found in {nothing:,} photographs")
 
 
@@ -372,6 +367,7 @@ def _caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--where", metavar="SQL", help=_WHERE)
     add("--replace", action="store_true", help="also captions of the source, by another model or of another prompt")
     add("--workers", metavar="N", type=count, default=8, help="questions to an endpoint at once; default: 8")
+    _ray_arguments(add)
 
 
 def _matte_arguments(parser: argparse.ArgumentParser) -> None:
@@ -381,6 +377,7 @@ def _matte_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text", metavar="WORDS", default="", help="what to find, for segmenters that take words")
     add("--model", metavar="DIR", help="of cutout: another model than the embedded one")
     add("--where", metavar="SQL", help=_WHERE)
+    _ray_arguments(add)
 
 
 def _index_arguments(parser: argparse.ArgumentParser) -> None:

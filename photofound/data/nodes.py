@@ -14,9 +14,12 @@ import logging
 import os
 import re
 import socket
+import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from photofound.errors import first_line
@@ -142,6 +145,20 @@ def _call(work: Callable[..., Any], *arguments: Any) -> Any:
     return work(*arguments)
 
 
+def carry(thing: Any) -> None:
+    """Let a function, or what a class makes, travel with its code where the module that it is of is no installed one,
+    such as a file of yours. What that module imports has to be installed on all nodes."""
+    import ray
+
+    name = getattr(thing, "__module__", None) or ""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    installed = [Path(sysconfig.get_path(each)).resolve() for each in ("stdlib", "purelib", "platlib")]
+    ours = name.partition(".")[0] == "photofound"
+    if file and not ours and not any(Path(file).resolve().is_relative_to(each) for each in installed):
+        ray.cloudpickle.register_pickle_by_value(module)
+
+
 def why(error: Exception) -> Exception:
     """What went wrong on a worker, as if it had been here: without Ray's traces."""
     import ray
@@ -151,6 +168,9 @@ def why(error: Exception) -> Exception:
         return why(cause) if isinstance(cause, ray.exceptions.RayError) else cause
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return ValueError(f"its node has too little memory; it was tried {TRIES + 1} times")
+    if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in str(error):
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return ValueError(f"an actor could not be started there ({said[-1]})")
     if isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError)):
         return ValueError(f"its worker died {TRIES + 1} times (out of memory, or a file that ends its decoder)")
     return ValueError(f"the cluster failed ({first_line(error)})")

@@ -379,13 +379,19 @@ def _json(content: Any) -> Any:
 
 def _captions(row: Mapping[str, Any], source: Source) -> list[tuple[str, float]]:
     """Every caption that the row has, with its weight; a list of captions shares its column's."""
-    columns = source.captions or {name: 1.0 for name in CAPTION_COLUMNS if row.get(name)}
     if not source.captions:
-        columns = dict(list(columns.items())[:1])
+        named = (_texts(row.get(name)) for name in CAPTION_COLUMNS)
+        texts = next((each for each in named if each), [])
+        return [(text, 1 / len(texts)) for text in texts]
     found: list[tuple[str, float]] = []
-    for column, weight in columns.items():
-        value = _column(row, column, ())
-        value = value.decode() if isinstance(value, bytes) else value
-        words = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str) and each]
-        found += [(each.strip(), weight / len(words)) for each in words]
+    for column, weight in source.captions.items():
+        texts = _texts(_column(row, column, ()))
+        found += [(text, weight / len(texts)) for text in texts]
     return found
+
+
+def _texts(value: Any) -> list[str]:
+    """The captions in a value, without those that say nothing."""
+    value = value.decode() if isinstance(value, bytes) else value
+    values = value if isinstance(value, list) else [value]
+    return [text for each in values if isinstance(each, str) and (text := each.strip())]

@@ -311,10 +311,10 @@ class Table:
                     total += len(values)
                     done(len(values))
                     if time.monotonic() - start > _PAUSE:
-                        self._put(number, made)
+                        self.put(number, made)
                         made, start = [], time.monotonic()
             finally:  # what was computed before an error stays
-                self._put(number, made)
+                self.put(number, made)
         return total
 
     def computed(
@@ -335,7 +335,7 @@ class Table:
             values = compute(rows)
             yield pa.table([rows["key"], *(values[name] for name in columns)], schema=kept)
 
-    def _put(self, number: int, made: Sequence[Any]) -> None:
+    def put(self, number: int, made: Sequence[Any]) -> None:
         """Write computed columns of a fragment, found again by the photographs' keys."""
         import pyarrow as pa
 
@@ -355,6 +355,16 @@ class Table:
 def lacking_rows(fields: Sequence[Any], where: str | None, lacking: str | None) -> str:
     """Which rows `fill` computes, in SQL."""
     return f"({lacking or f'{fields[0].name} IS NULL'})" + (f" AND ({where})" if where else "")
+
+
+def worded(column: str) -> str:
+    """Which rows have words in a column, in SQL; white space is none."""
+    return rf"coalesce(regexp_like({column}, '\S'), false)"
+
+
+def quoted(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def contents(batch: Any) -> list[bytes | Exception]:

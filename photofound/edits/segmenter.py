@@ -45,6 +45,10 @@ class Find(Protocol):
         """
 
 
+class NothingFound(ValueError):
+    """A segmenter has found nothing in a picture."""
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """Something that finds subjects.
@@ -115,7 +119,7 @@ class Search:
         Args:
             rgb: (H, W, 3) float32 in [0, 1].
 
-        Raises ValueError where the segmenter finds nothing, and for a function that gives no matte.
+        Raises NothingFound where the segmenter finds nothing, ValueError for a function that gives no matte.
         """
         matte = self.rough(rgb)
         if self.segmenter.fine or not self.segmenter.outline:
@@ -134,7 +138,7 @@ class Search:
         if not (matte > 0.5).any() and self.segmenter.name not in OWN:  # of these masks.cut_out says it
             what = repr(self.text.strip()) if self.text.strip() else "subject"
             advice = "say it in other words, point at it, or pass subject=MASK"
-            raise ValueError(f"segmenter: {self.segmenter.name} found no {what} in the picture; {advice}")
+            raise NothingFound(f"segmenter: {self.segmenter.name} found no {what} in the picture; {advice}")
         if self.segmenter.fine:  # networks come close to 0 and 1, and do not reach them; what is kept is to be exact
             return ((matte - 0.02) / 0.96).clip(0, 1)
         return matte

@@ -57,16 +57,41 @@ class Captioner(Protocol):
         ...
 
 
-def open_captioner(place: str, model: str | None = None, device: str = "auto", workers: int = 8) -> Captioner:
+def is_endpoint(place: str) -> bool:
+    """Whether a captioner is asked behind a URL."""
+    return "://" in place
+
+
+def open_captioner(
+    place: str, model: str | None = None, device: str = "auto", workers: int = 8, key: str | None = None
+) -> Captioner:
     """A captioner by a folder, a Hub id, or the URL of an endpoint, which needs the name of its model.
+
+    Args:
+        workers: questions to an endpoint at once.
+        key: of an endpoint; None: that of the environment.
 
     Raises FileNotFoundError, ImportError, or ValueError of one line.
     """
-    if "://" in place:
-        return Endpoint(place, model, workers=workers)
+    if is_endpoint(place):
+        return Endpoint(place, model, workers=workers, key=key)
     if model is not None:
         raise ValueError(f"captioner: --model is for a URL; {place} is a model itself, leave it out")
     return Pretrained(place, device)
+
+
+class Recipe:
+    """A captioner that is opened elsewhere: ``open_captioner`` with this machine's folders, and its key."""
+
+    def __init__(self, place: str, model: str | None = None, workers: int = 8) -> None:
+        self.away, self.name = is_endpoint(place), place.rstrip("/")
+        self.place = os.path.abspath(place) if os.path.isdir(place) else place
+        self.model, self.workers, self._key = model, workers, os.environ.get(KEY, "").strip()
+
+    def __call__(self) -> Captioner:
+        made = open_captioner(self.place, self.model, workers=self.workers, key=self._key)
+        made.name = made.name if self.away else self.name  # as it was typed
+        return made
 
 
 def tidy(text: str | None) -> str | None:
@@ -144,13 +169,16 @@ class Endpoint:
         model: the model to ask for.
         seconds: how long an answer may take.
         workers: questions at once.
+        key: its key; None: that of the environment.
 
     Raises ValueError for a URL that is none, and without a model.
     """
 
     instructed = True
 
-    def __init__(self, url: str, model: str | None, seconds: float = 120.0, workers: int = 8) -> None:
+    def __init__(
+        self, url: str, model: str | None, seconds: float = 120.0, workers: int = 8, key: str | None = None
+    ) -> None:
         try:
             import httpx
         except ImportError:
@@ -161,7 +189,7 @@ class Endpoint:
             raise ValueError(f"captioner: name the model that {url} is to be asked for, with --model")
         self.model, self.name, self.batch = model, f"{model} at {httpx.URL(url).host}", 4 * workers
         self.url = f"{url.rstrip('/')}/chat/completions"
-        key = os.environ.get(KEY, "").strip()
+        key = os.environ.get(KEY, "").strip() if key is None else key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(seconds, connect=10.0))  # redirects: none
         self._failures: tuple[type[Exception], ...] = (httpx.TransportError,)

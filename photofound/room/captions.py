@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from photofound.data.table import Table, contents
+from photofound.data.table import Table, contents, quoted, worded
 from photofound.room.captioners import Captioner
 from photofound.room.describe import pixels_of
 from photofound.room.filters import CAPTIONED, SIDE
@@ -44,6 +44,72 @@ class Captioned:
         )
 
 
+def lacks(kind: str) -> str:
+    """Which photographs have no caption of a kind, in SQL."""
+    return f"NOT {worded(f'caption_{kind}')}"
+
+
+def _said(text: str | None) -> bool:
+    return bool(text and text.strip())
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """The captions of a batch: what ``Table.fill`` calls, here and on other machines.
+
+    Args:
+        asked: kind of caption -> prompt.
+        replace: also captions by others.
+        stale: columns that judge captions; they become null where the caption that they judge is new.
+        fields: ``pyarrow.Field`` of each column that is written, ``stale`` included.
+    """
+
+    captioner: Captioner
+    asked: Mapping[str, str]
+    replace: bool
+    stale: Sequence[str]
+    fields: Sequence[Any]
+
+    @property
+    def read(self) -> list[str]:
+        """The columns of the room that a batch has."""
+        return ["image", "reference", "collection", "caption", *(field.name for field in self.fields)]
+
+    def mine(self, kind: str) -> str:
+        """Which photographs have a caption that this would make, in SQL."""
+        by, prompt = quoted(self.captioner.name), quoted(self.asked[kind])
+        made = f"caption_{kind}_by = {by} AND caption_{kind}_prompt = {prompt}"
+        return f"({worded(f'caption_{kind}')} AND coalesce({made}, false))"
+
+    @property
+    def lacking(self) -> str:
+        """Which photographs lack a caption, in SQL."""
+        one = (f"NOT {self.mine(k)}" if self.replace else lacks(k) for k in self.asked)
+        return " OR ".join(f"({each})" for each in one)
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        import pyarrow as pa
+
+        columns = {name: batch[name].to_pylist() for name in ("caption", *(field.name for field in self.fields))}
+        pictures = _pictures(batch)
+        changed = set()
+        for kind, prompt in self.asked.items():
+            words, by, prompts = (columns[f"caption_{kind}{end}"] for end in ("", "_by", "_prompt"))
+            mine = self.captioner.name, prompt
+            rows = [i for i in pictures if not _said(words[i]) or (self.replace and (by[i], prompts[i]) != mine)]
+            for start in range(0, len(rows), self.captioner.batch):
+                part = rows[start : start + self.captioner.batch]
+                answers = self.captioner.captions([pictures[i] for i in part], prompt, TOKENS[kind])
+                for i, answer in zip(part, answers, strict=True):
+                    if answer is not None:
+                        words[i], (by[i], prompts[i]) = answer, mine
+                        changed.add(i)
+        for name in self.stale:
+            for i in changed:
+                columns[name][i] = columns[name][i] if _said(columns["caption"][i]) else None
+        return {field.name: pa.array(columns[field.name], field.type) for field in self.fields}
+
+
 def caption(
     table: Table,
     captioner: Captioner,
@@ -51,8 +117,7 @@ def caption(
     prompts: Mapping[str, str] | None = None,
     where: str | None = None,
     replace: bool = False,
-    fragments: Sequence[int] | None = None,
-    done: Callable[[int], None] = lambda count: None,
+    fill: Callable[..., int] | None = None,
 ) -> Captioned:
     """Caption the photographs that lack a caption of these kinds. A call that was killed goes on.
 
@@ -60,7 +125,7 @@ def caption(
         kinds: ``short``, ``dense``; none: both, or ``short`` where the captioner follows no prompts.
         prompts: kind -> what to ask in place of ``PROMPTS``.
         replace: also captions by others, of the source, of another model or another prompt.
-        fragments: numbers of the table's fragments to work on, to share the work out.
+        fill: fills columns elsewhere (``photofound.room.spread``) in place of ``table.fill``.
 
     Where the source has no caption, filters judge these: their scores of what is captioned now become null, and
     ``kept`` with them. Raises ValueError.
@@ -76,45 +141,22 @@ def caption(
             f"caption: {captioner.name} follows no instructions; give its own prompt, or make short ones only"
         )
     asked = {kind: given.get(kind, PROMPTS[kind] if captioner.instructed else "") for kind in kinds}
-    made, none = dict.fromkeys(kinds, 0), 0
-    text = pa.string()
-    fields = [pa.field(f"caption_{k}{end}", text) for k in kinds for end in ("", "_by", "_prompt")]
+    fields = [pa.field(f"caption_{k}{end}", pa.string()) for k in kinds for end in ("", "_by", "_prompt")]
     table.add_columns(fields)
     stale = [each.column for each in stored(table) if each.needs == CAPTIONED]
     stale += [KEPT] if stale and KEPT in table.columns else []
     fields += [table.dataset.schema.field(name) for name in stale]
+    made = Captioning(captioner, asked, replace, stale, fields)
 
-    def lacking(kind: str) -> str:
-        mine = f"caption_{kind}_by = {_quoted(captioner.name)} AND caption_{kind}_prompt = {_quoted(asked[kind])}"
-        return f"caption_{kind} IS NULL" + (f" OR NOT coalesce({mine}, false)" if replace else "")
+    def count(condition: str) -> int:
+        return table.count(f"({condition}) AND ({where})" if where else condition)
 
-    def compute(batch: Any) -> dict[str, Any]:
-        nonlocal none
-        columns = {name: batch[name].to_pylist() for name in ("caption", *(field.name for field in fields))}
-        pictures = _pictures(batch)
-        changed = set()
-        for kind in kinds:
-            words, by, prompt = (columns[f"caption_{kind}{end}"] for end in ("", "_by", "_prompt"))
-            mine = captioner.name, asked[kind]
-            rows = [i for i in pictures if words[i] is None or (replace and (by[i], prompt[i]) != mine)]
-            for start in range(0, len(rows), captioner.batch):
-                part = rows[start : start + captioner.batch]
-                answers = captioner.captions([pictures[i] for i in part], asked[kind], TOKENS[kind])
-                for i, said in zip(part, answers, strict=True):
-                    if said is not None:
-                        words[i], (by[i], prompt[i]) = said, mine
-                        made[kind] += 1
-                        changed.add(i)
-        none += sum(any(columns[f"caption_{kind}"][i] is None for kind in kinds) for i in range(len(batch)))
-        for name in stale:
-            for i in changed:
-                columns[name][i] = columns[name][i] if columns["caption"][i] else None
-        return {field.name: pa.array(columns[field.name], field.type) for field in fields}
-
-    read = ["image", "reference", "collection", "caption", *(field.name for field in fields)]
-    some = " OR ".join(f"({lacking(kind)})" for kind in kinds)
-    table.fill(fields, compute, read, where, max(8, captioner.batch), fragments, done, some)
-    return Captioned(made, none)
+    before = {kind: count(made.mine(kind)) for kind in kinds}
+    batch = max(8, captioner.batch)
+    (fill or table.fill)(fields, made, made.read, where=where, batch=batch, lacking=made.lacking)
+    table.refresh()
+    none = count(" OR ".join(lacks(kind) for kind in kinds))
+    return Captioned({kind: count(made.mine(kind)) - before[kind] for kind in kinds}, none)
 
 
 def _pictures(batch: Any) -> dict[int, np.ndarray]:
@@ -126,7 +168,3 @@ def _pictures(batch: Any) -> dict[int, np.ndarray]:
         except Exception:  # it was whole when it was added: its reference has gone
             continue
     return found
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

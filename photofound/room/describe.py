@@ -46,7 +46,7 @@ def sha256(file: bytes) -> str:
 
 def source_of(sample: Raw, collection: str) -> str:
     """Who a photograph is from: as its metadata say, else the SOURCE that was added."""
-    return str(sample.row.get("source") or collection)
+    return str(sample.row.get("source") or "").strip() or collection
 
 
 def describe(
@@ -100,10 +100,10 @@ def _format(file: bytes) -> str:
 def _captions(sample: Raw) -> dict[str, str | None]:
     """The source's own caption, and its short and dense one where it names them so."""
     named = {
-        column: _text(sample.row.get(column) or sample.row.get(f"{column.removeprefix('caption_')}_caption"))
+        column: _text(sample.row.get(column)) or _text(sample.row.get(f"{column.removeprefix('caption_')}_caption"))
         for column in ("caption_short", "caption_dense")
     }
-    own = [words for words, _ in sample.captions if words not in named.values()]
+    own = [words for words, _ in sample.captions if words.strip() and words not in named.values()]
     return {"caption": own[0] if own else None} | named
 
 

@@ -14,6 +14,7 @@ from photofound.data.ledger import Ledger
 from photofound.data.table import Table, contents
 from photofound.data.tars import IMAGES, write_tar
 from photofound.room import readers
+from photofound.room.search import CAPTIONS
 
 KINDS = ("webdataset", "parquet", "mds", "folder")
 _COLUMNS = ("key", "name", "source", "licence", "image", "reference", "collection", "format", "width", "height",
@@ -92,8 +93,8 @@ def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a photograph: what its source said, and what the room knows."""
     meta = json.loads(row["meta"] or "{}")
     known = {name: row[name] for name in ("key", "source", "licence", "width", "height", "tags") if row[name]}
-    said = {name: row[name] for name in ("caption_short", "caption_dense") if row[name]}
-    text = row["caption"] or row["caption_short"] or row["caption_dense"] or ""
+    said = {name: row[name] for name in ("caption_short", "caption_dense") if (row[name] or "").strip()}
+    text = next((each for name in CAPTIONS if (each := (row[name] or "").strip())), "")
     return meta | said | known | {"text": meta.get("text") or text, "name": Path(row["name"]).name}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from photofound import image
-from photofound.data.table import SCORE
+from photofound.data.table import SCORE, worded
 from photofound.room import letters, measures
 from photofound.room.describe import pixels_of
 
@@ -38,7 +38,7 @@ class Sample:
 
     def __init__(self, file: bytes, captions: Mapping[str, str | None] | None = None) -> None:
         self.file = file
-        self.captions = {name: text for name, text in (captions or {}).items() if text}
+        self.captions = {name: text for name, text in (captions or {}).items() if text and text.strip()}
         self.features: dict[str, Any] = {}  # what networks that several filters share have made of it
 
     @property
@@ -180,7 +180,7 @@ def _caption(sample: Sample) -> float:
     return measures.caption_quality(sample.caption) if sample.caption else math.nan
 
 
-CAPTIONED = "(" + " OR ".join(f"{name} IS NOT NULL" for name in CAPTIONS) + ")"
+CAPTIONED = "(" + " OR ".join(map(worded, CAPTIONS)) + ")"
 MEASURES: dict[str, Measure] = {
     each.name: each
     for each in (

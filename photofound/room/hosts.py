@@ -3,20 +3,22 @@
     actors = start(networks, filters, nodes)        # one for each GPU
     embedder(layout, actors, number)                # in a task: pictures to vectors
     Hosted.of(filter, actors).scores(samples)       # in a task: a filter whose network lies there
+    Asked(actors, "captions")(pictures, prompt, 48) # in a task: a method of what ``start(tool=...)`` has loaded
 
 While a network computes, the next pictures are decoded and sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from photofound.data.nodes import Nodes
+from photofound.data.nodes import Nodes, why
 from photofound.room import vectors
 from photofound.room.filters import Filter, Sample
 
@@ -24,9 +26,16 @@ _RECENT = 128  # photographs that an actor keeps for other filters
 
 
 class Host:
-    """An actor that has networks loaded."""
+    """An actor that has networks loaded.
 
-    def __init__(self, networks: Sequence[str], filters: Sequence[Filter]) -> None:
+    Args:
+        tool: makes what ``ask`` asks, a captioner or a segmenter; it is called when that is first needed.
+    """
+
+    def __init__(
+        self, networks: Sequence[str], filters: Sequence[Filter], tool: Callable[[], Any] | None = None
+    ) -> None:
+        self.make_tool = tool
         self.networks = {network.column: network for network in map(vectors.Network, networks)}
         self.filters = {each.name: each for each in filters}
         self.recent: dict[bytes, Sample] = {}
@@ -34,6 +43,18 @@ class Host:
             network.net  # noqa: B018  # load it once, now
         for each in filters:
             each.load()
+
+    @cached_property
+    def tool(self) -> Any:
+        assert self.make_tool is not None
+        return self.make_tool()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.tool, method)(*arguments)
+
+    def tell(self, names: Sequence[str]) -> list[Any]:
+        """Attributes of the tool."""
+        return [getattr(self.tool, name) for name in names]
 
     def vectors(self, column: str, squares: np.ndarray) -> np.ndarray:
         return self.networks[column].of_squares(squares)
@@ -46,19 +67,69 @@ class Host:
         return found
 
 
-def start(networks: Sequence[vectors.Network], filters: Sequence[Filter], has: Nodes) -> list[Any]:
+def start(
+    networks: Sequence[vectors.Network],
+    filters: Sequence[Filter],
+    has: Nodes,
+    tool: Callable[[], Any] | None = None,
+    away: bool = False,
+) -> list[Any]:
     """Actors for networks, one for each GPU, else for every second core; none where nothing needs one. Those that die
-    are started again, and asked again."""
+    are started again, and asked again.
+
+    Args:
+        tool: makes what ``Asked`` asks, in each of them.
+        away: it computes elsewhere, behind a URL: one actor, which needs no core, and bounds what is asked at once.
+    """
     import ray
 
     names = [network.name for network in networks if network.name != vectors.SMALL]
-    if not names and not filters:
+    if not names and not filters and tool is None:
         return []
     lent = {"num_gpus": 1, "num_cpus": 0} if has.gpus else {"num_cpus": min(1, has.cpus - 1)}
+    lent = {"num_cpus": 0} if away else lent
     # Two at once on a GPU: while one computes, the next comes in.
-    more = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 2 if has.gpus else 1}
-    count = has.gpus or max(1, has.cpus // 2)
-    return [ray.remote(Host).options(**lent, **more).remote(names, list(filters)) for _ in range(count)]
+    more = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 2 if has.gpus or away else 1}
+    count = 1 if away else has.gpus or max(1, has.cpus // 2)
+    return [ray.remote(Host).options(**lent, **more).remote(names, list(filters), tool) for _ in range(count)]
+
+
+@contextmanager
+def started(*what: Any, **more: Any) -> Iterator[list[Any]]:
+    """``start`` for a block: the actors end with it."""
+    import ray
+
+    actors = start(*what, **more)
+    try:
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def told(actors: Sequence[Any], *names: str) -> list[Any]:
+    """Attributes of the tool that actors have. Raises what loading it raises."""
+    import ray
+
+    try:
+        found: list[Any] = ray.get(actors[0].tell.remote(names))
+    except ray.exceptions.RayError as error:
+        raise why(error) from None
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A method of the tool that actors have loaded; the first argument is a list of pictures."""
+
+    actors: Sequence[Any]
+    method: str
+
+    def __call__(self, pictures: Sequence[np.ndarray], *more: Any) -> Any:
+        import ray
+
+        actor = self.actors[int(pictures[0].sum()) % len(self.actors)]
+        return ray.get(actor.ask.remote(self.method, list(pictures), *more))
 
 
 def embedder(layout: Sequence[tuple[str, str, int]], actors: Sequence[Any], number: int) -> Callable[..., Any]:
@@ -99,6 +170,20 @@ class Hosted(Filter):
                 sample.pixels  # noqa: B018
         actor = self.actors[hash(samples[0].file) % len(self.actors)]
         return ray.get(actor.scores.remote(self.name, list(samples)))
+
+
+@dataclass(frozen=True)
+class HostedCaptioner:
+    """A ``Captioner`` that lies in actors."""
+
+    name: str
+    batch: int
+    instructed: bool
+    actors: Sequence[Any]
+
+    def captions(self, pictures: Sequence[np.ndarray], prompt: str, most: int) -> list[str | None]:
+        found: list[str | None] = Asked(self.actors, "captions")(pictures, prompt, most)
+        return found
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _clusters(table: Table, found: Stats) -> str:
 
 
 def _figure(row: Mapping[str, Any], long: bool = False, said: str = "") -> str:
-    told = row["caption"] or row["name"]
+    told = (row["caption"] or "").strip() or row["name"]
     if row["small"] is None:
         shown = "<em>cannot be read</em>"
     else:

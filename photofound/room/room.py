@@ -289,6 +289,7 @@ class Room:
         replace: bool = False,
         workers: int = 8,
         progress: Progress = _silent,
+        cluster: Cluster = None,
     ) -> captioning.Captioned:
         """Caption photographs that lack captions, by a vision-language model; who made each stands beside it.
 
@@ -303,24 +304,34 @@ class Room:
         """
         table = self._newest()
         table.count(where)  # a mistake in it is an error before a model is loaded
+        what: dict[str, Any] = {"kinds": kinds, "prompts": prompts, "where": where, "replace": replace}
+        if (pace := _pace(cluster)) is not None:
+            return spread.caption(table, captioners.Recipe(captioner, model, workers), pace, **what)
         made = captioners.open_captioner(captioner, model, workers=workers)
-        return captioning.caption(table, made, kinds, prompts, where, replace, done=progress)
+        return captioning.caption(table, made, **what, fill=partial(table.fill, done=progress))
 
     def matte(
         self,
-        find: Callable[[Any], Any],
+        find: mattes.Find | mattes.Loads,
         name: str,
         where: str | None = None,
         progress: Progress = _silent,
+        cluster: Cluster = None,
     ) -> tuple[int, int]:
         """Give mattes (column ``mask``) to photographs that have none: how many got one, and in how many nothing was
         found. ``mask_by`` becomes ``name``.
 
         Args:
             find: (H, W, 3) float32 in [0, 1] to a matte (H, W) in [0, 1]: what ``EditPipeline.search`` gives, or yours.
+                What has ``load()`` gives one, and is loaded once in each actor of a cluster
+                (``photofound.finder.Finder``); other functions are called in tasks, on CPUs.
         """
         table = self._newest()
-        return mattes.matte(table, find, name, where, done=progress)
+        table.count(where)  # a mistake in it is an error before a model is loaded
+        if (pace := _pace(cluster)) is not None:
+            return spread.matte(table, find, name, where, pace)
+        each = mattes.Each(find.load() if isinstance(find, mattes.Loads) else find)
+        return mattes.matte(table, each, name, where, partial(table.fill, done=progress))
 
     def index(self, force: bool = False) -> Sequence[str]:
         """Make or renew the indices of a room of 100,000 photographs or more (``force``: of any), as ``add`` does."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from photofound import files
-from photofound.data.table import Table, query_errors
+from photofound.data.table import Table, query_errors, worded
 from photofound.room.describe import pixels_of
 from photofound.room.vectors import Network, column_of
 
@@ -108,7 +108,7 @@ def words(table: Table, text: str, where: str | None, limit: int, embedding: str
 
 
 def _has_captions(table: Table) -> bool:
-    return table.count(" OR ".join(f"{column} IS NOT NULL" for column in CAPTIONS)) > 0
+    return table.count(" OR ".join(map(worded, CAPTIONS))) > 0
 
 
 def _by_captions(table: Table, text: str, where: str | None, limit: int) -> list[Found]:

@@ -1,4 +1,4 @@
-"""The room's long work on a Ray cluster: adding, columns of filters and embeddings, duplicates.
+"""The room's long work on a Ray cluster: adding, columns of filters, embeddings, captions and mattes, duplicates.
 
 Workers read, decode, compute, and write files of the table; this process alone makes versions of it, several results at
 once. So workers never conflict, what a killed worker has written is in no version, and a killed call goes on at its
@@ -7,6 +7,8 @@ last version. The room and its sources lie where all nodes see them: on a disk t
     units -> tasks on CPUs: read, decode, write files -> one commit by this process
                 |  squares of pixels   ^  vectors, scores
                 actors that have the networks loaded, one for each GPU
+
+What takes seconds a photograph (captions, mattes) is shared out finer than by fragment, and written by this process.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +29,18 @@ from photofound.data.ledger import error_text
 from photofound.data.nodes import Nodes, Pace
 from photofound.data.sources import Source
 from photofound.data.table import Table, lacking_rows, lance
+from photofound.edits.segmenter import Search
 from photofound.errors import first_line
-from photofound.room import dedup, hosts, vectors
+from photofound.room import captions, dedup, hosts, mattes, vectors
 from photofound.room.add import Added, Unread, Writer, Written, write_rows
+from photofound.room.captioners import Recipe
+from photofound.room.captions import Captioned
 from photofound.room.filters import Measure
 from photofound.room.rows import Known, Options, Reader, collection_of
 from photofound.room.scores import Scorer
 
 _COMMIT, _COMMIT_ROWS = 60.0, 10**6  # seconds and photographs after which a version is made
+_PART = 64  # photographs of a task for what takes long for each
 _UNIT, _LEAST_UNIT = 2**28, 2**23  # bytes of photographs that a task reads, at most and at least
 _ROUNDS = 3  # times that fragments are worked on which others changed meanwhile
 _BUCKET = 2**20  # hashes that a task sorts, at least
@@ -49,15 +56,13 @@ def add(
 
     Raises ValueError in the end where parts could not be read; everything else is in the room then.
     """
-    import ray
-
-    with table.writing():
+    with table.writing(), ExitStack() as held:
         writer = Writer(table, networks, options, lambda count: None)
         absolute = [_absolute(source) for source in sources]
         work = [(source, unit) for source in absolute for unit in _units(writer.unread(source), pace.nodes)]
         sizes = [max(1, sum(each.part.bytes for each in unit)) for _, unit in work]
         pace.total += sum(sizes)
-        actors = hosts.start(networks, [], pace.nodes) if work else []
+        actors = held.enter_context(hosts.started(networks, [], pace.nodes)) if work else []
         layout = [(network.column, network.name, network.side) for network in networks]
         base = _Base(writer.known)
 
@@ -79,8 +84,6 @@ def add(
                 pace.add(sizes[index], sum(each.tally.read for each in found[0]))
         finally:
             versions.make()
-            for actor in actors:
-                ray.kill(actor)
         writer.added.seconds = pace.seconds
         failed.end()
     return writer.added
@@ -168,10 +171,11 @@ class _Versions:
 
 
 class _Failures:
-    """Units that failed: the others go on, unless most fail."""
+    """Units that failed: the others go on, unless more than ``most`` fail; by default half of them, and eight."""
 
-    def __init__(self, room: str, units: int) -> None:
+    def __init__(self, room: str, units: int, most: int | None = None) -> None:
         self.room, self.units, self.count, self.first = room, units, 0, ""
+        self.most = max(8, units // 2) if most is None else most
 
     def note(self, name: str, error: Exception) -> None:
         self.count += 1
@@ -180,14 +184,14 @@ class _Failures:
         if isinstance(error, ModuleNotFoundError):
             raise ValueError(f"--cluster: a node has no {error.name}; install photofound on all nodes")
         self.first = self.first or f"{name}: {first_line(error)}"
-        if self.count > 8 and 2 * self.count > self.units:
+        if self.count > self.most:
             self.end()
 
     def end(self) -> None:
         if self.count:
             raise ValueError(
                 f"{self.count:,} of {self.units:,} parts failed on the cluster, the first was {self.first}; "
-                "the others are done, and the same command tries these again"
+                "what was done stays, and the same command tries the rest again"
             )
 
 
@@ -284,31 +288,98 @@ def _put(table: Table, again: list[int], found: Sequence[_Filled]) -> None:
         again += [each.before.id for each in found if now.get(each.before.id) != each.before]
 
 
-def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
-    """The missing scores of filters: measures in tasks, networks in actors."""
+def fill_slowly(
+    table: Table,
+    fields: Sequence[Any],
+    compute: Callable[[Any], Mapping[str, Any]],
+    read: Sequence[str],
+    pace: Pace,
+    where: str | None,
+    lacking: str,
+    batch: int,
+) -> int:
+    """The same for what takes long for each photograph, and gives little. A task works on some photographs of a
+    fragment, by their keys, and this process writes what they get, so a killed call loses a minute of it."""
+    table.add_columns(fields)
+    wanted = lacking_rows(fields, where, lacking)
+    names = [field.name for field in fields]
+    fragments = table.dataset.get_fragments()
+    work = [(each.fragment_id, *span) for each in fragments for span in _spans(each.count_rows(wanted))]
+    pace.total += sum(rows for *_, rows in work)
+    versions = _Versions(lambda found: [table.put(n, [v for i, v in found if i == n]) for n in {i for i, _ in found}])
+    failed = _Failures(str(table.folder), len(work), most=8)
+    folder, version, total = str(table.folder), table.dataset.version, 0
+    arguments = ((folder, version, n, names, compute, read, f"{wanted} AND {keys}", batch) for n, keys, _ in work)
+    try:
+        for index, found in nodes.results(_part_unit, arguments, pace.nodes):
+            made, error = (None, found) if isinstance(found, Exception) else found
+            if made is not None:
+                versions.take(index, [(work[index][0], made)], len(made))
+                total += len(made)
+            pace.add(work[index][2], 0 if made is None else len(made))
+            if error is not None:
+                failed.note(f"fragment {work[index][0]}", error)
+    finally:
+        versions.make()
+    failed.end()
+    return total
+
+
+def _spans(rows: int) -> list[tuple[str, int]]:
+    """Parts of a fragment of which so many rows are wanted: which keys, in SQL, and about how many rows. Keys are
+    hashes, so they are spread evenly."""
+    parts = -(-rows // _PART)
+    ends = [f"{2**32 * part // parts:08x}" for part in range(parts)]
+    spans = [f"key >= '{first}' AND key < '{end}'" for first, end in zip(ends, [*ends[1:], "g"], strict=False)]
+    return [(keys, rows // parts + (i < rows % parts)) for i, keys in enumerate(spans)]
+
+
+def _part_unit(folder: str, version: int, number: int, *computed: Any) -> tuple[Any | None, Exception | None]:
+    """Columns as a ``pyarrow.Table`` by key, and what ended the work before its end."""
+    import pyarrow as pa
     import ray
 
-    hosted = [each for each in scorer.filters if not isinstance(each, Measure)]
-    actors = hosts.start([], hosted, pace.nodes)
-    there = [hosts.Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
+    made, failure = [], None
     try:
+        for values in Table(folder, version).computed(number, *computed):
+            made.append(values)
+    except Exception as error:  # what came before it stays
+        failure = nodes.why(error) if isinstance(error, ray.exceptions.RayError) else error
+    return (pa.concat_tables(made) if made else None), failure
+
+
+def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
+    """The missing scores of filters: measures in tasks, networks in actors."""
+    hosted = [each for each in scorer.filters if not isinstance(each, Measure)]
+    with hosts.started([], hosted, pace.nodes) as actors:
+        there = [hosts.Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
         return fill(table, scorer.fields, Scorer(there, 1), scorer.read, pace, where, scorer.lacking)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
 
 
 def embed(table: Table, network: vectors.Network, where: str | None, pace: Pace) -> int:
     """`photofound.room.vectors.embed` on a cluster."""
-    import ray
-
-    actors = hosts.start([network], [], pace.nodes)
-    compute = vectors.Embedding(network.field, hosts.Vectors(network.column, network.name, network.side, actors))
-    try:
+    with hosts.started([network], [], pace.nodes) as actors:
+        compute = vectors.Embedding(network.field, hosts.Vectors(network.column, network.name, network.side, actors))
         return fill(table, [network.field], compute, vectors.Embedding.READ, pace, where)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+
+
+def caption(table: Table, recipe: Recipe, pace: Pace, **how: Any) -> Captioned:
+    """`photofound.room.captions.caption` on a cluster: pictures are decoded in tasks, captioned in actors. An endpoint
+    is asked by one actor, so no more at once than without a cluster. ``how``: arguments of ``captions.caption``."""
+    with hosts.started([], [], pace.nodes, recipe, recipe.away) as actors:
+        there = hosts.HostedCaptioner(*hosts.told(actors, "name", "batch", "instructed"), actors=actors)
+        return captions.caption(table, there, **how, fill=partial(fill_slowly, table, pace=pace))
+
+
+def matte(table: Table, find: mattes.Find | mattes.Loads, name: str, where: str | None, pace: Pace) -> tuple[int, int]:
+    """`photofound.room.mattes.matte` on a cluster: in tasks, and in actors what has ``load``, as networks have."""
+    fill = partial(fill_slowly, table, pace=pace)
+    if not isinstance(find, mattes.Loads):
+        nodes.carry(find.segmenter.find if isinstance(find, Search) else find)
+        return mattes.matte(table, mattes.Each(find), name, where, fill)
+    with hosts.started([], [], pace.nodes, partial(mattes.Loaded, find)) as actors:
+        hosts.told(actors)
+        return mattes.matte(table, hosts.Asked(actors, "mattes"), name, where, fill)
 
 
 # ---------------------------------------------------------------------------------------------------------- duplicates

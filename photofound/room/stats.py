@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from photofound.data.table import SCORE, Table
+from photofound.data.table import SCORE, Table, worded
 from photofound.edits.colours import colour_names
 from photofound.room import vectors
+from photofound.room.search import CAPTIONS
 
 SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
 ASPECTS = (0.5, 0.67, 0.9, 1.12, 1.5, 2.0)
@@ -51,8 +52,8 @@ def stats(table: Table, where: str | None = None, pictures: int = 8) -> Stats:
     counts: dict[str, Counter[str]] = {
         title: Counter() for title in ("short side", "aspect", "colour", "format", "source", "licence", "has", "tags")
     }
-    has = ("mask", "foreground", "caption", "caption_short", "caption_dense", "reference")
-    presence = {f"has_{name}": f"{name} IS NOT NULL" for name in [*has, *table.vectors()]}
+    has = ("mask", "foreground", *CAPTIONS, "reference", *table.vectors())
+    presence = {f"has_{name}": worded(name) if name in CAPTIONS else f"{name} IS NOT NULL" for name in has}
     columns = {name: name for name in _COLUMNS} | presence
     for batch in table.scan(columns, where, 4096):
         made.photographs += len(batch)
@@ -62,7 +63,7 @@ def stats(table: Table, where: str | None = None, pictures: int = 8) -> Stats:
         counts["aspect"].update(bins(_numbers(batch["aspect"]), ASPECTS))
         counts["colour"].update(_colours(batch["colours"].to_pylist()))
         for name in ("format", "source", "licence"):
-            counts[name].update(value or "unknown" for value in batch[name].to_pylist())
+            counts[name].update((value or "").strip() or "unknown" for value in batch[name].to_pylist())
         counts["tags"].update(tag for tags in batch["tags"].to_pylist() for tag in tags or ())
         for name in presence:
             counts["has"][name.removeprefix("has_")] += int(np.sum(_numbers(batch[name])))
