@@ -37,10 +37,9 @@ class Draft:
         part: which part of the picture is worked on, and at which size, before padding.
         hole: (1, 1, H, W), the job's hole within the part's box.
         condition: of batch 1, at the working size, padded.
-        pixels: (1, 3, H, W) in [-1, 1], the picture within the box.
         generator: what its noise is drawn from.
-        exemplar: gives (1, 3, h, w) at the working size, the picture with its hole filled from its own patches; or
-            None.
+        exemplar: gives the picture with its hole filled from its own patches, (1, 3, h, w) at the working size, and
+            their texture, (1, 3, H, W), unless both are of one size; or None.
         backdrop: the background that it starts from, or None.
         start: (1, 3, H, W), the subject before the backdrop, as the condition in size; or None.
     """
@@ -49,9 +48,8 @@ class Draft:
     part: Part
     hole: Tensor
     condition: Condition
-    pixels: Tensor
     generator: torch.Generator | None
-    exemplar: Future[Tensor] | None = None
+    exemplar: Future[tuple[Tensor, Tensor | None]] | None = None
     backdrop: Backdrop | None = None
     start: Tensor | None = None
 
@@ -165,11 +163,11 @@ class PaintingPipeline(SamplingPipeline):
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()
-        found = (small, small_hole, *exemplar.attempt(job.attempt))
-        filled = beside.submit(exemplar.canvas, *found) if wanted else None
+        found = native, native_hole, small, small_hole, job.attempt
+        filled = beside.submit(self._exemplar, *found) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
-            canvas = self._padded(filled.result())
+            canvas = self._padded(filled.result()[0])
         else:
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
@@ -181,7 +179,16 @@ class PaintingPipeline(SamplingPipeline):
         if backdrop is not None:
             behind = composite.shrink(image.to_tensor(backdrop.pixels[box.slices]), size).clamp(-1, 1)
             start = self._padded(behind) * hole + pixels * (1 - hole)
-        return Draft(job, part, native_hole, condition, native, generator, filled, backdrop, start)
+        return Draft(job, part, native_hole, condition, generator, filled, backdrop, start)
+
+    def _exemplar(
+        self, pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor, attempt: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The small picture with its hole filled from its own patches; their texture at the size of ``pixels``, unless
+        that is the same."""
+        search = exemplar.SEARCHES[self.config.exemplars]
+        filled = exemplar.canvas(small, small_hole, search=search, candidate=attempt)
+        return filled, None if hole.shape == small_hole.shape else exemplar.texture(pixels, hole, filled, small_hole)
 
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
@@ -223,8 +230,8 @@ class PaintingPipeline(SamplingPipeline):
         made = made[..., :height, :width].float()
         if draft.exemplar is None:
             return self._enlarged(made, draft.hole, draft.generator)
-        found = draft.exemplar.result()
-        canvas, hole = found, draft.condition.hole[..., :height, :width]
+        canvas, texture = draft.exemplar.result()
+        hole = draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
         if surfaces.surface_of(draft.job.prompt):  # words say which colour: the photograph's patches lend texture alone
             canvas = torch.where(hole > 0, canvas + masks.blur(painted - canvas, hole.new_tensor([_TONE])), canvas)
@@ -234,13 +241,12 @@ class PaintingPipeline(SamplingPipeline):
             painted, followed = self.detail(canvas.to(device), painted.to(device), hole.to(device))
             painted, followed = painted.clamp(-1, 1).cpu(), followed.cpu()
             self.maybe_free_model_hooks()
-        native = draft.hole.shape[-2:]
-        if native == hole.shape[-2:]:
+        if texture is None:
             return painted
         # Texture of the photograph, where its own patches were followed and not the model.
-        texture = exemplar.texture(draft.pixels, draft.hole, found, hole)
-        kept = 1 - composite.resize(followed, (native[0], native[1]))
-        return (composite.resize(painted, (native[0], native[1])) + kept * texture).clamp(-1, 1)
+        native = texture.shape[-2], texture.shape[-1]
+        kept = 1 - composite.resize(followed, native)
+        return (composite.resize(painted, native) + kept * texture).clamp(-1, 1)
 
     def _enlarged(self, made: Tensor, hole: Tensor, generator: torch.Generator | None) -> Tensor:
         """What was made at the working size, at the size of ``hole`` (1, 1, H, W): by the upscaler, or by the upscale

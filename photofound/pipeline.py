@@ -73,6 +73,8 @@ class EditPipeline(JudgingPipeline):
         detail: a DetailNetwork, which paints holes of given pixels at pixel resolution, or None.
         canvas: what holes of given pixels are filled with before the model looks: ``harmonic``, or ``exemplar``, the
             photograph's own patches (``photofound.edits.exemplar``). A checkpoint works with what it was trained on.
+        exemplars: how the photograph's own patches are searched, ``thorough`` or ``quick``
+            (``photofound.edits.exemplar.SEARCHES``).
         distilled: None, or of a few-step student (docs/distillation.md) ``{"phases": P, "guidance": [low, high],
             "teacher_steps": N}``: its phases, the guidance scales that it knows, its teacher's default steps.
         surfaces: whether outpaint starts from a drawn surface if the prompt names one (``photofound.edits.surfaces``).
@@ -111,6 +113,7 @@ class EditPipeline(JudgingPipeline):
         sigmas: str = "linear",
         prompt_cleaning: str | None = None,
         prompt_tokens: int | None = None,
+        exemplars: str = "thorough",
     ) -> None:
         super().__init__()
         self._calls = {}
@@ -129,6 +132,7 @@ class EditPipeline(JudgingPipeline):
             "sigmas": sigmas,
             "prompt_cleaning": prompt_cleaning,
             "prompt_tokens": prompt_tokens,
+            "exemplars": exemplars,
         }
         check_settings(settings)
         self.register_modules(

@@ -125,3 +125,40 @@ def test_the_lookup_finds_where_a_block_was_copied_from():
     small[:, 52:92, 52:92] = small[:, 5:45, 14:54]  # from an odd row and an even column
     wanted, found = exemplar._match_blocks(small, hole)
     assert len(wanted) and ((wanted - found) == torch.tensor([47, 38])).all()
+
+
+def test_parts_of_a_hole_are_filled_side_by_side_and_copy_nothing_from_each_other():
+    rgb, hole = photograph(), np.zeros((96, 96), bool)
+    hole[:, :16] = hole[:, -16:] = True
+    hole[40:44, 40:44] = True
+    groups = exemplar._groups(hole, 3, 2)
+    assert sorted(np.count_nonzero(group) for group in groups) == [16 * 96, 16 * 96 + 16]
+    assert (sum(groups) == hole).all()
+    filled = exemplar.fill(rgb, hole, parts=2)
+    assert (filled[~hole] == rgb[~hole]).all()
+    assert filled[hole].min() >= rgb[~hole].min(), "black comes from a part that was not filled yet"
+    near = np.zeros((96, 96), bool)
+    near[20:30, 20:30] = near[20:30, 33:40] = True
+    assert len(exemplar._groups(near, 3, 2)) == 1, "patches of the one part see the other"
+
+
+def test_a_hole_of_a_thousand_dots_is_one_question():
+    hole = np.zeros((256, 256), bool)
+    hole[::16, ::16] = True
+    groups = exemplar._groups(hole, 2, 2)
+    assert len(groups) == 2 and abs(np.count_nonzero(groups[0]) - np.count_nonzero(groups[1])) <= 1
+
+
+def test_a_quick_search_compares_less_and_a_thorough_one_is_the_default(monkeypatch):
+    seen = []
+    original = exemplar.patchmatch
+    monkeypatch.setattr(
+        exemplar, "patchmatch", lambda rgb, *rest: (seen.append((rgb.shape[:2], *rest[1:3])), original(rgb, *rest))[1]
+    )
+    pixels, hole = as_pixels(photograph(200)), torch.zeros(1, 1, 200, 200)
+    hole[..., 40:180, 40:180] = 1
+    for options in ({}, {"candidate": 3}, {"search": exemplar.SEARCHES["quick"]}):
+        exemplar.canvas(pixels, hole, **options)
+    hole[..., 60:, :] = 0  # so small a hole is searched at its own size
+    exemplar.canvas(pixels, hole, search=exemplar.SEARCHES["quick"], candidate=1)
+    assert seen == [((200, 200), 5, 0), ((200, 200), 3, 1), ((156, 156), 3, 0), ((200, 200), 5, 0)]

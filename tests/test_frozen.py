@@ -61,10 +61,10 @@ def test_exemplars_are_searched_while_the_model_works(monkeypatch):
     pipe, order = load_pipeline(InpaintPipeline, FROZEN / "model"), []
     search, sample, started = exemplar.canvas, type(pipe).sample, threading.Event()
 
-    def slow(*args):
+    def slow(*args, **kwargs):
         assert started.wait(30)  # it would wait for ever, if the model waited for it
         order.append("exemplar")
-        return search(*args)
+        return search(*args, **kwargs)
 
     def sampled(*args, **kwargs):
         made = sample(*args, **kwargs)

@@ -67,14 +67,14 @@ def test_other_candidates_start_from_other_patches(photo):
     """The embedded model's holes start from the photograph's patches: each candidate from others."""
     from photofound.edits import exemplar
 
-    patches, original = [], exemplar.canvas
+    patches, original = [], exemplar.patchmatch
     pipe = InpaintPipeline.from_pretrained()
     mask = np.zeros((70, 90), np.uint8)
     mask[20:50, 30:60] = 255
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exemplar, "canvas", lambda p, h, *which: (patches.append(which), original(p, h, *which))[1])
+        patch.setattr(exemplar, "patchmatch", lambda *given: (patches.append(given[2:4]), original(*given))[1])
         made = pipe(photo, mask, best_of=3, generator=1).images[0]
-    assert patches == [(0, 5), (0, 3), (1, 5)] and (np.asarray(made)[mask == 0] == photo[mask == 0]).all()
+    assert patches == [(3, 0), (5, 0), (3, 1)] and (np.asarray(made)[mask == 0] == photo[mask == 0]).all()
 
 
 def test_an_interrupted_call_chooses_among_what_there_is(tiny, photo, mask, judged):

@@ -7,7 +7,11 @@ its pixels.
 
 from __future__ import annotations
 
-from threading import Lock
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Condition
 
 import numpy as np
 import torch
@@ -16,16 +20,40 @@ from torch import Tensor
 
 from photofound.edits.composite import harmonic, resize, resize_given, shrink
 
-PATCH = 5  # radius of the patches that are compared: 11 x 11 pixels
-SMALL_PATCH = 3  # the other radius that candidates of one edit have (photofound.judging)
 _SMALLEST_PATCH = 2
 _MAX_PIXELS = 256 * 256  # of a picture that is filled at its own size; larger ones are filled smaller
-_MAX_HOLE = 30_000  # pixels of a hole that is filled at its own size: the search is linear in the hole's size
 _BLOCK = 8  # side of the blocks that are copied at the photograph's size, in pixels of the small picture
 _MARGIN = 2  # overlap of neighbouring blocks, in pixels of the small picture
 _ALL_PLACES = 4096  # up to so many places are all compared; of more, a quarter and then the neighbours of the best
 _CHUNK = 8192  # places that all blocks are compared with at once
-_seed_lock = Lock()  # the library's seed is global
+
+
+@dataclass(frozen=True)
+class Search:
+    """How much is searched.
+
+    Attributes:
+        hole: pixels of a hole that is filled at its own size, for the search is linear in the hole's size; pictures
+            with larger ones are filled smaller, unless ``worth`` is not reached.
+        worth: scales above this are not worth it.
+        radii: of the patches that are compared, at a picture's own size and where it is filled smaller: those of the
+            first candidate, which is what is made alone, and of the second (``photofound.judging``).
+        parts: of a hole that are filled side by side, each by a thread, at most.
+    """
+
+    hole: int
+    worth: float
+    radii: tuple[tuple[int, int], tuple[int, int]]
+    parts: int
+
+
+SEARCHES = {
+    "thorough": Search(30_000, 1.0, ((5, 5), (3, 3)), 1),
+    "quick": Search(12_000, 0.85, ((3, 3), (5, 5)), 2),
+}
+"""What a pipeline's setting ``exemplars`` names. Folders of earlier versions are searched thoroughly, so that they give
+the pixels that they gave. ``quick`` takes a third to two thirds of the time, and on average comes out no worse
+(docs/experiments.md)."""
 
 
 def patchmatch_missing() -> str:
@@ -43,8 +71,37 @@ def patchmatch_missing() -> str:
     )
 
 
-def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int = 0) -> np.ndarray:
+class _Seed:
+    """The library's seed, which is global: searches with the same one run side by side, others wait."""
+
+    def __init__(self) -> None:
+        self._changed, self._seed, self._running = Condition(), 0, 0
+
+    @contextmanager
+    def held(self, seed: int) -> Iterator[None]:
+        import patchmatch as library
+
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running or self._seed == seed)
+            library.set_random_seed(seed)
+            self._seed, self._running = seed, self._running + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+
+_seed = _Seed()
+
+
+def patchmatch(
+    rgb: np.ndarray, hole: np.ndarray, patch: int = 5, seed: int = 0, unknown: np.ndarray | None = None
+) -> np.ndarray:
     """The library's own filling of (H, W, 3) uint8 where ``hole`` (H, W) is True. Equal arguments give equal pixels.
+
+    Nothing is copied from where ``unknown`` (H, W) is True, and nothing is painted there.
 
     Raises ImportError, which says what to install, if the library is missing.
     """
@@ -52,18 +109,12 @@ def patchmatch(rgb: np.ndarray, hole: np.ndarray, patch: int = PATCH, seed: int 
         raise ImportError(missing)
     import patchmatch as library
 
-    with _seed_lock:
-        library.set_random_seed(seed)
-        return library.inpaint(rgb, hole.astype(np.uint8) * 255, patch_size=patch)
+    masks = [None if each is None else each.astype(np.uint8) * 255 for each in (hole, unknown)]
+    with _seed.held(seed):
+        return library.inpaint(rgb, masks[0], patch_size=patch, global_mask=masks[1])
 
 
-def attempt(number: int) -> tuple[int, int]:
-    """Seed and radius of the patches that candidate ``number`` of an edit starts from. The first is what is made alone.
-    Two radii differ more than two seeds, and which fits better depends on the hole (docs/experiments.md)."""
-    return number // 2, SMALL_PATCH if number % 2 else PATCH
-
-
-def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0, patch: int = PATCH) -> np.ndarray:
+def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0, patch: int = 5, parts: int = 1) -> np.ndarray:
     """Fill the hole from the pixels around it; given pixels do not change.
 
     The same picture, hole and seed give the same pixels, with any number of threads. If no whole patch is given, the
@@ -74,6 +125,7 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0, patch: int = PATCH) -
         hole: (H, W) bool.
         seed: of the random search.
         patch: radius of the patches, where so large ones are given.
+        parts: of the hole that are filled side by side at most; they copy nothing from each other.
 
     Returns:
         (H, W, 3) uint8.
@@ -84,7 +136,32 @@ def fill(rgb: np.ndarray, hole: np.ndarray, seed: int = 0, patch: int = PATCH) -
     if largest is None:
         return _fill_smoothly(rgb, hole)
     blank = np.where(hole[..., None], 0, rgb).astype(np.uint8)
-    return np.where(hole[..., None], patchmatch(blank, hole, largest, seed), rgb)
+    groups = _groups(hole, largest, parts)
+    filled = rgb.copy()
+    with ThreadPoolExecutor(len(groups), "patchmatch") as threads:
+        made = threads.map(lambda own: patchmatch(blank, own, largest, seed, hole & ~own), groups)
+        for own, pixels in zip(groups, made, strict=True):
+            filled[own] = pixels[own]
+    return filled
+
+
+def _groups(hole: np.ndarray, patch: int, most: int) -> list[np.ndarray]:
+    """The hole's parts in masks (H, W) of about equal size, ``most`` or fewer. Parts whose patches would overlap are
+    one."""
+    import cv2
+
+    if most == 1:
+        return [hole]
+
+    near = cv2.dilate(hole.astype(np.uint8), np.ones((2 * patch + 1, 2 * patch + 1), np.uint8))
+    labels = np.where(hole, cv2.connectedComponents(near)[1], 0)
+    sizes = np.bincount(labels[hole])
+    group_of, filled = np.full(len(sizes), -1), [0] * most
+    for label in np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)].tolist():
+        group_of[label] = least = filled.index(min(filled))
+        filled[least] += int(sizes[label])
+    group_of[0] = -1  # what is given
+    return [group_of[labels] == group for group in range(most) if filled[group]]
 
 
 def _patch(hole: np.ndarray, most: int) -> int | None:
@@ -103,27 +180,31 @@ def _fill_smoothly(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def canvas(pixels: Tensor, hole: Tensor, seed: int = 0, patch: int = PATCH) -> Tensor:
+def canvas(
+    pixels: Tensor, hole: Tensor, seed: int = 0, search: Search = SEARCHES["thorough"], candidate: int = 0
+) -> Tensor:
     """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0.
 
-    Pictures of more than 256 x 256 pixels, and those with a hole of more than 30,000, are filled smaller, enlarged, and
-    given ``texture``.
+    Pictures of more than 256 x 256 pixels, and those with a larger hole than ``search`` says, are filled smaller,
+    enlarged, and given ``texture``. Candidates are numbered from 0 and take the two radii in turn, which differ more
+    than two seeds; which fits better depends on the hole (docs/experiments.md).
     """
-    filled = [_fill_one(each, gap[0] > 0, seed, patch) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
+    asked = seed + candidate // 2, search.radii[candidate % 2], search
+    filled = [_fill_one(each, gap[0] > 0, *asked) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
     return torch.where(hole > 0, torch.stack(filled).to(pixels), pixels)
 
 
-def _fill_one(pixels: Tensor, hole: Tensor, seed: int, patch: int) -> Tensor:
+def _fill_one(pixels: Tensor, hole: Tensor, seed: int, radii: tuple[int, int], search: Search) -> Tensor:
     """One picture (3, H, W) in [-1, 1] and its hole (H, W) bool."""
     height, width = hole.shape
-    scale = min(_MAX_PIXELS / hole.numel(), _MAX_HOLE / max(1, int(hole.sum()))) ** 0.5
-    if scale >= 1:
-        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed, patch))
+    scale = min(_MAX_PIXELS / hole.numel(), search.hole / max(1, int(hole.sum()))) ** 0.5
+    if scale >= search.worth:
+        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed, radii[0], search.parts))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     gap = hole[None, None].float()
     small = resize_given(pixels[None], gap, size)
     small_hole = F.interpolate(gap, size=size, mode="area") > 0.5
-    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed, patch))[None]
+    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed, radii[1], search.parts))[None]
     enlarged = resize(small, (height, width))
     return (enlarged + texture(pixels[None], gap, small, small_hole)).clamp(-1, 1)[0]
 

@@ -136,6 +136,7 @@ def check_settings(settings: Mapping[str, Any], where: str = "model") -> None:
         "trained_tasks": (names, "a list of tasks"),
         "sigmas": (lambda v: v in ("linear", "scheduler"), "linear or scheduler"),
         "prompt_cleaning": (lambda v: v in (None, "light", "full"), "light, full or null"),
+        "exemplars": (lambda v: v in ("thorough", "quick"), "thorough or quick"),
         "prompt_tokens": (lambda v: v is None or number(v, 1, 100_000, True), "a whole number, or null"),
     }
     for name, (fits, text) in wanted.items():
