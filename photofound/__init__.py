@@ -20,6 +20,7 @@ if (_root / "pyproject.toml").is_file():
     __path__.append(str(_root))
 
 known_to_diffusers()
+import_module("photofound.transformer")  # diffusers takes it from sys.modules; it imports nothing heavy
 leave_out_idle_lines()
 
 # Public names and where they live; torch and diffusers are imported when one is first used, not before.

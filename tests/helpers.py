@@ -63,7 +63,7 @@ def extra_tasks(folder: Path, monkeypatch) -> Iterator[None]:
             cached.cache_clear()
 
     with monkeypatch.context() as patch:
-        patch.setenv(task.TASK_PATH, str(folder))
+        patch.setenv("PHOTOFOUND_TASKS", str(folder))
         forget()
         yield
     forget()

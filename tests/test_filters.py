@@ -17,7 +17,7 @@ from skimage import data
 from photofound import Room, cli
 from photofound.data.sources import Source, open_source
 from photofound.data.table import Table
-from photofound.room import filters, measures, scores
+from photofound.room import filters, measures, own, scores
 from photofound.room.filters import MEASURES, Sample
 from photofound.room.scores import parse
 
@@ -242,6 +242,86 @@ def test_an_empty_caption_is_none(room, blank, capsys):
     assert room.stats().tables["has"].get("caption", 0) == 0
     with pytest.raises(ValueError, match="no captions to search"):
         room.search("a cup")
+
+
+GREEN = """
+from photofound.room.filters import Measure
+
+def green(sample):
+    return float((sample.pixels[..., 1] > 200).mean()) {more}
+
+FILTER = Measure("{name}", version="{version}", threshold=0.5, keeps="<=", about="share of green", measure=green)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Writes a file of a filter that is found."""
+    folder = tmp_path / "filters"
+    folder.mkdir()
+    monkeypatch.setenv("PHOTOFOUND_FILTERS", str(folder))
+
+    def write(file="green", name="green", version="1", more="", text=GREEN):
+        (folder / f"{file}.py").write_text(text.format(name=name, version=version, more=more))
+        own._finders.cache_clear()
+        own.load.cache_clear()
+        return folder / f"{file}.py"
+
+    yield write
+    own._finders.cache_clear()
+    own.load.cache_clear()
+
+
+def test_a_filter_of_yours_is_one_of_the_rooms(room, mine, capsys):
+    mine()
+    assert cli.main(["room", "filter", str(room.folder), "green", "resolution=8"]) == 0
+    field = Table(room.folder).dataset.schema.field("score_green")
+    said = {b"filter": b"green", b"version": b"1", b"threshold": b"0.5", b"keeps": b"<="}
+    assert field.metadata.items() >= said.items()
+    assert room.filter().computed == 0 and room.filter("green=0.9").computed == 0
+    mine(version="2")
+    assert room.filter().computed == 3, "another version is computed anew"
+    assert [each.threshold for each in scores.stored(room.table) if each.name == "green"] == [0.9]
+    assert cli.main(["room", "filter", str(room.folder), "--list"]) == 0
+    assert "green             <= 0.5   share of green" in capsys.readouterr().out
+
+
+def test_a_filter_that_is_not_known_here_still_decides_and_runs_no_code(room, mine, capsys, monkeypatch):
+    file = mine()
+    room.filter("green=-1", "resolution=8")
+    file.unlink()
+    own._finders.cache_clear()
+    own.load.cache_clear()
+    found = room.filter()
+    assert found.kept == 0 and found.dropped == 3, "its scores are there"
+    assert "green: this filter is not known here" in found.text
+    with room.table.lock() as dataset:  # as a stranger's room may say
+        dataset.update_field_metadata({"score_green": {"filter": "os:system", "keeps": "; drop"}})
+    room.table.refresh()
+    assert [each.name for each in scores.stored(room.table)] == ["resolution"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"name": "other"}, "filter: the file of 'green' must define FILTER, a Measure or Filter with that name"),
+        ({"version": ""}, "filter: green: give version a text, threshold a number, and keeps '>=' or '<='"),
+        ({"text": "1/0"}, "filter: the file of 'green' cannot be loaded (ZeroDivisionError: division by zero)"),
+        ({"text": "FILTER = ="}, "filter: the file of 'green' cannot be loaded (SyntaxError: "),
+        ({"more": "+ no"}, "filter: green: NameError: name 'no' is not defined"),
+        ({"file": "Two", "name": "Two"}, "filter: 'Two' names a column; use small letters, digits and _"),
+        ({"file": "text"}, "filter: 'text' is a built-in filter; give your file another name"),
+    ],
+)
+def test_a_mistake_in_a_filter_of_yours_is_one_line(room, mine, how, said, capsys):
+    mine(**how)
+    name = how.get("file", "green")
+    if name == "text":
+        assert cli.main(["room", "filter", str(room.folder), "--list"]) == 0
+    else:
+        assert cli.main(["room", "filter", str(room.folder), name]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and len(error.splitlines()) == 1
 
 
 def test_a_mistake_is_one_line_and_changes_nothing(room, capsys):

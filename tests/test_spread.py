@@ -17,7 +17,7 @@ from helpers import encoded, made_once, write_tar
 
 from photofound import Room, cli
 from photofound.data import nodes
-from photofound.room import add, captions, dedup, scores, spread
+from photofound.room import add, captions, dedup, own, scores, spread
 from photofound.room.filters import Filter
 
 pytestmark = pytest.mark.slow  # Ray takes seconds to start, and each of its workers some more to import torch
@@ -182,6 +182,18 @@ def test_filters_give_the_same_scores(local_ray, copy):
     scorer = scores.Scorer([Loaded("loaded", "1", 0.5, ">=", "")])
     assert spread.score(copy.table, scorer, "width > 0", nodes.Pace(nodes.connect())) == 22
     assert copy.table.count("score_loaded > 0") == 22
+
+
+def test_a_filter_of_yours_travels_with_its_code(local_ray, copy, monkeypatch, tmp_path):
+    text = (
+        "from photofound.room.filters import Measure\nimport numpy as np\nHALF = 0.5\n"
+        "FILTER = Measure('wide', '1', 1.0, '>=', '', '', lambda sample: HALF + np.float32(sample.size[0]))\n"
+    )
+    (tmp_path / "wide.py").write_text(text)
+    monkeypatch.setenv("PHOTOFOUND_FILTERS", str(tmp_path))
+    own._finders.cache_clear()
+    assert copy.filter("wide", cluster="").computed == 22 == copy.table.count("score_wide = 1600.5")
+    own._finders.cache_clear()
 
 
 def test_embeddings_are_the_same(local_ray, copy, here):

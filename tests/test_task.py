@@ -42,7 +42,7 @@ TASK = """
 @pytest.fixture
 def task_folder(tmp_path, monkeypatch):
     """A function that drops files into a folder of further tasks."""
-    monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
+    monkeypatch.setenv("PHOTOFOUND_TASKS", str(tmp_path))
 
     def drop(name: str, text: str = TASK) -> Path:
         path = tmp_path / f"{name}.py"
@@ -88,7 +88,7 @@ def test_several_folders_are_searched_and_private_files_are_not_tasks(task_folde
     more.mkdir()
     task_folder("retouch").rename(more / "retouch.py")
     (tmp_path / "_helper.py").write_text("raise RuntimeError('not a task')")
-    monkeypatch.setenv(edit.TASK_PATH, os.pathsep.join([str(tmp_path), str(more)]))
+    monkeypatch.setenv("PHOTOFOUND_TASKS", os.pathsep.join([str(tmp_path), str(more)]))
     forget()
     assert "retouch" in edit.task_names() and "_helper" not in edit.task_names()
 
@@ -190,7 +190,7 @@ def test_what_a_task_declares_is_its_inputs_and_its_pipelines_signature(tmp_path
     import photofound
 
     (tmp_path / "soft_tint.py").write_text(textwrap.dedent(DECLARED))
-    monkeypatch.setenv(edit.TASK_PATH, str(tmp_path))
+    monkeypatch.setenv("PHOTOFOUND_TASKS", str(tmp_path))
     edit._finders.cache_clear()
     try:
         task = get_task("soft_tint")

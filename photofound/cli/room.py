@@ -152,11 +152,7 @@ def _dedup(room: Room, args: argparse.Namespace) -> None:
 
 def _filter(room: Room, args: argparse.Namespace) -> None:
     if args.list:
-        from photofound.room import filters, judges
-
-        every: list[tuple[str, filters.Measure | judges.Question]] = list(filters.MEASURES.items())
-        every += [(f"{name}:MODEL", question) for name, question in judges.QUESTIONS.items()]
-        print("\n".join(f"{name:<18}{each.keeps} {each.threshold:<6g}{each.about}" for name, each in every))
+        _list_filters()
         return
     with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
         workers = args.workers or 0
@@ -169,6 +165,21 @@ def _filter(room: Room, args: argparse.Namespace) -> None:
 
         files.write(args.html, page.of_filters(room.table, found, args.where))
         print(args.html)
+
+
+def _list_filters() -> None:
+    from photofound.room import filters, judges, own
+
+    every: list[tuple[str, filters.Filter | judges.Question]] = list(filters.MEASURES.items())
+    every += [(f"{name}:MODEL", question) for name, question in judges.QUESTIONS.items()]
+    for name in own.names():
+        try:
+            if name in filters.MEASURES or name in judges.QUESTIONS:
+                raise ValueError(f"filter: {name!r} is a built-in filter; give your file another name")
+            every.append((name, own.load(name)))
+        except ValueError as error:  # the others are listed all the same
+            say(str(error))
+    print("\n".join(f"{name:<18}{each.keeps} {each.threshold:<6g}{each.about}" for name, each in every))
 
 
 def _caption(room: Room, args: argparse.Namespace) -> None:

@@ -6,16 +6,11 @@ Shapes: B batch, H and W pixels. Pictures are RGB in [-1, 1]; holes are in [0, 1
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 import pkgutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib.metadata import entry_points
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,8 +21,11 @@ from photofound.edits.condition import Sample as Sample
 from photofound.edits.inputs import FOLDER, SUBJECT_INPUTS, Input, declared
 from photofound.edits.inputs import asks as asks
 from photofound.edits.segmenter import Search
+from photofound.plugins import finders
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -328,36 +326,12 @@ def drawn_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**31, (), generator=generator, device=device))
 
 
-TASK_PATH = "PHOTOFOUND_TASKS"  # folders of further task files, separated like PATH
-ENTRY_POINTS = "photofound.tasks"
-
-
 @cache
 def _finders() -> dict[str, Callable[[], ModuleType]]:
     """Task names and how to import each; nothing is imported here."""
-
-    def from_file(path: Path) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"photofound_task_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up by name
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[spec.name]
-            raise
-        return module
-
     package = importlib.import_module("photofound.tasks")
-    found: dict[str, Callable[[], ModuleType]] = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        found[info.name] = partial(importlib.import_module, f"photofound.tasks.{info.name}")
-    for entry in entry_points(group=ENTRY_POINTS):
-        found[entry.name] = entry.load
-    for folder in filter(None, os.environ.get(TASK_PATH, "").split(os.pathsep)):
-        for path in sorted(Path(folder).glob("[!_]*.py")):
-            found[path.stem] = partial(from_file, path)
-    return found
+    found = [info.name for info in pkgutil.iter_modules(package.__path__)]
+    return {name: partial(importlib.import_module, f"photofound.tasks.{name}") for name in found} | finders("tasks")
 
 
 def class_name(task: str) -> str:
@@ -377,10 +351,10 @@ def task_names() -> list[str]:
 @cache
 def get_task(name: str) -> Task:
     """The task called ``name``. Raises ValueError naming the known ones."""
-    finders = _finders()
-    if name not in finders:
-        raise ValueError(f"task: {name!r} is unknown; choose one of {', '.join(sorted(finders))}")
-    task = getattr(finders[name](), "TASK", None)
+    known = _finders()
+    if name not in known:
+        raise ValueError(f"task: {name!r} is unknown; choose one of {', '.join(sorted(known))}")
+    task = getattr(known[name](), "TASK", None)
     if not isinstance(task, Task) or task.name != name:
         raise ValueError(f"task: the file of {name!r} must define TASK, a photofound.edits.task.Task with that name")
     return task

@@ -15,6 +15,7 @@ Each file imports only files above it:
     measures   what a photograph is like, in numbers, without a network
     letters    lines of letters in a picture, without a network
     filters    filters by name: a score for each photograph, and which are kept
+    own        filters of yours: files and entry points
     judges     filters by networks of transformers
     scores     filters over a room: in one pass, only what lacks a score, and what is kept in the end
     captioners  captions by vision-language models: of transformers, or behind an endpoint

@@ -20,6 +20,7 @@ import numpy as np
 
 from photofound import image
 from photofound.data.table import SCORE, worded
+from photofound.errors import first_line
 from photofound.room import letters, measures
 from photofound.room.describe import pixels_of
 
@@ -121,14 +122,21 @@ class Filter:
     @property
     def metadata(self) -> dict[str, str]:
         """What stands with the column: the filter, its version, its threshold."""
-        return {"filter": self.spec, "version": self.version, "threshold": f"{self.threshold:g}", "keeps": self.keeps}
+        said = {"filter": self.spec, "version": self.version, "threshold": f"{self.threshold:g}", "keeps": self.keeps}
+        return said | ({"needs": self.needs} if self.needs else {})
 
 
 @dataclass(frozen=True)
 class Measure(Filter):
-    """A filter that looks at one photograph after the other, without a network."""
+    """A filter that looks at one photograph after the other, without a network.
+
+    Attributes:
+        measure: a photograph to its score; NaN where it cannot judge.
+        strict: raise what ``measure`` raises of a whole photograph, as a ValueError of one line.
+    """
 
     measure: Callable[[Sample], float] = lambda sample: math.nan
+    strict: bool = False
 
     def scores(self, samples: Sequence[Sample]) -> np.ndarray:
         return np.array([self._one(sample) for sample in samples], np.float32)
@@ -136,8 +144,18 @@ class Measure(Filter):
     def _one(self, sample: Sample) -> float:
         try:
             return self.measure(sample)
-        except Exception:  # a damaged file, whatever its decoder raises
+        except Exception as error:  # a damaged file, whatever its decoder raises
+            if self.strict and is_whole(sample):
+                raise ValueError(f"filter: {self.name}: {type(error).__name__}: {first_line(error)}") from None
             return math.nan
+
+
+def is_whole(sample: Sample) -> bool:
+    """Whether a photograph can be decoded."""
+    try:
+        return bool(sample.pixels.size)
+    except Exception:  # a damaged file, whatever its decoder raises
+        return False
 
 
 def _resolution(sample: Sample) -> float:

@@ -26,7 +26,7 @@ from photofound.data.photograph import to_unit
 from photofound.device import resolve_device
 from photofound.errors import first_line
 from photofound.model import vision
-from photofound.room.filters import CAPTIONED, Filter, Sample
+from photofound.room.filters import CAPTIONED, Filter, Sample, is_whole
 
 _BATCH = 32
 
@@ -97,7 +97,9 @@ class Judge(Filter):
     def scores(self, samples: Sequence[Sample]) -> np.ndarray:
         net = network(self.model, self.device)
         found = np.full(len(samples), np.nan, np.float32)
-        asked = [i for i, sample in enumerate(samples) if (self.question.prompts or sample.caption) and _whole(sample)]
+        asked = [
+            i for i, sample in enumerate(samples) if (self.question.prompts or sample.caption) and is_whole(sample)
+        ]
         for start in range(0, len(asked), _BATCH):
             part = asked[start : start + _BATCH]
             found[part] = net.answer(self.question, [samples[i] for i in part])
@@ -112,13 +114,6 @@ def judge(name: str, model: str) -> Judge:
     needs = "" if question.prompts else CAPTIONED
     about = (question.threshold, question.keeps, question.about, needs)
     return Judge(name, f"1 {model}", *about, model=model, question=question)
-
-
-def _whole(sample: Sample) -> bool:
-    try:
-        return bool(sample.pixels.size)
-    except Exception:  # a damaged file, whatever its decoder raises
-        return False
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from photofound.data.table import SCORE, Table, contents
+from photofound.room import own
 from photofound.room.filters import CAPTIONS, MEASURES, Filter, Measure, Sample
 from photofound.room.judges import QUESTIONS, judge
 
@@ -30,14 +31,16 @@ _READ = ("image", "reference", "collection", *CAPTIONS)
 
 
 def parse(text: str) -> Filter:
-    """A filter of ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or ``NAME:MODEL=THRESHOLD``. Raises ValueError."""
+    """A filter of ``NAME``, ``NAME=THRESHOLD``, ``NAME:MODEL`` or ``NAME:MODEL=THRESHOLD``: a built-in one, or one of
+    yours (``photofound.room.own``). Raises ValueError."""
     words, given, number = text.partition("=")
     name, _, model = words.partition(":")
-    if name not in MEASURES and name not in QUESTIONS:
-        raise ValueError(f"filter: {name!r} is unknown; there are {', '.join([*MEASURES, *QUESTIONS])}")
-    if name in MEASURES and model:
+    built_in = [*MEASURES, *QUESTIONS]
+    if name not in built_in and name not in own.names():
+        raise ValueError(f"filter: {name!r} is unknown; there are {', '.join([*built_in, *own.names()])}")
+    if name not in QUESTIONS and model:
         raise ValueError(f"filter: {name} needs no model; leave out {model!r}")
-    made = MEASURES[name] if name in MEASURES else judge(name, model)
+    made = judge(name, model) if name in QUESTIONS else MEASURES[name] if name in MEASURES else own.load(name)
     try:
         threshold = float(number) if given else made.threshold
     except ValueError:
@@ -118,14 +121,30 @@ def _plain(score: np.floating[Any]) -> float | None:
 
 
 def stored(table: Table) -> list[Filter]:
-    """The filters that a room has scores by, with its thresholds. Those that are no longer known are left out."""
+    """The filters that a room has scores by, with its thresholds. Of one that is not known here, such as a colleague's,
+    it has what decides: a plain ``Filter``, which gives no scores. No code is named by a room."""
     found = []
     for field in table.dataset.schema:
         said = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
         if field.name.startswith(SCORE) and {"filter", "version", "threshold"} <= said.keys():
             with suppress(ValueError):
-                found.append(replace(parse(f"{said['filter']}={said['threshold']}"), version=said["version"]))
+                found.append(replace(_known(field.name.removeprefix(SCORE), said), version=said["version"]))
     return found
+
+
+def _known(name: str, said: Mapping[str, str]) -> Filter:
+    try:
+        return parse(f"{said['filter']}={said['threshold']}")
+    except ValueError:
+        keeps, threshold = said.get("keeps", ""), float(said["threshold"])
+        if keeps not in (">=", "<=") or not math.isfinite(threshold):
+            raise
+        return Filter(name, "", threshold, keeps, "", said.get("needs", ""))
+
+
+def is_known(each: Filter) -> bool:
+    """Whether a filter of ``stored`` can give scores here."""
+    return type(each) is not Filter
 
 
 def prepare(table: Table, specs: Sequence[str] = (), workers: int = 0) -> Scorer:
@@ -136,7 +155,7 @@ def prepare(table: Table, specs: Sequence[str] = (), workers: int = 0) -> Scorer
     """
     there = {each.name: each for each in stored(table)}
     chosen = []
-    for spec in dict.fromkeys(specs or [each.spec for each in there.values()] or DEFAULT):
+    for spec in dict.fromkeys(specs or [each.spec for each in there.values() if is_known(each)] or DEFAULT):
         name, given, number = spec.partition("=")
         each = parse(f"{there[name].spec}{given}{number}" if name in there else spec)  # the room knows its model
         before = there.get(each.name)
@@ -201,6 +220,9 @@ class Filtered:
             kept, dropped, unknown = self.counts[each.name]
             share = f"{dropped:,} ({dropped / max(1, kept + dropped):.1%})"
             lines.append(f"{each.name:<14}{f'{each.keeps} {each.threshold:g}':>10}{kept:>12,}{share:>20}{unknown:>12,}")
+        for each in self.filters:
+            if not is_known(each):
+                lines.append(f"{each.name}: this filter is not known here, so photographs without its score get none")
         share = f"{self.dropped:,} ({self.dropped / max(1, self.kept + self.dropped):.1%})"
         return "\n".join([*lines, f"{'all':<14}{'':>10}{self.kept:>12,}{share:>20}{self.unknown:>12,}"])
 

@@ -351,6 +351,8 @@ def _part_unit(folder: str, version: int, number: int, *computed: Any) -> tuple[
 def score(table: Table, scorer: Scorer, where: str | None, pace: Pace) -> int:
     """The missing scores of filters: measures in tasks, networks in actors."""
     hosted = [each for each in scorer.filters if not isinstance(each, Measure)]
+    for each in scorer.filters:
+        nodes.carry(each.measure if isinstance(each, Measure) else type(each))
     with hosts.started([], hosted, pace.nodes) as actors:
         there = [hosts.Hosted.of(each, actors) if each in hosted else each for each in scorer.filters]
         return fill(table, scorer.fields, Scorer(there, 1), scorer.read, pace, where, scorer.lacking)
