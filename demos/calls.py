@@ -306,7 +306,7 @@ class Calls:
             task=task.name,
             inputs=self.inputs(data, desk, task) if desk is not None else {},
             seed=seed_of(data.get("seed")),
-            variants=int(data.get("variants") or 1),
+            variants=int(data.get("variants") or 1) if task.varies else 1,
             steps=int(data.get("steps") or 0) or None,
             guidance=float(data.get("guidance") or 1),
             best_of=int(data.get("best_of") or 1),

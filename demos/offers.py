@@ -95,6 +95,8 @@ def described(task: Task, segmenters: Sequence[str] = ()) -> dict[str, Any]:
         "prompt": prompt and {"help": prompt.help, "required": task.instructs or not task.takes_picture},
         "places": places,
         "judged": task.keeps,
+        "samples": task.samples,
+        "varies": task.varies,
         "frame": [_described(task, each) for each in sides] if framed else None,
         "fields": [_described(task, each, segmenters) for each in declared if each.name not in placed],
         "gallery": task.name == "outpaint",

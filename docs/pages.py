@@ -43,16 +43,21 @@ says why), 130 interrupted; of a training 75: stopped by a signal, to be resumed
 
 def commands() -> str:
     """Every command with its options; those that all edits share are listed once."""
+    from photofound.cli.arguments import Idle
     from photofound.cli.commands import COMMANDS, parsers
     from photofound.edits.task import get_task, task_names
 
     made = parsers()
     edits = [name for name in task_names() if name in made]
-    shared = set.intersection(*(set(map(_key, _actions(made[n]))) for n in edits if get_task(n).takes_picture))
+    usual = [name for name in edits if get_task(name).takes_picture and get_task(name).samples]
+    shared = set.intersection(*(set(map(_key, _actions(made[name]))) for name in usual))
     parts = [_COMMANDS, "## Edits\n"]
     for name in edits:
-        parts += [_command(name, made[name], shared), f"And the [options of every edit](#every-edit). {_page(name)}\n"]
-    parts += ["## Options of every edit { #every-edit }\n", *_groups(made[edits[0]], shared, among=True)]
+        idle = ", ".join(code(each.option_strings[0]) for each in _actions(made[name]) if isinstance(each, Idle))
+        but = f", but {idle}, which change nothing here" if idle else ""
+        also = f"And the [options of every edit](#every-edit){but}. {_page(name)}\n"
+        parts += [_command(name, made[name], shared), also]
+    parts += ["## Options of every edit { #every-edit }\n", *_groups(made[usual[0]], shared, among=True)]
     parts.append("## Other commands\n")
     parts += [_command(name, made[name], set()) for name in COMMANDS]
     return "\n".join(parts)
@@ -95,12 +100,14 @@ def _parts(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _groups(parser: argparse.ArgumentParser, shared: set[tuple[str, str]], among: bool = False) -> Iterator[str]:
     """A table of each group of options, of those in ``shared`` or of the others."""
+    from photofound.cli.arguments import Idle
+
     formatter = parser._get_formatter()
     for group in parser._action_groups:
         rows = [
             (code(formatter._format_action_invocation(action)), text(formatter._expand_help(action)))
             for action in group._group_actions
-            if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
+            if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction | Idle)
             and (_key(action) in shared) == among
         ]
         if rows:
@@ -138,10 +145,13 @@ def openapi() -> dict[str, Any]:
 
 def http() -> str:
     """Every address with its form; fields that all edits share are listed once."""
+    from photofound.edits.task import get_task
+
     described = openapi()
     forms = {name: _form(described, name, "post") for name in described["paths"] if "post" in described["paths"][name]}
     edits = [name for name, way in described["paths"].items() if "edits" in way.get("post", {}).get("tags", ())]
-    shared = [row for row in forms[edits[0]] if all(row in forms[name] for name in edits)]
+    usual = [name for name in edits if get_task(name.rpartition("/")[2]).samples]
+    shared = [row for row in forms[usual[0]] if all(row in forms[name] for name in usual)]
     errors = {
         status: answer["description"]
         for status, answer in described["paths"][edits[0]]["post"]["responses"].items()
@@ -180,8 +190,10 @@ def _address(
         rows = [row for row in rows if row not in forms[twin]]
         yield f"The fields of [POST {twin}](#post-{twin.strip('/').replace('/', '')}), and:\n"
     elif "edits" in way["tags"]:
+        idle = ", ".join(row[0] for row in shared if row not in rows)
+        but = f", but {idle}, which change nothing here" if idle else ""
         rows = [row for row in rows if row not in shared]
-        yield "The [fields of every edit](#fields-of-every-edit), and:\n" if rows else ""
+        yield f"The [fields of every edit](#fields-of-every-edit){but}{', and' if rows else ''}:\n"
     if rows:
         yield table(_FIELDS, rows)
     if "edits" not in way["tags"]:

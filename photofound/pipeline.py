@@ -158,6 +158,8 @@ class EditPipeline(JudgingPipeline):
             raise ValueError(f"{named[0]}: {ELSEWHERE[named[0]]}")
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
+        if told := get_task(self.task_name).ignored(settings):
+            warnings.warn(told, stacklevel=3)
         steps, guidance, count = self.check(settings)
         convert = CONVERTERS.get(settings.get("output_type") or "pil")
         if convert is None:
@@ -360,8 +362,10 @@ class EditPipeline(JudgingPipeline):
         pictures, by which model, and what was kept. One that a fallback has made has that model's already."""
         if made.recipe:
             return made
-        steps, guidance = self.settings(request)
-        sampled: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt or None}
+        sampled = dict[str, Any].fromkeys(("steps", "guidance", "resample"))
+        if get_task(request.task).samples:
+            sampled = dict(zip(("steps", "guidance"), self.settings(request), strict=True))
+            sampled["negative_prompt"] = negative_prompt or None
         call = self._current
         if call.made_by is None:  # the same for all results of a call, and weights take long to hash
             call.made_by = {"model": self.fingerprint(), "computed": self.computed}

@@ -23,7 +23,7 @@ from photofound.edits import recipe as recipes
 from photofound.edits.inputs import FOLDER, Input, names_file
 from photofound.edits.request import Request
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import get_task, task_names
+from photofound.edits.task import SAMPLING, get_task, task_names
 from photofound.image import Picture
 from photofound.model import fingerprint
 from photofound.picture import provenance
@@ -257,6 +257,7 @@ def _request(made: Mapping[str, Any], source: Picture | None, inputs: dict[str, 
     names = {each.name for each in fields(Request)} - {"task", "picture", "inputs", "layers"}
     if made.get("negative_prompt"):
         raise ValueError("negative_prompt: it was made with one, which only a pipeline's own call takes; call that")
+    names -= set() if get_task(made["task"]).samples else set(SAMPLING)
     return Request(made["task"], source, inputs, **{name: made[name] for name in names if name in made})
 
 

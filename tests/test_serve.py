@@ -233,6 +233,18 @@ def test_warnings_are_in_the_answers_note(client):
 
 
 @pytest.mark.slow
+def test_settings_that_change_nothing_are_taken_and_noted(client):
+    """Clients may send the same to every task."""
+    cut = np.dstack([PHOTO, np.tri(*PHOTO.shape[:2], dtype=np.uint8) * 255])  # it is cut out already
+    files = {"image": ("cut.png", encoded(cut), "image/png")}
+    told = client.post("/v1/cutout", files=files, data={"steps": "3", "guidance_scale": "2", "seed": "4"})
+    assert told.status_code == 200 and told.headers["X-Photofound-Note"].endswith(
+        "cutout samples nothing, so steps, guidance_scale changed nothing"
+    )
+    plain = client.post("/v1/cutout", files=files)
+    assert (decoded(told) == decoded(plain)).all() and "samples" not in plain.headers.get("X-Photofound-Note", "")
+
+
 def test_a_request_is_prepared_once(client, monkeypatch):
     prepared = []
     for name in NEEDS:

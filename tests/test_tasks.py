@@ -3,7 +3,9 @@
 Weights are untrained here: what is promised must hold whatever the model paints.
 """
 
+import argparse
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from photofound import (
     InpaintPipeline,
     OutpaintPipeline,
     UpscalePipeline,
+    cli,
     image,
 )
 from photofound.edits.task import Sample, enlargement_strength, get_task, task_names
@@ -477,3 +480,57 @@ def test_cut_out_finds_a_plain_object(tiny):
     result = run(tiny(OutpaintPipeline), photo)
     assert isinstance(result, Picture) and (result.pixels[25:55, 30:50] == photo[25:55, 30:50]).all()
     assert (result.pixels[:15] != photo[:15]).any()
+
+
+# ------------------------------------------------------------------------- what samples nothing offers nothing of it
+
+SAMPLERS = {"steps", "guidance", "resample", "best_of", "cache", "cache_threshold", "fallback", "fallback_below"}
+
+
+def offered_by(name: str) -> dict[str, set[str]]:
+    """Entry -> which settings of sampling it offers for a task."""
+    from photofound.cli.options import task_parser
+    from photofound.demos import comfyui, offers
+    from photofound.serve.config import ServeConfig
+    from photofound.serve.form import form_model
+    from photofound.serve.mcp import _tool
+
+    task = get_task(name)
+    shown = {each.dest for each in task_parser(task)._actions if each.help != argparse.SUPPRESS}
+    node = type("Node", (comfyui.TaskNode,), {"task": task}).INPUT_TYPES()
+    widgets = {n for part in node.values() for n, (_, *o) in part.items() if not (o and o[0].get("hidden"))}
+    page = offers.described(task)
+    return {
+        "command": shown,
+        "form": set(form_model(task, ServeConfig()).model_json_schema()["properties"]),
+        "assistant": set(_tool(None, task, ()).parameters["properties"]),
+        "node": widgets,
+        "page": ({"steps", "guidance"} if page["samples"] else set()) | ({"seed"} if page["varies"] else set()),
+    }
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_what_samples_nothing_offers_nothing_of_it(name, capsys):
+    task = get_task(name)
+    diffusers = {"num_inference_steps", "guidance_scale", "negative_prompt"}
+    for entry, found in offered_by(name).items():
+        assert ({"steps", "guidance"} <= found) is task.samples, entry
+        assert task.samples or not found & (SAMPLERS | diffusers), entry
+        assert ("seed" in found) is task.varies, entry
+    idle = [] if task.samples else [each.replace("_", "-") for each in sorted(SAMPLERS - {"best_of"})]
+    for option in [*idle, *([] if task.varies else ["seed", "images"])]:
+        words = [name, "photo.png", *(["x"] * sum(each.required for each in task.inputs)), f"--{option}", "3"]
+        assert cli.main(words) == 2
+        assert f"--{option} changes nothing in {name}; leave it out" in capsys.readouterr().err
+
+
+def test_pipelines_take_what_changes_nothing_and_say_so(tiny, photo):
+    def bright(picture):
+        return picture[..., 0] > 128
+
+    alike = tiny(CutoutPipeline)
+    with pytest.warns(UserWarning, match="^cutout samples nothing, so num_inference_steps, guidance_scale changed no"):
+        told = alike(photo, segmenter=bright, num_inference_steps=3, guidance_scale=2.0).images[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(told, alike(photo, segmenter=bright).images[0])

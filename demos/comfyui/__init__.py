@@ -128,12 +128,15 @@ class TaskNode:
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
         steps = {"default": 0, "min": 0, "max": 100, "tooltip": "sampling steps; 0 = the model's own number"}
         guidance = {"default": 0.0, "min": 0.0, "max": 30.0, "step": 0.1}
-        required["seed"] = ("INT", seed | {"tooltip": "picture i of a batch has seed + i"})
-        required["steps"] = ("INT", steps)
-        required["guidance"] = (
-            "FLOAT",
-            guidance | {"tooltip": "how strongly to follow the prompt; 0 = the model's own"},
+        guidance |= {"tooltip": "how strongly to follow the prompt; 0 = the model's own"}
+        # What changes nothing is hidden and not left out: workflows name the values of widgets by their order.
+        idle = {} if cls.task.samples else {"hidden": True}
+        required["seed"] = (
+            "INT",
+            seed | {"tooltip": "picture i of a batch has seed + i"} | ({} if cls.task.varies else {"hidden": True}),
         )
+        required["steps"] = ("INT", steps | idle)
+        required["guidance"] = ("FLOAT", guidance | idle)
         best = {"default": 1, "min": 1, "max": MOST, "tooltip": "make so many, judge them, keep the best"}
         if cls.task.keeps:
             optional["best_of"] = ("INT", best | {"advanced": True})
@@ -169,7 +172,7 @@ class TaskNode:
         for i, one in enumerate(pictures):
             given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            sampling = seed + i, steps or None, guidance or None
+            sampling = (seed + i, steps or None, guidance or None) if self.task.samples else (seed + i,)
             request = Request(self.task.name, one, given, *sampling, best_of=best_of)
             made = pipe.answer(request, callback=_progress(i, len(pictures)))
             results.append(made.images[0].to_float())

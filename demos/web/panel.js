@@ -62,6 +62,8 @@ function showTask() {
   if (task().example) example.textContent = `${t('Example')}: ${t(task().example)}`;
   part('batch').hidden = !task().batch;
   find('[data-best]').hidden = !task().judged;
+  for (const each of root.querySelectorAll('[data-samples]')) each.hidden = !task().samples;
+  part('settings').hidden = !task().varies;
   showFields(fields);
   showPresets();
   stage.draw();

@@ -106,15 +106,31 @@ def rate(text: str) -> tuple[str, float]:
     return name, parsed
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model, and where and how it computes. ``model.load_pipeline`` reads them."""
+class Idle(argparse.Action):
+    """An option of other tasks: it is not shown, and is an error."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        task = parser.prog.rpartition(" ")[2]
+        raise ValueError(f"{self.option_strings[0]} changes nothing in {task}; leave it out")
+
+
+def add_idle(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Options that have no meaning here, by their names, with the values that the others' code reads."""
+    for name, value in defaults.items():
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, dest=name, default=value, nargs="?", action=Idle, help=argparse.SUPPRESS)
+
+
+def add_model_options(parser: argparse.ArgumentParser, samples: bool = True) -> None:
+    """The options that say which model, and where and how it computes. ``model.load_pipeline`` reads them. ``samples``:
+    whether there is anything to sample."""
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="ID_OR_DIR", type=file_name, help="a folder, or an id of the Hub; default: the embedded one")
     add("--teacher", action="store_true", help="use the many-step model that a few-step model was distilled from")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add("--dtype", default="auto", choices=DTYPES, help="precision of the weights; default: auto")
     add_runtime(parser)
-    add_optimizations(parser)
+    add_optimizations(parser, samples)
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -123,11 +139,14 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=RUNTIMES, help=what)
 
 
-def add_optimizations(parser: argparse.ArgumentParser) -> None:
+def add_optimizations(parser: argparse.ArgumentParser, samples: bool = True) -> None:
     """The options that save memory and time, or spend time only where it helps. ``model.optimize`` reads them."""
     add = parser.add_argument_group("memory and time").add_argument
     skip = "skip blocks in sampling steps that change little, for models of many steps: faster, not quite the same"
     add("--quantize", choices=QUANTIZED, help="weights of eight bits: half the memory, no faster")
+    if not samples:
+        add_idle(parser, cache=False, cache_threshold=None, fallback=None, fallback_below=None)
+        return
     add("--cache", action="store_true", help=skip)
     add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")
     larger = "a larger model, loaded when it is needed, for results whose score is low: a folder, or an id of the Hub"

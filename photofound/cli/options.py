@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from photofound.cli.arguments import (
     Parser,
     add_credentials_options,
+    add_idle,
     add_model_options,
     count,
     file_name,
@@ -73,7 +74,7 @@ def task_parser(task: Task) -> Parser:
             group.add_argument(option(each), dest=each.name, **settings)
     _add_sampling(parser, task)
     _add_result(parser, task)
-    add_model_options(parser)
+    add_model_options(parser, task.samples)
     if task.generates:
         add_credentials_options(parser)
     if task.takes_picture:
@@ -95,15 +96,22 @@ def sampling_types() -> dict[str, Callable[[str], Any]]:
 
 def _add_sampling(parser: Parser, task: Task) -> None:
     types = sampling_types()
-    add = parser.add_argument_group("sampling").add_argument
+    add = parser.add_argument_group("sampling" if task.samples else "variants").add_argument
     repeat = "repetitions of each step, if the model was never trained on the task; default: 4"
     weight = "how strongly to follow the prompt, 0 to 100; default: the model's"
-    add("--steps", type=types["steps"], metavar="N", help="sampling steps; default: the model's")
-    add("--resample", type=types["resample"], metavar="N", help=repeat)
+    if task.samples:
+        add("--steps", type=types["steps"], metavar="N", help="sampling steps; default: the model's")
+        add("--resample", type=types["resample"], metavar="N", help=repeat)
+        add("--guidance", type=types["guidance"], metavar="X", help=weight)
+    else:
+        add_idle(parser, steps=None, resample=None, guidance=None)
     if task.keeps:
         best = "make N results, judge them, keep the best; default: 1"
         add("--best-of", type=whole_number(1, 16), metavar="N", help=best)
-    add("--guidance", type=types["guidance"], metavar="X", help=weight)
+    if not task.varies:
+        add_idle(parser, seed=0, num_images=1)
+        add_idle(parser, images=1)
+        return
     add("--seed", type=types["seed"], default=0, metavar="N", help="same seed, same result; default: 0")
     numbered: dict[str, Any] = {"dest": "num_images", "type": whole_number(1, 64), "metavar": "N"}
     add("--images", default=1, help="variants, numbered -1, -2, ...; default: 1", **numbered)

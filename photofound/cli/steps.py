@@ -142,6 +142,8 @@ def _step(name: str, given: Any, where: str, folder: Path, trusted: bool) -> Ste
                 found[each.name] = _there(folder / found[each.name], f"{where}: {key}")
             elif each.kind == "segmenter" and not trusted:
                 _check_segmenter(found[each.name], f"{where}: {key}")
+        elif known in _SAMPLING and not (task.varies if known == "seed" else task.samples):
+            raise ValueError(f"{where}: {key} changes nothing in {name}; leave it out")
         elif known in _SAMPLING:
             sampling[known] = _read(sampling_types()[known], value, f"{where}: {key}")
         elif known == "optional" and isinstance(value, bool):

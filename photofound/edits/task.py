@@ -45,6 +45,10 @@ RESERVED = frozenset(
 )
 
 
+SAMPLING = ("steps", "guidance", "resample", "num_inference_steps", "guidance_scale", "negative_prompt")
+"""Settings of how results are sampled, under all their names."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A request made ready at the photograph's own size (W x H).
@@ -161,6 +165,23 @@ class Task(ABC):
     def takes_reference(self) -> bool:
         """Whether its user may give a picture of the wanted surface."""
         return any(each.name == "reference" for each in self.inputs)
+
+    @property
+    def samples(self) -> bool:
+        """Whether its results are sampled, so that steps, guidance and the like count."""
+        return self.needs_network
+
+    @property
+    def varies(self) -> bool:
+        """Whether another seed can give another result."""
+        return not self.regression
+
+    def ignored(self, settings: Mapping[str, Any]) -> str:
+        """What to tell of settings of sampling that are given to a task that samples nothing, in one sentence; else
+        empty. Whoever offers settings leaves these out; pipelines and the server, whose callers may give the same ones
+        to every task, as in diffusers, take them and tell this."""
+        given = [] if self.samples else [name for name in SAMPLING if settings.get(name) is not None]
+        return f"{self.name} samples nothing, so {', '.join(given)} changed nothing" if given else ""
 
     @property
     def keeps(self) -> bool:

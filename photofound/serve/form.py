@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
+from pydantic.json_schema import SkipJsonSchema
 
 from photofound import image
 from photofound.edits.inputs import FILE_KINDS, Input
 from photofound.edits.scores import MOST
 from photofound.edits.segmenter import OWN
-from photofound.edits.task import Task, offered
+from photofound.edits.task import SAMPLING, Task, offered
 from photofound.picture import layered
 from photofound.serve.config import ServeConfig
 
@@ -65,7 +66,10 @@ def _field(each: Input, config: ServeConfig) -> tuple[Any, Any]:
 
 
 def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]]:
-    """The fields of every form. ``steps`` and ``guidance`` also have the names that they have in diffusers."""
+    """The fields of every form. ``steps`` and ``guidance`` also have the names that they have in diffusers.
+
+    What changes nothing in a task is not described, and is taken all the same, for clients that send it to every task.
+    """
     formats: Any = Literal[tuple(sorted(suffix[1:] for suffix in image.SUFFIXES))]
     layers: Any = Literal[tuple(kind.lower() for kind in layered.MIME)]
     stacked = "answer with the layers instead of the picture: ora (GIMP, Krita) or psd (Photoshop)"
@@ -74,7 +78,7 @@ def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]
     seed = Field(default=0, description="same seed, same pixels", ge=0, le=2**63 - 1, examples=[7])
     best = "make so many, judge them, answer with the best"
     help = "how strongly to follow the prompt; default: the model's"
-    return {
+    common: dict[str, tuple[Any, Any]] = {
         "seed": (int, seed),
         "format": (formats | None, Field(default=None, description="of the answer; default: the photograph's")),
         "strip": (bool, Field(default=False, description="leave out where the photograph was taken")),
@@ -90,3 +94,5 @@ def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]
         "num_inference_steps": (int | None, Field(description="another name of steps", deprecated=True, **steps)),
         "guidance_scale": (float | None, Field(description="another name of guidance", deprecated=True, **guidance)),
     }
+    idle = {*(() if task.varies else ("seed",)), *(() if task.samples else SAMPLING)}
+    return {name: (SkipJsonSchema[kind] if name in idle else kind, field) for name, (kind, field) in common.items()}

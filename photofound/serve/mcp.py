@@ -101,7 +101,7 @@ class Desk:
         format = image.output_format(picture, named, wanted, task.result_alpha(**inputs))
         output = self._output(task, source, given["output"], image.suffix_of(format))
         layers = given.get("layers") and layered.check_path(self.path(given["layers"]))
-        sampling = given["seed"], given["steps"], given["guidance"]
+        sampling = given.get("seed", 0), given.get("steps"), given.get("guidance")
         request = Request(task.name, picture, inputs, *sampling, layers=bool(layers))
         with self._turn:
             edited = self._pipe().answer(request)
@@ -151,12 +151,15 @@ def _tool(desk: Desk, task: Task, segmenters: Sequence[str]) -> Tool:
     """A function with the task's inputs as its parameters, which is what fastmcp reads."""
     parameters = [_parameter("image", str, "the photograph, a file")] if task.takes_picture else []
     parameters += [_of_input(each, segmenters) for each in offered(task)]
-    parameters += [
-        _parameter("output", str | None, "name of the result; left out, one beside the photograph", None),
-        _parameter("seed", int, "the same seed gives the same pixels", 0),
-        _parameter("steps", int | None, "sampling steps; left out, the model's own", None),
-        _parameter("guidance", float | None, "how strongly to follow the prompt; left out, the model's own", None),
-    ]
+    beside = "name of the result; left out, one beside the photograph"
+    parameters.append(_parameter("output", str | None, beside, None))
+    if task.varies:
+        parameters.append(_parameter("seed", int, "the same seed gives the same pixels", 0))
+    if task.samples:
+        parameters += [
+            _parameter("steps", int | None, "sampling steps; left out, the model's own", None),
+            _parameter("guidance", float | None, "how strongly to follow the prompt; left out, the model's own", None),
+        ]
     if task.has_layers:
         stacked = "also write the layers, to this new file: .ora (GIMP, Krita) or .psd (Photoshop)"
         parameters.append(_parameter("layers", str | None, stacked, None))

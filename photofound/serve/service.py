@@ -101,8 +101,11 @@ class EditService:
                 raise ValueError("layers: the answer is one file of layers; leave format and best_of out")
             format = self.output_format(task, picture, fields["format"], given)
             format = layers.upper() if layers else format
+            if told := task.ignored(fields):
+                warned.append(told)
+            sampling = _sampling(fields) if task.samples else (fields["seed"],)
             ((made, ticket),) = await self.compute(
-                [Request(task.name, picture, given, *_sampling(fields), layers=bool(layers), best_of=best_of)]
+                [Request(task.name, picture, given, *sampling, layers=bool(layers), best_of=best_of)]
             )
             made = made if fields["recipe"] else replace(made, recipe="")
             return await self.write(task, made, ticket, format, fields["mark"], warned, uploads.get("image"))
