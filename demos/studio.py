@@ -25,6 +25,7 @@ from photofound.demos.desk import Form as Form
 from photofound.demos.desk import Photo as Photo
 from photofound.demos.desk import Shot as Shot
 from photofound.demos.desk import pruned, stored
+from photofound.demos.marks import Marks
 from photofound.demos.models import Models as Models
 from photofound.demos.preview import kept_preview as kept_preview
 from photofound.demos.preview import preview as preview
@@ -216,6 +217,7 @@ class Studio:
         found = {}
         for each in declared(task):
             value: Any = raw.get(each.name)
+            value = value.mask() if isinstance(value, Marks) else value
             if isinstance(value, Picture):
                 found[each.name] = value
                 continue
@@ -320,6 +322,8 @@ class Studio:
             report(step if steps_done < steps else f"{step}, decoding")
             return values
 
+        given = {name: Marks(v) if isinstance(v, np.ndarray) else v for name, v in form.inputs.items()}
+        form = dataclasses.replace(form, inputs=given)  # what the history keeps
         results: list[Picture] = []
         seconds = 0.0
         progress(0, "waiting for the model")

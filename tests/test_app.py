@@ -1039,3 +1039,13 @@ def test_without_gradio_the_way_to_it_is_told(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo"]) == 2
     assert "pip install 'photofound[demo]'" in capsys.readouterr().err
+
+
+def test_the_history_keeps_masks_small_and_exact():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:1200, :1600]
+    brushed = (np.hypot(x - 700, y - 500) < 300).astype(np.float32)
+    brushed[:, :3] = rng.integers(0, 256, (1200, 3)).astype(np.float32) / np.float32(255)
+    kept = marks.Marks(brushed)
+    assert np.array_equal(kept.mask(), brushed) and kept.mask().dtype == np.float32
+    assert len(kept.png) * 100 < brushed.nbytes

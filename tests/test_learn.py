@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from photofound import cli
@@ -91,8 +93,11 @@ def test_what_was_stopped_goes_on(tiny_folder, tmp_path, monkeypatch, capsys):
 def test_a_dry_run_counts_and_writes_nothing(tiny_folder, tmp_path, capsys):
     folder = taste(tmp_path / "c", lambda i: True, edits=12)
     before = sorted(folder.rglob("*"))
+    for library in (diffusers, transformers):
+        library.utils.logging.enable_progress_bar()
     assert run(folder, tiny_folder, "--dry-run", "--minutes", "7") == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "Loading" not in told
     assert "6 choices of 6 edits to learn of, 6 edits are held out; what is learnt is kept if 6 of them agree" in said
     assert "\ntime " in said and "7 minutes at most" in said and sorted(folder.rglob("*")) == before
 

@@ -27,6 +27,13 @@ def test_what_is_given_takes_the_place_of_a_default_and_of_its_source():
     assert said["edits"].endswith("10 a second") and "0.0833" in said["edits"]
 
 
+def test_what_it_runs_on_is_named_as_it_is():
+    assert Budget().devices(on_cpu=True) == "this machine's CPU"
+    assert Budget().devices(on_cpu=False) == "1 GPU, each as fast as this device"
+    assert Budget(gpus=5).devices(on_cpu=True).startswith("5 GPUs, ")
+    assert Budget(gpu="H200").devices(on_cpu=True).startswith("1 GPU, at ")
+
+
 def test_what_is_not_known_is_asked_for():
     said = lines(1)
     assert "--price" in said["cost"] and "--edits-per-second" in said["edits"] and "energy" not in said
@@ -73,9 +80,9 @@ def test_the_command_prices_a_recipe(capsys, tmp_path):
     said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert said["recipe"] == "recipe      smoke.yaml, photofound train pretrain"
     assert {"plan", "needs", "counted", "run", "time", "cost", "energy", "carbon", "edits"} <= said.keys()
-    assert "1,000 steps of 16" in said["run"] and "on 2 GPU(s)" in said["time"]
+    assert "1,000 steps of 16" in said["run"] and "on 2 GPUs" in said["time"]
     assert cli.main(["cost", str(CONFIGS / "nano-detail-gpu.yaml")]) == 0  # by its minutes
-    assert "6.0 minutes on 1 GPU(s), by train.minutes" in capsys.readouterr().out
+    assert "6.0 minutes on 1 GPU, by train.minutes" in capsys.readouterr().out
     (tmp_path / "a.yaml").write_text("nothing: 1\n")
     for argv, wrong in ((["a.yaml"], "settings that no stage has"), ([recipe, "--gpu", "x"], "--gpu: 'x' is unknown"),
                         ([recipe, "--stage", "nope"], "--stage: 'nope' is no training")):  # fmt: skip

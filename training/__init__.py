@@ -17,6 +17,7 @@ from typing import Any
 
 from photofound import config, options
 from photofound.cli.arguments import Parser, file_name
+from photofound.cli.model import quiet_libraries
 from photofound.errors import one_line
 from photofound.train import price
 
@@ -95,7 +96,9 @@ def run(stage: str, argv: Sequence[str]) -> int:
         except ValueError as error:
             _write_for_launcher(f"photofound: {one_line(error)}")
             raise
-    return import_module(f"photofound.training.{stage}").main(list(argv)) or 0
+    module = import_module(f"photofound.training.{stage}")
+    quiet_libraries()  # those that the stage has imported
+    return module.main(list(argv)) or 0
 
 
 def _check_names(stage: str, overrides: Sequence[str]) -> None:

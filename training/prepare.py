@@ -335,11 +335,14 @@ def write_exemplars(source: str, folder: str, settings: PrepareConfig) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake, which is one line on stderr."""
+    from photofound.cli.model import quiet_libraries
     from photofound.training import parser
 
     try:
         args, overrides = parser("prepare", __doc__).split(argv)
         settings = config.load(PrepareConfig, args.config, overrides)
+        models = settings.captioner, settings.matte, settings.model, settings.text_encoder, settings.vae
+        quiet_libraries(importing=any(models))
         if settings.exemplars:
             written = write_exemplars(args.source, args.folder, settings)
             print(f"{args.folder}: {written} shards of {exemplars.SHARD} samples written, the others were there")

@@ -17,10 +17,8 @@ def run(argv: list[str]) -> int:
     if not args.folder.is_dir():
         raise ValueError(f"{args.folder}: is no folder; name the one that 'photofound demo --choices' has written to")
     from photofound import learn
-    from photofound.cli.model import quiet_libraries
     from photofound.training import STOPPED
 
-    quiet_libraries()
     out = args.output or args.folder / "learned"
     asked = args.folder, out, args.model, args.task, args.hold_out / 100, overrides, args.minutes, print_line
     if args.dry_run:

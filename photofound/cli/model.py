@@ -69,10 +69,13 @@ def without_gc() -> Iterator[None]:
         gc.enable()
 
 
-def quiet_libraries() -> None:
-    """Switch off the log lines and loading bars of diffusers and transformers. Their errors are raised anyway."""
+def quiet_libraries(importing: bool = False) -> None:
+    """Switch off the log lines and loading bars of diffusers and transformers. Their errors are raised anyway.
+
+    ``importing``: import them for it, where they come in only with the first model.
+    """
     for name in ("diffusers.utils.logging", "transformers.utils.logging"):
-        if name.partition(".")[0] in sys.modules:
+        if importing or name.partition(".")[0] in sys.modules:
             logging = importlib.import_module(name)
             logging.set_verbosity_error()
             logging.disable_progress_bar()

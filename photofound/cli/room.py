@@ -183,7 +183,10 @@ def _list_filters() -> None:
 
 
 def _caption(room: Room, args: argparse.Namespace) -> None:
+    from photofound.cli.model import quiet_libraries
+
     prompts = {"short": args.short_prompt, "dense": args.dense_prompt}
+    quiet_libraries(importing="://" not in args.captioner)
     with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
         found = room.caption(
             args.captioner,
@@ -201,11 +204,11 @@ def _caption(room: Room, args: argparse.Namespace) -> None:
 
 def _matte(room: Room, args: argparse.Namespace) -> None:
     from photofound.cli.model import quiet_libraries
-    from photofound.finder import finder
+    from photofound.finder import Finder, finder
 
-    quiet_libraries()
     room.table.count(args.where)  # a mistake in it is an error before a model is loaded
     find = finder(args.segmenter, args.text, args.model)
+    quiet_libraries(importing=isinstance(find, Finder))
     name = f"{args.segmenter}: {args.text}" if args.text else args.segmenter
     with _cluster_of(args) as pace, _bar("photographs", quiet=pace is not None) as progress:
         found, nothing = room.matte(find, name, args.where, progress, pace)

@@ -24,7 +24,7 @@ from torch import Tensor
 from photofound.device import device_name
 from photofound.train.contract import Stage
 from photofound.train.distributed import World, make_engine
-from photofound.train.price import LATE, Budget
+from photofound.train.price import CPU, LATE, Budget
 from photofound.train.settings import TrainConfig
 from photofound.train.trainer import Trainer
 
@@ -97,9 +97,9 @@ def dry_run(
     try:
         memory = _most_memory(planned, budget)
         if memory:
-            yield f"needs       {memory}; a GPU of {memory.card / 2**30:.0f} GiB or more, eager" + (
-                ", less where it is compiled" if train.compiled else ""
-            )
+            card = f"; a GPU of {memory.card / 2**30:.0f} GiB or more, eager"
+            card += ", less where it is compiled" if train.compiled else ""
+            yield f"needs       {memory}" + (card if budget.devices(_on_cpu(train)) != CPU else "")
         if stage_class is None:
             raise ValueError("the plan alone")
         _check_room(memory, planned, train)
@@ -147,10 +147,14 @@ def _most_memory(phases: Sequence[Phase], budget: Budget) -> Any | None:
     return max(needs, key=lambda need: need.peak, default=None)
 
 
+def _on_cpu(train: TrainConfig) -> bool:
+    return train.device == "cpu" or not torch.cuda.is_available()
+
+
 def _check_room(memory: Any | None, phases: Sequence[Phase], train: TrainConfig) -> None:
     import psutil
 
-    if train.device == "cpu" or not torch.cuda.is_available():
+    if _on_cpu(train):
         free = psutil.virtual_memory().available
     else:
         free = torch.cuda.mem_get_info()[0]
@@ -236,7 +240,7 @@ def _whole_run(
     train: TrainConfig, phases: Sequence[Measured], budget: Budget, parameters: float = 0.0
 ) -> Iterator[str]:
     """How long, and for how much, by the FLOP of an update or by its seconds here, each phase by its share."""
-    gpus = budget.gpus or 1
+    gpus, where = budget.gpus or 1, budget.devices(_on_cpu(train))
     if sustained := budget.sustained:
         mean = sum(phase.share * phase.flops for phase in phases) / (gpus * sustained * 1e12)
     elif all(phase.seconds for phase in phases):
@@ -249,13 +253,13 @@ def _whole_run(
     samples = round(train.steps * sum(phase.share * phase.samples for phase in phases))
     sizes = _range("{:,.0f}".format, phases[0].samples, phases[-1].samples)
     yield f"run         {train.steps:,} steps of {sizes} = {samples:,} samples"
-    yield f"time        {_hours(hours)} on {gpus} GPU(s), {budget.speed}" + (
+    yield f"time        {_hours(hours)} on {where}" + (
         f"; train.minutes ends it after {hours / whole:.0%} of its steps" if hours < whole else ""
     )
     if gpus > 1 and budget.device and not (budget.tflops or budget.mfu):
         low, high = (_hours(times * whole) for times in LATE)
         yield f"cluster     {low} to {high}, should it lose as much as published runs on many GPUs: docs/training.md"
-    yield from budget.lines(hours, parameters)
+    yield from budget.lines(hours, parameters) if where != CPU else ()
 
 
 def _by_minutes(train: TrainConfig, budget: Budget) -> Iterator[str]:
@@ -263,8 +267,9 @@ def _by_minutes(train: TrainConfig, budget: Budget) -> Iterator[str]:
     if not train.minutes:
         raise ValueError("this stage is planned by its time alone: set train.minutes, or measure a step with --dry-run")
     hours = train.minutes / 60
-    yield f"time        {_hours(hours)} on {budget.gpus or 1} GPU(s), by train.minutes"
-    yield from budget.lines(hours)
+    where = budget.devices(_on_cpu(train)).partition(",")[0]
+    yield f"time        {_hours(hours)} on {where}, by train.minutes"
+    yield from budget.lines(hours) if where != CPU else ()
 
 
 def _range(write: Callable[[float], str], a: float, b: float) -> str:

@@ -45,6 +45,9 @@ PUE, PUE_SOURCE = 1.56, "mean of data centres, Uptime Institute 2024"  # its glo
 EDITS, EDITS_SOURCE = 2.1, "inpaint, 1024 px, 4 steps, 1.2 billion parameters on an H200: docs/experiments.md"
 
 
+CPU = "this machine's CPU"
+
+
 @dataclass(frozen=True)
 class Budget:
     """The GPUs that an estimate is for; what is None has its default.
@@ -94,6 +97,13 @@ class Budget:
     def sustained(self) -> float | None:
         """TFLOP/s that a GPU sustains; None: as fast as the device of the dry run."""
         return self.tflops or (self.device.tflops * (self.mfu or MFU) if self.device else None)
+
+    def devices(self, on_cpu: bool) -> str:
+        """What a run takes its time on, and how fast that is, for people. ``on_cpu``: no GPU is here."""
+        if on_cpu and not any(value is not None for value in vars(self).values()):
+            return CPU
+        count = self.gpus or 1
+        return f"{count:,} GPU{'s' * (count != 1)}, {self.speed}"
 
     @property
     def speed(self) -> str:
