@@ -112,7 +112,7 @@ class Jobs:
     async def get(self, name: str) -> Job:
         job: Job | None = await self._do(self._store.get, name)
         if job is None:
-            raise HTTPException(404, f"job: there is no {name[:40]!r}; it was never here, or its time is over")
+            raise _gone(name)
         return job
 
     async def result(self, name: str) -> Response:
@@ -121,7 +121,10 @@ class Jobs:
             raise HTTPException(job.status or 500, job.detail)
         if job.state != "done":
             raise HTTPException(409, f"job: is not done yet, it is {job.state}; ask again", _RETRY)
-        return Response(await self._do(self._store.result, name), headers=dict(job.headers))
+        picture = await self._do(self._store.result, name)
+        if picture is None:
+            raise _gone(name)
+        return Response(picture, headers=dict(job.headers))
 
     async def delete(self, name: str) -> None:
         await self.get(name)
@@ -198,6 +201,10 @@ async def _set(event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_IDLE):
             await event.wait()
+
+
+def _gone(name: str) -> HTTPException:
+    return HTTPException(404, f"job: there is no {name[:40]!r}; it was never here, or its time is over")
 
 
 def check_callback(url: str, allowed: Sequence[str]) -> None:

@@ -155,10 +155,10 @@ class JobStore:
                 (state, *values, size, now, now, name),
             )
 
-    def result(self, name: str) -> bytes:
-        """The picture of a job that is done."""
-        data: bytes = self._db.execute("SELECT result FROM jobs WHERE id = ?", (name,)).fetchone()[0]
-        return data
+    def result(self, name: str) -> bytes | None:
+        """The picture of a job that is done; None: it was forgotten meanwhile."""
+        row = self._db.execute("SELECT result FROM jobs WHERE id = ?", (name,)).fetchone()
+        return None if row is None else row[0]
 
     def delete(self, name: str) -> bool:
         """Forget a job, whatever its state. Returns whether there was one."""

@@ -33,6 +33,9 @@ MEMORY = 2 * 2**30
 """Bytes of memory of a process, beside ``PER_PIXEL`` bytes for each pixel of the largest picture."""
 
 PER_PIXEL = 64
+START_SECONDS = 60.0
+"""How long a process may take to start."""
+
 _MOST_WARNINGS = 20
 
 
@@ -130,9 +133,20 @@ class _Process:
         command = [sys.executable, "-c", f"from photofound.serve import workers; workers.work({memory})"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
+        self._ready = False
 
     def ask(self, question: Any, seconds: float, name: str) -> Any:
-        """The answer. Raises ValueError if the time is over, or if the picture crashed the process."""
+        """The answer. Raises ValueError if the time is over, or if the picture crashed the process. The time begins
+        when the process has started, which takes long on a busy machine."""
+        if not self._ready:
+            self._answer(None, START_SECONDS, name, "cannot be read: this machine is too busy; send it again later")
+            self._ready = True
+        return self._answer(
+            question, seconds, name, f"takes more than {seconds:g} s of work on its file; send it smaller"
+        )
+
+    def _answer(self, question: Any, seconds: float, name: str, late: str) -> Any:
+        """The answer to a question; without one, that the process is ready. ``late``: what is wrong after the time."""
         assert self._process.stdin is not None and self._process.stdout is not None
         timed_out = threading.Event()
 
@@ -142,17 +156,21 @@ class _Process:
 
         timer = threading.Timer(seconds, give_up)
         timer.start()
+        answer = None
         try:
-            _send(self._process.stdin, question)
-            return _receive(self._process.stdout)
+            if question is not None:
+                _send(self._process.stdin, question)
+            answer = _receive(self._process.stdout)
         except (OSError, EOFError):
-            if timed_out.is_set():
-                raise ValueError(
-                    f"{name}: takes more than {seconds:g} s of work on its file; send it smaller"
-                ) from None
-            raise ValueError(f"{name}: the program that reads this kind of file failed; save it anew") from None
+            pass
         finally:
             timer.cancel()
+            timer.join()  # it may be killing the process at this moment: then there is no answer, and no process
+        if timed_out.is_set():
+            raise ValueError(f"{name}: {late}")
+        if answer is None:
+            raise ValueError(f"{name}: the program that reads this kind of file failed; save it anew")
+        return answer
 
     def kill(self) -> None:
         self._process.kill()
@@ -176,6 +194,7 @@ def work(memory: int) -> None:
     os.dup2(2, 1)  # what a library prints must not mix with answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
     _limit_memory(memory)
+    _send(answers, "ready")
     known: dict[str, Callable[..., Any]] = {"size": _size, "read": _read, "write": _write, "layers": _layers}
     while True:
         try:
