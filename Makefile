@@ -7,6 +7,8 @@ BIN := .venv/bin
 # Named after the contents of both files: a changed pin or dependency installs again, a fresh checkout's new dates do not.
 READY := .venv/.ready-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 OFFLINE := HF_HUB_OFFLINE=1
+# The processes that tests start find what others have compiled, also where the environment forbids to keep it.
+TEST := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: edit test test-fast test-hostile test-browser lint types docs docs-pictures package clean
 .DELETE_ON_ERROR:
@@ -15,13 +17,13 @@ edit: $(READY)  ## the five edits on sample photographs, into out/
 	$(OFFLINE) $(BIN)/python -m photofound.demos.samples --out out
 
 test: $(READY)  ## the whole suite but for browser and hostile
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not hostile" $(PYTEST_ARGS)
+	$(TEST) -m "not browser and not hostile" $(PYTEST_ARGS)
 
 test-fast: $(READY)  ## without the slow tests: under a minute on two cores
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not browser and not hostile and not slow" $(PYTEST_ARGS)
+	$(TEST) -m "not browser and not hostile and not slow" $(PYTEST_ARGS)
 
 test-hostile: $(READY)  ## long soaks of hostile pictures, requests and training data; each has a short part in make test
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m hostile $(PYTEST_ARGS)
+	$(TEST) -m hostile $(PYTEST_ARGS)
 
 # Chromium is the distribution's; playwright only drives it and downloads nothing.
 test-browser: $(READY)  ## the demo in a browser; as root on Debian it installs Chromium
