@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from dataclasses import replace
@@ -22,6 +21,7 @@ import torch.distributed
 import torch.multiprocessing
 from accelerate import state
 from accelerate.utils import DistributedType
+from helpers import free_port
 from torch import nn
 
 from photofound.train import shards
@@ -101,10 +101,8 @@ def shard_on_cpus():
 def fork(processes, work):
     """Run ``work()`` in so many processes of one group, as torchrun starts them; they inherit what is imported here, so
     that torch and diffusers are imported once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
 
     def one(rank):
         ranks = {"RANK": rank, "LOCAL_RANK": rank}

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
+import httpx
 import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
+
+T = TypeVar("T")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -82,6 +91,55 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
             make(folder)
             folder.with_suffix(".done").touch()
     return folder
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for what comes soon, or late on a machine that is busy with something else. Raises AssertionError."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port for what cannot listen at port 0. It lies below those that systems hand out by themselves (from 32768 on
+    Linux), so that nobody else gets it meanwhile; workers of pytest-xdist begin at different ones."""
+    first = 20_000 + os.getpid() % 10_000
+    for port in range(first, first + 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"none of the ports from {first} on is free")
+
+
+def serve(port: int, arguments: Sequence[str], ask: Callable[[str], T]) -> T:
+    """Run ``photofound serve`` in this process until ``ask(address)``, in a thread, has returned; then SIGTERM ends it.
+    A process of its own would spend seconds on imports. Returns what ``ask`` returned."""
+    from photofound import cli
+    from photofound.signals import handled
+
+    address = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{address}/readyz", timeout=120).is_success
+        return False
+
+    def work() -> T:
+        try:
+            wait_until(is_ready)
+            return ask(address)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def too_early(*_: object) -> None:
+        raise AssertionError("the server did not start")
+
+    with handled([signal.SIGTERM], too_early), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(work)
+        status = cli.main(["serve", "--port", str(port), *arguments])
+        logging.captureWarnings(False)  # the command captures them for good
+        assert status == 0
+        return asked.result()
 
 
 def run_processes(script: Path, *arguments: object) -> None:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from gloo import fork, shard_on_cpus
@@ -50,7 +51,8 @@ def materials(folder):
     """What some stages read: a perceptual network, pairs of results, exemplars."""
     torch.manual_seed(0)
     save_file(PerceptualNet().state_dict(), folder / "squeezenet.safetensors")
-    exemplars.write(drawn.store(4, (72,)), folder / "filled", 8, exemplars.Plan(crop=64), workers=0)
+    with patch.object(exemplars, "SHARD", 8):  # 256 take ten seconds
+        exemplars.write(drawn.store(4, (72,)), folder / "filled", 8, exemplars.Plan(crop=64), workers=0)
     (folder / "pairs").mkdir()
     lines = []
     for index, photo in enumerate(drawn.photographs(9, size=72)):

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import zipfile
@@ -28,6 +29,7 @@ from photofound.demos.studio import Cancelled, Form, Models, Studio
 from photofound.demos.words import in_words
 from photofound.edits.task import get_task
 from photofound.picture import formats, provenance
+from photofound.signals import handled
 
 pytestmark = pytest.mark.slow
 
@@ -981,29 +983,39 @@ def test_share_is_never_the_default():
     assert app.launch_settings()["share"] is False and app.launch_settings()["server_name"] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_visitors_photographs_go_when_the_demo_is_ended(tiny_folder, tmp_path, photograph, number):
-    code = f"""
-        import signal, sys, threading, os
-        from pathlib import Path
-        from photofound import cli
-        from photofound.demos import app, studio
+def run_demo(number, model, folder, photograph) -> int:
+    """The demo's command, ended by a signal once a visitor has opened a photograph; its status."""
 
-        def ready(address):
-            (folder,) = Path({str(tmp_path)!r}).glob("photofound-demo-*")
-            studio.Studio(folder / "desks", None).open({str(photograph)!r})
-            assert list(folder.rglob("*.npy"))
-            threading.Timer(0.2, os.kill, (os.getpid(), {int(number)})).start()
+    def ready(address):
+        (made,) = Path(folder).glob("photofound-demo-*")
+        studio.Studio(made / "desks", None).open(str(photograph))
+        assert list(made.rglob("*.npy"))
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
 
+    with pytest.MonkeyPatch.context() as patched:
         serve = app.serve
-        app.serve = lambda models, **settings: serve(models, **settings | {{"ready": ready}})
-        sys.exit(cli.main(["demo", "--model", {str(tiny_folder)!r}, "--device", "cpu"]))
-    """
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    run = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == (130 if number == signal.SIGINT else 128 + number), done.stderr
+        patched.setattr(app, "serve", lambda models, **settings: serve(models, **settings | {"ready": ready}))
+        patched.setattr(tempfile, "tempdir", str(folder))
+        for name in app.confined(Path(folder), 1):
+            patched.setenv(name, "")  # the command's own settings go with the block
+        return cli.main(["demo", "--model", str(model), "--device", "cpu"])
+
+
+def test_visitors_photographs_go_with_the_process(tiny_folder, tmp_path, photograph):
+    paths = [str(path) for path in (tiny_folder, tmp_path, photograph)]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_app; " + (
+        f"sys.exit(test_app.run_demo({int(signal.SIGTERM)}, *{paths}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("photofound-demo-*"))
+
+
+def test_visitors_photographs_go_by_ctrl_c(tiny_folder, tmp_path, photograph, capfd):
+    # What a shell starts in the background ignores Ctrl-C from its birth.
+    with handled([signal.SIGINT], signal.default_int_handler):
+        assert run_demo(signal.SIGINT, tiny_folder, tmp_path, photograph) == 130
+    assert "Traceback" not in capfd.readouterr().err and not list(tmp_path.glob("photofound-demo-*"))
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

@@ -127,10 +127,10 @@ def test_what_would_take_long_or_build_objects_is_refused(tmp_path, what):
 
     path = tmp_path / "c.yaml"
     path.write_text(BOMBS[what])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError) as caught:
         config.load(Run, path)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     message = str(caught.value)
     assert message.startswith("config:") and "\n" not in message and len(message) < 500
     with pytest.raises(ValueError):

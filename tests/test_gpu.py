@@ -1,7 +1,6 @@
 """The GPU benchmark, at toy size on the CPU: every row is measured, a file is gone on with, a failure costs one row."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,11 +28,8 @@ def run(monkeypatch, gpu, path, *arguments):
 
 
 @pytest.mark.slow
-def test_every_row_of_every_part_is_measured_at_toy_size(gpu, tmp_path):
-    path = tmp_path / "toy.json"
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--toy", "--json", path]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    parts = json.loads(path.read_text())["parts"]
+def test_every_row_of_every_part_is_measured_at_toy_size(gpu, tmp_path, monkeypatch):
+    parts = run(monkeypatch, gpu, tmp_path / "toy.json")["parts"]
     assert list(parts) == list(gpu.PARTS)
     rows = {f"{name}: {title}": row for name, part in parts.items() for title, row in part["rows"].items()}
     assert not {title: row["error"] for title, row in rows.items() if "error" in row}

@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import wait_until
 from PIL import Image, ImageFilter
 
 from photofound import cli
@@ -404,21 +405,33 @@ def test_done_work_is_not_done_again(tmp_path, monkeypatch):
     assert prepare(source, tmp_path / "out", settings(workers=5))["kept"] == 22
 
 
+SLOW = """
+    import pathlib, time
+    calls = []
+
+    def words(rgb):
+        calls.append(1)
+        if not pathlib.Path("killed").exists():
+            time.sleep(600 if len(calls) > 15 else 0.02)
+        return "slow"
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     """SIGKILL, in a process of its own, while it works."""
-    (tmp_path / "slow.py").write_text("import time\ndef words(rgb):\n    time.sleep(0.1)\n    return 'slow'\n")
+    (tmp_path / "slow.py").write_text(textwrap.dedent(SLOW))
     source = big(tmp_path)
     options = ["--min_side=32", "--shard_size=3", "--workers=0", "--captioner=slow:words"]
     command = [sys.executable, "-m", "photofound.training.prepare", source, str(tmp_path / "out"), *options]
-    process = subprocess.Popen(command, cwd=tmp_path)
-    while len(list((tmp_path / "out").glob("*.tar"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, cwd=tmp_path) as process:
+        try:
+            wait_until(lambda: len(list((tmp_path / "out").glob("*.tar"))) >= 2)
+        finally:
+            process.kill()
     before = contents(tmp_path / "out")
     assert 2 <= len(before) < 8 and not (tmp_path / "out" / "index.json").exists()
+    (tmp_path / "killed").touch()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "22 of 23 photographs in 8 shards" in done.stdout, done.stderr
     after = contents(tmp_path / "out")

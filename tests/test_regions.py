@@ -93,9 +93,9 @@ def test_soft_edges_go_with_their_hole():
 @pytest.mark.parametrize("count", [100, 1500])
 def test_dust_all_over_is_split_in_a_moment(count):
     hole = specks(count)
-    start = time.perf_counter()
+    start = time.process_time()
     parts = parts_of(hole, 128)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert 50 < len(parts) <= 512 and all(part.size == (part.box.height, part.box.width) for part in parts)
     painted = np.zeros(hole.shape)
     for part in parts:

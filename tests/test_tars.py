@@ -141,8 +141,8 @@ def test_headers_that_are_broken_by_the_thousand_take_no_long_time(tmp_path):
     block = bytearray(tarfile.TarInfo("0.png").tobuf())
     block[:4] = b"####"  # not what its checksum says
     (tmp_path / "x.tar").write_bytes(bytes(block) * 100_000)
-    started = time.monotonic()
-    assert len(list(read_tar(tmp_path / "x.tar"))) == 1 and time.monotonic() - started < 5
+    started = time.process_time()
+    assert len(list(read_tar(tmp_path / "x.tar"))) == 1 and time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no tar"])

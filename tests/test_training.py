@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import free_port, wait_until
 from safetensors.torch import load_file
 
 from photofound import cli
@@ -68,18 +69,35 @@ def test_activation_checkpointing_changes_nothing_but_memory(whole, tmp_path):
     assert losses(tmp_path)[:2] == losses(whole)[:2]  # the third is in the decline of the learning rate
 
 
+ENDLESS = """
+import sys, time
+from photofound.training import pretrain
+
+batch, calls = pretrain.PretrainStage.batch, []
+
+def until_killed(*arguments):
+    calls.append(1)
+    if len(calls) > 38:  # of 40: on a busy machine, what kills it may come late
+        time.sleep(600)
+    return batch(*arguments)
+
+pretrain.PretrainStage.batch = until_killed
+sys.exit(pretrain.main())
+"""
+
+
 @pytest.mark.slow
 def test_killed_at_a_random_step_it_goes_on_as_if_it_had_not_been(whole, tmp_path):
     """Started by accelerate's launcher; SIGKILL leaves no time for anything."""
-    command = [BIN / "accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "photofound.training.pretrain"]
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    command = [BIN / "accelerate", "launch", "--cpu", "--num_processes", "1", tmp_path / "endless.py"]
     arguments = ["--config", SMOKE, "--run_dir", str(tmp_path), "--train.save_every=3"]
-    run = subprocess.Popen([*command, *arguments], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     after, log = random.Random().randint(4, 16), tmp_path / "metrics.jsonl"
-    while not (log.is_file() and len(log.read_text().splitlines()) >= after):
-        assert run.poll() is None
-        time.sleep(0.005)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    with subprocess.Popen([*command, *arguments], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL) as run:
+        try:
+            wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) >= after, 280)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
     assert not (tmp_path / "model").exists()
     assert smoke(tmp_path, "--resume", "latest", "--train.save_every=3") == 0
     assert losses(tmp_path) == losses(whole) and same(final(tmp_path), final(whole))
@@ -222,7 +240,7 @@ def cluster(tmp_path):
         (folder / name).chmod(0o755)
 
     def submit(script, *arguments):
-        port = str(random.Random().randrange(20_000))
+        port = str(free_port() - 20_000)
         slurm = {"SLURM_JOB_ID": port, "SLURM_JOB_NODELIST": "localhost", "CALLED": str(tmp_path / "called")}
         path = os.pathsep.join([str(folder), str(BIN), os.environ["PATH"]])
         environment = os.environ | slurm | {"PATH": path, "OMP_NUM_THREADS": "1"}
