@@ -255,8 +255,8 @@ class Studio:
         inputs = self.inputs(desk, get_task(form.task), form.inputs)
         picture = desk.photo.picture if get_task(form.task).takes_picture else None
         best_of = form.best_of if get_task(form.task).keeps else None
-        sampling = (form.steps, form.guidance) if get_task(form.task).samples else ()
-        return Request(form.task, picture, inputs, form.seed, *sampling, best_of=best_of)
+        steps, guidance = (form.steps, form.guidance) if get_task(form.task).samples else (None, None)
+        return Request(form.task, picture, inputs, form.seed, steps, guidance, best_of=best_of)
 
     def prepare(self, desk: Desk, task: Task, raw: dict[str, Any]) -> Job:
         """The job that a run would do. Raises ValueError where something is still missing, or wrong."""

@@ -127,8 +127,8 @@ class TaskNode:
             (required if needed else optional)[each.name] = kind, options | ({"advanced": True} if rare else {})
         seed = {"default": 0, "min": 0, "max": LAST_SEED, "control_after_generate": True}
         steps = {"default": 0, "min": 0, "max": 100, "tooltip": "sampling steps; 0 = the model's own number"}
-        guidance = {"default": 0.0, "min": 0.0, "max": 30.0, "step": 0.1}
-        guidance |= {"tooltip": "how strongly to follow the prompt; 0 = the model's own"}
+        strongly = "how strongly to follow the prompt; 0 = the model's own"
+        guidance = {"default": 0.0, "min": 0.0, "max": 30.0, "step": 0.1, "tooltip": strongly}
         # What changes nothing is hidden and not left out: workflows name the values of widgets by their order.
         idle = {} if cls.task.samples else {"hidden": True}
         required["seed"] = (
@@ -172,8 +172,8 @@ class TaskNode:
         for i, one in enumerate(pictures):
             given = {each.name: _value(each, inputs.get(each.name), i, len(pictures)) for each in _inputs(self.task)}
             given = {name: value for name, value in given.items() if value is not None}
-            sampling = (seed + i, steps or None, guidance or None) if self.task.samples else (seed + i,)
-            request = Request(self.task.name, one, given, *sampling, best_of=best_of)
+            sampling = (steps or None, guidance or None) if self.task.samples else (None, None)
+            request = Request(self.task.name, one, given, seed + i, *sampling, best_of=best_of)
             made = pipe.answer(request, callback=_progress(i, len(pictures)))
             results.append(made.images[0].to_float())
             layers.append(partial(_layers_of, pipe, request))

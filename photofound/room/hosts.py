@@ -172,14 +172,14 @@ class Hosted(Filter):
         return ray.get(actor.scores.remote(self.name, list(samples)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class HostedCaptioner:
     """A ``Captioner`` that lies in actors."""
 
+    actors: Sequence[Any]
     name: str
     batch: int
     instructed: bool
-    actors: Sequence[Any]
 
     def captions(self, pictures: Sequence[np.ndarray], prompt: str, most: int) -> list[str | None]:
         found: list[str | None] = Asked(self.actors, "captions")(pictures, prompt, most)

@@ -306,7 +306,7 @@ def fill_slowly(
     fragments = table.dataset.get_fragments()
     work = [(each.fragment_id, *span) for each in fragments for span in _spans(each.count_rows(wanted))]
     pace.total += sum(rows for *_, rows in work)
-    versions = _Versions(lambda found: [table.put(n, [v for i, v in found if i == n]) for n in {i for i, _ in found}])
+    versions = _Versions(partial(_put_values, table))
     failed = _Failures(str(table.folder), len(work), most=8)
     folder, version, total = str(table.folder), table.dataset.version, 0
     arguments = ((folder, version, n, names, compute, read, f"{wanted} AND {keys}", batch) for n, keys, _ in work)
@@ -323,6 +323,11 @@ def fill_slowly(
         versions.make()
     failed.end()
     return total
+
+
+def _put_values(table: Table, found: Sequence[tuple[int, Any]]) -> None:
+    for number in dict.fromkeys(number for number, _ in found):
+        table.put(number, [values for n, values in found if n == number])
 
 
 def _spans(rows: int) -> list[tuple[str, int]]:
@@ -369,7 +374,7 @@ def caption(table: Table, recipe: Recipe, pace: Pace, **how: Any) -> Captioned:
     """`photofound.room.captions.caption` on a cluster: pictures are decoded in tasks, captioned in actors. An endpoint
     is asked by one actor, so no more at once than without a cluster. ``how``: arguments of ``captions.caption``."""
     with hosts.started([], [], pace.nodes, recipe, recipe.away) as actors:
-        there = hosts.HostedCaptioner(*hosts.told(actors, "name", "batch", "instructed"), actors=actors)
+        there = hosts.HostedCaptioner(actors, *hosts.told(actors, "name", "batch", "instructed"))
         return captions.caption(table, there, **how, fill=partial(fill_slowly, table, pace=pace))
 
 

@@ -5,7 +5,7 @@ FastAPI reads requests by it, refuses what does not fit, and describes it at /do
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, Field, create_model
@@ -94,5 +94,6 @@ def _common_fields(task: Task, config: ServeConfig) -> dict[str, tuple[Any, Any]
         "num_inference_steps": (int | None, Field(description="another name of steps", deprecated=True, **steps)),
         "guidance_scale": (float | None, Field(description="another name of guidance", deprecated=True, **guidance)),
     }
-    idle = {*(() if task.varies else ("seed",)), *(() if task.samples else SAMPLING)}
-    return {name: (SkipJsonSchema[kind] if name in idle else kind, field) for name, (kind, field) in common.items()}
+    for name in {*(() if task.varies else ("seed",)), *(() if task.samples else SAMPLING)} & common.keys():
+        common[name] = Annotated[common[name][0], SkipJsonSchema()], common[name][1]
+    return common

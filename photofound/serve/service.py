@@ -103,9 +103,11 @@ class EditService:
             format = layers.upper() if layers else format
             if told := task.ignored(fields):
                 warned.append(told)
-            sampling = _sampling(fields) if task.samples else (fields["seed"],)
+            seed, steps, guidance = _sampling(fields)
+            if not task.samples:
+                steps = guidance = None
             ((made, ticket),) = await self.compute(
-                [Request(task.name, picture, given, *sampling, layers=bool(layers), best_of=best_of)]
+                [Request(task.name, picture, given, seed, steps, guidance, layers=bool(layers), best_of=best_of)]
             )
             made = made if fields["recipe"] else replace(made, recipe="")
             return await self.write(task, made, ticket, format, fields["mark"], warned, uploads.get("image"))
