@@ -2,7 +2,7 @@
 
     python benchmarks/training.py
     python benchmarks/training.py --shape nano --resolutions 128 256 --batches 8 32 --threads 2
-    python benchmarks/training.py --device cuda --shape 1b --resolutions 512 1024 --batches 8 16 32 --compile
+    python benchmarks/training.py --device cuda --shape 1b --resolutions 512 1024 --batches 8 16 32 --compile step
     python benchmarks/training.py --device cuda --shape 1b --resolutions 1024 --batches 32 --optimizer muon
         --checkpoint-activations
 
@@ -71,6 +71,9 @@ class Latents:
         v = self.transformer(x_t, t, text, condition=condition, task=task, strength=t).sample
         return (v.float() - (noise - x0)).square().mean(), {}
 
+    def compile_step(self) -> None:
+        self.transformer.compile()
+
     def sheet(self) -> Any:
         raise NotImplementedError("speed is measured, not pictures")
 
@@ -85,7 +88,8 @@ def ours(args: argparse.Namespace, side: int, batch: int) -> Callable[[], object
         optimizer=args.optimizer,
         device=str(args.device),
         precision=args.precision,
-        compile=args.compile,
+        compile=args.compile == "blocks",
+        compile_step=args.compile == "step",
         checkpoint_activations=args.checkpoint_activations,
         trackers=(),
     )
@@ -99,9 +103,8 @@ def theirs(args: argparse.Namespace, side: int, batch: int) -> Callable[[], obje
     model = PRXTransformer2DModel(in_channels=CHANNELS, patch_size=2, **SHAPES[args.shape]).to(args.device).train()
     if args.checkpoint_activations:
         model.enable_gradient_checkpointing()
-    if args.compile:
-        for block in model.blocks:
-            block.compile()
+    for part in {"blocks": model.blocks, "step": [model]}.get(args.compile, ()):
+        part.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     generator = torch.Generator(args.device).manual_seed(0)
     text_shape = (batch, TEXT_TOKENS[args.shape], SHAPES[args.shape]["context_in_dim"])
@@ -191,7 +194,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--precision", choices=["bf16", "fp32"], help="default: fp32 on a CPU, bf16 on a GPU")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw", help="ours; theirs has AdamW")
-    parser.add_argument("--compile", action="store_true", help="both, block by block")
+    parser.add_argument(
+        "--compile", nargs="?", const="blocks", choices=["blocks", "step"], help="both: block by block, or whole"
+    )
     parser.add_argument("--checkpoint-activations", action="store_true", help="both")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a round")
     parser.add_argument("--rounds", type=int, default=2)
@@ -213,7 +218,8 @@ def main() -> None:
     gpu = args.device.type == "cuda"
     name = torch.cuda.get_device_name(args.device) if gpu else f"cpu, {torch.get_num_threads()} threads"
     top = peak(args.device, args.precision)
-    extras = [flag for flag in ("compile", "checkpoint_activations") if getattr(args, flag)]
+    extras = [f"compiled by {args.compile}s"] * bool(args.compile)
+    extras += ["checkpoint_activations"] * args.checkpoint_activations
     print(f"torch {torch.__version__}, {name}; {args.shape}, {args.precision}, {args.optimizer} {' '.join(extras)}")
     print(f"peak by matmul: {top:.3e} FLOP/s\n")
     print("| px | batch | loop | ms/step | images/s | MFU | GiB | ratio |\n|---|---|---|---|---|---|---|---|")
