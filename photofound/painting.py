@@ -182,12 +182,12 @@ class PaintingPipeline(SamplingPipeline):
         return Draft(job, part, native_hole, condition, generator, filled, backdrop, start)
 
     def _exemplar(
-        self, pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor, attempt: int
+        self, pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor, number: int
     ) -> tuple[Tensor, Tensor | None]:
         """The small picture with its hole filled from its own patches; their texture at the size of ``pixels``, unless
         that is the same."""
         search = exemplar.SEARCHES[self.config.exemplars]
-        filled = exemplar.canvas(small, small_hole, search=search, candidate=attempt)
+        filled = exemplar.canvas(small, small_hole, *exemplar.attempt(number, search))
         return filled, None if hole.shape == small_hole.shape else exemplar.texture(pixels, hole, filled, small_hole)
 
     def _wants_exemplars(self) -> bool:

@@ -157,8 +157,10 @@ def test_a_quick_search_compares_less_and_a_thorough_one_is_the_default(monkeypa
     )
     pixels, hole = as_pixels(photograph(200)), torch.zeros(1, 1, 200, 200)
     hole[..., 40:180, 40:180] = 1
-    for options in ({}, {"candidate": 3}, {"search": exemplar.SEARCHES["quick"]}):
-        exemplar.canvas(pixels, hole, **options)
+    quick = exemplar.SEARCHES["quick"]
+    for options in ((), exemplar.attempt(3, exemplar.SEARCHES["thorough"]), (0, quick), exemplar.attempt(2, quick)):
+        exemplar.canvas(pixels, hole, *options)
     hole[..., 60:, :] = 0  # so small a hole is searched at its own size
-    exemplar.canvas(pixels, hole, search=exemplar.SEARCHES["quick"], candidate=1)
-    assert seen == [((200, 200), 5, 0), ((200, 200), 3, 1), ((156, 156), 3, 0), ((200, 200), 5, 0)]
+    exemplar.canvas(pixels, hole, 7, quick)
+    full, small = (200, 200), (156, 156)
+    assert seen == [(full, 5, 0), (full, 3, 1), (small, 3, 0), (full, 2, 2), (full, 3, 7)]

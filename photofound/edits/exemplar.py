@@ -36,24 +36,31 @@ class Search:
         hole: pixels of a hole that is filled at its own size, for the search is linear in the hole's size; pictures
             with larger ones are filled smaller, unless ``worth`` is not reached.
         worth: scales above this are not worth it.
-        radii: of the patches that are compared, at a picture's own size and where it is filled smaller: those of the
-            first candidate, which is what is made alone, and of the second (``photofound.judging``).
+        radius: of the patches that are compared, where so large ones are given.
         parts: of a hole that are filled side by side, each by a thread, at most.
     """
 
-    hole: int
-    worth: float
-    radii: tuple[tuple[int, int], tuple[int, int]]
-    parts: int
+    hole: int = 30_000
+    worth: float = 1.0
+    radius: int = 5
+    parts: int = 1
 
 
-SEARCHES = {
-    "thorough": Search(30_000, 1.0, ((5, 5), (3, 3)), 1),
-    "quick": Search(12_000, 0.85, ((3, 3), (5, 5)), 2),
-}
+SEARCHES = {"thorough": Search(), "quick": Search(12_000, 0.85, 3, 2)}
 """What a pipeline's setting ``exemplars`` names. Folders of earlier versions are searched thoroughly, so that they give
 the pixels that they gave. ``quick`` takes a third to two thirds of the time, and on average comes out no worse
 (docs/experiments.md)."""
+
+
+def attempt(number: int, search: Search) -> tuple[int, Search]:
+    """Seed and search of candidate ``number`` of an edit (``photofound.judging``). The first is what is made alone. The
+    others are thorough, by patches of two radii in turn, which differ more than two seeds; which fits better depends
+    on the hole (docs/experiments.md)."""
+    if number == 0:
+        return 0, search
+    if search == SEARCHES["thorough"]:
+        return number // 2, Search(radius=3 if number % 2 else 5)
+    return number, Search(radius=3 if number % 2 else 2)
 
 
 def patchmatch_missing() -> str:
@@ -180,31 +187,27 @@ def _fill_smoothly(rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def canvas(
-    pixels: Tensor, hole: Tensor, seed: int = 0, search: Search = SEARCHES["thorough"], candidate: int = 0
-) -> Tensor:
+def canvas(pixels: Tensor, hole: Tensor, seed: int = 0, search: Search = SEARCHES["thorough"]) -> Tensor:
     """``fill`` for a batch: (B, 3, H, W) in [-1, 1] and (B, 1, H, W), hole where above 0.
 
     Pictures of more than 256 x 256 pixels, and those with a larger hole than ``search`` says, are filled smaller,
-    enlarged, and given ``texture``. Candidates are numbered from 0 and take the two radii in turn, which differ more
-    than two seeds; which fits better depends on the hole (docs/experiments.md).
+    enlarged, and given ``texture``.
     """
-    asked = seed + candidate // 2, search.radii[candidate % 2], search
-    filled = [_fill_one(each, gap[0] > 0, *asked) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
+    filled = [_fill_one(each, gap[0] > 0, seed, search) for each, gap in zip(pixels.cpu(), hole.cpu(), strict=True)]
     return torch.where(hole > 0, torch.stack(filled).to(pixels), pixels)
 
 
-def _fill_one(pixels: Tensor, hole: Tensor, seed: int, radii: tuple[int, int], search: Search) -> Tensor:
+def _fill_one(pixels: Tensor, hole: Tensor, seed: int, search: Search) -> Tensor:
     """One picture (3, H, W) in [-1, 1] and its hole (H, W) bool."""
     height, width = hole.shape
     scale = min(_MAX_PIXELS / hole.numel(), search.hole / max(1, int(hole.sum()))) ** 0.5
     if scale >= search.worth:
-        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed, radii[0], search.parts))
+        return _to_pixels(fill(_to_rgb(pixels), hole.numpy(), seed, search.radius, search.parts))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     gap = hole[None, None].float()
     small = resize_given(pixels[None], gap, size)
     small_hole = F.interpolate(gap, size=size, mode="area") > 0.5
-    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed, radii[1], search.parts))[None]
+    small = _to_pixels(fill(_to_rgb(small[0]), small_hole[0, 0].numpy(), seed, search.radius, search.parts))[None]
     enlarged = resize(small, (height, width))
     return (enlarged + texture(pixels[None], gap, small, small_hole)).clamp(-1, 1)[0]
 
