@@ -37,14 +37,18 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown key, wrong type, or a malformed override; the message names the key and the remedy.
+        ValueError: unknown key, wrong type, a malformed override, or a setting that does nothing (a class may say
+            which, in ``refuse_idle``); the message names the key and the remedy.
     """
     tree = read(Path(path)) if path is not None else {}
     for override in overrides:
         keys, value = _parse_override(override)
         _seed_mapping(cls, tree, keys)
         _assign(tree, keys, value)
-    return build(cls, tree)
+    built = build(cls, tree)
+    if hasattr(built, "refuse_idle"):
+        built.refuse_idle(leaves(tree))
+    return built
 
 
 def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:

@@ -61,6 +61,32 @@ class OptimizedPipeline(StoredPipeline):
         if getattr(network, "is_cache_enabled", False):
             network.disable_cache()
 
+    def enable_path_drop_guidance(self) -> None:
+        """Guide away from what the outer blocks make without the text, in place of the whole model without the text:
+        Path-Drop Guidance (SPRINT, arXiv:2510.21986, section 3.3), for models that were trained with
+        ``recipe.sprint_drop``. Guided steps cost little more than unguided ones. It counts where ``guidance_scale`` is
+        not 1.
+
+        Raises ValueError for a model without a fusion of its paths, and for a few-step student, which is not guided.
+        """
+        network: Any = self._networks.get("transformer")
+        if getattr(network, "fusion", None) is None:
+            raise ValueError("path-drop: this model has no two paths (it is for those trained with recipe.sprint); "
+                             "leave it out")  # fmt: skip
+        if self.config.get("distilled"):
+            raise ValueError("path-drop: a few-step model is told the scale and not guided; use its teacher")
+        network._photofound_path_drop = True
+
+    def disable_path_drop_guidance(self) -> None:
+        """Guide by the whole model without the text again."""
+        network: Any = self._networks.get("transformer")
+        network._photofound_path_drop = False
+
+    @property
+    def path_drop_guidance(self) -> bool:
+        """Whether ``enable_path_drop_guidance`` is on."""
+        return bool(getattr(self._networks.get("transformer"), "_photofound_path_drop", False))
+
     def compile(self, graphs: bool = False) -> None:
         """Compile the transformer, block by block, and the autoencoder's decoder by ``torch.compile``. The first call,
         and the first one at a new size, waits for the compiler. Results differ in the last bits.
@@ -111,8 +137,8 @@ class OptimizedPipeline(StoredPipeline):
 
     @property
     def optimizations(self) -> dict[str, Any]:
-        """Those that are on and change the pixels: ``quantize``, ``compile``, ``cache_threshold``, ``vae_tiling``. For
-        recipes."""
+        """Those that are on and change the pixels: ``quantize``, ``compile``, ``cache_threshold``, ``path_drop``,
+        ``vae_tiling``. For recipes."""
         networks = self._networks
         painter: Any = networks.get("transformer")
         cache = getattr(painter, "_cache_config", painter)  # diffusers keeps the configuration, ours its number
@@ -121,6 +147,7 @@ class OptimizedPipeline(StoredPipeline):
             "quantize": next(iter(kinds), None),
             "compile": getattr(painter, "_photofound_compiled", None),
             "cache_threshold": getattr(cache, "threshold", None) or getattr(cache, "_threshold", None) or None,
+            "path_drop": self.path_drop_guidance or None,
             "vae_tiling": getattr(networks.get("vae"), "use_tiling", False) or None,
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -133,6 +160,8 @@ class OptimizedPipeline(StoredPipeline):
             self.compile(graphs=wanted["compile"] == "graphs")
         if "cache_threshold" in wanted:
             self.enable_first_block_cache(wanted["cache_threshold"])
+        if "path_drop" in wanted:
+            self.enable_path_drop_guidance()
         if "vae_tiling" in wanted:
             self.enable_vae_tiling()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -41,12 +41,15 @@ def sections(module: str, name: str) -> list[Section]:
     return list(_sections(_Source.of(module), name, ""))
 
 
-def describe(module: str, name: str) -> str:
-    """The same as text, at most 120 characters wide."""
+def describe(module: str, name: str, hidden: Callable[[str], bool] = lambda name: False) -> str:
+    """The same as text, at most 120 characters wide, without the ``hidden`` ones."""
     lines = ["settings, in the file of --config or as --NAME=VALUE (YAML):"]
     for section in sections(module, name):
+        shown = [option for option in section.options if not hidden(option.name)]
+        if not shown:
+            continue
         lines += ["", textwrap.fill(section.about, 120)]
-        for option in section.options:
+        for option in shown:
             lines.append(f"  {f'{option.name}={option.default}':<44} {option.type}")
             if option.help:
                 lines += textwrap.wrap(option.help, 112, initial_indent=" " * 6, subsequent_indent=" " * 6)

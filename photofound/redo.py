@@ -263,7 +263,7 @@ def _request(made: Mapping[str, Any], source: Picture | None, inputs: dict[str, 
 
 def _optimizations(made: Mapping[str, Any], but: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a recipe that are not on yet."""
-    computed, names = made.get("computed", {}), ("quantize", "cache_threshold", "vae_tiling")
+    computed, names = made.get("computed", {}), ("quantize", "cache_threshold", "path_drop", "vae_tiling")
     return {name: computed[name] for name in names if name in computed and name not in but}
 
 

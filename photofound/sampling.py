@@ -240,9 +240,10 @@ class SamplingPipeline(OptimizedPipeline):
             told = torch.tensor([float(np.clip(guidance, *distilled["guidance"]))], device=folded.device)
         # Without a prompt or a reference both branches would be the same.
         negative = self._current.negative_prompt
-        wanted = any(condition.prompt) or condition.reference is not None or bool(negative)
+        paths = self.path_drop_guidance and not bool(is_regression(condition).all())  # these differ anyway
+        wanted = any(condition.prompt) or condition.reference is not None or bool(negative) or paths
         guided = not distilled and guidance != 1 and wanted
-        copies = 2 if guided else 1
+        copies, drops = 2 if guided else 1, guided and paths
         tokens, mask = self._encode_prompts(list(condition.prompt) + [negative] * (batch * guided))
         heads = [model.task_index(name) for name in condition.task] * copies
         task = heads[0] if len(set(heads)) == 1 else torch.tensor(heads, device=folded.device)
@@ -272,7 +273,14 @@ class SamplingPipeline(OptimizedPipeline):
                 x, given = (cut(part, group).to(folded.dtype).repeat(copies, 1, 1, 1) for part in (latents, folded))
                 times = t.float().reshape(1)  # the model multiplies time by 1,000: bf16 would round it visibly
                 inputs = {name: per_tile(value, len(group)) for name, value in each.items()}
-                out = model(x, times, condition=given, guidance=told, cache=cache, **inputs).sample
+                inputs |= {"condition": given, "guidance": told}
+                if drops:  # the branch without text sees the outer blocks alone
+                    strong, weak = ({name: _part(part, i, len(x)) for name, part in inputs.items()} for i in range(2))
+                    with_all, outer = x.chunk(2)
+                    made = model(with_all, times, cache=cache, **strong), model(outer, times, path_drop=True, **weak)
+                    out = torch.cat([half.sample for half in made])
+                else:
+                    out = model(x, times, cache=cache, **inputs).sample
                 if model.config.prediction_type == "sample":
                     out = flow.to_velocity(x, out, times)
                 out = out.float()
@@ -393,6 +401,11 @@ def _latents(returned: Any, latents: Tensor) -> Tensor:
     if not isinstance(changed, Tensor) or changed.shape != latents.shape:
         raise ValueError(f"callback_on_step_end: latents must stay a tensor of shape {tuple(latents.shape)}")
     return changed
+
+
+def _part(value: Any, index: int, batch: int) -> Any:
+    """What half of a guided batch is given: a half of what is there for each sample, all of the rest."""
+    return value.chunk(2)[index] if isinstance(value, Tensor) and value.ndim and len(value) == batch else value
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

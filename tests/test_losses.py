@@ -19,6 +19,7 @@ from photofound.train.losses import (
     alignment_loss,
     patch_distance,
     perceptual_distance,
+    sample_grid_route,
     sample_route,
 )
 
@@ -342,3 +343,26 @@ def test_p_dino_by_hand():
         net, picture = Quarters(), torch.rand(1, 3, *shape)
         patch_distance(net, picture, picture)
         assert net.grid == grid
+
+
+@pytest.mark.parametrize(("skip", "side", "kept"), [(0.75, 2, 1), (0.5, 2, 2), (0.875, 4, 2)])
+def test_a_grid_route_keeps_as_many_tokens_of_each_neighbourhood(skip, side, kept):
+    """Counted on every shift of the grid, of which the route's is one: within one token where edges cut groups."""
+    route = sample_grid_route(400, (8, 12), skip, torch.Generator().manual_seed(0))
+    assert route.shape == (400, 96 - int(skip * 96)) and bool((route.diff(dim=1) > 0).all())
+    seen, fits = torch.zeros(400, 96).scatter_(1, route, 1.0).view(400, 8, 12), []
+    for y in range(side):
+        for x in range(side):
+            inner = seen[:, y : 8 - (side - y) % side or None, x : 12 - (side - x) % side or None]
+            whole = inner.unfold(1, side, side).unfold(2, side, side).sum((-2, -1)).flatten(1)
+            fits.append(((whole - kept).abs() <= (x > 0 or y > 0)).all(1))
+    assert bool(torch.stack(fits).any(0).all()) and bool(fits[0].any())
+    assert (seen.mean(0) - (1 - skip)).abs().max() < 0.12, "no place is preferred"
+    assert not torch.equal(route[0], route[1])
+
+
+def test_a_grid_route_takes_every_size():
+    for grid, skip in (((3, 5), 0.75), ((1, 7), 0.5), ((6, 6), 0.6)):
+        route = sample_grid_route(3, grid, skip, torch.Generator().manual_seed(0))
+        tokens = grid[0] * grid[1]
+        assert route.shape == (3, tokens - int(skip * tokens)) and int(route.max()) < tokens

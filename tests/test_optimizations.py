@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import load_pipeline, seeded
+from PIL import Image
 from skimage import data
 
-from photofound import EditPipeline, ErasePipeline, InpaintPipeline, Picture
-from photofound.edits.task import get_task
+from photofound import EditPipeline, ErasePipeline, InpaintPipeline, Picture, cli
+from photofound.edits.task import Condition, get_task
 from photofound.eval.metrics import psnr
 from photofound.model.cache import THRESHOLD, FirstBlockCache
+from photofound.model.condition import fold_condition
 
 
 def jobs() -> list:
@@ -156,3 +158,70 @@ def test_compiling_takes_the_blocks_and_the_decoder_and_is_named_in_recipes(nano
     pipe.optimize({"compile": "blocks"})
     assert compiled.count("Block") == len(pipe.transformer.blocks) and "Decoder" in compiled[-1]
     assert pipe.optimizations == {"compile": "blocks"}
+
+
+@pytest.fixture(scope="module")
+def two_paths(tiny_folder, tmp_path_factory):
+    """A tiny model of six blocks with a fusion, in a folder."""
+    torch.manual_seed(0)
+    pipe = InpaintPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
+    shape = {**pipe.transformer.config, "depth": 6, "token_fusion": True}
+    pipe.transformer = type(pipe.transformer).from_config(shape)
+    for parameter in pipe.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path_factory.mktemp("two-paths")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_path_drop_guides_away_from_the_outer_blocks(two_paths, monkeypatch):
+    pipe = load_pipeline(InpaintPipeline, two_paths)
+    condition = Condition(
+        torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64), ["inpaint"] * 2, ["a cup", ""], torch.ones(2)
+    )
+    folded = fold_condition(condition, pipe.vae, "pixels")
+    x, t, seen = torch.randn(2, 4, 8, 8), torch.tensor(0.7), []
+    forward = pipe.transformer.forward
+    monkeypatch.setattr(
+        pipe.transformer,
+        "forward",
+        lambda *given, **more: (seen.append(more.get("path_drop", False)), forward(*given, **more))[1],
+    )
+
+    @torch.no_grad()
+    def velocity(guidance, paths):
+        (pipe.enable_path_drop_guidance if paths else pipe.disable_path_drop_guidance)()
+        seen.clear()
+        return pipe._velocity(condition, folded, guidance, condition.hole)(x, t)
+
+    strong = velocity(1.0, True)
+    assert seen == [False], "guidance of 1 is none"
+    doubled, tripled = velocity(2.0, True), velocity(3.0, True)
+    assert seen == [False, True]
+    torch.testing.assert_close(tripled - strong, 2 * (doubled - strong), rtol=1e-4, atol=1e-4)
+    tokens, mask = pipe._encode_prompts(["a cup", "", "", ""])
+    weak = forward(
+        x, t.reshape(1), tokens[2:], mask[2:], condition=folded, task=pipe.transformer.task_index("inpaint"),
+        strength=condition.strength, path_drop=True,
+    ).sample  # fmt: skip
+    torch.testing.assert_close(doubled, 2 * strong - weak, rtol=1e-3, atol=1e-4)
+    assert (doubled - velocity(2.0, False)).abs().max() > 1e-3 and seen == [False]
+    pipe.enable_path_drop_guidance()
+    assert pipe.optimizations == {"path_drop": True} and pipe.computed["path_drop"] is True
+
+
+def test_path_drop_is_an_option_of_every_command_and_is_refused_where_there_is_one_path(
+    two_paths, tiny_folder, tmp_path, capsys
+):
+    picture, mask = tmp_path / "a.png", tmp_path / "mask.png"
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(picture)
+    Image.fromarray(np.pad(np.full((32, 32), 255, np.uint8), 16)).save(mask)
+    command = ["inpaint", str(picture), str(mask), "--guidance", "3", "--quiet"]
+    made = []
+    for more in ([], ["--path-drop"]):
+        out = tmp_path / f"out{len(made)}.png"
+        assert cli.main([*command, "--model", str(two_paths), "-o", str(out), *more]) == 0
+        made.append(Picture.from_any(out).to_float())
+    assert (made[0] != made[1]).any() and (made[0][:16] == made[1][:16]).all()
+    assert cli.main([*command, "--model", str(tiny_folder), "--path-drop", "-o", str(tmp_path / "b.png")]) == 2
+    assert "path-drop: this model has no two paths" in capsys.readouterr().err

@@ -715,3 +715,23 @@ def test_unknown_and_double_tasks():
         model.task_index("paint")
     with pytest.raises(ValueError, match="twice"):
         model.add_task("erase")
+
+
+@torch.no_grad()
+def test_a_dropped_path_is_that_of_the_outer_blocks():
+    """Of some samples of a batch, or of all at half the work; refused where there is one path."""
+    model = scramble(editor(depth=6, token_fusion=True)).eval()
+    x, t, text = latents(LATENT)
+    dropped = torch.tensor([True, False, True])
+    plain, some = model(x, t, text).sample, model(x, t, text, path_drop=dropped).sample
+    outer = model(x, t, text, path_drop=True).sample
+    torch.testing.assert_close(some, torch.where(dropped[:, None, None, None], outer, plain))
+    assert (outer - plain).abs().amax((1, 2, 3)).min() > 1e-3
+    inner = [model.blocks[index] for index in model.route_span]
+    for block in inner:
+        block.forward = None  # not computed
+    torch.testing.assert_close(model(x, t, text, path_drop=True).sample, outer)
+    with pytest.raises(ValueError, match="one path, without a fusion"):
+        editor()(x, t, text, path_drop=True)
+    with pytest.raises(ValueError, match=r"path_drop has shape \(2,\): give \(3,\)"):
+        model(x, t, text, path_drop=dropped[:2])

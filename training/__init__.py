@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from photofound import config, options
 from photofound.cli.arguments import Parser, file_name
 from photofound.cli.model import quiet_libraries
 from photofound.errors import one_line
-from photofound.train import price
+from photofound.train import idle, price
 
 
 def _config_name(stage: str) -> str:
@@ -35,7 +36,8 @@ class _StageParser(Parser):
         super().__init__(prog=f"photofound train {stage}", description=doc, formatter_class=form)
 
     def format_help(self) -> str:
-        described = options.describe(f"photofound.training.{self.stage}", _config_name(self.stage))
+        hidden = partial(idle.ignored, self.stage)
+        described = options.describe(f"photofound.training.{self.stage}", _config_name(self.stage), hidden)
         return super().format_help() + "\n" + described + "\n"
 
     def split(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

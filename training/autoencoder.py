@@ -25,6 +25,7 @@ from photofound.model import autoencoder
 from photofound.model.vision import PerceptualNet
 from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
+from photofound.train.idle import StageConfig
 from photofound.train.losses import PatchDiscriminator, adversarial_losses, perceptual_distance
 from photofound.train.settings import HubConfig, TrainConfig
 
@@ -74,8 +75,10 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StageConfig):
     """The options of ``photofound train autoencoder``."""
+
+    STAGE: ClassVar = "autoencoder"
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

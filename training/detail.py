@@ -30,6 +30,7 @@ from photofound.model.vision import PerceptualNet
 from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED, EditPipeline
 from photofound.train.distributed import World
+from photofound.train.idle import StageConfig
 from photofound.train.losses import FeatureCritic, distance_of_taps, feature_adversarial_losses, perceptual_distance
 from photofound.train.settings import HubConfig, TrainConfig
 
@@ -69,8 +70,10 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StageConfig):
     """The options of ``photofound train detail``."""
+
+    STAGE: ClassVar = "detail"
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -109,6 +112,12 @@ class DetailStage:
         self.pipeline.set_progress_bar_config(disable=True)
         known = self.pipeline.detail if config.model.keep else None
         self.network = known.float() if known else DetailNetwork(config.model.widths, config.model.blocks)
+        for name in ("widths", "blocks"):
+            if getattr(config.model, name) not in (getattr(ModelConfig, name), tuple(self.network.config[name])):
+                value = getattr(config.model, name)
+                raise ValueError(
+                    f"model.{name}: {list(value)} is not of the network that goes on; set model.keep=false"
+                )
         self.network.requires_grad_(True)
         parts: dict[str, nn.Module] = {"detail": self.network}
         if config.loss.adversarial and config.data.perceptual:

@@ -26,7 +26,9 @@ from photofound.picture import sheet as sheets
 from photofound.pipeline import EMBEDDED
 from photofound.train import consistency, lora, losses, settings
 from photofound.train.distributed import World
+from photofound.train.idle import StageConfig
 from photofound.train.mix import Batch, mean_per_task, take
+from photofound.train.plan_distilled import plan_distilled
 from photofound.train.settings import DataConfig, TrainConfig
 from photofound.train.stage import EditStage
 
@@ -94,8 +96,10 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StageConfig):
     """The options of ``photofound train distill``."""
+
+    STAGE: ClassVar = "distill"
 
     start: str | None = None  # the teacher: a pipeline folder or Hub id; null = the embedded model
     text_length: int = 64  # tokens of a prompt that are read
@@ -373,10 +377,13 @@ class DistillStage(EditStage):
             self.teacher_pipeline.scheduler.save_pretrained(folder / "teacher")
 
 
+PLAN = plan_distilled  # of `photofound cost` and the dry run
+
+
 def main(argv: list[str] | None = None) -> int:
     from photofound.training import launch
 
-    return launch(Config, DistillStage, argv, doc=__doc__)
+    return launch(Config, DistillStage, argv, doc=__doc__, plan=PLAN)
 
 
 if __name__ == "__main__":

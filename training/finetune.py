@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -101,6 +101,8 @@ class ValidationConfig(settings.MeasureConfig):
 @dataclass(frozen=True)
 class Config(settings.EditConfig):
     """The options of ``photofound train finetune``."""
+
+    STAGE: ClassVar = "finetune"
 
     model: settings.AdaptedModelConfig = field(default_factory=settings.AdaptedModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -260,6 +262,7 @@ def _store(config: Config, photographs: Sequence[Photograph]) -> PhotoStore:
 
 def _check(config: Config) -> None:
     """Raise ValueError for options that would not do what they say."""
+    config.refuse_idle()
     if config.model.train == "head" and config.train.weight_decay:
         decay = config.train.weight_decay
         raise ValueError(f"train.weight_decay: {decay} would shrink the other tasks' heads, too; set it to 0")
@@ -272,8 +275,6 @@ def _check(config: Config) -> None:
         raise ValueError(
             "data.buckets: photographs of the class are squares, and a batch has one shape; leave prior out"
         )
-    if config.data.cache:
-        raise ValueError("data.cache: fine-tuning reads its photographs anew each time; leave it out")
     if config.prior.weight < 0:
         raise ValueError(f"prior.weight: {config.prior.weight} must be 0 (off) or more")
     if config.prior.weight and not (config.prior.folder or config.prior.prompt):

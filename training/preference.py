@@ -16,7 +16,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class TrainConfig(settings.AdaptedTrainConfig):
 @dataclass(frozen=True)
 class Config(settings.EditConfig):
     """The options of ``photofound train preference``."""
+
+    STAGE: ClassVar = "preference"
 
     model: settings.AdaptedModelConfig = field(default_factory=settings.AdaptedModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -207,15 +209,12 @@ def _accuracy(error: Tensor, reference: Tensor) -> Tensor:
 
 def _check(config: Config) -> None:
     """Raise ValueError unless the mix has one task, and for options that would have no effect."""
-    if config.data.sources:
-        raise ValueError("data.sources: this stage does not stream; name a folder with data.folder")
+    config.refuse_idle()
     tasks = [name for name, share in config.mix.tasks.items() if share > 0]
     if len(tasks) != 1 or tasks[0] in ("complete", "upscale"):
         raise ValueError(f"mix.tasks: {tasks}; name the one task, with a hole, that the pairs are results of")
     if tasks[0] in task_names() and get_task(tasks[0]).regression:
         raise ValueError(f"mix.tasks: {tasks[0]} has one right answer and no preferences; fine-tune it")
-    if config.recipe != settings.RecipeConfig():
-        raise ValueError("recipe: the recipes of pretraining do not apply to preferences; leave them out")
     if config.model.train == "full" and config.model.train_text:
         raise ValueError("model.train_text: the reference keeps its text encoder; set it to false")
     if not config.beta > 0:

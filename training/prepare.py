@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,11 +43,14 @@ from photofound.errors import one_line
 from photofound.room import readers
 from photofound.train import annotate
 from photofound.train.annotate import AnnotateConfig
+from photofound.train.idle import StageConfig
 
 
 @dataclass(frozen=True)
-class PrepareConfig(AnnotateConfig):
+class PrepareConfig(AnnotateConfig, StageConfig):
     """Which photographs are kept, and what is added to them."""
+
+    STAGE: ClassVar = "prepare"
 
     source: dict[str, Any] = field(default_factory=dict)  # columns of SRC: image, captions, mask, foreground, ...
     min_side: int = 256  # drop what has a shorter side

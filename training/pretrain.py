@@ -9,6 +9,7 @@ Every batch mixes tasks. Photographs lie in memory as uint8, or are streamed in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from photofound.train.stage import EditStage
 @dataclass(frozen=True)
 class Config(EditConfig):
     """The options of ``photofound train pretrain``."""
+
+    STAGE: ClassVar = "pretrain"
 
 
 class PretrainStage(EditStage):
@@ -51,7 +54,9 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
     noise, t = flow.regression_start(stage.noise_like(x0, generator), t, is_regression(condition))
     x_t = flow.add_noise(x0, noise, t)
     route, block = stage.recipe.route(x0, generator, batch.progress), stage.recipe.aligned_block(batch.progress)
-    v, x0_hat, features = stage.predict(x_t, t, condition, route, block, embeddings=batch.sample.embeddings)
+    dropped = stage.recipe.path_drop(len(x0), generator)
+    known = {"embeddings": batch.sample.embeddings, "path_drop": dropped}
+    v, x0_hat, features = stage.predict(x_t, t, condition, route, block, **known)
     target = stage.target(x_t, x0, noise, t)
 
     each = stage.masked_loss(v, target, condition.hole, config.mix.known_weight, batch.weight)

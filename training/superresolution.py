@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from photofound.model.superresolution import Upscaler, enlarge
 from photofound.model.vision import PerceptualNet
 from photofound.picture import sheet as sheets
 from photofound.train.distributed import World
+from photofound.train.idle import StageConfig
 from photofound.train.losses import perceptual_distance
 from photofound.train.settings import HubConfig, TrainConfig
 
@@ -69,8 +70,10 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StageConfig):
     """The options of ``photofound train superresolution``."""
+
+    STAGE: ClassVar = "superresolution"
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

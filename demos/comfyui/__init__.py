@@ -67,6 +67,7 @@ class PhotofoundLoader:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         model = "a folder or an id on the Hub; empty = the model that is part of the package"
         cache = "skip blocks in steps that change less than this: faster, not quite the same; 0 = off, 0.15 is usual"
+        paths = "guide by the model's outer blocks alone, for models trained with recipe.sprint: nearly half the time"
         lora = "a LoRA of that model: a file, a folder or an id on the Hub; empty = none"
         return {
             "required": {
@@ -80,10 +81,13 @@ class PhotofoundLoader:
                     {"default": "no", "tooltip": "weights of eight bits: half the memory"},
                 ),
                 "cache": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": cache}),
+                "path_drop": ("BOOLEAN", {"default": False, "tooltip": paths}),
             },
         }
 
-    def load(self, model: str, lora: str, dtype: str, quantize: str = "no", cache: float = 0.0) -> tuple[Any]:
+    def load(
+        self, model: str, lora: str, dtype: str, quantize: str = "no", cache: float = 0.0, path_drop: bool = False
+    ) -> tuple[Any]:
         from photofound.device import fast_dtype
         from photofound.pipeline import EditPipeline
 
@@ -98,6 +102,8 @@ class PhotofoundLoader:
             pipe.quantize(quantize)
         if cache:
             pipe.enable_first_block_cache(cache)
+        if path_drop:
+            pipe.enable_path_drop_guidance()
         return (pipe.to(device),)
 
 

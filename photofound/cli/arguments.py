@@ -149,6 +149,8 @@ def add_optimizations(parser: argparse.ArgumentParser, samples: bool = True) -> 
         return
     add("--cache", action="store_true", help=skip)
     add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")
+    paths = "guide by the model's outer blocks alone, for models trained with recipe.sprint: nearly half the time"
+    add("--path-drop", action="store_true", help=paths)
     larger = "a larger model, loaded when it is needed, for results whose score is low: a folder, or an id of the Hub"
     add("--fallback", metavar="ID_OR_DIR", type=file_name, help=larger)
     add("--fallback-below", type=number_between(0, 1), metavar="X", help="which score is low, 0 to 1; default: 0.65")

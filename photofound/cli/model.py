@@ -47,6 +47,8 @@ def optimize(pipe: Any, args: argparse.Namespace) -> None:
         pipe.enable_first_block_cache(args.cache_threshold)
     elif args.cache:
         pipe.enable_first_block_cache()
+    if args.path_drop:
+        pipe.enable_path_drop_guidance()
     if args.fallback is not None:
         more = {} if args.fallback_below is None else {"below": args.fallback_below}
         pipe.use_fallback(args.fallback, **more)

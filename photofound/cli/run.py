@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SUMMARY = "take every photograph of a folder through a list of edits: photofound run RECIPE.yaml FOLDER -o OUT"
 _OURS = ".photofound"  # folder of OUT
 _MODEL_OPTIONS = (
-    *("model", "teacher", "device", "dtype", "quantize", "cache", "cache_threshold"),
+    *("model", "teacher", "device", "dtype", "quantize", "cache", "cache_threshold", "path_drop"),
     *("fallback", "fallback_below"),
 )
 _RESULT_OPTIONS = ("strip", "no_mark", "no_recipe", "c2pa_cert", "c2pa_key")

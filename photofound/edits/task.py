@@ -40,7 +40,7 @@ RESERVED = frozenset(
     callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict layers
     output format resample strip mark no_mark recipe no_recipe c2pa_cert c2pa_key overwrite skip_existing recursive
     report quiet max_pixels save_subject
-    help model teacher device dtype best_of fallback fallback_below quantize cache cache_threshold
+    help model teacher device dtype best_of fallback fallback_below quantize cache cache_threshold path_drop
     """.split()
 )
 

@@ -111,6 +111,17 @@ def check_routing(model: Any, hidden_states: Tensor, route: Tensor | None, tap: 
         raise ValueError(f"route has shape {tuple(route.shape)}: give ({batch}, 1 to {tokens}) token indices")
 
 
+def check_path_drop(model: Any, hidden_states: Tensor, path_drop: Tensor | bool) -> None:
+    """A path that is to be dropped from a model that has one alone."""
+    if path_drop is False:
+        return
+    if model.fusion is None:
+        raise ValueError("this model has one path, without a fusion: build it with token_fusion=True")
+    batch = hidden_states.shape[0]
+    if isinstance(path_drop, Tensor) and tuple(path_drop.shape) != (batch,):
+        raise ValueError(f"path_drop has shape {tuple(path_drop.shape)}: give ({batch},)")
+
+
 def check_text(text: Tensor, width: int) -> None:
     if text.ndim != 3 or text.shape[-1] != width:
         raise ValueError(f"encoder_hidden_states has shape {tuple(text.shape)}: give (batch, tokens, {width})")

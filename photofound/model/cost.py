@@ -11,6 +11,23 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 from photofound.model.transformer import EditTransformer
 
 
+class FlopCounter(FlopCounterMode):
+    """Counts FLOP within the block. It does not note in which module they are: the hooks for that do not take a
+    gradient that is computed within a loss (gradient penalties)."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = _Nowhere()
+
+
+class _Nowhere:
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one forward pass of one sample takes.
@@ -48,7 +65,7 @@ def forward_cost(
     """
     config = model.config
     tokens = (height // config.patch_size) * (width // config.patch_size)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), FlopCounter() as counter:
         twin = EditTransformer.from_config(config)
         seen = config.condition_channels
         twin(
@@ -57,6 +74,7 @@ def forward_cost(
             torch.empty(1, text_tokens, config.context_in_dim),
             condition=torch.empty(1, seen, height, width) if seen else None,
             strength=torch.empty(1),
+            guidance=torch.empty(1) if config.guidance_embeds else None,
             reference=torch.empty(1, config.in_channels, *reference) if reference else None,
             route=torch.empty(1, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
         )

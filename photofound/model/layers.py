@@ -68,12 +68,18 @@ class Fusion(nn.Module):
         nn.init.zeros_(self.proj.weight)
         self.proj.weight[:, len(self.mask) :].fill_diagonal_(1)
 
-    def forward(self, shallow: Tensor, deep: Tensor, route: Tensor | None) -> Tensor:
+    def forward(
+        self, shallow: Tensor, deep: Tensor | None, route: Tensor | None, dropped: Tensor | None = None
+    ) -> Tensor:
         """shallow (B, T, D), deep (B, T, D), or (B, T', D) of the tokens that `route` (B, T') names -> (B, T, D).
-        Tokens that were left out have a mask, the same for all, in place of a deep one."""
-        if route is not None:
-            deep = put_tokens(self.mask.to(deep.dtype).expand_as(shallow), route, deep)
-        return self.proj(torch.cat((shallow, deep), -1))
+        Tokens that were left out have a mask, the same for all, in place of a deep one; so have all those of samples
+        that are `dropped` (B,), and all where `deep` is None."""
+        masked = self.mask.to(shallow.dtype).expand_as(shallow)
+        if deep is not None and route is not None:
+            deep = put_tokens(masked, route, deep)
+        if deep is not None and dropped is not None:
+            deep = torch.where(dropped[:, None, None], masked, deep)
+        return self.proj(torch.cat((shallow, masked if deep is None else deep), -1))
 
 
 # ------------------------------------------------------------------------------------------------------- modulation

@@ -208,6 +208,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         route: Tensor | None = None,
         tap: int | Sequence[int] | None = None,
         cache: FirstBlockCache | None = None,
+        path_drop: Tensor | bool = False,
     ) -> EditTransformerOutput | tuple[Tensor, ...]:
         """Predict the velocity (or the clean sample, see `prediction_type`) of noisy latents.
 
@@ -236,6 +237,8 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
             tap: index of a block whose output tokens are wanted, too; or several, in order.
             cache: of one sampling, which lets the samples that the first block changes as before skip the other blocks.
                 Not together with `route` or `tap`.
+            path_drop: (B,) bool, the samples that get the fusion's mask in place of what the blocks in `route_span`
+                make (SPRINT's path-drop learning); True: all, and those blocks are not computed (its guidance).
 
         Returns:
             `.sample` (B, C, H, W) and, with `tap`, `.features` (B, T, D), of several blocks a tuple of them; only the
@@ -248,6 +251,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         checks.check_inputs(self, hidden_states, encoder_hidden_states, attention_mask, condition, guidance, text_kv)
         checks.check_reference(self, hidden_states, reference, reference_kv, referenced)
         checks.check_routing(self, hidden_states, route, tap)
+        checks.check_path_drop(self, hidden_states, path_drop)
         assert cache is None or (route is None and tap is None), "a cache is for sampling, a route or tap for training"
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
@@ -266,14 +270,16 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
 
         given = Given(activated, text, rope, mask, text_kv, seen, reference_kv, referenced)
         if cache is None:
-            x, features = self._through_blocks(x, given, range(len(self.blocks)), route, tap)
+            x, features = self._through_blocks(x, given, range(len(self.blocks)), route, tap, path_drop)
         else:
             first, rest = range(1), range(1, len(self.blocks))
             x, features = (
                 cache(
                     x,
                     lambda tokens: self._through_blocks(tokens, given, first)[0],
-                    lambda tokens, samples: self._through_blocks(tokens, given.of_samples(samples), rest)[0],
+                    lambda tokens, samples: self._through_blocks(
+                        tokens, given.of_samples(samples), rest, path_drop=path_drop
+                    )[0],
                 ),
                 None,
             )
@@ -290,12 +296,17 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         indices: range,
         route: Tensor | None = None,
         tap: int | Sequence[int] | None = None,
+        path_drop: Tensor | bool = False,
     ) -> tuple[Tensor, Any]:
         """Tokens (B, T, D) after some of the blocks, and those after the blocks that are tapped."""
         span = self.route_span
         tapped: list[Tensor] = []
         wanted = () if tap is None else (tap,) if isinstance(tap, int) else tap
         for index in indices:
+            if path_drop is True and index in span:
+                if index == span[0] and self.fusion is not None:
+                    x = self.fusion(x, None, None)
+                continue
             if span and index == span[0]:
                 shallow, every = x, given
                 if route is not None:  # from here on only the routed tokens, at their own positions
@@ -308,7 +319,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
             if span and index == span[-1]:
                 given = every
                 if self.fusion is not None:
-                    x = self.fusion(shallow, x, route)
+                    x = self.fusion(shallow, x, route, None if path_drop is False else path_drop)
                 elif route is not None:
                     x = put_tokens(shallow, route, x)
             if index in wanted:

@@ -2,6 +2,7 @@
 
 Each file imports only files above it:
 
+    idle         settings that do nothing, which are refused
     settings     options that several stages share, their defaults and help
     losses       alignment (REPA), perceptual (LPIPS) and adversarial losses, token routes (TREAD)
     consistency  few-step students: the jump, its targets, its loss
@@ -36,6 +37,7 @@ Each file imports only files above it:
     lora         LoRA and DoRA: new, or from a file; saved; merged
     end_to_end   REPA-E: the autoencoder is trained, too
     plan         what a run on the transformer costs, by its configuration alone
+    plan_distilled  what a distillation costs
     prompts      pictures of the same prompts as a run goes on
     stage        EditStage: the stage of pretraining, fine-tuning, preferences, distillation; dropout of text
     adapt        AdaptedStage: a LoRA, a head or all weights of a trained model

@@ -14,6 +14,8 @@ from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EditPipeline
 from photofound.train.settings import ModelConfig
 
+_SHAPES = ("patch_size", "hidden_size", "mlp_ratio", "num_heads", "depth", "bottleneck_size", "prediction_type")
+
 
 def build_pipeline(config: ModelConfig, tasks: Sequence[str]) -> EditPipeline:
     """An EditPipeline in float32 whose transformer has a head for each of ``tasks``.
@@ -27,6 +29,7 @@ def build_pipeline(config: ModelConfig, tasks: Sequence[str]) -> EditPipeline:
         pipeline = EditPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
         if pipeline.config.distilled:
             pipeline = EditPipeline.from_pretrained(config.start, teacher=True, torch_dtype=torch.float32)
+        _check_shapes(config, pipeline)
         add_inputs(pipeline.transformer, tasks, config)
         if (trained := pipeline.config.trained_tasks) is not None:
             pipeline.register_to_config(trained_tasks=list(dict.fromkeys([*trained, *tasks])))
@@ -44,6 +47,18 @@ def build_pipeline(config: ModelConfig, tasks: Sequence[str]) -> EditPipeline:
     return EditPipeline(transformer, vae, encoder, tokenizer, scheduler, noise_scale=config.noise_scale)
 
 
+def _check_shapes(config: ModelConfig, pipeline: Any) -> None:
+    """Raise ValueError for shapes that are not those of the start model. Those that are may be repeated, for a plan
+    without the folder."""
+    shape, vae = pipeline.transformer.config, pipeline.vae
+    held = {name: shape[name] for name in (*_SHAPES, "condition_space")}
+    held |= {"text_width": shape.context_in_dim, "noise_scale": pipeline.config.noise_scale}
+    held["latent"] = autoencoder.channels(vae), autoencoder.factor(vae)
+    for name, value in held.items():
+        if (wanted := getattr(config, name)) not in (getattr(ModelConfig, name), value):
+            raise ValueError(f"model.{name}: {wanted}, but {config.start} has {value}, which holds; leave it out")
+
+
 def transformer_options(config: ModelConfig, tasks: Sequence[str], vae: Any | None) -> dict[str, Any]:
     """Arguments of a new EditTransformer around an autoencoder, which may be without weights (``autoencoder.outline``).
 
@@ -51,9 +66,8 @@ def transformer_options(config: ModelConfig, tasks: Sequence[str], vae: Any | No
     """
     if vae is None and config.condition_space == "latents":
         raise ValueError("model.condition_space: there are no latents without an autoencoder; use pixels")
-    names = ("patch_size", "hidden_size", "mlp_ratio", "num_heads", "depth", "bottleneck_size", "prediction_type")
     return {
-        **{name: getattr(config, name) for name in (*names, "condition_space")},
+        **{name: getattr(config, name) for name in (*_SHAPES, "condition_space")},
         "in_channels": autoencoder.channels(vae),
         "context_in_dim": config.text_width,
         "condition_channels": condition_channels(vae, config.condition_space),

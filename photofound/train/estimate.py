@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from photofound.device import device_name
+from photofound.model.cost import FlopCounter
 from photofound.train.contract import Stage
 from photofound.train.distributed import World, make_engine
 from photofound.train.price import CPU, LATE, Budget
@@ -198,12 +199,10 @@ def _size(tensors: Any) -> int:
 
 
 def _measure_step(trainer: Trainer, progress: float, share: float) -> Measured:
-    from torch.utils.flop_counter import FlopCounterMode
-
     device, samples = trainer.device, trainer.update_size(progress)
     mine = len(trainer.own_parts) / trainer.micro_batches
     trainer.advance(progress)  # compiles, and measures held-out photographs: done once
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with torch.compiler.set_stance("force_eager"), FlopCounter() as counter:
         trainer.advance(progress)
     start = time.perf_counter()
     trainer.advance(progress)  # ends with the gradient norm on the CPU, so nothing is still under way

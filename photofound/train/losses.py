@@ -36,6 +36,33 @@ def sample_route(batch: int, tokens: int, skip: float, generator: torch.Generato
     return scores.argsort(1)[:, : tokens - int(skip * tokens)].sort(1).values
 
 
+def sample_grid_route(batch: int, grid: tuple[int, int], skip: float, generator: torch.Generator) -> Tensor:
+    """As ``sample_route``, spread over the picture: of each neighbourhood of 2 x 2 tokens (4 x 4, where fewer than one
+    in four are kept) as many as of the others, the neighbourhoods' grid shifted at random (SPRINT, arXiv:2510.21986).
+
+    Of neighbourhoods that the edge cuts, and where the share is no whole number of their tokens, chance decides.
+
+    Args:
+        grid: rows and columns of tokens.
+        skip: share of the tokens that is left out; published 0.75, one of each 2 x 2.
+    """
+    rows, columns, device = *grid, generator.device
+    side = 2 if 4 * (1 - skip) >= 1 else 4
+    shift = torch.randint(side, (2, batch, 1), generator=generator, device=device)
+    y, x = ((torch.arange(length, device=device) + by) // side for length, by in zip(grid, shift, strict=True))
+    group = (y[:, :, None] * (columns // side + 2) + x[:, None, :]).flatten(1)  # (B, T)
+    order = (group + torch.rand(group.shape, generator=generator, device=device)).argsort(1)  # random within each
+    groups = (rows // side + 2) * (columns // side + 2)
+    size = torch.zeros(batch, groups, device=device).scatter_add_(1, group, torch.ones_like(group, dtype=torch.float))
+    first = size.cumsum(1) - size  # where a group begins in the order
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(rows * columns, device=device).expand_as(order))
+    start = torch.rand(batch, groups, generator=generator, device=device)
+    # Tokens of a group lie evenly in (0, 1], from a random start: below any bound there is the same share of each.
+    place = (rank - first.gather(1, group) + start.gather(1, group)) / size.gather(1, group)
+    kept = place.argsort(1)[:, : rows * columns - int(skip * rows * columns)]
+    return kept.sort(1).values
+
+
 # -------------------------------------------------------------------------------------------------------- alignment
 
 

@@ -166,6 +166,8 @@ def build(
     decayed = matrices(module)
     inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
     hidden = inner if name == "muon" else set()
+    if name == "muon" and not hidden:
+        raise ValueError("train.optimizer: muon is for matrices of repeated blocks, and none is trained; use adamw")
     # The order is that of the optimizer's state in checkpoints: groups are runs of it.
     rest = sorted((p for p in trainable if p not in hidden), key=lambda p: p.ndim <= 1)
     groups = [

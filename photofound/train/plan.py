@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from photofound.model import autoencoder, text, vision
-from photofound.model.cost import forward_cost
+from photofound.model.cost import Cost, FlopCounter, forward_cost
 from photofound.model.transformer import EditTransformer
 from photofound.train import fewer_bits, lora, losses, memory, optim
 from photofound.train.batches import micro_batches
@@ -38,15 +38,14 @@ def plan(config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None = Non
 
     Raises ValueError where the configuration does not fit together.
     """
-    outline = _Outline.of(config, adapt)
     dense = [config.recipe.sprint_until] * bool(config.recipe.sprint)  # REPA's end is counted by its share
-    turns = sorted({0.0, *(turn for turn in (*config.data.turns, *dense) if 0 < turn < 1), 1.0})
-    return [outline.phase(since, until) for since, until in itertools.pairwise(turns)]
+    return Outline.of(config, adapt).phases((*config.data.turns, *dense))
 
 
 @dataclass(frozen=True)
-class _Outline:
-    """A run's networks without their weights. None for one that is not used, or whose folder does not exist."""
+class Outline:
+    """What a run's phases are counted on: its networks without their weights. None for one that is not used, or whose
+    folder does not exist."""
 
     config: EditConfig
     transformer: Any
@@ -58,21 +57,22 @@ class _Outline:
     dino: Any
 
     @classmethod
-    def of(cls, config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None) -> _Outline:
+    def of(cls, config: EditConfig, adapt: Callable[[nn.ModuleDict], None] | None) -> Outline:
         model, recipe = config.model, config.recipe
         edits = [name for name, share in config.mix.tasks.items() if share > 0 and name not in PRETEXT]
         start = Path(model.start) if model.start else None
         here = start is not None and (start / "transformer" / "config.json").is_file()
-        inside = str(start / "vae") if start and (start / "vae").is_dir() else None
-        vae = autoencoder.outline(inside if here else model.vae, model.latent)
+        bare = here and start is not None and not (start / "vae").is_dir()  # a model of pixels
+        vae = autoencoder.outline(None if bare else f"{start}/vae" if start else model.vae, model.latent)
         with torch.device("meta"):
             if here:
-                shape = EditTransformer.load_config(start, subfolder="transformer")
+                part = "teacher" if (start / "teacher" / "config.json").is_file() else "transformer"  # of a student
+                shape = EditTransformer.load_config(start, subfolder=part)
                 transformer: Any = EditTransformer.from_config(shape)
                 add_inputs(transformer, edits, model)
             else:
                 transformer = EditTransformer(**transformer_options(model, edits, vae))
-            encoder = _text_outline(start if here else None, model)
+            encoder = _text_outline(start, model)
             trained = nn.ModuleDict({"transformer": EditTransformer.from_config(transformer.config)})
             if model.train_text and encoder is not None:
                 trained["text_encoder"] = encoder
@@ -87,6 +87,11 @@ class _Outline:
                 network.requires_grad_(False)
         return cls(config, transformer, trained, vae, encoder, *networks)
 
+    def phases(self, turns: Iterable[float]) -> list[Phase]:
+        """Those between the shares of the run at which its steps change."""
+        bounds = sorted({0.0, *(turn for turn in turns if 0 < turn < 1), 1.0})
+        return [self.phase(since, until) for since, until in itertools.pairwise(bounds)]
+
     def phase(self, since: float, until: float) -> Phase:
         """What one sample costs between two shares of the run."""
         data, recipe, shape = self.config.data, self.config.recipe, self.transformer.config
@@ -98,17 +103,9 @@ class _Outline:
         cost = forward_cost(self.transformer, side, side, length, skip, seen)
         aligned = max(0.0, min(until, recipe.repa_until) - since) / (until - since)
 
-        weights = dict(self.trained["transformer"].named_parameters())
-        added = sum(p.numel() for name, p in weights.items() if "lora_" in name)
-        blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
-        passes: float = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
-        passes += _repeated(self.config.train)
-        if "vae" in self.trained:  # REPA-E: forward once more, and back from the aligned block, for latents alone
-            block = shape.depth // 2 if recipe.repa_block is None else recipe.repa_block
-            passes += aligned * (1 + (block + 1) / shape.depth)
-        work = float(passes * cost.flops + 6 * added * cost.tokens)
-        counted, missing = ["transformer", *["LoRA"] * bool(added)], list[str]()
-        for name, network, times, call in self._beside(crop, aligned):
+        work, counted = self.trained_work(cost, crop, since, aligned)
+        missing = list[str]()
+        for name, network, times, call in self.beside(crop, aligned):
             if times:
                 flops = _flops(network, call)
                 (missing if flops is None else counted).append(name)
@@ -122,11 +119,24 @@ class _Outline:
             need=partial(self._need, crop, batch, skip, aligned),
             share=until - since,
             batch=batch,
-            counted=(*counted, self.config.train.optimizer),
+            counted=tuple(dict.fromkeys((*counted, self.config.train.optimizer))),
             missing=tuple(missing),
         )
 
-    def _beside(
+    def trained_work(self, cost: Cost, crop: int, since: float, aligned: float) -> tuple[float, list[str]]:
+        """FLOP of what is trained, for a sample whose forward pass costs so much, and the names of what it is."""
+        recipe, depth = self.config.recipe, self.transformer.config.depth
+        weights = dict(self.trained["transformer"].named_parameters())
+        added = sum(p.numel() for name, p in weights.items() if "lora_" in name)
+        blocks = [p for name, p in weights.items() if name.startswith("blocks.") and "lora_" not in name]
+        passes: float = 3 if any(p.requires_grad for p in blocks) else 2  # frozen weights need no gradient
+        passes += repeated(self.config.train)
+        if "vae" in self.trained:  # REPA-E: forward once more, and back from the aligned block, for latents alone
+            block = depth // 2 if recipe.repa_block is None else recipe.repa_block
+            passes += aligned * (1 + (block + 1) / depth)
+        return float(passes * cost.flops + 6 * added * cost.tokens), ["transformer", *["LoRA"] * bool(added)]
+
+    def beside(
         self, crop: int, aligned: float, batch: int = 1, training: bool = True
     ) -> Iterator[tuple[str, Any, float, Callable[[Any], Any]]]:
         """The other networks that ``batch`` samples go through: name, network, number of passes (a backward pass counts
@@ -180,9 +190,7 @@ class _Outline:
         model, transformer = self.config.model, parts["transformer"]
         base, travelling = getattr(model, "base", "fp32"), getattr(model, "swap_blocks", 0)
         trained = sum(p.numel() for p in parts.parameters() if p.requires_grad)
-        frozen = [self.teacher, self.lpips, self.dino, *[self.vae] * ("vae" not in parts)]
-        if "text_encoder" not in parts and "text" not in self.config.data.precomputed:
-            frozen.append(self.text_encoder)
+        frozen = self.frozen()
         weights = sum(fewer_bits.size(part, base if part is transformer else "fp32") for part in parts.values())
         half = train.precision == "bf16"
         step = self._most_alive(crop, samples, skip, aligned, half, count > gpus, over > 1)
@@ -196,13 +204,24 @@ class _Outline:
             step=step,
         )
 
+    def frozen(self) -> list[Any]:
+        """The networks that lie on the device and are not trained."""
+        networks = [self.teacher, self.lpips, self.dino, *[self.vae] * ("vae" not in self.trained)]
+        if "text_encoder" not in self.trained and "text" not in self.config.data.precomputed:
+            networks.append(self.text_encoder)
+        return networks
+
+    def judges(self) -> dict[str, nn.Module]:
+        """Networks that ``loss`` takes beside those of every run."""
+        return {}
+
     def _most_alive(
         self, crop: int, samples: int, skip: float, aligned: float, half: bool, accumulated: bool, sharded: bool
     ) -> float:
         """The most bytes that a micro-batch adds: before the transformer, where frozen networks look at pictures, or
         with its activations."""
         before = 0
-        for _, network, times, call in self._beside(crop, aligned, samples, training=False):
+        for _, network, times, call in self.beside(crop, aligned, samples, training=False):
             if times and isinstance(network, nn.Module):
                 before = max(before, _alive_in(network, call, half, self.config.model.frozen))
         networks = {"transformer": self.trained["transformer"]}
@@ -214,8 +233,8 @@ class _Outline:
                 kind = losses.SpatialProjector if self.config.recipe.repa_spatial else losses.Projector
                 networks["projector"] = kind(width, self.teacher.width)
         wanted = {"vae": self.vae, "lpips": self.lpips, "dino": self.dino}
-        networks |= {name: net for name, net in wanted.items() if isinstance(net, nn.Module)}
-        compute = partial(self._loss, crop, samples, skip)
+        networks |= {name: net for name, net in wanted.items() if isinstance(net, nn.Module)} | self.judges()
+        compute = partial(self.loss, crop, samples, skip)
         model = self.config.model
         bits = {name: _dtype(model.frozen) for name in networks}
         bits["transformer"] = _dtype(getattr(model, "base", "fp32"))
@@ -223,7 +242,7 @@ class _Outline:
         held = 4 * sum(p.numel() for p in self.trained.parameters() if p.requires_grad) * (accumulated and not sharded)
         return max(before + held, with_grad)
 
-    def _loss(self, crop: int, samples: int, skip: float, networks: Mapping[str, Any]) -> Tensor:
+    def loss(self, crop: int, samples: int, skip: float, networks: Mapping[str, Any]) -> Tensor:
         """A scalar that keeps what a stage's loss keeps."""
         recipe, length, transformer = self.config.recipe, self.config.model.text_length, networks["transformer"]
         memory.checkpoint_blocks(transformer, self.config.train, getattr(self.config.model, "swap_blocks", 0))
@@ -244,6 +263,7 @@ class _Outline:
             "reference": torch.empty(samples, shape.in_channels, seen, seen) if seen else None,
             "route": torch.zeros(samples, tokens - int(skip * tokens), dtype=torch.long) if skip else None,
             "tap": shape.depth // 2 if "projector" in networks else None,
+            "guidance": torch.empty(samples) if shape.guidance_embeds else None,
         }
         out = transformer(latents, torch.empty(samples), words, mask, **given)
         sample = out.sample.float()
@@ -272,7 +292,7 @@ class _Outline:
         return out.features.float().square().mean() + (decoded - pixels).abs().mean()
 
 
-def _repeated(train: Any) -> float:
+def repeated(train: Any) -> float:
     """How many forward passes activation checkpointing adds: none where all products are kept."""
     return train.checkpoint_activations * (train.checkpoint_keep == "inputs") / train.checkpoint_every
 
@@ -306,12 +326,10 @@ def _text_outline(start: Path | None, model: ModelConfig) -> Any | None:
 
 def _flops(net: Any, call: Callable[[Any], Any]) -> int | None:
     """FLOP of a call of a network on the meta device; None for a network that is missing, or cannot be counted."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     if not isinstance(net, nn.Module):
         return None
     try:
-        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.device("meta"), torch.no_grad(), FlopCounter() as counter:
             call(net)
     except Exception:  # networks that need values, not only shapes
         return None

@@ -59,9 +59,17 @@ class Recipe:
 
     def route(self, x0: Tensor, generator: torch.Generator, progress: float = 0.0) -> Tensor | None:
         """(B, T') indices of the tokens that go through every block (TREAD, SPRINT); None for all."""
-        tokens = math.prod(self._grid(x0))
-        skip = self.config.skipped(progress, tokens)
-        return losses.sample_route(len(x0), tokens, skip, generator) if skip else None
+        grid = self._grid(x0)
+        skip = self.config.skipped(progress, math.prod(grid))
+        if skip and self.config.sprint and self.config.sprint_grid:
+            return losses.sample_grid_route(len(x0), grid, skip, generator)
+        return losses.sample_route(len(x0), math.prod(grid), skip, generator) if skip else None
+
+    def path_drop(self, batch: int, generator: torch.Generator) -> Tensor | bool:
+        """(B,) bool: the samples whose inner blocks count for nothing (SPRINT); False for none."""
+        if not (self.config.sprint and self.config.sprint_drop):
+            return False
+        return torch.rand(batch, generator=generator, device=generator.device) < self.config.sprint_drop
 
     def alignment(self, features: Tensor, pixels: Tensor, x0: Tensor, route: Tensor | None) -> Tensor:
         """REPA's term, without its weight, on the tokens (B, T', D) that the aligned block saw."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from photofound.data.sources import Source
+from photofound.train.idle import StageConfig
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,8 @@ class RecipeConfig:
     tread_tokens: int = 0  # TREAD: only for pictures of at least so many tokens
     sprint: float = 0.0  # SPRINT: share of the tokens that skip the inner blocks (arXiv:2510.21986); published 0.75
     sprint_until: float = 0.9  # SPRINT: share of the run after which all tokens go through every block
+    sprint_grid: bool = True  # SPRINT: keep as many tokens of each neighbourhood; false: any
+    sprint_drop: float = 0.1  # SPRINT: share of the samples that see the outer blocks alone, for path-drop guidance
     repa: float = 0.0  # REPA: weight of the alignment with a vision model; published 0.5
     repa_teacher: str | None = None  # REPA: a .safetensors file of SqueezeNet, a transformers folder or Hub id
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
@@ -237,6 +240,8 @@ class RecipeConfig:
             raise ValueError(f"recipe.tread: {self.tread} must be a share from 0 to less than 1")
         if not 0 <= self.sprint < 1 or not 0 < self.sprint_until <= 1:
             raise ValueError(f"recipe.sprint: {self.sprint} until {self.sprint_until} must be shares from 0 to 1")
+        if not 0 <= self.sprint_drop < 1:
+            raise ValueError(f"recipe.sprint_drop: {self.sprint_drop} must be a share from 0 to less than 1")
         if self.sprint and self.tread:
             raise ValueError("recipe.sprint: leaves out tokens as recipe.tread does; choose one")
         for name in ("repa_spatial", "repa_e"):
@@ -268,7 +273,7 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
-class EditConfig:
+class EditConfig(StageConfig):
     """The options of the stages that train the transformer."""
 
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -326,11 +326,12 @@ class EditStage:
         tap: int | Sequence[int] | None = None,
         model: Any = None,
         embeddings: Mapping[str, Tensor] | None = None,
+        path_drop: Tensor | bool = False,
     ) -> tuple[Tensor, Tensor, Any]:
         """The model's velocity at x_t, its clean sample, and the features after block ``tap``.
 
         Args:
-            route, tap: see ``EditTransformer.forward``.
+            route, tap, path_drop: see ``EditTransformer.forward``.
             model: a transformer to ask in place of the one that is trained.
             embeddings: prompt -> (L, D), those that are known already.
         """
@@ -340,7 +341,7 @@ class EditStage:
         tokens, mask = self.encode_prompts(condition.prompt, embeddings)
         task = torch.tensor([model.task_index(name) for name in condition.task], device=self.device)
         inputs = {"condition": folded, "task": task, "strength": condition.strength, "route": route, "tap": tap}
-        inputs |= self.reference_inputs(model, condition)
+        inputs |= self.reference_inputs(model, condition) | {"path_drop": path_drop}
         out = model(x_t, t, tokens, mask, **inputs)
         return (*flow.interpret(out.sample.float(), x_t, t, model.config.prediction_type), out.features)
 
