@@ -133,7 +133,11 @@ def test_filters_are_not_muons_in_shards():
 def test_frozen_weights_are_left_alone():
     net = Net()
     net.block.requires_grad_(False)
-    optimizers = build(net, "muon")
+    with pytest.raises(
+        ValueError, match="train.optimizer: muon is for matrices of repeated blocks, and none is trained"
+    ):
+        build(net, "muon")
+    optimizers = build(net, "adamw")
     assert len(optimizers.optimizers) == 1
     before = net.block[0].weight.clone()
     step(net, optimizers, 0)

@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
+import tiny_parts
 import torch
 import torch.nn.functional as F
 from helpers import load_pipeline
 from stages import loss_of, new_stage, overrides
 
 from photofound import config
-from photofound.model import flow
+from photofound.model import autoencoder, flow
 from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EditPipeline
-from photofound.train import losses
+from photofound.train import end_to_end, losses
 from photofound.train.distributed import World
 from photofound.train.mix import take
 from photofound.train.plan import plan
@@ -261,6 +262,30 @@ def test_a_run_of_sprint_resumes_exactly(tiny_folder, shards, tmp_path):
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_sprint_keeps_a_grid_and_drops_the_path_of_some_samples(tiny_folder, shards, monkeypatch):
+    stage = new_stage(tiny_folder, shards, *SPRINT, "--recipe.sprint_drop=0.5")
+    for parameter in stage.pipeline.transformer.heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # at 0 nothing would flow back
+    seen, predict = {}, stage.predict
+    monkeypatch.setattr(
+        stage, "predict", lambda *given, **more: (seen.update(more, route=given[3]), predict(*given, **more))[1]
+    )
+    batch = stage.batch(torch.Generator().manual_seed(0), 14, 0.0)
+    loss_of(stage, batch)[0].backward()
+    assert seen["path_drop"].shape == (14,) and 0 < int(seen["path_drop"].sum()) < 14
+    groups = [
+        {(int(i) // 4 + y) // 2 * 4 + (int(i) % 4 + x) // 2 for i in row}
+        for row in seen["route"]
+        for y in (0, 1)
+        for x in (0, 1)
+    ]
+    assert sum(len(each) == 4 for each in groups) >= 14, "one of each neighbourhood"
+    loss_of(stage, batch._replace(progress=0.6))
+    assert seen["route"] is None and isinstance(seen["path_drop"], torch.Tensor), "guidance is learnt to the end"
+    plain = new_stage(tiny_folder, shards, *SPRINT, "--recipe.sprint_drop=0", "--recipe.sprint_grid=false")
+    assert plain.recipe.path_drop(4, torch.Generator()) is False
+
+
 def test_sprint_refuses_what_makes_no_sense(tiny_folder, shards):
     with pytest.raises(ValueError, match="recipe.sprint: leaves out tokens as recipe.tread does; choose one"):
         RecipeConfig(sprint=0.75, tread=0.5)
@@ -335,6 +360,61 @@ def test_a_run_of_repa_e_resumes_exactly_and_exports_its_autoencoder(tiny_folder
     assert any(not torch.equal(exported[key], start[key]) for key in exported)
 
 
+@pytest.fixture(scope="module")
+def variational(tmp_path_factory):
+    """The folder of an autoencoder whose latents have a distribution, with a factor of eight."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("variational")
+    tiny_parts.vae((8, 8, 8, 8)).save_pretrained(folder)
+    return f"--model.vae={folder}"
+
+
+def test_repa_es_divergence_and_critic_reach_the_autoencoder_alone(tiny_folder, shards, repa_e, variational):
+    more = ["--recipe.repa_e_kl=1e-6", "--recipe.repa_e_adversarial=0.1", variational]
+    stage = new_stage(tiny_folder, shards, *repa_e, *more)
+    batch = stage.batch(torch.Generator().manual_seed(0), 6, 0.0)
+    found, logs = gradients(stage, batch)
+    with torch.no_grad():
+        distribution = stage.vae.encode(batch.sample.pixels).latent_dist
+    mean, var = distribution.mean, distribution.var
+    kl = 0.5 * (mean.square() + var - 1 - var.log()).sum((1, 2, 3)).mean()
+    assert float(logs["vae_kl"]) == pytest.approx(1e-6 * float(kl), rel=1e-3)
+    assert {"vae_generator", "vae_critic"} <= logs.keys() and "critic" in stage.module
+    assert found["vae.quant_conv.weight"][4:].abs().sum() > 0, "the variance is trained, too"
+    assert all(found[name].abs().sum() > 0 for name in found if name.startswith("critic.") and name.endswith("weight"))
+
+
+def test_repa_e_keeps_the_autoencoder_an_autoencoder(tiny_folder, shards, repa_e, variational):
+    """A few updates: with its own terms pictures come back better and latents keep their spread; by the alignment alone
+    pictures get worse, and so it is what keeps it."""
+
+    def trained(only_aligned):
+        stage = new_stage(tiny_folder, shards, *repa_e, "--recipe.repa_e_adversarial=0.1", variational)
+        for block in stage.pipeline.transformer.blocks:
+            torch.nn.init.normal_(block.modulation.lin.weight, std=0.3)
+        optimizer = torch.optim.AdamW(stage.module.parameters(), 1e-2, weight_decay=0)
+        batch = stage.batch(torch.Generator().manual_seed(0), 3, 0.0)
+        given = stage, batch, batch.condition, torch.randn(3, 4, 8, 8), torch.full((3,), 0.5), None, stage.recipe.block
+
+        @torch.no_grad()
+        def error():
+            latents = autoencoder.encode(stage.vae, batch.sample.pixels)
+            apart = (autoencoder.decode(stage.vae, latents) - batch.sample.pixels).abs().mean()
+            return float(apart), float(latents.std((0, 2, 3)).min())
+
+        before = error()[0]
+        for _ in range(12):
+            optimizer.zero_grad()
+            terms = end_to_end.autoencoder_terms(*given)
+            (terms["repa_e"] if only_aligned else sum(terms.values())).backward()
+            optimizer.step()
+        return before, *error()
+
+    before, after, spread = trained(only_aligned=False)
+    assert after < 0.9 * before and spread > 0.3
+    assert trained(only_aligned=True)[1] > before
+
+
 @pytest.mark.slow
 def test_repa_e_is_planned(tiny_folder, shards, repa_e):
     arguments = overrides(tiny_folder, shards, *repa_e[:2])
@@ -347,6 +427,10 @@ def test_repa_e_is_planned(tiny_folder, shards, repa_e):
 def test_repa_e_refuses_what_makes_no_sense(tiny_folder, shards, repa_e):
     with pytest.raises(ValueError, match="recipe.repa_e: is a kind of REPA; set recipe.repa"):
         RecipeConfig(repa_e=1.5)
+    with pytest.raises(ValueError, match="recipe.repa_e_kl: is a part of REPA-E; set recipe.repa_e, too"):
+        RecipeConfig(repa_e_kl=1e-6)
+    with pytest.raises(ValueError, match="recipe.repa_e_kl: AutoencoderDC has no distribution of latents"):
+        new_stage(tiny_folder, shards, *repa_e, "--recipe.repa_e_kl=1e-6")
     with pytest.raises(ValueError, match="recipe.repa_e: changes the latents that data.precomputed has"):
         new_stage(tiny_folder, shards, *repa_e, "--data.sources=[{path: x}]", "--data.precomputed=[latents]")
     with pytest.raises(ValueError, match="goes with neither train.checkpoint_activations nor shards"):

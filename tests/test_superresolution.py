@@ -304,7 +304,7 @@ def test_training_beats_interpolation_and_leaves_a_model(tmp_path):
 def test_mistakes_are_said_in_a_line():
     with pytest.raises(ValueError, match="data.shares: 2 shares for 3 scales; give one each"):
         stage("data.shares=[0.5, 0.5]")
-    with pytest.raises(ValueError, match="loss.perceptual: wants a network; name its file in data.perceptual"):
+    with pytest.raises(ValueError, match="loss.perceptual: 0.1 does nothing without data.perceptual"):
         stage("loss.perceptual=0.1")
     with pytest.raises(ValueError, match="data: no photograph is 400 px wide and high, as a crop is"):
         stage("data.crop=100")

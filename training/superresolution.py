@@ -99,8 +99,6 @@ class SuperresolutionStage:
         data, shape = config.data, config.model
         if len(data.shares) != len(shape.scales):
             raise ValueError(f"data.shares: {len(data.shares)} shares for {len(shape.scales)} scales; give one each")
-        if config.loss.perceptual and not data.perceptual:
-            raise ValueError("loss.perceptual: wants a network; name its file in data.perceptual, or set it to 0")
         self.perceptual = PerceptualNet.from_file(data.perceptual).to(self.device) if data.perceptual else None
         torch.manual_seed(config.train.seed)
         self.model: Any = (

@@ -144,16 +144,21 @@ def raw_latents(encoded: Any) -> Tensor:
     return latents
 
 
+def scaled(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Latents as an autoencoder gives them -> ``(z - shift) * scale``."""
+    scale, shift = _scale_shift(vae)
+    return (latents - shift) * scale
+
+
 def encode(vae: Any | None, pixels: Tensor) -> Tensor:
     """Pixels to scaled latents: ``(z - shift) * scale``. A variational encoder gives its mode, so that encoding is a
     function."""
     if vae is None:
         return pixels
-    scale, shift = _scale_shift(vae)
     f = factor(vae)
 
     def one(window: Tensor) -> Tensor:
-        return (raw_latents(vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))) - shift) * scale
+        return scaled(vae, raw_latents(vae.encode(window.to(vae.dtype, memory_format=torch.channels_last))))
 
     return _windowed(one, pixels, f, (1, f), channels(vae)) if _is_local(vae) else one(pixels)
 

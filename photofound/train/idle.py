@@ -138,6 +138,8 @@ def refuse(stage: str, config: Any, named: Collection[str] | None = None) -> Non
     Raises ValueError for the first such setting.
     """
     for name, value, usual in _changes(config, type(config)()):
+        if name == "data.late_crop" and value == config.data.crop:
+            continue  # pictures that stay as large
         if why := _never(stage, name):
             raise ValueError(f"{name}: {value!r} does nothing in 'photofound train {stage}': {why}; leave it out")
         if named is None:

@@ -165,6 +165,10 @@ class Outline:
         yield "text encoder", self.text_encoder, reads, lambda net: net(input_ids=torch.zeros(batch, length).long())
         yield "REPA's teacher", self.teacher, aligned * bool(recipe.repa), lambda net: net.patches(pictures())
         yield "LPIPS", self.lpips, near * bool(recipe.lpips), lambda net: net(pictures())
+        if recipe.repa_e_adversarial and training:  # of two pictures forward and back, of one back to the decoder
+            with torch.device("meta"):
+                critic = losses.PatchDiscriminator()
+            yield "critic", critic, 8 * aligned, lambda net: net(pictures())
         side = losses.P_DINO_SIDE
         yield "P-DINO", self.dino, near * bool(recipe.dino), lambda net: net.patches(pictures(side))
 

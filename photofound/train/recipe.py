@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from photofound.model import autoencoder, layers, vision
@@ -23,6 +24,7 @@ class Recipe:
     Attributes:
         projector: REPA's projector, which is trained with the model and not exported; None without REPA.
         lpips_net: the network of LPIPS; None without LPIPS.
+        critic: REPA-E's, which is trained with the model and not exported; None without its adversarial term.
     """
 
     def __init__(
@@ -47,6 +49,12 @@ class Recipe:
             raise ValueError("recipe.sprint: is for trainings of all weights; set model.train=full, or leave it out")
         if config.lpips or (config.repa_e and config.lpips_net):
             self.lpips_net = vision.PerceptualNet.from_file(str(config.lpips_net)).to(device)
+        self.critic = losses.PatchDiscriminator().to(device) if config.repa_e_adversarial else None
+        if config.repa_e_kl and not isinstance(vae, AutoencoderKL):
+            raise ValueError(
+                f"recipe.repa_e_kl: {type(vae).__name__} has no distribution of latents, which it is a distance of; "
+                "set it to 0"
+            )
         if config.dino:
             self.dino_net = vision.load_vision_model(str(config.dino_net)).to(device)
         for network in ("teacher", "lpips_net", "dino_net"):

@@ -227,6 +227,8 @@ class RecipeConfig:
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
     repa_spatial: bool = False  # iREPA: a convolution as projector, patches normalised (arXiv:2512.10794)
     repa_e: float = 0.0  # REPA-E: weight of REPA in training the autoencoder, too (arXiv:2504.10483); published 1.5
+    repa_e_kl: float = 0.0  # REPA-E: weight of the latents' KL divergence, for an AutoencoderKL; published 1e-6
+    repa_e_adversarial: float = 0.0  # REPA-E: weight of a critic of the decoded pictures; published 0.1
     repa_until: float = 0.5  # REPA: share of the run after which it stops
     lpips: float = 0.0  # LPIPS: weight of the perceptual distance, of decoded latents, too; published 0.1 for pixels
     lpips_net: str | None = None  # LPIPS: a .safetensors file of SqueezeNet
@@ -247,6 +249,9 @@ class RecipeConfig:
         for name in ("repa_spatial", "repa_e"):
             if getattr(self, name) and not self.repa:
                 raise ValueError(f"recipe.{name}: is a kind of REPA; set recipe.repa, too (0.5)")
+        for name in ("repa_e_kl", "repa_e_adversarial"):
+            if getattr(self, name) and not self.repa_e:
+                raise ValueError(f"recipe.{name}: is a part of REPA-E; set recipe.repa_e, too (1.5)")
         for weight, net in (("repa", "repa_teacher"), ("lpips", "lpips_net"), ("dino", "dino_net")):
             if getattr(self, weight) and not getattr(self, net):
                 raise ValueError(f"recipe.{net}: recipe.{weight} needs a network; name a file, a folder or a Hub id")

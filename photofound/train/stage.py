@@ -127,6 +127,8 @@ class EditStage:
         self.recipe = Recipe(config.recipe, self.pipeline.transformer, self.vae, self.device, config.model.frozen)
         if self.recipe.projector is not None:
             self.module["projector"] = self.recipe.projector
+        if self.recipe.critic is not None:
+            self.module["critic"] = self.recipe.critic
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
 
     def _read_again(self) -> Any:
