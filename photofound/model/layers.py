@@ -74,7 +74,7 @@ class Fusion(nn.Module):
         """shallow (B, T, D), deep (B, T, D), or (B, T', D) of the tokens that `route` (B, T') names -> (B, T, D).
         Tokens that were left out have a mask, the same for all, in place of a deep one; so have all those of samples
         that are `dropped` (B,), and all where `deep` is None."""
-        masked = self.mask.to(shallow.dtype).expand_as(shallow)
+        masked = self.mask.to(shallow.dtype if deep is None else deep.dtype).expand_as(shallow)
         if deep is not None and route is not None:
             deep = put_tokens(masked, route, deep)
         if deep is not None and dropped is not None:

@@ -63,7 +63,8 @@ class Outline:
         start = Path(model.start) if model.start else None
         here = start is not None and (start / "transformer" / "config.json").is_file()
         bare = here and start is not None and not (start / "vae").is_dir()  # a model of pixels
-        vae = autoencoder.outline(None if bare else f"{start}/vae" if start else model.vae, model.latent)
+        known = start is not None and (here or model.latent is not None)
+        vae = autoencoder.outline(None if bare else f"{start}/vae" if known else model.vae, model.latent)
         with torch.device("meta"):
             if here:
                 part = "teacher" if (start / "teacher" / "config.json").is_file() else "transformer"  # of a student
