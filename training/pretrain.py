@@ -55,8 +55,9 @@ def flow_matching_loss(stage: EditStage, batch: Batch) -> tuple[Tensor, dict[str
     x_t = flow.add_noise(x0, noise, t)
     route, block = stage.recipe.route(x0, generator, batch.progress), stage.recipe.aligned_block(batch.progress)
     dropped = stage.recipe.path_drop(len(x0), generator)
-    known = {"embeddings": batch.sample.embeddings, "path_drop": dropped}
-    v, x0_hat, features = stage.predict(x_t, t, condition, route, block, **known)
+    v, x0_hat, features = stage.predict(
+        x_t, t, condition, route, block, embeddings=batch.sample.embeddings, path_drop=dropped
+    )
     target = stage.target(x_t, x0, noise, t)
 
     each = stage.masked_loss(v, target, condition.hole, config.mix.known_weight, batch.weight)

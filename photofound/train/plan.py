@@ -67,6 +67,7 @@ class Outline:
         vae = autoencoder.outline(None if bare else f"{start}/vae" if known else model.vae, model.latent)
         with torch.device("meta"):
             if here:
+                assert start is not None
                 part = "teacher" if (start / "teacher" / "config.json").is_file() else "transformer"  # of a student
                 shape = EditTransformer.load_config(start, subfolder=part)
                 transformer: Any = EditTransformer.from_config(shape)

@@ -124,7 +124,8 @@ class _Distillation(Outline):
         pixels, hole = torch.empty(batch, 3, crop, crop), torch.empty(batch, 1, crop, crop)
         shape, side = self.transformer.config, crop // autoencoder.factor(self.vae)
         made = torch.empty(batch, shape.in_channels, side, side).requires_grad_()
-        judge, vae, given = networks["judge"], networks.get("vae"), ()
+        judge, vae = networks["judge"], networks.get("vae")
+        given: tuple[Any, ...] = ()
         if self.options.adversarial_on == "latents":
             words = torch.empty(batch, self.config.model.text_length, shape.context_in_dim)
             t, every = torch.empty(batch), tuple(range(shape.depth))
@@ -149,10 +150,11 @@ class _Distillation(Outline):
 
 def _add_student(parts: nn.ModuleDict, options: Any) -> None:
     """Turn the outline of a transformer into that of a student; add its critic."""
-    shape = dict(parts["transformer"].config) | {"guidance_embeds": True}
-    parts["transformer"] = EditTransformer.from_config(shape)
+    teacher: Any = parts["transformer"]
+    shape = dict(teacher.config) | {"guidance_embeds": True}
+    parts["transformer"] = student = EditTransformer.from_config(shape)
     if options.lora_rank:
-        lora.add_everywhere(parts["transformer"], options.lora_rank)
+        lora.add_everywhere(student, options.lora_rank)
     if options.adversarial:
         on_latents = options.adversarial_on == "latents"
         size = shape["hidden_size"], shape["depth"]
