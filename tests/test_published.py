@@ -6,13 +6,13 @@ import tiny_parts
 import torch
 import torch.nn.functional as F
 from helpers import load_pipeline
-from stages import loss_of, new_stage, overrides
+from stages import SMALL, loss_of, new_stage, overrides
 
 from photofound import config
-from photofound.model import flow
+from photofound.model import autoencoder, flow
 from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EditPipeline
-from photofound.train import losses
+from photofound.train import end_to_end, losses
 from photofound.train.distributed import World
 from photofound.train.mix import take
 from photofound.train.plan import plan
@@ -382,6 +382,36 @@ def test_repa_es_divergence_and_critic_reach_the_autoencoder_alone(tiny_folder, 
     assert {"vae_generator", "vae_critic"} <= logs.keys() and "critic" in stage.module
     assert found["vae.quant_conv.weight"][4:].abs().sum() > 0, "the variance is trained, too"
     assert all(found[name].abs().sum() > 0 for name in found if name.startswith("critic.") and name.endswith("weight"))
+
+
+def test_repa_e_keeps_the_autoencoder_an_autoencoder(repa_e):
+    """The embedded one, five updates: pictures come back as before with its own terms, and worse by the alignment
+    alone, which wants other latents."""
+
+    def error(only_aligned):
+        words = [*SMALL, *repa_e, "--model.depth=2", "--data.drawn=4", "--data.sizes=[72]", "--data.crop=64",
+                 "--data.late_from=1", "--train.precision=fp32", "--train.device=cpu"]  # fmt: skip
+        stage = pretrain.PretrainStage(config.load(pretrain.Config, None, words), World())
+        for block in stage.pipeline.transformer.blocks:
+            torch.nn.init.normal_(block.modulation.lin.weight, std=0.3)  # at 0 nothing would flow back
+        optimizer = torch.optim.AdamW(stage.vae.parameters(), 3e-5, weight_decay=0)
+        batch = stage.batch(torch.Generator().manual_seed(0), 2, 0.0)
+        pixels, noise = batch.sample.pixels, torch.randn(2, 16, 8, 8)
+        given = stage, batch, batch.condition, noise, torch.full((2,), 0.5), None, stage.recipe.block
+
+        @torch.no_grad()
+        def apart():
+            return float((autoencoder.decode(stage.vae, autoencoder.encode(stage.vae, pixels)) - pixels).abs().mean())
+
+        before = apart()
+        for _ in range(5):
+            optimizer.zero_grad()
+            terms = end_to_end.autoencoder_terms(*given)
+            (terms["repa_e"] if only_aligned else sum(terms.values())).backward()
+            optimizer.step()
+        return apart() / before
+
+    assert error(only_aligned=False) < 1.03 < 1.1 < error(only_aligned=True)
 
 
 @pytest.mark.slow
