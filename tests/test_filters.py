@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
@@ -263,6 +264,7 @@ def mine(tmp_path, monkeypatch):
 
     def write(file="green", name="green", version="1", more="", text=GREEN):
         (folder / f"{file}.py").write_text(text.format(name=name, version=version, more=more))
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # Python tells versions by whole seconds and the size
         own._finders.cache_clear()
         own.load.cache_clear()
         return folder / f"{file}.py"
