@@ -13,7 +13,7 @@ from photofound import config
 from photofound.model import attention
 from photofound.train import memory, optim
 from photofound.train.ema import EMA
-from photofound.train.plan import _Outline, plan
+from photofound.train.plan import Outline, plan
 from photofound.train.recompute import checkpointed
 from photofound.training.pretrain import Config
 
@@ -84,7 +84,7 @@ def loss(module, samples, settings):
 def test_a_plan_says_what_torch_tracks(changes):
     settings = config.load(Config, None, [*SMALL, *changes])
     planned = plan(settings)[0].need(1)
-    trained = _Outline.of(settings, None).trained
+    trained = Outline.of(settings, None).trained
     assert planned.peak - planned.frozen == pytest.approx(tracked(settings, trained), rel=0.1)
 
 
@@ -114,6 +114,6 @@ def test_shards_take_their_share():
     shared = config.load(Config, None, [*SMALL, "--train.batch_size=32", "--train.parallel=fsdp"])
     alone, spread = plan(one)[0].need(8), plan(shared)[0].need(8)
     assert spread.weights == alone.weights / 8 and spread.moments == alone.moments / 8
-    assert spread.step < alone.step + memory.gathered(_Outline.of(one, None).transformer, True)
+    assert spread.step < alone.step + memory.gathered(Outline.of(one, None).transformer, True)
     with pytest.raises(ValueError, match="cannot be shared evenly by 7"):
         plan(config.load(Config, None, [*SMALL, "--train.micro_batches=4"]))[0].need(7)

@@ -269,7 +269,7 @@ def test_a_pretrained_text_encoder_is_used_and_left_as_it_is(tiny_folder, shards
     )
     pair.save_pretrained(tmp_path)
     ByT5Tokenizer().save_pretrained(tmp_path)
-    named = [f"--model.text_encoder={tmp_path}", "--model.train_text=false"]
+    named = [f"--model.text_encoder={tmp_path}", "--model.text_layers=3", "--model.train_text=false"]
     with pytest.raises(ValueError, match=r"model.text_width: 16, but .* gives 24; set 24"):
         new_stage(tiny_folder, shards, *named)
     stage = new_stage(tiny_folder, shards, *named, "--model.text_width=24")

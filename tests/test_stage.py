@@ -172,9 +172,8 @@ def test_a_sheet_shows_crops_that_the_run_has_had(tiny_folder, shards):
 def test_stages_that_do_not_stream_say_so(tiny_folder, shards):
     from photofound.training import preference
 
-    pairs = config.load(preference.Config, None, ["--data.hold_out=0", f"--data.sources=[{{path: {shards}}}]"])
-    with pytest.raises(ValueError, match="data.sources: this stage does not stream; name a folder"):
-        preference.PreferenceStage(pairs, World())
+    with pytest.raises(ValueError, match="data.sources: .* does nothing in 'photofound train preference'"):
+        config.load(preference.Config, None, ["--data.hold_out=0", f"--data.sources=[{{path: {shards}}}]"])
 
 
 @pytest.fixture(scope="module")
@@ -253,10 +252,11 @@ def test_sheets_are_of_the_same_inputs_and_noise(stage):
 
 
 def test_held_out_photographs_are_measured_alike_every_time(tiny_folder, shards):
+    measured = "--data.hold_out=4", "--data.held_out_crops=10", "--train.validate_every=1"
     settings = config.load(
         Config,
         None,
-        overrides(tiny_folder, shards, "--data.hold_out=4", "--data.held_out_crops=10", "--mix.drop_text=1"),
+        overrides(tiny_folder, shards, *measured, "--mix.drop_text=1"),
     )
     stage, again = PretrainStage(settings, World()), PretrainStage(settings, World())
     with torch.no_grad():
@@ -319,7 +319,7 @@ def test_shards_without_embeddings_are_refused(tiny_folder, shards):
         (["--recipe.repa=0.5"], "recipe.repa_teacher: recipe.repa needs a network"),
         (["--model.vae=none", "--model.condition_space=latents"], "no latents without an autoencoder"),
         (["--model.vae=/nowhere"], "model.vae: /nowhere does not exist"),
-        (["--model.text_encoder=/nowhere"], "model.text_encoder: /nowhere cannot be loaded"),
+        (["--model.text_encoder=/nowhere", "--model.text_layers=3"], "model.text_encoder: /nowhere cannot be loaded"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tiny_folder, shards, arguments, said):

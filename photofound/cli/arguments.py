@@ -145,7 +145,7 @@ def add_optimizations(parser: argparse.ArgumentParser, samples: bool = True) -> 
     skip = "skip blocks in sampling steps that change little, for models of many steps: faster, not quite the same"
     add("--quantize", choices=QUANTIZED, help="weights of eight bits: half the memory, no faster")
     if not samples:
-        add_idle(parser, cache=False, cache_threshold=None, fallback=None, fallback_below=None)
+        add_idle(parser, cache=False, cache_threshold=None, path_drop=False, fallback=None, fallback_below=None)
         return
     add("--cache", action="store_true", help=skip)
     add("--cache-threshold", type=number_between(0, 1), metavar="X", help="how little, 0 to 1; default: 0.15")

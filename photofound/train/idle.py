@@ -150,7 +150,8 @@ def refuse(stage: str, config: Any, named: Collection[str] | None = None) -> Non
             raise ValueError(f"{name}: {value!r} does nothing without {' or '.join(needs)}; {remedy}")
         instead = _rule(REPLACED, stage, name)
         if instead and _on(config, instead):
-            raise ValueError(f"{name}: {value!r} does nothing beside {instead}; leave one of them out")
+            remedy = f"leave one of them out, or this at its default, {usual!r}"
+            raise ValueError(f"{name}: {value!r} does nothing beside {instead}; {remedy}")
 
 
 def ignored(stage: str, name: str) -> bool:
