@@ -46,7 +46,7 @@ class Search:
     parts: int = 1
 
 
-SEARCHES = {"thorough": Search(), "quick": Search(12_000, 0.85, 3, 2)}
+SEARCHES = {"thorough": Search(), "quick": Search(12_000, 0.85, 2, 2)}
 """What a pipeline's setting ``exemplars`` names. Folders of earlier versions are searched thoroughly, so that they give
 the pixels that they gave. ``quick`` takes a third to two thirds of the time, and on average comes out no worse
 (docs/experiments.md)."""
