@@ -1,6 +1,6 @@
 """Train the autoencoder: pixels <-> latents.
 
-    photofound train autoencoder --config training/configs/nano-autoencoder.yaml --data.folder=DIR --data.perceptual=FILE
+    photofound train autoencoder --config training/configs/nano-autoencoder.yaml --data.folder=DIR
     --data.perceptual=FILE
 
 L1 plus a perceptual distance, with a little noise on the latents so that the decoder forgives what the diffusion model
