@@ -87,12 +87,13 @@ def visit(chromium, address):
         page.close()
 
 
-def photograph(path: Path, deep=False) -> np.ndarray:
-    """A bright disc on a dark, noisy ground."""
+def photograph(path: Path, deep=False, times=1) -> np.ndarray:
+    """A bright disc on a dark, noisy ground; larger, edits take longer."""
     x, y = np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1]))
     disc = (x - 80) ** 2 + (y - 60) ** 2 < 35**2
     pixels = np.where(disc[..., None], 190, 40) + np.random.default_rng(0).integers(0, 40, (SIZE[1], SIZE[0], 3))
     pixels = (pixels * 257 + 3).astype(np.uint16) if deep else pixels.astype(np.uint8)
+    pixels = pixels.repeat(times, 0).repeat(times, 1)
     image.save(pixels, path)
     return pixels
 
@@ -538,7 +539,7 @@ def test_what_is_refused_changes_nothing(visit, tmp_path):
 
 def test_a_run_takes_no_mask_of_the_photograph_before_and_is_stopped(visit, tmp_path):
     photograph(tmp_path / "cup.png")
-    photograph(tmp_path / "pot.png")
+    photograph(tmp_path / "pot.png", times=4)  # its steps are seen even if the browser is late
     page = visit()
     upload(page, tmp_path / "cup.png")
     choose(page, "inpaint")
