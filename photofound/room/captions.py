@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from photofound.data.table import Table, contents, quoted, worded
+from photofound.data.table import Table, quoted, worded
 from photofound.room.captioners import Captioner
-from photofound.room.describe import pixels_of
+from photofound.room.describe import pictures_of
 from photofound.room.filters import CAPTIONED, SIDE
 from photofound.room.scores import KEPT, stored
 
@@ -91,7 +89,7 @@ class Captioning:
         import pyarrow as pa
 
         columns = {name: batch[name].to_pylist() for name in ("caption", *(field.name for field in self.fields))}
-        pictures = _pictures(batch)
+        pictures = pictures_of(batch, SIDE)
         changed = set()
         for kind, prompt in self.asked.items():
             words, by, prompts = (columns[f"caption_{kind}{end}"] for end in ("", "_by", "_prompt"))
@@ -157,14 +155,3 @@ def caption(
     table.refresh()
     none = count(" OR ".join(lacks(kind) for kind in kinds))
     return Captioned({kind: count(made.mine(kind)) - before[kind] for kind in kinds}, none)
-
-
-def _pictures(batch: Any) -> dict[int, np.ndarray]:
-    """Row -> (H, W, 3) uint8 of a batch; rows that cannot be read are left out."""
-    found = {}
-    for index, file in enumerate(contents(batch)):
-        try:
-            found[index] = pixels_of(file, SIDE)
-        except Exception:  # it was whole when it was added: its reference has gone
-            continue
-    return found

@@ -20,6 +20,7 @@ from photofound.card.record import licence_of
 from photofound.data.duplicates import fingerprint
 from photofound.data.photograph import decode, scaled
 from photofound.data.sources import Raw
+from photofound.data.table import contents
 from photofound.picture.places import without_place
 
 SIDE = 256
@@ -138,3 +139,15 @@ def pixels_of(file: bytes | Exception, side: int = SIDE) -> np.ndarray:
     if isinstance(file, Exception):
         raise file
     return decode(file, scaled(image.upright_size(file), side))[0]
+
+
+def pictures_of(batch: Any, side: int) -> dict[int, np.ndarray]:
+    """Row -> (H, W, 3) uint8 of a batch with ``image``, ``reference`` and ``collection``, the short side at most
+    ``side``; rows that cannot be read are left out."""
+    found = {}
+    for index, file in enumerate(contents(batch)):
+        try:
+            found[index] = pixels_of(file, side)
+        except Exception:  # it was whole when it was added: its reference has gone
+            continue
+    return found

@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from photofound.data.table import Table, contents, quoted
+from photofound.data.table import Table, quoted
 from photofound.edits.segmenter import NothingFound
-from photofound.room.describe import pixels_of
+from photofound.room.describe import pictures_of
 
 SIDE = 1024
 """Short side, at most, of what segmenters see, and of mattes."""
@@ -49,12 +49,7 @@ class Matting:
     def __call__(self, batch: Any) -> dict[str, Any]:
         import pyarrow as pa
 
-        pictures = {}
-        for index, file in enumerate(contents(batch)):
-            try:
-                pictures[index] = pixels_of(file, SIDE)
-            except Exception:  # it was whole when it was added: its reference has gone
-                continue
+        pictures = pictures_of(batch, SIDE)
         made = self.mattes(list(pictures.values())) if pictures else []
         files = {i: _png(m) if (m > 127).any() else None for i, m in zip(pictures, made, strict=True)}
         by = [self.name if i in files else None for i in range(len(batch))]
