@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -17,7 +18,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,20 +36,42 @@ def load(cls: type[T], path: str | Path | None = None, overrides: list[str] | tu
         path: a ``.yaml``, ``.yml`` or ``.json`` file; None uses the defaults alone.
         overrides: strings like ``--train.minutes=5`` (the leading dashes are optional). Values are read as YAML.
 
+    A value of the file that does nothing beside what an override switches on falls back to its default, with a warning.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: unknown key, wrong type, a malformed override, or a setting that does nothing (a class may say
             which, in ``refuse_idle``); the message names the key and the remedy.
     """
     tree = read(Path(path)) if path is not None else {}
+    given = []
     for override in overrides:
         keys, value = _parse_override(override)
+        given.append(".".join(keys))
         _seed_mapping(cls, tree, keys)
         _assign(tree, keys, value)
     built = build(cls, tree)
+    if hasattr(built, "replaced") and (idle := [each for each in built.replaced(given) if not _below(each[0], given)]):
+        for name, value, instead in idle:
+            _remove(tree, name.split("."))
+            usual = functools.reduce(getattr, name.split("."), cls())
+            idle_value = f"config: {name}: {reprlib.repr(value)} of the file does nothing beside {instead}"
+            warnings.warn(f"{idle_value}; it is left at {usual!r}", stacklevel=2)
+        built = build(cls, tree)
     if hasattr(built, "refuse_idle"):
         built.refuse_idle(leaves(tree))
     return built
+
+
+def _below(name: str, given: Sequence[str]) -> bool:
+    """Whether a setting, or an entry of it, is among those that are given."""
+    return any(f"{each}.".startswith(f"{name}.") for each in given)
+
+
+def _remove(tree: dict[str, Any], keys: list[str]) -> None:
+    for key in keys[:-1]:
+        tree = tree[key]
+    del tree[keys[-1]]
 
 
 def build(cls: type[T], tree: dict[str, Any], where: str = "") -> T:

@@ -82,7 +82,8 @@ def test_the_tables_name_settings_that_there_are(stage):
     groups = {name.partition(".")[0] for name in known}
     never, needs, replaced = (table.get(stage, {}) for table in (idle.NEVER, idle.NEEDS, idle.REPLACED))
     switches = {switch for each in needs.values() for switch in each} | set(replaced.values())
-    assert {*never, *needs, *replaced} <= known | groups and {idle._name(switch) for switch in switches} <= known
+    singles = {idle._name(each) for switch in switches for each in switch.split(" with ")}
+    assert {*never, *needs, *replaced} <= known | groups and singles <= known
 
 
 def test_a_command_line_may_switch_off_what_a_file_holds(tmp_path):
@@ -97,11 +98,45 @@ def test_a_command_line_may_switch_off_what_a_file_holds(tmp_path):
     config.load(of("pretrain"), saved)
 
 
+def test_a_command_line_may_replace_what_a_file_holds(tmp_path, recwarn):
+    """The file's value is left out with a word, for good: the run's own configuration can be read again."""
+    nano = CONFIGS / "nano-cpu.yaml"
+    with pytest.warns(
+        UserWarning, match="model.text_layers: 2 of the file does nothing beside model.text_encoder; .* 3"
+    ):
+        made = config.load(of("pretrain"), nano, ["--model.text_encoder=t5", "--model.train_text=false"])
+    assert (made.model.text_layers, made.model.text_width) == (3, 128)
+    with pytest.warns(UserWarning, match="data.weights: .* of the file does nothing beside data.sources"):
+        streamed = config.load(of("pretrain"), nano, ["--data.sources=[{path: shards}]"])
+    assert not streamed.data.weights and streamed.data.recolour == 0.5
+    config.save(made, tmp_path / "config.yaml")
+    recwarn.clear()
+    assert config.load(of("pretrain"), tmp_path / "config.yaml") == made and not recwarn
+    both = ["--model.text_encoder=t5", "--model.text_layers=2"]
+    (tmp_path / "both.yaml").write_text("model: {text_encoder: t5, text_layers: 2}")
+    for path, given in ((nano, both), (None, both), (tmp_path / "both.yaml", [])):
+        with pytest.raises(ValueError, match="model.text_layers: 2 does nothing beside model.text_encoder"):
+            config.load(of("pretrain"), path, given)
+
+
+def test_the_network_of_a_critic_on_latents_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("distill: {adversarial: 0.5, lpips_net: a}")
+    said = "distill.lpips_net: 'a' does nothing without distill.lpips or distill.adversarial with"
+    with pytest.raises(ValueError, match=said):
+        config.load(of("distill"), path, ["--distill.adversarial_on=latents"])
+    for fits in (["--distill.adversarial_on=latents", "--distill.lpips=0.1"], [], ["--distill.adversarial=0"]):
+        assert config.load(of("distill"), path, fits).distill.lpips_net == "a"
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_configuration_holds_nothing_idle(path):
+    """What has to be given beside it stands in its first line, as it is typed."""
     stage = stage_of(path)
-    network = ["--data.perceptual=squeezenet.safetensors"] * (stage in ("autoencoder", "detail"))
-    config.load(of(stage), path, network)
+    needs = stage in ("autoencoder", "detail")
+    config.load(of(stage), path, ["--data.perceptual=squeezenet.safetensors"] * needs)
+    first, *_ = path.read_text().splitlines()
+    assert ("--data.perceptual=FILE" in first) == needs and ("--data.exemplars=" in first) == (stage == "detail")
 
 
 def test_the_refusal_is_a_line_and_the_help_is_silent(capsys):

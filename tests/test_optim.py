@@ -35,6 +35,27 @@ def build(net, name):
     return optim.build(net, name, lr=1e-2, weight_decay=0.1, blocks=[net.block])
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon", "schedulefree"])
+def test_a_part_has_a_rate_of_its_own(name):
+    """AdamW's first step is as long as its rate. Those of other parts are as ever, and so is the order of the state."""
+    moved = []
+    for rates in ({}, {"stem": 0.1}):
+        torch.manual_seed(0)
+        net = Net()
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        optimizers = optim.build(net, name, 1e-2, 0.0, [net.block], rates=rates)
+        step(net, optimizers, 0)
+        moved.append({name: (p.detach() - before[name]).abs().mean() for name, p in net.named_parameters()})
+        step(net, optimizers, 1, scale=0.5)
+    for part, plain in moved[0].items():
+        assert moved[1][part] == pytest.approx(float(plain) * (0.1 if part.startswith("stem") else 1), rel=1e-3), part
+
+
+def test_prodigy_has_one_rate():
+    with pytest.raises(ValueError, match="prodigy finds one rate for all parts"):
+        optim.build(Net(), "prodigy", 1.0, 0.0, rates={"stem": 0.1})
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_restored_state_gives_the_identical_next_step(name, memory_format):

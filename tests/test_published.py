@@ -382,6 +382,7 @@ def test_repa_es_divergence_and_critic_reach_the_autoencoder_alone(tiny_folder, 
     assert {"vae_generator", "vae_critic"} <= logs.keys() and "critic" in stage.module
     assert found["vae.quant_conv.weight"][4:].abs().sum() > 0, "the variance is trained, too"
     assert all(found[name].abs().sum() > 0 for name in found if name.startswith("critic.") and name.endswith("weight"))
+    assert stage.rates == {"vae": 0.1, "critic": 0.1} and new_stage(tiny_folder, shards).rates == {}
 
 
 def test_repa_e_keeps_the_autoencoder_an_autoencoder(repa_e):

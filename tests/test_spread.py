@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -345,6 +346,7 @@ def test_dedup_fills_the_same_column(local_ray, copy, capsys):
     assert cli.main(["room", "dedup", str(copy.folder), "--near", "20", "--cluster", "--price", "1.5"]) == 0
     printed = capsys.readouterr()
     assert "22 photographs compared" in printed.out and "at $1.5 for a node hour (--price)" in printed.err
+    assert "cluster: the Ray that this process is connected to, 1 node, 2 cores" in printed.err
     doubles = [row["duplicate_of"] for row in rows(copy)]
     copy.dedup(near=20)
     assert [row["duplicate_of"] for row in rows(copy)] == doubles and None not in doubles
@@ -382,6 +384,19 @@ def test_a_wrong_address_is_one_line(tmp_path, source, options, said, monkeypatc
     assert cli.main(["room", "add", str(tmp_path / "room"), str(source), *options]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "room").exists()
+
+
+def test_without_an_address_it_is_the_cluster_of_this_machine_or_none(monkeypatch):
+    """What 'ray start' has noted, while it answers; never what another program has started for itself."""
+    services = pytest.importorskip("ray._private.services", reason="Ray is not installed; photofound[cluster]")
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"127.0.0.1:1"})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        noted = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: noted)
+        assert nodes._own_address() == noted
+    assert nodes._own_address() == "local", "it has ended without 'ray stop'"
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
+    assert nodes._own_address() == "local"
 
 
 def test_without_ray_its_absence_names_the_line(tmp_path, source, monkeypatch, capsys):

@@ -90,8 +90,8 @@ def test_late_in_the_run_pictures_and_noise_grow(tiny_folder, shards, monkeypatc
         assert batch.sample.pixels.shape[-2:] == (side, side)
         stage.loss(batch)
     assert shifts == [1.0, 3.0]
-    for wrong in ("shift: 0", "late_shift: -1", "uniform_time: 2"):
-        with pytest.raises(ValueError, match="mix." + wrong.split(":")[0]):
+    for wrong in ("shift: 0", "late_shift: -1", "uniform_time: 2", "shift_by_size: true"):
+        with pytest.raises(ValueError, match="mix." + wrong.split(":")[0]):  # the last one where no size changes
             config.load(Config, None, [f"--mix.{wrong.replace(': ', '=')}"])
 
 

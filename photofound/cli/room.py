@@ -230,7 +230,9 @@ def _cluster_of(args: argparse.Namespace) -> Iterator[Pace | None]:
         return
     from photofound.data.nodes import Pace, connect
 
-    pace = Pace(connect(args.cluster), args.price, show=say)
+    has = connect(args.cluster)
+    say(f"cluster: {has.place}, {has}")
+    pace = Pace(has, args.price, show=say)
     with redirect_stdout(sys.stderr):  # where Ray says that a worker has died
         yield pace
     say(pace.line)
@@ -278,7 +280,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ray_arguments(add: Callable[..., Any]) -> None:
-    address = "HOST:PORT of a Ray cluster; without it, the one that this machine is in, else this machine's cores"
+    address = "HOST:PORT of a cluster, or local, this machine's cores; without it, RAY_ADDRESS, else the cluster that "
+    address += "'ray start' has put this machine into, else local"
     add("--cluster", metavar="ADDRESS", nargs="?", const="", help=f"work on Ray: {address}")
     add("--price", metavar="DOLLARS", type=number_between(0, 10**6), help="of a node for an hour, to say what it costs")
 

@@ -32,11 +32,16 @@ _REACH = 5.0  # seconds in which a head node must answer
 
 @dataclass(frozen=True)
 class Nodes:
-    """What a cluster has."""
+    """What a cluster has.
+
+    Attributes:
+        place: which one it is, for people.
+    """
 
     count: int
     cpus: int
     gpus: int
+    place: str = "Ray"
 
     def __str__(self) -> str:
         parts = [f"{self.count:,} node{'s' * (self.count != 1)}", f"{self.cpus:,} core{'s' * (self.cpus != 1)}"]
@@ -47,8 +52,9 @@ def connect(address: str = "") -> Nodes:
     """Connect this process to a Ray cluster. What is connected stays so.
 
     Args:
-        address: ``HOST:PORT`` of its head, or ``ray://HOST:PORT``; empty: ``RAY_ADDRESS``, else the cluster that
-            this machine is in, else Ray on this machine alone, which is started.
+        address: ``HOST:PORT`` of its head, or ``ray://HOST:PORT``; ``local``: Ray on this machine alone, which is
+            started; empty: ``RAY_ADDRESS``, else the cluster that ``ray start`` has made this machine a node of, else
+            ``local``. What another program has started for itself is never joined.
 
     Raises ImportError without Ray, ValueError for an address where nothing answers. Ray's own usage reports are off.
     """
@@ -60,33 +66,42 @@ def connect(address: str = "") -> Nodes:
         import ray
     except ImportError:
         raise ImportError("--cluster needs Ray, which is not installed; pip install 'photofound[cluster]'") from None
+    place = "the Ray that this process is connected to"
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS", "")
+        address = _own_address() if address in ("", "auto") else address
+        place = "Ray on this machine alone" if address == "local" else f"Ray at {address}"
         try:
             _connect(ray, address)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             if str(error).startswith("--cluster"):
                 raise
-            raise ValueError(f"--cluster: {address or 'Ray'} cannot be used ({first_line(error)})") from None
+            raise ValueError(f"--cluster: {address} cannot be used ({first_line(error)})") from None
     has = ray.cluster_resources()
     alive = sum(bool(node["Alive"]) for node in ray.nodes())
-    return Nodes(max(1, alive), max(1, int(has.get("CPU", 1))), int(has.get("GPU", 0)))
+    return Nodes(max(1, alive), max(1, int(has.get("CPU", 1))), int(has.get("GPU", 0)), place)
 
 
 def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and address not in ("auto", "local"):
-        _reach(address)
-    if address and address != "local":
-        ray.init(address=address, **quiet)
+    if address == "local":
+        ray.init(address="local", include_dashboard=False, object_store_memory=_STORE, **quiet)
         return
-    if not address:
-        try:
-            ray.init(address="auto", **quiet)
-            return
-        except ConnectionError:  # this machine is in no cluster
-            pass
-    ray.init(address="local", include_dashboard=False, object_store_memory=_STORE, **quiet)
+    _reach(address)
+    ray.init(address=address, **quiet)
+
+
+def _own_address() -> str:
+    """The cluster that ``ray start`` has made this machine a node of, where it still answers, else ``local``. Ray's
+    ``auto`` would join what any program on the machine has started for itself, which ends with that program."""
+    from ray._private.services import find_bootstrap_address
+
+    address = find_bootstrap_address(None) or ""
+    try:
+        _reach(address)
+    except ValueError:  # none, or one that has ended without 'ray stop'
+        return "local"
+    return address
 
 
 def _reach(address: str) -> None:
@@ -97,7 +112,7 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((found[1], int(found[2])), _REACH).close()
     except OSError as error:
-        advice = "start Ray there with 'ray start --head', or leave the address out"
+        advice = "start Ray there with 'ray start --head', or give 'local'"
         raise ValueError(f"--cluster: nothing answers at {address} ({error.strerror or error}); {advice}") from None
 
 

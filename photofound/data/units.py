@@ -58,7 +58,9 @@ def _over_processes(work: Work, units: Sequence[int], workers: int) -> Iterator[
 
 
 def _on_cluster(work: Work, units: Sequence[int]) -> Iterator[None]:
-    for _, found in nodes.results(work, [(unit,) for unit in units], nodes.connect()):
+    has = nodes.connect()
+    print(f"cluster: {has.place}, {has}", file=sys.stderr)
+    for _, found in nodes.results(work, [(unit,) for unit in units], has):
         if isinstance(found, Exception):
             raise ValueError(f"prepare: a unit failed on the cluster ({first_line(found)})")
         yield

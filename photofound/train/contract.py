@@ -23,7 +23,8 @@ class Stage(Protocol):
     the next one may be drawn before a step is over; and for a stage that reads a stream ``state_dict() -> dict``
     (anything JSON can hold) and ``load_state_dict(dict)``, its position in the data, which are called with a
     checkpoint, in every process.
-    ``compile_step()`` compiles its networks and losses whole, for ``train.compile_step``.
+    ``compile_step()`` compiles its networks and losses whole, for ``train.compile_step``. ``rates`` is a dict: part of
+    ``module`` -> its learning rate over ``train.lr``.
     Optional, for the model's card: ``record() -> dict`` with some of ``parts`` (names of the components trained),
     ``data`` (of ``record.Origin``), ``filtering`` (sentences), ``rooms`` (of ``record.RoomRead``) and ``parents`` (of
     ``record.Training``); ``note_reading(run_dir, training)`` is called when the run begins.

@@ -69,6 +69,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
         "recipe.tread_tokens": ("recipe.tread",),
         **{f"recipe.{name}": ("recipe.sprint",) for name in ("sprint_until", "sprint_grid", "sprint_drop")},
         **{f"recipe.{name}": ("recipe.repa",) for name in ("repa_teacher", "repa_block", "repa_until")},
+        "recipe.repa_e_rate": ("recipe.repa_e",),
         "recipe.lpips_net": ("recipe.lpips", "recipe.repa_e"),
         "recipe.dino_net": ("recipe.dino",),
         "recipe.perceptual_below": ("recipe.lpips", "recipe.dino"),
@@ -92,7 +93,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
         **{f"prior.{n}": ("prior.weight",) for n in ("folder", "prompt", "count", "steps")},
         **{f"prior.{n}": ("prior.folder",) for n in ("only", "without", "limit")},
         **{f"distill.{n}": ("distill.adversarial",) for n in ("adversarial_on", "adversarial_from", "r1")},
-        "distill.lpips_net": ("distill.lpips", "distill.adversarial"),
+        "distill.lpips_net": ("distill.lpips", "distill.adversarial with distill.adversarial_on=pixels"),
         "loss.perceptual": ("data.perceptual",),
         "loss.adversarial_from": ("loss.adversarial",),
         "data.least": ("data.shrunk",),
@@ -110,7 +111,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Stage (* = every one that has them) -> setting -> settings of which one must be on for it to count: not empty, or of
-this value, or below it."""
+this value, or below it; ``a with b``: both."""
 
 REPLACED: dict[str, dict[str, str]] = {
     "*": {
@@ -124,7 +125,8 @@ REPLACED: dict[str, dict[str, str]] = {
     "superresolution": {f"model.{name}": "model.start" for name in ("channels", "depth", "scales")},
     "prepare": dict.fromkeys(_PREPARED, "exemplars"),
 }
-"""Stage (* = every one that has them) -> setting -> the setting that takes its place where it is on."""
+"""Stage (* = every one that has them) -> setting -> the setting that takes its place where it is on. Where a command
+line switches that on, a file's value of the replaced one is no mistake: ``config.load`` leaves it out, and says so."""
 
 
 def refuse(stage: str, config: Any, named: Collection[str] | None = None) -> None:
@@ -145,13 +147,21 @@ def refuse(stage: str, config: Any, named: Collection[str] | None = None) -> Non
         if named is None:
             continue
         needs = _rule(NEEDS, stage, name)
-        if needs and not any(_on(config, switch) or _name(switch) in named for switch in needs):
+        if needs and not any(_on(config, each) or _is_off(config, each, named) for each in needs):
             remedy = f"set that, or leave this at its default, {usual!r}"
             raise ValueError(f"{name}: {value!r} does nothing without {' or '.join(needs)}; {remedy}")
         instead = _rule(REPLACED, stage, name)
         if instead and _on(config, instead):
             remedy = f"leave one of them out, or this at its default, {usual!r}"
             raise ValueError(f"{name}: {value!r} does nothing beside {instead}; {remedy}")
+
+
+def replaced(stage: str, config: Any, given: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+    """The settings in whose place others stand that were ``given`` later: dotted name, value, the other one."""
+    for name, value, _ in _changes(config, type(config)()):
+        instead = _rule(REPLACED, stage, name)
+        if instead and _on(config, instead) and _name(instead) in given:
+            yield name, value, instead
 
 
 def ignored(stage: str, name: str) -> bool:
@@ -171,6 +181,10 @@ class StageConfig:
     def refuse_idle(self, named: Collection[str] | None = None) -> None:
         """See ``refuse``."""
         refuse(self.STAGE, self, named)
+
+    def replaced(self, given: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+        """See ``replaced``."""
+        return replaced(self.STAGE, self, given)
 
 
 def _never(stage: str, name: str) -> str | None:
@@ -196,9 +210,17 @@ def _name(switch: str) -> str:
     return switch.partition("=")[0].partition("<")[0]
 
 
+def _is_off(config: Any, switch: str, named: Collection[str]) -> bool:
+    """Whether it, the first one of ``a with b``, was switched off by name."""
+    first = switch.partition(" with ")[0]
+    return _name(first) in named and not _on(config, first)
+
+
 def _on(config: Any, switch: str) -> bool:
-    """Whether ``a.b`` is not empty, ``a.b=value`` is so, ``a.b<value`` is below. A setting that the configuration does
-    not have is off."""
+    """Whether ``a.b`` is not empty, ``a.b=value`` is so, ``a.b<value`` is below, and ``a with b`` both. A setting that
+    the configuration does not have is off."""
+    if " with " in switch:
+        return all(_on(config, each) for each in switch.split(" with "))
     value = config
     for part in _name(switch).split("."):
         value = getattr(value, part, None)

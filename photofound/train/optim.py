@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -138,6 +139,7 @@ def build(
     blocks: Sequence[nn.Module] = (),
     sharded: bool = False,
     offload: bool = False,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizers:
     """AdamW for everything, or Muon for the matrices and filters of ``blocks`` and AdamW for the rest.
 
@@ -152,6 +154,7 @@ def build(
             a matrix (O, k k I) to Muon.
         sharded: whether the weights will be spread over processes, as no filter is for Muon.
         offload: AdamW computes on the CPU, where its moments lie.
+        rates: part of ``module`` -> its learning rate over ``lr``; of what AdamW trains in it.
     """
     if name not in MOMENTS:
         raise ValueError(f"train.optimizer: {name!r} is unknown; use {', '.join(MOMENTS)}")
@@ -162,6 +165,10 @@ def build(
         raise ValueError(f"train.{what}: shards have their moments on the device, as float32; use train.parallel=ddp")
     if sharded and name in ("prodigy", "schedulefree"):
         raise ValueError(f"train.optimizer: {name} trains whole weights, not shards; use train.parallel=ddp")
+    if rates and name == "prodigy":
+        raise ValueError(
+            "train.optimizer: prodigy finds one rate for all parts, and recipe.repa_e needs two; use adamw"
+        )
     trainable = [p for p in module.parameters() if p.requires_grad]
     decayed = matrices(module)
     inner = {p for m in blocks for p in matrices(m) if p.ndim in (2, 4) and p.requires_grad}
@@ -170,9 +177,10 @@ def build(
         raise ValueError("train.optimizer: muon is for matrices of repeated blocks, and none is trained; use adamw")
     # The order is that of the optimizer's state in checkpoints: groups are runs of it.
     rest = sorted((p for p in trainable if p not in hidden), key=lambda p: p.ndim <= 1)
+    slower = {p: rate for part, rate in rates.items() for p in module.get_submodule(part).parameters()}
     groups = [
-        {"params": list(run), "weight_decay": weight_decay if multiplies else 0.0}
-        for multiplies, run in itertools.groupby(rest, decayed.__contains__)
+        {"params": list(run), "weight_decay": weight_decay if multiplies else 0.0, "lr": lr * rate}
+        for (multiplies, rate), run in itertools.groupby(rest, lambda p: (p in decayed, slower.get(p, 1.0)))
     ]
     adam: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.99), "eps": 1e-8}
     optimizers: list[torch.optim.Optimizer] = []

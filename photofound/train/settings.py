@@ -227,6 +227,7 @@ class RecipeConfig:
     repa_block: int | None = None  # REPA: block whose output is aligned; null = the middle one
     repa_spatial: bool = False  # iREPA: a convolution as projector, patches normalised (arXiv:2512.10794)
     repa_e: float = 0.0  # REPA-E: weight of REPA in training the autoencoder, too (arXiv:2504.10483); published 1.5
+    repa_e_rate: float = 0.1  # REPA-E: learning rate of the autoencoder and of its critic over train.lr
     repa_e_kl: float = 0.0  # REPA-E: weight of the latents' KL divergence, for an AutoencoderKL; published 1e-6
     repa_e_adversarial: float = 0.0  # REPA-E: weight of a critic of the decoded pictures; published 0.1
     repa_until: float = 0.5  # REPA: share of the run after which it stops
@@ -249,6 +250,10 @@ class RecipeConfig:
         for name in ("repa_spatial", "repa_e"):
             if getattr(self, name) and not self.repa:
                 raise ValueError(f"recipe.{name}: is a kind of REPA; set recipe.repa, too (0.5)")
+        if not self.repa_e_rate > 0:
+            raise ValueError(
+                f"recipe.repa_e_rate: {self.repa_e_rate} must be above 0; set recipe.repa_e=0 to train none"
+            )
         for name in ("repa_e_kl", "repa_e_adversarial"):
             if getattr(self, name) and not self.repa_e:
                 raise ValueError(f"recipe.{name}: is a part of REPA-E; set recipe.repa_e, too (1.5)")
@@ -290,6 +295,10 @@ class EditConfig(StageConfig):
     hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
+        if self.mix.shift_by_size and self.data.late_crop == self.data.crop:
+            raise ValueError(
+                f"mix.shift_by_size: all crops have {self.data.crop} pixels; set data.late_crop, or leave it out"
+            )
         if not self.recipe.repa_e:
             return
         if "latents" in self.data.precomputed:

@@ -129,6 +129,7 @@ class EditStage:
             self.module["projector"] = self.recipe.projector
         if self.recipe.critic is not None:
             self.module["critic"] = self.recipe.critic
+        self.rates = {name: config.recipe.repa_e_rate for name in ("vae", "critic") if name in self.module}
         self.blocks: list[nn.Module] = list(self.pipeline.transformer.blocks)
 
     def _read_again(self) -> Any:

@@ -92,6 +92,7 @@ class Trainer:
             stage.blocks,
             self.engine.sharded,
             config.offload,
+            getattr(stage, "rates", {}),
         )
         self.call, self.optimizers.optimizers = self.engine.prepare(
             stage.module, stage.blocks, self.optimizers.optimizers
