@@ -170,10 +170,12 @@ def test_ladd_needs_no_network_and_pixels_do():
 # ------------------------------------------------------------------------------------------------------------ SPRINT
 
 
-def fusing(depth=6, **more):
+SHAPE = {"in_channels": 4, "patch_size": 1, "context_in_dim": 8, "hidden_size": 32, "num_heads": 2, "depth": 6}
+
+
+def fusing(**more):
     torch.manual_seed(0)
-    shape = {"in_channels": 4, "patch_size": 1, "context_in_dim": 8, "hidden_size": 32, "num_heads": 2, "depth": depth}
-    model = EditTransformer(**shape, **more)
+    model = EditTransformer(**SHAPE | more)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -202,6 +204,23 @@ def test_sprint_fuses_the_sparse_path_with_the_dense_one():
     torch.testing.assert_close(seen[4][0], torch.cat([shallow, padded], -1) @ model.fusion.proj.weight.T)
     model(x, t, text)  # all tokens: no mask
     torch.testing.assert_close(seen[4][0], torch.cat([seen[1][1], seen[3][1]], -1) @ model.fusion.proj.weight.T)
+
+
+@torch.no_grad()
+def test_a_new_fusion_loses_no_token():
+    """The blocks of a new model are identities: with all tokens it changes nothing, and what is left out is halved."""
+    model = EditTransformer(**SHAPE, token_fusion=True).eval()
+    x, t, text = torch.randn(2, 4, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 3, 8)
+    route = losses.sample_route(2, 16, 0.75, torch.Generator().manual_seed(0))
+    seen = []
+    model.blocks[1].register_forward_hook(lambda _, given, out: seen.append(out))
+    model.blocks[4].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for chosen in (None, route):
+        model(x, t, text, route=chosen)
+        shallow, fused = seen[-2:]
+        share = torch.full((2, 16), 1.0 if chosen is None else 0.5)
+        share.scatter_(1, route, 1.0)
+        torch.testing.assert_close(fused, shallow * share[..., None])
 
 
 @torch.no_grad()

@@ -53,7 +53,8 @@ def routed(x: Tensor, rope: Tensor, mask: Tensor | None, route: Tensor) -> tuple
 
 class Fusion(nn.Module):
     """Fuses what the inner blocks made of some tokens, or of all, with what all tokens were before (SPRINT,
-    arXiv:2510.21986: the sparse, deep path and the dense, shallow one). It starts as the deep path alone."""
+    arXiv:2510.21986: the sparse, deep path and the dense, shallow one). It starts as the deep path alone, that of a new
+    model as the mean of both."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -62,11 +63,14 @@ class Fusion(nn.Module):
         self.start()
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Weights of a fusion that changes nothing where no token is left out."""
+    def start(self, shallow: float = 0.0) -> None:
+        """Weights of a fusion that changes nothing where no token is left out: the deep path, or a mean of both where
+        the inner blocks change nothing yet. A token that was left out has ``shallow`` times what it was."""
+        dim = len(self.mask)
         nn.init.zeros_(self.mask)
         nn.init.zeros_(self.proj.weight)
-        self.proj.weight[:, len(self.mask) :].fill_diagonal_(1)
+        self.proj.weight[:, :dim].fill_diagonal_(shallow)
+        self.proj.weight[:, dim:].fill_diagonal_(1 - shallow)
 
     def forward(
         self, shallow: Tensor, deep: Tensor | None, route: Tensor | None, dropped: Tensor | None = None

@@ -172,7 +172,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         if self.reference_in is not None:
             self._start_reference()
         if self.fusion is not None:
-            self.fusion.start()
+            self.fusion.start(0.5)  # else what a route leaves out would be lost to the last blocks
         for embedder in self.modules():
             if isinstance(embedder, Embedder):
                 nn.init.normal_(embedder.in_layer.weight, std=0.02)  # sinusoids are not unit normal: start gently
