@@ -24,8 +24,8 @@ _SMALLEST_PATCH = 2
 _MAX_PIXELS = 256 * 256  # of a picture that is filled at its own size; larger ones are filled smaller
 _BLOCK = 8  # side of the blocks that are copied at the photograph's size, in pixels of the small picture
 _MARGIN = 2  # overlap of neighbouring blocks, in pixels of the small picture
-_ALL_PLACES = 4096  # up to so many places are all compared; of more, a quarter and then the neighbours of the best
-_CHUNK = 8192  # places that all blocks are compared with at once
+_ALL_PLACES = 4096  # up to so many places are all compared; of more, a quarter, and then the neighbours of the best
+_CHUNK = 2048  # places that all blocks are compared with at once: their distances are to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,9 @@ def _to_pixels(rgb: np.ndarray) -> Tensor:
 def texture(pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor) -> Tensor:
     """The photograph's texture for a hole that was filled at a smaller size.
 
-    For every block of the small hole the most similar given block is found (one matrix product compares it with a
-    quarter of all places, then the neighbours of the best are compared), and the photograph's pixels of that place are
-    copied. Blocks overlap and fade into each other. Only what is finer than a pixel of the small picture is returned:
+    For every block of the small hole the most similar given block is found (products of matrices compare it with a
+    quarter of all places at half the size, then the neighbours of the best are compared), and the photograph's pixels of
+    that place are copied. Blocks overlap and fade into each other. Only what is finer than a pixel of the small picture is returned:
     it is added to the enlarged small picture.
 
     Args:
@@ -257,39 +257,40 @@ def _match_blocks(small: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     if min(height, width) < side or not hole.any():
         return None
     windows = small.unfold(1, side, 1).unfold(2, side, 1)  # (3, rows, columns, side, side), a view
-    is_given = F.max_pool2d(hole[None].float(), side, 1)[0] == 0  # (rows, columns): whether all of a window is given
+    sums = F.pad(hole.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # a summed-area table (Crow 1984)
+    missing = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    is_given = missing == 0  # (rows, columns): whether all of a window is given
     places = is_given.nonzero()
     if not len(places):
         return None
-    steps = [[min(i, n - side) for i in range(-_MARGIN, n - _MARGIN, _BLOCK)] for n in (height, width)]
-    wanted = torch.tensor([[max(0, y), max(0, x)] for y in steps[0] for x in steps[1]])
-    inside = torch.stack([hole[y : y + side, x : x + side].any() for y, x in wanted.tolist()])
-    wanted = wanted[inside]
-    sought = windows[:, wanted[:, 0], wanted[:, 1]].transpose(0, 1).flatten(1)  # (N, 3 side^2)
-    # Every other place of every other row first, then the neighbours of each block's best.
-    some = places[(places % 2 == 0).all(1)] if len(places) > _ALL_PLACES else places
-    some = some if len(some) else places  # a strip may hold no even row
-    found = _nearest(sought, windows, some)
-    if len(some) < len(places):
-        around = found[:, None] + torch.tensor([[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)])  # (N, 9, 2)
-        y, x = around[..., 0].clamp(0, is_given.shape[0] - 1), around[..., 1].clamp(0, is_given.shape[1] - 1)
-        near = windows[:, y, x].movedim(0, 2).flatten(2)  # (N, 9, 3 side^2)
-        distance = (near - sought[:, None]).square().sum(2).masked_fill(~is_given[y, x], torch.inf)
-        which = distance.argmin(1, keepdim=True)
-        found = torch.stack([y.gather(1, which)[:, 0], x.gather(1, which)[:, 0]], 1)
-    return wanted, found
+    steps = [[max(0, min(i, n - side)) for i in range(-_MARGIN, n - _MARGIN, _BLOCK)] for n in (height, width)]
+    wanted = torch.cartesian_prod(*map(torch.tensor, steps))
+    wanted = wanted[missing[wanted[:, 0], wanted[:, 1]] > 0]
+    sought = windows[:, wanted[:, 0], wanted[:, 1]].transpose(0, 1)  # (N, 3, side, side)
+    halves = is_given[::2, ::2].nonzero()
+    if len(places) <= _ALL_PLACES or not len(halves):  # a strip may hold no even row
+        return wanted, places[_nearest(sought.flatten(1), windows, places)]
+    # Every other place of every other row at half the size first, then the neighbours of each block's best.
+    coarse = F.avg_pool2d(small, 2).unfold(1, side // 2, 1).unfold(2, side // 2, 1)
+    found = 2 * halves[_nearest(F.avg_pool2d(sought, 2).flatten(1), coarse, halves)]
+    around = found[:, None] + torch.tensor([[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1)])  # (N, 9, 2)
+    y, x = around[..., 0].clamp(0, is_given.shape[0] - 1), around[..., 1].clamp(0, is_given.shape[1] - 1)
+    near = windows[:, y, x].movedim(0, 2).flatten(2)  # (N, 9, 3 side^2)
+    distance = (near - sought.flatten(1)[:, None]).square().sum(2).masked_fill(~is_given[y, x], torch.inf)
+    which = distance.argmin(1, keepdim=True)
+    return wanted, torch.stack([y.gather(1, which)[:, 0], x.gather(1, which)[:, 0]], 1)
 
 
 def _nearest(sought: Tensor, windows: Tensor, places: Tensor) -> Tensor:
-    """For blocks ``sought`` (N, D) the most similar of the windows at ``places`` (M, 2): their places (N, 2)."""
+    """For blocks ``sought`` (N, D) the most similar of the windows at ``places`` (M, 2): their numbers (N,)."""
     best, found = torch.full((len(sought),), torch.inf), torch.zeros(len(sought), dtype=torch.long)
     for part in torch.arange(len(places)).split(_CHUNK):
         given = windows[:, places[part, 0], places[part, 1]].transpose(0, 1).flatten(1)  # (M, D)
-        distance = given.square().sum(1) - 2 * sought @ given.T
+        distance = torch.addmm(given.square().sum(1), sought, given.T, alpha=-2)
         least, which = distance.min(1)
         found = torch.where(least < best, part[which], found)
         best = torch.minimum(best, least)
-    return places[found]
+    return found
 
 
 def _copy_blocks(fine: Tensor, pixels: Tensor, size: tuple[int, int], blocks: tuple[Tensor, Tensor]) -> Tensor:
