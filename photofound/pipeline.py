@@ -43,7 +43,7 @@ from photofound.edits.request import Request
 from photofound.edits.task import Job, Task, class_name, get_task
 from photofound.image import Picture
 from photofound.judging import JudgingPipeline
-from photofound.model import autoencoder, text
+from photofound.model import autoencoder, deep_compression, text
 from photofound.model.folder import check_settings
 from photofound.picture import layered, layers, provenance
 from photofound.picture.layers import Layer
@@ -117,7 +117,7 @@ class EditPipeline(JudgingPipeline):
     ) -> None:
         super().__init__()
         self._calls = {}
-        autoencoder.use_fast_norms(vae)
+        deep_compression.use_fast_blocks(vae)
         if canvas not in CANVASES:
             raise ValueError(f"canvas: {canvas!r} is unknown; use {' or '.join(CANVASES)}")
         settings = {

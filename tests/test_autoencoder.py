@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 
-from photofound.model import autoencoder
+from photofound.model import autoencoder, deep_compression
 
 
 def tiny_dc(**config):
@@ -155,7 +155,7 @@ def test_fast_norms_give_the_same_pictures(dtype, tmp_path):
     latents = autoencoder.encode(vae, photograph)
     decoded = autoencoder.decode(vae, latents)
     fast = deepcopy(vae)
-    autoencoder.use_fast_norms(fast)
+    deep_compression.use_fast_blocks(fast)
     replaced = [type(module).__name__ for module in fast.modules()].count("ChannelNorm")
     assert replaced == 7 and list(fast.state_dict()) == list(vae.state_dict())
     tolerance = 1e-5 if dtype == torch.float32 else 0.03

@@ -13,6 +13,9 @@ import zlib
 import numpy as np
 
 
+_SMOOTH = 20  # pixels a cell: wider cells are drawn on fewer pixels
+
+
 class Plane:
     """A rectangle of a material from straight above, ``height`` x ``width`` units at ``scale`` pixels per unit."""
 
@@ -32,9 +35,31 @@ class Plane:
     def noise(self, name: str, rows: float, columns: float | None = None, number: int = 0) -> np.ndarray:
         """(H, W) smooth noise of about unit variance with so many cells per unit down and across; zeros where they are
         finer than the pixels."""
+        cells = rows, rows if columns is None else columns
+        if max(cells) < self.scale / _SMOOTH:
+            return self._enlarged(self._coarse()._octave(name, cells, number))
+        return self._octave(name, cells, number)
+
+    def fractal(
+        self, name: str, rows: float, columns: float | None = None, octaves: int = 5, gain: float = 0.5
+    ) -> np.ndarray:
+        """(H, W), octaves of ``noise``, each twice as fine and ``gain`` times as strong; about unit variance."""
         import cv2
 
-        cells = rows, rows if columns is None else columns
+        columns = rows if columns is None else columns
+        coarse = self._coarse()
+        smooth, fine = np.zeros(coarse.shape, np.float32), np.zeros(self.shape, np.float32)
+        strength = 1 / math.sqrt(sum(gain ** (2 * i) for i in range(octaves)))
+        for i in range(octaves):
+            cells = rows * 2**i, columns * 2**i
+            plane, total = (coarse, smooth) if max(cells) < self.scale / _SMOOTH else (self, fine)
+            cv2.scaleAdd(plane._octave(name, cells, i), strength * gain**i, total, dst=total)
+        fine += self._enlarged(smooth)
+        return fine
+
+    def _octave(self, name: str, cells: tuple[float, float], number: int) -> np.ndarray:
+        import cv2
+
         if max(cells) > 0.8 * self.scale:
             return np.zeros(self.shape, np.float32)
         sides = [math.ceil(length * n) + 3 for length, n in zip((self.height, self.width), cells, strict=True)]
@@ -44,34 +69,23 @@ class Plane:
         top, left = (round(self.scale / n) for n in cells)
         return fine[top : top + self.shape[0], left : left + self.shape[1]]
 
-    def fractal(
-        self, name: str, rows: float, columns: float | None = None, octaves: int = 5, gain: float = 0.5
-    ) -> np.ndarray:
-        """(H, W), octaves of ``noise``, each twice as fine and ``gain`` times as strong; about unit variance."""
+    def _coarse(self) -> Plane:
+        """The same rectangle with a quarter of the pixels a side, which are enough for smooth noise."""
+        return Plane(self.height, self.width, self.scale / 4, self.seed)
+
+    def _enlarged(self, coarse: np.ndarray) -> np.ndarray:
         import cv2
 
-        columns = rows if columns is None else columns
-        coarse = Plane(self.height, self.width, self.scale / 4, self.seed)  # smooth octaves need few pixels
-        smooth, fine = np.zeros(coarse.shape, np.float32), np.zeros(self.shape, np.float32)
-        power, drawn = 0.0, False
-        for i in range(octaves):
-            cells, strength = (rows * 2**i, columns * 2**i), np.float32(gain**i)
-            power += gain ** (2 * i)
-            if max(cells) < coarse.scale / 5:
-                smooth += strength * coarse.noise(name, *cells, i)
-                drawn = True
-            else:
-                fine += strength * self.noise(name, *cells, i)
-        if drawn:
-            fine += cv2.resize(smooth, self.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        fine /= np.float32(math.sqrt(power))
-        return fine
+        return cv2.resize(coarse, self.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """Smooth step from 0 at ``low`` to 1 at ``high``."""
     t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    step = 3 - 2 * t
+    step *= t
+    step *= t
+    return step
 
 
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:

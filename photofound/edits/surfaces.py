@@ -26,6 +26,8 @@ _DEPTH_PER_ROW = 1.35  # how much of the ground's depth a row shows: 1 / sin of 
 _HORIZON = 0.36  # the horizon lies this much above the ground's far edge, in shares of the height
 _EDGE = 0.4  # where the ground ends by default, from the top
 
+_BAND = 64  # rows that are worked on at a time: they stay in the cache
+
 _SEAMLESS = ("sweep", "cloth", "paper", "linen", "bokeh")  # they hang behind the product and have no far edge
 _OUTDOORS = ("grass", "sand")
 
@@ -145,26 +147,39 @@ def _lighting(size: tuple[int, int], light: float, middle: float, depth: float) 
 
 def _shaded(surface: Surface, plane: Plane, light: float, strength: float = 1.0) -> np.ndarray:
     """(H, W, 3): the material on a plane, with the surface's colour as its mean and its bumps shaded by a lamp."""
+    import cv2
+
     maps = MATERIALS[surface.material](plane)
-    tone = maps.tone
+    tone = maps.tone.astype(np.float32, copy=False)
     if maps.bump is not None:
-        slope_y, slope_x = np.gradient(blur(maps.bump, 0.6) * np.float32(plane.scale))
-        direction = light if abs(light) > 0.3 else math.copysign(0.3, light)
-        shade = slope_x * np.float32(-direction) + slope_y * np.float32(0.7)
-        tone = tone + np.tanh(shade * strength * 1.3).astype(np.float32) * 0.55
-    base, second = (c.astype(np.float32) / 255 for c in two_colours(surface))
-    made = base[None, None] * np.exp(tone)[..., None]
+        side = light if abs(light) > 0.3 else math.copysign(0.3, light)
+        slope = np.array(((0, -0.35, 0), (0.5 * side, 0, -0.5 * side), (0, 0.35, 0)), np.float32)  # half of (i+1) - (i-1)
+        height = blur(maps.bump.astype(np.float32, copy=False), 0.6)
+        shade = cv2.filter2D(height, -1, slope * np.float32(plane.scale * strength * 1.3), borderType=cv2.BORDER_REPLICATE)
+        tone = tone + np.float32(0.55) * np.tanh(shade, out=shade)
+    parts = [np.exp(tone)]
+    base, second = (colour / 255 for colour in two_colours(surface))
+    shares = [base]
     if maps.mix is not None:
-        made += (second - base)[None, None] * maps.mix[..., None] * np.exp(tone)[..., None]
-    target = np.array(surface.colour, np.float32) / 255
-    made *= (target / np.maximum(made.mean((0, 1)), 1e-3))[None, None]
+        parts.append(parts[0] * maps.mix)
+        shares.append(second - base)
+    colours = np.stack(shares, 1)  # (3, parts): what each part adds to a channel
+    mean = colours @ [part.mean(dtype=np.float64) for part in parts]
+    colours *= (np.array(surface.colour) / 255 / np.maximum(mean, 1e-3))[:, None]
+    made = cv2.transform(np.stack(parts, -1) if len(parts) > 1 else parts[0], colours.astype(np.float32))
     return _roll_off_highlights(made)
 
 
 def _roll_off_highlights(x: np.ndarray) -> np.ndarray:
-    """Highlights as in a photograph: unchanged up to 0.85, and never quite 1 above."""
-    over = np.maximum(x - 0.85, 0)
-    return np.where(x > 0.85, 0.85 + 0.15 * (1 - np.exp(-over / 0.15)), x) if over.max() > 0.15 else x
+    """Highlights as in a photograph: unchanged up to 0.85, and never quite 1 above. In place."""
+    if x.max() <= 1:
+        return x
+    for top in range(0, len(x), _BAND):
+        part = x[top : top + _BAND]
+        over = np.maximum(part - np.float32(0.85), 0)
+        np.minimum(part, 0.85, out=part)
+        part -= np.float32(0.15) * np.expm1(over / np.float32(-0.15))
+    return x
 
 
 def _ground(surface: Surface, size: tuple[int, int], seed: int, light: float, edge: float) -> np.ndarray:

@@ -11,6 +11,7 @@ Each file imports only files above it:
     adapters         the model with its LoRAs added to its weights
     transformer      EditTransformer: trunk, edit inputs, task heads
     cost             what a forward pass costs
+    deep_compression  the blocks of a deep-compression autoencoder, with fewer passes over memory
     autoencoder      pixels <-> latents through any diffusers autoencoder, or none
     condition        a Condition as the transformer's input
     detail           the network that paints at pixel resolution what was guessed in latents

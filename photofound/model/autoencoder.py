@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 from photofound import files
@@ -97,36 +96,6 @@ def factor(vae: Any | None) -> int:
 def channels(vae: Any | None) -> int:
     """Latent channels; 3 without an autoencoder."""
     return 3 if vae is None else int(vae.config.latent_channels)
-
-
-class ChannelNorm(RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight + bias over the last axis (arXiv:1910.07467, eq. 4), any shape (..., C),
-    with no copy of x in float32."""
-
-    @classmethod
-    def like(cls, norm: RMSNorm) -> ChannelNorm:
-        """The same norm, with the same weights."""
-        made = cls(norm.dim[0], norm.eps, elementwise_affine=True, bias=True)
-        made.weight, made.bias = norm.weight, norm.bias
-        return made.train(norm.training)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = (norm.square() / hidden_states.shape[-1] + self.eps).rsqrt().to(hidden_states.dtype)
-        return torch.addcmul(self.bias, hidden_states * scale, self.weight)
-
-
-def use_fast_norms(vae: Any | None) -> None:
-    """Replace the norms of a deep-compression autoencoder by ``ChannelNorm``, in place.
-
-    Weights stay, and results but for rounding. At full size norms are bound by memory: they are a third of diffusers'
-    time to decode.
-    """
-    parents = list(vae.modules()) if vae is not None else []
-    for parent in parents:
-        for name, child in parent.named_children():
-            if type(child) is RMSNorm and child.bias is not None:
-                setattr(parent, name, ChannelNorm.like(child))
 
 
 def _scale_shift(vae: nn.Module) -> tuple[float, float]:
