@@ -25,7 +25,6 @@ from photofound.model import autoencoder, text
 from photofound.model.condition import fold_condition
 from photofound.optimizations import OptimizedPipeline
 
-_OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
 _TOKENS_AT_ONCE = 1152  # tiles are computed together up to so many tokens; below, a network's layers are too small
 _TEXT_ROOM = 32  # prompts are padded to multiples of so many tokens, so that most have one shape and share a batch
 _BEGIN = 0.5  # of a given background: the time that sampling starts at; its shapes stay, its light may change
@@ -299,7 +298,7 @@ class SamplingPipeline(OptimizedPipeline):
         patch = self.transformer.config.patch_size
         height, width = hole.shape[-2] // f, hole.shape[-1] // f
         side = geometry.round_up(self.config.tile // f, patch)
-        overlap = side // _OVERLAP
+        overlap = side // geometry.TILE_OVERLAP
         boxes = [_snapped(box, patch) for box in geometry.tiles(width, height, side, overlap)]
         rows, columns = (_ramp(length, overlap, hole.device) for length in (boxes[0].height, boxes[0].width))
         weight = rows[:, None] * columns[None, :]

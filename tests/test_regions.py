@@ -62,6 +62,18 @@ def test_three_holes_in_a_panorama():
     check_shared_out(hole, parts)
 
 
+def test_a_part_is_painted_a_little_smaller_where_that_saves_tiles():
+    sides = np.zeros((512, 768), np.float32)
+    sides[:, :128] = sides[:, -128:] = 1
+    assert whole(sides, 256).size == (256, 384), "268 x 402 would take two rows of tiles instead of one"
+    wide = np.zeros((700, 1000), np.float32)
+    wide[:, :100] = wide[:, -100:] = 1
+    assert whole(wide, 256).size == (469, 670), "nine tenths of the scale save no tile"
+    thin = np.zeros((300, 300), np.float32)
+    thin[149:151] = 1
+    assert whole(thin, 256).size == (256, 300), "what is painted at its own size stays so"
+
+
 @pytest.mark.parametrize(
     "boxes", [[(40, 50, 9, 9)], [(40, 50, 9, 9), (60, 90, 9, 9)], [(100, 60, 90, 90), (95, 170, 90, 90)]]
 )

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+TILE_OVERLAP = 8  # neighbouring tiles share an eighth of their side at least; twice as much looks no better
+
 
 class Box(NamedTuple):
     """A half-open rectangle in pixels."""

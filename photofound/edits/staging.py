@@ -10,6 +10,7 @@ subject.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,11 +119,15 @@ def background(
     light, edge, view, blank = light_side(rgb, matte), 0.0, "ground", False
     if isinstance(ground, Surface):
         edge, view, blank = _edge(matte, seed), ground.view, ground.is_blank
-        made = surfaces.render(ground, matte.shape[::-1], seed, light, edge)
-    else:
-        made = crop_to_fill(ground, matte.shape[::-1])
-    if dark is None:
-        dark = shadow(matte, light, view, edge) * np.float32(0.65 if blank else 1.0)
+    with ThreadPoolExecutor(1, "shadow") as beside:  # each needs one core
+        falls = beside.submit(shadow, matte, light, view, edge) if dark is None else None
+        if isinstance(ground, Surface):
+            made = surfaces.render(ground, matte.shape[::-1], seed, light, edge)
+        else:
+            made = crop_to_fill(ground, matte.shape[::-1])
+    if falls is not None:
+        dark = falls.result() * np.float32(0.65 if blank else 1.0)
+    assert dark is not None
     made *= 1 - dark[..., None]
     return made if blank else surfaces.with_grain(made, seed + 11, _missing_grain(rgb, matte))
 
