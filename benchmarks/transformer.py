@@ -3,6 +3,7 @@
     python benchmarks/transformer.py
     python benchmarks/transformer.py --tokens 256 4096 --dtypes bfloat16 --hidden 1792 --depth 16 --device cuda
     python benchmarks/transformer.py --tokens 1024 --dtypes float32 --repeats 3 --threads 1
+    python benchmarks/transformer.py --prompt-tokens 32
 
 Two rows per size and dtype: one forward pass, and a sampling loop of 20 Euler steps without guidance, in which ours
 computes the text's keys and values once (inside the timed part). The two models take turns step by step, so other load
@@ -10,6 +11,10 @@ on the machine affects both; with one thread of a CPU the processor's seconds ar
 gives each model's median seconds and the median of the repeats' ratios, above 1 if ours is faster. `--compile` compiles
 the blocks of both. The last column is the largest difference of the outputs over their standard deviation: the two must
 also agree.
+
+With `--prompt-tokens` the text is a prompt of so many tokens and padding after it. Both models get the same text and
+mask, as in diffusers' PRXPipeline, which fills every prompt up to 256 tokens. Our loop leaves the padding out, as our
+pipelines do.
 """
 
 import argparse
@@ -49,23 +54,25 @@ def models(args: argparse.Namespace, dtype: torch.dtype) -> tuple[nn.Module, Edi
     return prx, ours
 
 
-def euler_prx(model: nn.Module, x: Tensor, text: Tensor, times: list[float]) -> Iterator[Tensor]:
+def euler_prx(model: nn.Module, x: Tensor, text: Tensor, mask: Tensor | None, times: list[float]) -> Iterator[Tensor]:
     """Each state of an Euler loop from times[0] to times[-1]."""
     for now, then in pairwise(times):
-        x = x + (then - now) * model(x, torch.full((1,), now, device=x.device), text).sample
+        x = x + (then - now) * model(x, torch.full((1,), now, device=x.device), text, mask).sample
         yield x
 
 
-def euler_ours(model: EditTransformer, x: Tensor, text: Tensor, times: list[float]) -> Iterator[Tensor]:
-    """The same; the text goes in once."""
-    text_kv = model.encode_text(text)
+def euler_ours(
+    model: EditTransformer, x: Tensor, text: Tensor, mask: Tensor | None, times: list[float]
+) -> Iterator[Tensor]:
+    """The same; the text goes in once, without its padding."""
+    text_kv = model.encode_text(text if mask is None else text[:, : int(mask[0].sum())])
     for now, then in pairwise(times):
         x = x + (then - now) * model(x, torch.full((1,), now, device=x.device), text_kv=text_kv).sample
         yield x
 
 
-def forward(model: nn.Module, x: Tensor, text: Tensor) -> Iterator[Tensor]:
-    yield model(x, torch.full((1,), 0.5, device=x.device), text).sample
+def forward(model: nn.Module, x: Tensor, text: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+    yield model(x, torch.full((1,), 0.5, device=x.device), text, mask).sample
 
 
 def race(runs: list[Run], device: str, flip: bool) -> tuple[list[float], list[Tensor]]:
@@ -103,6 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=384, help=f"width, a multiple of {HEAD_DIM}")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--text-tokens", type=int, default=256, help="256 is PRX's own length")
+    parser.add_argument("--prompt-tokens", type=int, help="how many of them are a prompt, not padding; default: all")
     parser.add_argument("--text-dim", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
@@ -119,9 +127,10 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-    print(
-        f"torch {torch.__version__}, {name}; hidden {args.hidden}, depth {args.depth}, {args.text_tokens} text tokens"
+    said = f"{args.text_tokens} text tokens" + f", {args.prompt_tokens} of them a prompt" * (
+        args.prompt_tokens is not None
     )
+    print(f"torch {torch.__version__}, {name}; hidden {args.hidden}, depth {args.depth}, {said}")
     print(f"{'dtype':9} {'tokens':>6} {'what':>9} {'diffusers s':>12} {'ours s':>9} {'ratio':>6} {'apart':>8}")
     for dtype_name in args.dtypes:
         for tokens in args.tokens:
@@ -134,12 +143,15 @@ def measure(args: argparse.Namespace, dtype_name: str, tokens: int) -> None:
     prx, ours = models(args, dtype)
     x = torch.randn(args.batch, 16, 2 * side, 2 * side, device=args.device, dtype=dtype)
     text = torch.randn(args.batch, args.text_tokens, args.text_dim, device=args.device, dtype=dtype)
+    mask = None
+    if args.prompt_tokens is not None:
+        mask = (torch.arange(args.text_tokens, device=args.device) < args.prompt_tokens).expand(args.batch, -1)
     times = torch.linspace(1, 0, args.steps + 1).tolist()
     rows: dict[str, tuple[Run, Run, int]] = {
-        "forward": (lambda: forward(prx, x, text), lambda: forward(ours, x, text), args.repeats),
+        "forward": (lambda: forward(prx, x, text, mask), lambda: forward(ours, x, text, mask), args.repeats),
         f"{args.steps} steps": (
-            lambda: euler_prx(prx, x, text, times),
-            lambda: euler_ours(ours, x, text, times),
+            lambda: euler_prx(prx, x, text, mask, times),
+            lambda: euler_ours(ours, x, text, mask, times),
             max(1, args.repeats // 3),
         ),
     }

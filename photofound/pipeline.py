@@ -43,7 +43,7 @@ from photofound.edits.request import Request
 from photofound.edits.task import Job, Task, class_name, get_task
 from photofound.image import Picture
 from photofound.judging import JudgingPipeline
-from photofound.model import autoencoder, deep_compression, text
+from photofound.model import deep_compression, text
 from photofound.model.folder import check_settings
 from photofound.picture import layered, layers, provenance
 from photofound.picture.layers import Layer

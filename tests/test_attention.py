@@ -72,3 +72,16 @@ def test_without_padding_nothing_is_packed(packing, monkeypatch):
 
 def test_a_cpu_keeps_the_mask():
     assert not packs(torch.zeros(1, dtype=torch.bfloat16)) and not packs(torch.zeros(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("lengths", "kept"), [((2, 5, 4), 5), ((5, 5, 5), 5), ((0, 0, 0), 1), ((7, 1, 3), 7)])
+def test_padding_that_nobody_sees_is_left_out(lengths, kept):
+    text = torch.randn(3, 7, 4)
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    short, seen = attention.without_padding(text, mask)
+    assert torch.equal(short, text[:, :kept])
+    if len(set(lengths)) == 1 and lengths[0]:
+        assert seen is None, "a mask that hides nothing keeps fast kernels away"
+    else:
+        assert torch.equal(seen, mask[:, :kept])

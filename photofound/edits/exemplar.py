@@ -225,10 +225,10 @@ def _to_pixels(rgb: np.ndarray) -> Tensor:
 def texture(pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor) -> Tensor:
     """The photograph's texture for a hole that was filled at a smaller size.
 
-    For every block of the small hole the most similar given block is found (products of matrices compare it with a
-    quarter of all places at half the size, then the neighbours of the best are compared), and the photograph's pixels of
-    that place are copied. Blocks overlap and fade into each other. Only what is finer than a pixel of the small picture is returned:
-    it is added to the enlarged small picture.
+    For every block of the small hole the most similar given block is found: products of matrices compare it with a
+    quarter of all places at half the size, then the neighbours of the best are compared. The photograph's pixels of
+    that place are copied. Blocks overlap and fade into each other. Only what is finer than a pixel of the small picture
+    is returned: it is added to the enlarged small picture.
 
     Args:
         pixels: (1, 3, H, W) in [-1, 1], the photograph; pixels in its hole are ignored.

@@ -12,7 +12,6 @@ import zlib
 
 import numpy as np
 
-
 _SMOOTH = 20  # pixels a cell: wider cells are drawn on fewer pixels
 
 

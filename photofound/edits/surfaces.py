@@ -153,9 +153,13 @@ def _shaded(surface: Surface, plane: Plane, light: float, strength: float = 1.0)
     tone = maps.tone.astype(np.float32, copy=False)
     if maps.bump is not None:
         side = light if abs(light) > 0.3 else math.copysign(0.3, light)
-        slope = np.array(((0, -0.35, 0), (0.5 * side, 0, -0.5 * side), (0, 0.35, 0)), np.float32)  # half of (i+1) - (i-1)
+        slope = np.array(
+            ((0, -0.35, 0), (0.5 * side, 0, -0.5 * side), (0, 0.35, 0)), np.float32
+        )  # half of (i+1) - (i-1)
         height = blur(maps.bump.astype(np.float32, copy=False), 0.6)
-        shade = cv2.filter2D(height, -1, slope * np.float32(plane.scale * strength * 1.3), borderType=cv2.BORDER_REPLICATE)
+        shade = cv2.filter2D(
+            height, -1, slope * np.float32(plane.scale * strength * 1.3), borderType=cv2.BORDER_REPLICATE
+        )
         tone = tone + np.float32(0.55) * np.tanh(shade, out=shade)
     parts = [np.exp(tone)]
     base, second = (colour / 255 for colour in two_colours(surface))

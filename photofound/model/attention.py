@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from photofound.model.fused import NORM_EPS, in_place
+from photofound.model.fused import NORM_EPS, in_place, traced
 
 # ------------------------------------------------------------------------------------------------- rotary positions
 
@@ -104,6 +104,17 @@ class HeadNorm(nn.RMSNorm):
 def key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
     """(B, L) -> (B, 1, 1, L + T): padding is hidden from every query, image tokens never are."""
     return F.pad(attention_mask.bool(), (0, image_tokens), value=True)[:, None, None]
+
+
+def without_padding(text: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Text (B, L, D) and its mask (B, L) up to the last token that any sample sees; None for a mask that hides nothing
+    of it. Eager code on a CPU alone: elsewhere the number of tokens would have to be waited for, or be traced."""
+    if attention_mask is None or text.device.type != "cpu" or traced():
+        return text, attention_mask
+    seen = attention_mask.bool()
+    length = max(1, int((seen.any(0) * torch.arange(1, seen.shape[1] + 1)).max()))
+    seen = seen[:, :length]
+    return text[:, :length], None if bool(seen.all()) else seen
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from photofound.model import adapters, checks
-from photofound.model.attention import ReferenceAttention, key_mask, rope_table
+from photofound.model.attention import ReferenceAttention, key_mask, rope_table, without_padding
 from photofound.model.cache import CachedSampling, FirstBlockCache
 from photofound.model.fused import NORM_EPS
 from photofound.model.layers import (
@@ -262,7 +262,11 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         if condition is not None:
             assert self.condition_in is not None
             x = x + self.condition_in(patchify(condition, patch))  # (B, T, D)
-        text = self.txt_in(encoder_hidden_states) if text_kv is None else None  # (B, L, D)
+        text = None
+        if text_kv is None:
+            assert encoder_hidden_states is not None
+            seen_text, attention_mask = without_padding(encoder_hidden_states, attention_mask)
+            text = self.txt_in(seen_text)  # (B, L, D)
         seen = None if reference is None else self._reference_tokens(reference)  # (B, S, D)
         activated = F.silu(self.embed_conditions(timestep, task, strength, guidance, height, width, x.dtype))  # (B, D)
         rope = rope_table(*grid, self.axes_dim, self.config.theta, x.device)  # (T, 1, d / 2, 2)
