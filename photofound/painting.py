@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,18 @@ _TONE = 6.0  # working pixels; what is coarser is colour and light, what is fine
 _DETAIL_SHARE = 4  # what was made smaller is brought to the picture's size in a quarter of the steps: it decides little
 
 
+class Exemplar(NamedTuple):
+    """A hole filled from the picture's own patches, searched beside the model.
+
+    Attributes:
+        canvas: the picture with its hole filled, (1, 3, h, w) at the working size.
+        texture: what is finer, (1, 3, H, W) at the picture's own size; None where both are of one size.
+    """
+
+    canvas: Future[Tensor]
+    texture: Future[Tensor | None]
+
+
 @dataclass(frozen=True)
 class Draft:
     """A job as the model is to see it.
@@ -38,8 +50,7 @@ class Draft:
         hole: (1, 1, H, W), the job's hole within the part's box.
         condition: of batch 1, at the working size, padded.
         generator: what its noise is drawn from.
-        exemplar: gives the picture with its hole filled from its own patches, (1, 3, h, w) at the working size, and
-            their texture, (1, 3, H, W), unless both are of one size; or None.
+        exemplar: the hole filled from the picture's own patches, or None.
         backdrop: the background that it starts from, or None.
         start: (1, 3, H, W), the subject before the backdrop, as the condition in size; or None.
     """
@@ -49,7 +60,7 @@ class Draft:
     hole: Tensor
     condition: Condition
     generator: torch.Generator | None
-    exemplar: Future[tuple[Tensor, Tensor | None]] | None = None
+    exemplar: Exemplar | None = None
     backdrop: Backdrop | None = None
     start: Tensor | None = None
 
@@ -163,11 +174,10 @@ class PaintingPipeline(SamplingPipeline):
         small = composite.resize_given(native, native_hole, size)
         small_hole = _shrink_hole(native_hole, size)
         wanted = task.exemplars and backdrop is None and self._wants_exemplars()
-        found = native, native_hole, small, small_hole, job.attempt
-        filled = beside.submit(self._exemplar, *found) if wanted else None
+        filled = self._exemplar(native, native_hole, small, small_hole, job.attempt, beside) if wanted else None
         pixels, hole = self._padded(small), self._padded(small_hole, hole=True)
         if filled is not None and self.config.canvas == "exemplar":
-            canvas = self._padded(filled.result()[0])
+            canvas = self._padded(filled.canvas.result())
         else:
             canvas = task.canvas(pixels, hole)
         strength = torch.full((1,), job.strength)
@@ -182,13 +192,23 @@ class PaintingPipeline(SamplingPipeline):
         return Draft(job, part, native_hole, condition, generator, filled, backdrop, start)
 
     def _exemplar(
-        self, pixels: Tensor, hole: Tensor, small: Tensor, small_hole: Tensor, number: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """The small picture with its hole filled from its own patches; their texture at the size of ``pixels``, unless
-        that is the same."""
-        search = exemplar.SEARCHES[self.config.exemplars]
-        filled = exemplar.canvas(small, small_hole, *exemplar.attempt(number, search))
-        return filled, None if hole.shape == small_hole.shape else exemplar.texture(pixels, hole, filled, small_hole)
+        self,
+        pixels: Tensor,
+        hole: Tensor,
+        small: Tensor,
+        small_hole: Tensor,
+        number: int,
+        beside: ThreadPoolExecutor,
+    ) -> Exemplar:
+        """Candidate ``number``'s filling of the small picture, and its texture at the size of ``pixels``."""
+        search = exemplar.attempt(number, exemplar.SEARCHES[self.config.exemplars])
+        canvas = beside.submit(exemplar.canvas, small, small_hole, *search)
+
+        def texture() -> Tensor | None:
+            filled = canvas.result()
+            return None if hole.shape == small_hole.shape else exemplar.texture(pixels, hole, filled, small_hole)
+
+        return Exemplar(canvas, beside.submit(texture))
 
     def _wants_exemplars(self) -> bool:
         return self.detail is not None or self.config.canvas == "exemplar"
@@ -230,7 +250,7 @@ class PaintingPipeline(SamplingPipeline):
         made = made[..., :height, :width].float()
         if draft.exemplar is None:
             return self._enlarged(made, draft.hole, draft.generator)
-        canvas, texture = draft.exemplar.result()
+        canvas = draft.exemplar.canvas.result()
         hole = draft.condition.hole[..., :height, :width]
         painted, followed = torch.where(hole > 0, made, canvas), torch.zeros_like(hole)
         if surfaces.surface_of(draft.job.prompt):  # words say which colour: the photograph's patches lend texture alone
@@ -241,6 +261,7 @@ class PaintingPipeline(SamplingPipeline):
             painted, followed = self.detail(canvas.to(device), painted.to(device), hole.to(device))
             painted, followed = painted.clamp(-1, 1).cpu(), followed.cpu()
             self.maybe_free_model_hooks()
+        texture = draft.exemplar.texture.result()  # it was searched beside the detail network, too
         if texture is None:
             return painted
         # Texture of the photograph, where its own patches were followed and not the model.

@@ -16,7 +16,7 @@ from photofound.model import autoencoder
 from photofound.model.condition import fold_condition
 from photofound.painting import PaintingPipeline, scaled_size
 
-_CUTOUT_SCALE = 1.0  # of the working size: at which the head for cut-outs looks at a photograph (docs/experiments.md)
+_FIRST_LOOK = 0.625  # of the working size: enough to see where a subject is (docs/experiments.md)
 _OUTLINE_SIDE = 512  # long side at which an edit refines an outline that it found; more takes longer than the edit
 
 
@@ -57,8 +57,8 @@ class SubjectPipeline(PaintingPipeline):
 
     @torch.no_grad()
     def segment(self, rgb: np.ndarray) -> np.ndarray:
-        """The subject's matte by the head ``cutout``: all of the photograph is looked at, then the subject alone,
-        closer.
+        """The subject's matte by the head ``cutout``: where it is is seen in a small picture, then the subject alone is
+        looked at, closer, or all of the photograph if the subject fills most of it.
 
         Args:
             rgb: (H, W, 3) float32 in [0, 1].
@@ -66,22 +66,20 @@ class SubjectPipeline(PaintingPipeline):
         Returns:
             (H, W) float32 in [0, 1], 1 = subject; as fine as the model's working size.
         """
-        matte = self._matte(rgb)
+        matte = self._matte(rgb, _FIRST_LOOK)
         height, width = matte.shape
-        if not (matte > 0.5).any():
-            return matte
-        box = geometry.bounding_box(matte > 0.5)
+        box = geometry.bounding_box(matte > 0.5) if (matte > 0.5).any() else Box(0, 0, width, height)
         box = geometry.grow_box(box, max(4, max(box.width, box.height) // 6), 16, width, height)
         if max(box.width, box.height) > 0.8 * max(width, height):
-            return matte
+            return self._matte(rgb)
         matte[box.slices] = self._matte(rgb[box.slices])
         return matte
 
     @torch.no_grad()
-    def _matte(self, rgb: np.ndarray) -> np.ndarray:
-        """(H, W): one look of the head at (H, W, 3) and its mirror image."""
+    def _matte(self, rgb: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """(H, W): one look of the head at (H, W, 3) and its mirror image, at ``scale`` of the working size."""
         whole = Box(0, 0, rgb.shape[1], rgb.shape[0])
-        height, width = scaled_size(whole, _CUTOUT_SCALE * self.config.tile / max(whole.width, whole.height))
+        height, width = scaled_size(whole, scale * self.config.tile / max(whole.width, whole.height))
         pixels = self._padded(composite.resize(image.to_tensor(rgb), (height, width)).clamp(-1, 1))
         pixels = torch.cat([pixels, pixels.flip(-1)]).to(self._execution_device)
         condition = Condition(pixels, torch.ones_like(pixels[:, :1]), ["cutout"] * 2, [""] * 2, torch.zeros(2))

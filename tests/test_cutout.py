@@ -35,7 +35,7 @@ def matte_of(inside):
     """A head that knows the truth, of all of the picture or of the part that it is shown."""
     looks = []
 
-    def look(self, rgb):
+    def look(self, rgb, scale=1.0):
         looks.append(rgb.shape[:2])
         red = (rgb[..., 0] - rgb[..., 2] > 0.2).astype(np.float32)
         return red if red.any() else inside.astype(np.float32)
@@ -100,7 +100,7 @@ def test_what_has_alpha_is_cut_out_already(tiny):
 
 def test_no_subject_is_one_line(tiny, headed, monkeypatch):
     for pipe in (tiny(CutoutPipeline), headed(CutoutPipeline)):
-        monkeypatch.setattr(EditPipeline, "_matte", lambda self, rgb: np.zeros(rgb.shape[:2], np.float32))
+        monkeypatch.setattr(EditPipeline, "_matte", lambda self, rgb, scale=1.0: np.zeros(rgb.shape[:2], np.float32))
         with pytest.raises(ValueError, match=r"^subject: .*no subject.*") as error:
             pipe(np.full((64, 64, 3), 127, np.uint8))
         assert "\n" not in str(error.value)
@@ -118,8 +118,8 @@ def test_the_head_is_asked_where_there_is_one_and_looks_twice(headed, monkeypatc
     assert matting.iou(result.alpha() > 0.5, inside) > 0.97
     assert looks[0] == (160, 300) and len(looks) == 2 and looks[1][1] < 200, "the second time closer"
     looks.clear()
-    headed(CutoutPipeline)(disc()[0][16:80, 18:86])  # it fills the picture: nothing is gained by a second look
-    assert len(looks) == 1
+    headed(CutoutPipeline)(disc()[0][16:80, 18:86])
+    assert looks == [(64, 68)] * 2, "it fills the picture, and all of it is looked at closer"
 
 
 @pytest.mark.slow
