@@ -6,6 +6,7 @@ Each file imports only files above it:
     masks        random masks to train on, growing masks, cutting a subject out
     regions      which holes are painted together, and at which size
     ground       the colour of an even ground
+    guided       a matte along a picture's edges, by the colours around each pixel
     closed_form  a matte from what is known of it, by the colours
     strands      hair and threads before an even ground
     matting      from a rough cut-out to a fine one: outline, soft edge, the subject's own colours

@@ -14,6 +14,7 @@ from photofound.edits import masks
 from photofound.edits.closed_form import closed_form
 from photofound.edits.geometry import Box, bounding_box, grow_box
 from photofound.edits.ground import ground_colour
+from photofound.edits.guided import guided_filter, guided_lines
 from photofound.edits.strands import with_strands
 
 WORKING_SIDE = 1024  # long side at which the outline is found; then it is enlarged to a larger photograph's pixels
@@ -174,27 +175,9 @@ def soft_edge(rgb: np.ndarray, outline: np.ndarray, soft: bool = True) -> np.nda
     trimap = np.where(inside, 1.0, np.where(outside, 0.0, 0.5))
     matte = closed_form(rgb, trimap) if soft and inside.any() and outside.any() else None
     if matte is None:
-        matte = guided_filter(rgb.mean(2), outline.astype(np.float32), max(2, reach), 1e-3)
+        matte = guided_filter(_calm(rgb), outline.astype(np.float32), max(2, reach), 1e-4, ~inside & ~outside)
     matte = np.clip((matte - 0.02) / 0.96, 0, 1)  # filters come close to 0 and 1, and do not reach them
     return np.where(inside, 1, np.where(outside, 0, matte)).astype(np.float32)
-
-
-def guided_filter(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """x (H, W) smoothed along the edges of a grey guide (H, W) (He et al. 2013, equations 5 to 8)."""
-    slope, offset = _guided_line(guide, x, radius, epsilon)
-    return slope * guide + offset
-
-
-def _guided_line(guide: np.ndarray, x: np.ndarray, radius: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and offset (H, W) of the line from guide to x that fits best around each pixel."""
-    import cv2
-
-    def mean(y: np.ndarray) -> np.ndarray:
-        return cv2.blur(np.ascontiguousarray(y, np.float32), (2 * radius + 1, 2 * radius + 1))
-
-    guide_mean, x_mean = mean(guide), mean(x)
-    slope = (mean(guide * x) - guide_mean * x_mean) / (mean(guide * guide) - guide_mean**2 + epsilon)
-    return mean(slope), mean(x_mean - slope * guide_mean)
 
 
 def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarray:
@@ -207,10 +190,18 @@ def _enlarged(rgb: np.ndarray, small: np.ndarray, matte: np.ndarray) -> np.ndarr
         return matte
     large = cv2.resize(matte, size, interpolation=cv2.INTER_LINEAR)
     soft = (large > 0) & (large < 1)
-    slope, offset = _guided_line(small.mean(2), matte, 2, 1e-4)
-    slope, offset = (cv2.resize(x, size, interpolation=cv2.INTER_LINEAR)[soft] for x in (slope, offset))
-    large[soft] = np.clip(slope * rgb.mean(2)[soft] + offset, 0, 1)
+    near = cv2.dilate(((matte > 0) & (matte < 1)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    lines = guided_lines(_calm(small), matte, 2, 1e-4, near)
+    slope, offset = (cv2.resize(x, size, interpolation=cv2.INTER_LINEAR)[soft] for x in lines)
+    large[soft] = np.clip((slope * _calm(rgb)[soft]).sum(1) + offset, 0, 1)
     return large
+
+
+def _calm(rgb: np.ndarray) -> np.ndarray:
+    """A photograph without the single pixels that cameras sharpen."""
+    import cv2
+
+    return cv2.GaussianBlur(np.ascontiguousarray(rgb, np.float32), (0, 0), 0.7)
 
 
 def subject_colours(rgb: np.ndarray, matte: np.ndarray) -> np.ndarray:
