@@ -18,7 +18,7 @@ from typing import Any
 
 from photofound import config, options
 from photofound.cli.arguments import Parser, file_name
-from photofound.cli.model import quiet_libraries
+from photofound.cli.model import quiet_libraries, without_gc
 from photofound.errors import one_line
 from photofound.train import idle, price
 
@@ -98,7 +98,8 @@ def run(stage: str, argv: Sequence[str]) -> int:
         except ValueError as error:
             _write_for_launcher(f"photofound: {one_line(error)}")
             raise
-    module = import_module(f"photofound.training.{stage}")
+    with without_gc():
+        module = import_module(f"photofound.training.{stage}")
     quiet_libraries()  # those that the stage has imported
     return module.main(list(argv)) or 0
 
@@ -130,7 +131,8 @@ def cost(recipe: Path, stage: str | None, budget: price.Budget, overrides: Seque
     if stage not in TRAININGS:
         raise ValueError(f"--stage: {stage!r} is no training; use {', '.join(TRAININGS)}")
     _check_names(stage, overrides)
-    module = import_module(f"photofound.training.{stage}")
+    with without_gc():
+        module = import_module(f"photofound.training.{stage}")
     settings = config.load(module.Config, recipe, list(overrides))
     yield f"recipe      {recipe.name}, photofound train {stage}"
     yield from estimate.dry_run(settings, None, getattr(module, "PLAN", None), budget)

@@ -15,10 +15,11 @@ from photofound.cli.console import first_sentence
 
 def load_pipeline(args: argparse.Namespace) -> Any:
     """The model that ``arguments.add_model_options`` asks for, on its device. Raises ValueError if it cannot be had."""
-    import torch
+    with without_gc():
+        import torch
 
-    from photofound.device import fast_dtype, resolve_device
-    from photofound.pipeline import EditPipeline
+        from photofound.device import fast_dtype, resolve_device
+        from photofound.pipeline import EditPipeline
 
     device = str(resolve_device(args.device, "device"))
     quiet_libraries()
