@@ -71,10 +71,13 @@ def pipe(tiny_folder):
     return InpaintPipeline.from_pretrained(tiny_folder, torch_dtype=torch.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(pipe):
-    with TestClient(create_app(pipe), raise_server_exceptions=False) as client:
-        yield client
+    """One application for all tests that do not change it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # create_app sets it for the process
+        with TestClient(create_app(pipe), raise_server_exceptions=False) as client:
+            yield client
 
 
 @contextmanager

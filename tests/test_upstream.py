@@ -115,11 +115,6 @@ def running(fake):
         server.server_close()
 
 
-@pytest.fixture
-def fake():
-    return Fake()
-
-
 @contextmanager
 def gateway_to(fake, seconds=120.0):
     """A client of a gateway whose upstream is ``fake``."""
@@ -133,11 +128,26 @@ def gateway_to(fake, seconds=120.0):
             other.close()
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """The fake upstream that all tests share, and a client of the gateway to it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # create_app sets it for the process
+        with gateway_to(fake := Fake()) as client:
+            yield fake, client
+
+
 @pytest.fixture
-def gateway(fake, monkeypatch):
+def fake(kept):
+    """As new in each test."""
+    kept[0].__init__()
+    return kept[0]
+
+
+@pytest.fixture
+def gateway(kept, fake, monkeypatch):
     monkeypatch.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")
-    with gateway_to(fake) as client:
-        yield client
+    return kept[1]
 
 
 def images_of(client):
