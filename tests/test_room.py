@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,7 @@ def describe(*a, **k):
     time.sleep(600 if sys.argv[3] == "endless" and len(calls) > 100 else 0.02)
     return described(*a, **k)
 rows.describe = describe
+print("ready", flush=True)
 print(Room(sys.argv[1]).add(sys.argv[2], workers=1).line)
 """
 
@@ -186,14 +188,19 @@ def test_killed_and_started_again_equals_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_add_at_once(tmp_path):
-    """The same photographs and others: each comes in once."""
+def test_two_processes_add_at_once(tmp_path, monkeypatch):
+    """The same photographs and others, by this process and another one: each comes in once."""
+    from photofound.room import add, rows
+
     first, second = write_folder(tmp_path / "a", range(60)), write_folder(tmp_path / "b", range(20, 80))
-    both = [start_adding(tmp_path / "room", folder) for folder in (first, second)]
-    for process in both:
-        assert process.wait(280) == 0, process.stderr.read()
-    room = Room(tmp_path / "room")
-    found = [key for batch in room.table.scan(["key"]) for key in batch["key"].to_pylist()]
+    room, described = Room(tmp_path / "room"), rows.describe
+    monkeypatch.setattr(add, "_ROWS", 16)
+    monkeypatch.setattr(rows, "describe", lambda *a, **k: (time.sleep(0.02), described(*a, **k))[1])
+    with start_adding(tmp_path / "room", first) as other:
+        assert other.stdout.readline() == "ready\n", other.stderr.read()
+        room.add(second, workers=1)
+        assert other.wait(280) == 0, other.stderr.read()
+    found = [key for batch in Room(room.folder).table.scan(["key"]) for key in batch["key"].to_pylist()]
     assert len(found) == len(set(found)) == 80
 
 
