@@ -13,12 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Collecting makes some million objects, all of which stay. Looking for garbage among them takes a quarter of the
-    time, and in every later test again."""
+    time, and in every later test again; afterwards it is looked for among new objects alone, and less often."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 10, 10)
         gc.enable()
 
 

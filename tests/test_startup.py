@@ -7,6 +7,9 @@ import sys
 import textwrap
 
 import pytest
+from helpers import extra_tasks
+
+from photofound.cli import main
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "cv2", "fastapi", "gradio"}
 
@@ -69,8 +72,7 @@ def test_a_command_without_a_model_imports_nothing_heavy():
         assert int(count) < 600, (line, count)
 
 
-@pytest.mark.slow
-def test_a_task_file_may_import_torch(tmp_path):
+def test_a_task_file_may_import_torch(tmp_path, monkeypatch, capsys):
     """What users drop in is loaded as it is; only the built-in tasks promise a quick start."""
     (tmp_path / "mirror.py").write_text(
         textwrap.dedent("""
@@ -95,8 +97,6 @@ def test_a_task_file_may_import_torch(tmp_path):
             TASK = Mirror()
         """)
     )
-    code = (
-        "import os, sys; os.environ['PHOTOFOUND_TASKS'] = sys.argv[1]; from photofound.cli import main; main(['tasks'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert "mirror: turn a picture around" in done.stdout, done.stderr
+    with extra_tasks(tmp_path, monkeypatch):
+        assert main(["tasks"]) == 0
+    assert "mirror: turn a picture around" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from photofound.cli import completion, export, learn, mcp, proof, room, run, serve
 from photofound.cli.arguments import Parser, add_optimizations, add_runtime, count, file_name, path, rate, unknown
 from photofound.cli.console import say
-from photofound.cli.model import optimize, quiet_libraries
+from photofound.cli.model import optimize, quiet_libraries, without_gc
 from photofound.cli.options import inputs_of, spelling, task_parser
 from photofound.errors import one_line
 
@@ -224,11 +224,12 @@ def _demo(argv: list[str]) -> int:
     if args.models is not None and not args.models.is_dir():
         raise ValueError(f"--models: {args.models} is not a folder; name one that holds models")
     try:
-        app = importlib.import_module("photofound.demos.app")
+        with without_gc():
+            app = importlib.import_module("photofound.demos.app")
+            importlib.import_module("photofound.pipeline")  # and the libraries that quiet_libraries switches off
     except ImportError as error:
         reason = f"the demo needs packages that are missing ({error}); pip install 'photofound[demo]'"
         raise ImportError(reason) from error
-    importlib.import_module("photofound.pipeline")  # imports the libraries that quiet_libraries switches off
     from photofound.device import resolve_device
 
     quiet_libraries()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from photofound.cli.arguments import Parser, add_model_options, path
-from photofound.cli.model import load_pipeline
+from photofound.cli.model import load_pipeline, without_gc
 
 SUMMARY = "offer the edits and verify to assistants that speak MCP, over standard input and output"
 
@@ -18,7 +18,8 @@ def run(argv: list[str]) -> int:
         if not folder.expanduser().is_dir():
             raise ValueError(f"--folder: {folder} is no folder; name one that exists")
     try:
-        from photofound.serve import mcp
+        with without_gc():
+            from photofound.serve import mcp
     except ModuleNotFoundError as error:
         raise ValueError(f"mcp needs {error.name}; pip install 'photofound[mcp]'") from None
 
