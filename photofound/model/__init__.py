@@ -9,6 +9,7 @@ Each file imports only files above it:
     checks           what the transformer refuses
     quantize         weights of eight bits
     adapters         the model with its LoRAs added to its weights
+    growing          tasks and inputs that a trained transformer gains
     transformer      EditTransformer: trunk, edit inputs, task heads
     cost             what a forward pass costs
     deep_compression  the blocks of a deep-compression autoencoder, with fewer passes over memory

@@ -7,7 +7,6 @@ Legend: B batch, C channels, H x W latent size, p patch, T = (H / p)(W / p) imag
 P = C p^2 values of a patch, N heads, d = D / N head size, K tasks, T' routed tokens, S reference tokens.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -27,6 +26,7 @@ from photofound.model import adapters, checks
 from photofound.model.attention import ReferenceAttention, key_mask, rope_table, without_padding
 from photofound.model.cache import CachedSampling, FirstBlockCache
 from photofound.model.fused import NORM_EPS
+from photofound.model.growing import Growing
 from photofound.model.layers import (
     Block,
     Embedder,
@@ -49,7 +49,7 @@ class EditTransformerOutput(Transformer2DModelOutput):
     features: Any = None
 
 
-class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling):
+class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling, Growing):
     """A diffusion transformer that edits: noisy latents, a time, a text, a condition and a task -> velocity.
 
     The first thirteen arguments are PRX's, with PRX's meaning.
@@ -170,7 +170,7 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
                     nn.init.xavier_uniform_(part)  # the fan-out is that of one projection, not of the fused matrix
             nn.init.zeros_(block.modulation.lin.weight)  # gates at 0: each block starts as the identity
         if self.reference_in is not None:
-            self._start_reference()
+            self.start_reference()
         if self.fusion is not None:
             self.fusion.start(0.5)  # else what a route leaves out would be lost to the last blocks
         for embedder in self.modules():
@@ -426,75 +426,6 @@ class EditTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CachedSampling)
         if name not in tasks:
             raise ValueError(f"unknown task {name!r}: this model knows {', '.join(tasks)}; add_task({name!r}) adds it")
         return tasks.index(name)
-
-    @torch.no_grad()
-    def add_task(self, name: str) -> int:
-        """Add a task that starts as a copy of the first one (head and embedding); returns its index.
-
-        Parameters are replaced by longer ones: build the optimizer, and wrap the model, afterwards.
-        """
-        tasks = list(self.config.tasks)
-        checks.check_tasks([*tasks, name])
-        self.heads.append_copy(0)
-        grown = torch.cat((self.task_in, self.task_in[:1]))
-        self.task_in = nn.Parameter(grown, requires_grad=self.task_in.requires_grad)
-        self.register_to_config(tasks=[*tasks, name])
-        return len(tasks)
-
-    @torch.no_grad()
-    def add_guidance(self) -> None:
-        """Add the input for the guidance scale, which at first changes nothing; a model that has one keeps it.
-
-        Its first layer is the same for everybody, so that a LoRA trained on one model that has been given the input
-        fits another. Build the optimizer, and wrap the model, afterwards.
-        """
-        if self.guidance_in is not None:
-            return
-        added = ScalarEmbedder(self.config.hidden_size, self.config.time_factor, self.config.time_max_period)
-        nn.init.normal_(added.in_layer.weight, std=0.02, generator=torch.Generator().manual_seed(0))
-        for start_at_zero in (added.in_layer.bias, added.out_layer.weight, added.out_layer.bias):
-            nn.init.zeros_(start_at_zero)
-        self.guidance_in = added.to(self.task_in.device, self.task_in.dtype).train(self.training)
-        self.register_to_config(guidance_embeds=True)
-
-    @torch.no_grad()
-    def add_reference(self, size: int = 128) -> None:
-        """Add the input for a reference picture of `size` x `size` pixels, which at first changes nothing; a model that
-        has one keeps it, and its size.
-
-        It starts from what the model knows of pictures: the input projection, and each block's keys and values of image
-        tokens. Build the optimizer, and wrap the model, afterwards.
-        """
-        if self.reference_in is not None:
-            return
-        self.reference_in = copy.deepcopy(self.img_in)
-        for block in self._typed_blocks():
-            added = ReferenceAttention(self.config.hidden_size, self.config.num_heads)
-            weight = block.attention.img_qkv_proj.weight
-            block.attention.reference = added.to(weight.device, weight.dtype).train(self.training)
-        self._start_reference()
-        self.register_to_config(reference_embeds=True, reference_size=size)
-
-    @torch.no_grad()
-    def add_fusion(self) -> None:
-        """Add the fusion, which at first changes nothing; a model that has one keeps it. Build the optimizer, and wrap
-        the model, afterwards. Raises ValueError for fewer than five blocks."""
-        if self.fusion is not None:
-            return
-        if len(self.blocks) < 5:
-            raise ValueError(f"model.fusion: needs a depth of at least 5, and this is {len(self.blocks)}")
-        self.fusion = Fusion(self.config.hidden_size).to(self.task_in.device, self.task_in.dtype).train(self.training)
-        self.register_to_config(token_fusion=True)
-
-    def _start_reference(self) -> None:
-        """Keys and values as of image tokens, and an output of zero: it changes nothing, yet its last layer has a
-        gradient in the first step."""
-        for block in self._typed_blocks():
-            own = block.attention.reference
-            assert own is not None
-            own.kv_proj.weight.copy_(block.attention.img_qkv_proj.weight[self.config.hidden_size :])
-            own.norm_k.weight.copy_(block.attention.norm_k.weight)
-            nn.init.zeros_(own.out_proj.weight)
 
     def _typed_blocks(self) -> Sequence[Block]:
         return cast("Sequence[Block]", self.blocks)  # a ModuleList does not tell type checkers what it holds
