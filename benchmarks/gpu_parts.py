@@ -197,9 +197,9 @@ def against(gpu: GPU, px: int, batch: int, steps: int, compiled: bool = False) -
     x = torch.randn(batch, given["in_channels"], side, side, device=gpu.device, dtype=HALF)
     text = torch.randn(batch, gpu.sizes.text_tokens, given["context_in_dim"], device=gpu.device, dtype=HALF)
     times = torch.linspace(1, 0, steps + 1).tolist()
-    runs = [lambda: forward(prx, x, text), lambda: forward(ours, x, text)]
+    runs = [lambda: forward(prx, x, text, None), lambda: forward(ours, x, text, None)]
     if steps > 1:
-        runs = [lambda: euler_prx(prx, x, text, times), lambda: euler_ours(ours, x, text, times)]
+        runs = [lambda: euler_prx(prx, x, text, None, times), lambda: euler_ours(ours, x, text, None, times)]
     with torch.no_grad():
         theirs, mine, ratio, apart = compare(*runs, 2 * gpu.sizes.repeats, str(gpu.device))
     return {"diffusers s": theirs, "s": mine, "ratio": ratio, "apart": apart}

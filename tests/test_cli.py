@@ -7,9 +7,7 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import types
 import warnings
 from pathlib import Path
@@ -906,20 +904,6 @@ def test_convert_gets_the_source_and_the_folder(run, monkeypatch):
     )
     assert run("convert", "--from-prx", "a/b", "-o", "out") == (0, "out\n", "")
     assert seen == [("a/b", "out")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("argv", [["--help"], ["eraze"], ["--version"], ["train"]])
-def test_nothing_heavy_is_imported_before_it_is_needed(argv):
-    code = """
-        import sys
-        from photofound.cli import main
-        main(sys.argv[1:])
-        heavy = {"torch", "diffusers", "transformers", "cv2"} & set(sys.modules)
-        assert not heavy, heavy
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- the five tasks

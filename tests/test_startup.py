@@ -10,6 +10,7 @@ import pytest
 from helpers import extra_tasks
 
 from photofound.cli import main
+from photofound.training import TRAININGS
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "cv2", "fastapi", "gradio"}
 
@@ -25,7 +26,7 @@ LINES = [
     "inpaint missing.png --steps many",
     "train",
     "train --help",
-    "train finetune --help",
+    *(f"train {stage} --help" for stage in (*TRAININGS, "prepare")),
     "train finetune --config missing.yaml",
     "train finetune --train.larning=1",
     "train pretrain --trian.lr 3",
