@@ -73,6 +73,16 @@ def test_the_line_on_which_a_subject_stands_follows_a_slanted_base():
     assert np.abs(np.diff(line)).max() < 0.3
 
 
+def test_nothing_ends_in_front_of_a_subject_that_stands_low_in_the_frame():
+    """A plate seen from above: where its rim rises, columns move up, and what is below the frame comes in."""
+    y, x = np.mgrid[:200, :300]
+    matte = (np.hypot((x - 150) / 100, (y - 125) / 70) < 1).astype(np.float32)
+    dark = cast(matte, Shadow(kind="contact"))
+    outside = matte == 0
+    steps = np.abs(np.diff(dark, axis=0))[outside[1:] & outside[:-1]]
+    assert dark.max() > 0.3 and steps.max() < 0.05, "no edge across the ground"
+
+
 def test_inputs_have_the_kinds_defaults():
     assert of_inputs({}, "none") is None and of_inputs({"shadow": "none"}, "soft") is None
     assert of_inputs({}, "soft") == Shadow.of("soft")

@@ -204,7 +204,9 @@ class _StandingParts:
         self.shadow = shadow
         self.base, self.tall = float(rows[-1] + 1), float(rows[-1] + 1 - rows[0])
         self.unit = math.sqrt(self.tall * (columns[-1] + 1 - columns[0]))
-        self.line = standing_line(matte)
+        self.line, self.rows = standing_line(matte), len(matte)
+        # What is in front of the base comes into the frame where a column moves back up.
+        matte = np.pad(matte, ((0, math.ceil(max(0.0, self.base - float(self.line.min())))), (0, 0)))
         self.level = _columns_moved(matte, self.base - self.line)
         self.thick = max(1, round(_DEPTH * _PITCH * self.unit))
         self.spread = _room_for(solid, columns, self.tall, shadow) if shadow.spread is None else shadow.spread
@@ -228,7 +230,7 @@ class _StandingParts:
     def contact(self) -> np.ndarray:
         """A narrow strip where it touches the ground."""
         strip = _smooth(self._laid(self.foot, 0.0, 0.3, 2), 0.006 * self.unit)
-        return _columns_moved(strip, self.line - self.base)
+        return _columns_moved(strip, self.line - self.base)[: self.rows]
 
     def _laid(self, level: np.ndarray, across: float, away: float, thick: int) -> np.ndarray:
         """The outline laid down: what is h above the base lies h * across to the right of where it was, and h * away
@@ -251,7 +253,7 @@ class _StandingParts:
         blurred = np.zeros_like(made)
         for number, sigma in enumerate(sigmas):
             blurred += np.clip(1 - np.abs(place - number), 0, 1) * _smooth(made, sigma * self.unit)
-        return _columns_moved(blurred, self.line - self.base)
+        return _columns_moved(blurred, self.line - self.base)[: self.rows]
 
 
 class _FlatParts:
@@ -329,13 +331,13 @@ def _is_above(point: tuple[float, float], start: tuple[float, float], end: tuple
 
 
 def _columns_moved(x: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """(H, W) with each column moved down by so many pixels (W,)."""
+    """(H, W) with each column moved down by so many pixels (W,); its ends are repeated."""
     import cv2
 
     if not np.abs(down).max() > 0.01:
         return x
     rows, columns = np.indices(x.shape, np.float32)
-    return cv2.remap(x, columns, rows - down[None], cv2.INTER_LINEAR)
+    return cv2.remap(x, columns, rows - down[None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _smooth(x: np.ndarray, sigma: float) -> np.ndarray:
