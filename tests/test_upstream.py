@@ -117,31 +117,33 @@ def running(fake):
 
 @contextmanager
 def gateway_to(fake, seconds=120.0):
-    """A client of a gateway whose upstream is ``fake``."""
+    """A client of a gateway whose upstream is ``fake``, and what asks it."""
     with running(fake) as url:
-        other = Upstream(url, key="secret", model="gpt-image-1", sizes=SIZES, seconds=seconds, max_pixels=1_000_000)
+        asker = Upstream(url, key="secret", model="gpt-image-1", sizes=SIZES, seconds=seconds, max_pixels=1_000_000)
         config = ServeConfig(batch=1, workers=4, max_pixels=1_000_000)
         try:
-            with TestClient(create_app(UpstreamPipeline(other), config), raise_server_exceptions=False) as client:
-                yield client
+            with TestClient(create_app(UpstreamPipeline(asker), config), raise_server_exceptions=False) as client:
+                yield client, asker
         finally:
-            other.close()
+            asker.close()
 
 
 @pytest.fixture(scope="module")
 def kept():
-    """The fake upstream that all tests share, and a client of the gateway to it."""
+    """The fake upstream that all tests share, a client of the gateway to it, and what asks it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PHOTOFOUND_MAX_PIXELS", "1000000")  # create_app sets it for the process
-        with gateway_to(fake := Fake()) as client:
-            yield fake, client
+        with gateway_to(fake := Fake()) as (client, asker):
+            yield fake, client, asker
 
 
 @pytest.fixture
 def fake(kept):
-    """As new in each test."""
-    kept[0].__init__()
-    return kept[0]
+    """As new in each test, and the gateway knows nothing of it."""
+    fake, _, asker = kept
+    fake.__init__()
+    asker._wants_format = False
+    return fake
 
 
 @pytest.fixture
@@ -355,7 +357,7 @@ def test_too_many_bytes_and_too_much_time_are_errors(fake, images, monkeypatch):
         images.edit(**asked)
     fake.answer = None
     fake.go.clear()
-    with gateway_to(fake, seconds=0.5) as late:
+    with gateway_to(fake, seconds=0.5) as (late, _):
         with pytest.raises(openai.InternalServerError, match="did not answer within 0.5 s") as caught:
             images_of(late).edit(**asked)
         assert caught.value.status_code == 504
