@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import pytest
 
@@ -34,6 +35,18 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_modules_forgotten(tmp_path_factory):
+    """What a test wrote as a module and imported is not what another one finds by that name."""
+    before, path = len(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in list(sys.modules)[before:]:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -76,6 +89,8 @@ def no_surprises(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".* holds 8 bits per channel")  # a test of its own says when
+        for what in ("event loop", "transport", "<socket"):  # what earlier tests left is found at any time
+            warnings.filterwarnings("ignore", f"unclosed {what}", ResourceWarning)
         yield
 
 

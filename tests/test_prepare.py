@@ -289,15 +289,15 @@ def test_captions_of_one_s_own_and_the_colour_of_the_ground(tmp_path):
 def test_functions_caption_and_cut_out(tmp_path, monkeypatch):
     code = "def words(rgb):\n    return f' a picture of {rgb.shape[1]} by {rgb.shape[0]} '\n"
     code += "def reds(rgb):\n    return (rgb[..., 0] > rgb[..., 1] + 0.3).astype('float32')\n"
-    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "described.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     image, inside = product()
     source = collection(tmp_path / "in", {"disc.png": image})
-    report = prepare(source, tmp_path / "out", settings(captioner="mine:words", matte="mine:reds"))
+    report = prepare(source, tmp_path / "out", settings(captioner="described:words", matte="described:reds"))
     assert metas(tmp_path / "out")["disc"]["captions"] == {"text": "disc", "caption": "a picture of 120 by 90"}
     (files,) = samples(tmp_path / "out").values()
     mask = np.asarray(Image.open(io.BytesIO(files["mask.png"]))) > 127
-    assert (mask == inside).mean() > 0.99 and report["mattes"] == {"mine:reds": 1}
+    assert (mask == inside).mean() > 0.99 and report["mattes"] == {"described:reds": 1}
 
 
 def test_mattes_are_the_given_ones_or_clean_ones(tmp_path):

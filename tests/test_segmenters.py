@@ -34,9 +34,9 @@ def mine(tmp_path, monkeypatch):
     """``mine:reds``, a function of the current folder."""
     (tmp_path / "mine.py").write_text(FUNCTION)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
+    segmenters._load.cache_clear()
     yield "mine:reds"
-    sys.modules.pop("mine", None)
     segmenters._load.cache_clear()
 
 
