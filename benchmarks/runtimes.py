@@ -2,6 +2,7 @@
 
     python benchmarks/runtimes.py --json table.json --markdown table.md     # edits at 512 x 512, each task once
     python benchmarks/runtimes.py --networks --ways eager compiled    # each network alone
+    python benchmarks/runtimes.py --networks --programs DIR           # and programs that were exported for ExecuTorch
     python benchmarks/runtimes.py --start                             # the command line, from a cold start
 
 All ways take turns in one process, on the same photograph and seed, so that whatever else the machine does meets all
@@ -37,7 +38,7 @@ from latency import of_task, photograph, request
 
 from photofound.eval.metrics import psnr
 from photofound.pipeline import EditPipeline
-from photofound.runtimes import graphs
+from photofound.runtimes import graphs, mobile
 from photofound.runtimes.session import openvino_core
 from photofound.storage import EMBEDDED, StoredPipeline
 
@@ -132,8 +133,9 @@ def edits_of(task: str, args: argparse.Namespace, pipes: dict[str, Any]) -> Iter
 
 def networks(args: argparse.Namespace, pipes: dict[str, Any]) -> Iterator[str]:
     """The rows of the table of networks: each graph alone, best of the repeats."""
-    yield "| network | " + " | ".join(f"{way}, CPU ms" for way in pipes) + " |"
-    yield "|" + "---|" * (len(pipes) + 1)
+    ways = [*pipes, *(["executorch float32"] if args.programs else [])]
+    yield "| network | " + " | ".join(f"{way}, CPU ms" for way in ways) + " |"
+    yield "|" + "---|" * (len(ways) + 1)
     plain = {graph.name: graph for graph in graphs.graphs_of(pipes[BASE])}
     for name, graph in plain.items():
         part, _, last = name.partition("/")
@@ -148,6 +150,9 @@ def networks(args: argparse.Namespace, pipes: dict[str, Any]) -> Iterator[str]:
             else:
                 session = getattr(pipe, part).sessions[last]
                 runs[way] = lambda session=session, given=given: session(*given)
+        if args.programs:
+            program = mobile.load((args.programs / name).with_suffix(mobile.SUFFIX))
+            runs["executorch float32"] = lambda program=program, given=given: program(*given)
         best = dict.fromkeys(runs, float("inf"))
         for _ in range(args.repeats + 1):
             for way, run in runs.items():
@@ -191,6 +196,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--networks", action="store_true", help="each network alone")
+    parser.add_argument("--programs", type=Path, help="of the networks: a folder that was exported for ExecuTorch")
     parser.add_argument("--start", action="store_true", help="a cold start of the command line")
     parser.add_argument("--json", type=Path, help="edits: keep each task's figures here, and do not measure it again")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")

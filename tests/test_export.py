@@ -11,7 +11,7 @@ import torch
 from photofound.cli import main
 from photofound.model.transformer import EditTransformer
 from photofound.pipeline import EditPipeline
-from photofound.runtimes import export, graphs
+from photofound.runtimes import export, graphs, mobile
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,109 @@ def test_another_projects_pipeline_is_refused():
     guest = SimpleNamespace(painter=None, transformer=None)
     with pytest.raises(ValueError, match="another project's pipeline"):
         export._check(guest)
+
+
+# ---------------------------------------------------------------------------------------------------------- ExecuTorch
+
+
+@pytest.mark.parametrize("case", ["plain", "flags", "numbers", "causal", "grouped", "scaled"])
+def test_attention_in_products_is_torchs(case):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, n, 8, generator=generator) for heads, n in ((4, 5), (4, 7), (4, 7)))
+    given = {
+        "flags": {"attn_mask": torch.tensor([1, 0, 1, 1, 0, 1, 0]).bool().expand(2, 1, 1, 7)},
+        "numbers": {"attn_mask": torch.randn(5, 7, generator=generator)},
+        "causal": {"is_causal": True},
+        "grouped": {"enable_gqa": True},
+        "scaled": {"scale": 1.0},
+    }.get(case, {})
+    if case == "grouped":
+        key, value = key[:, :2], value[:, :2]
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, **given)
+    torch.testing.assert_close(mobile._attention(query, key, value, **given), wanted)
+
+
+class _Attends(torch.nn.Module):
+    """What the transformer asks of ExecuTorch, in little."""
+
+    def forward(self, x, seen):
+        query, key, value = x.unflatten(-1, (3, 2, -1)).unbind(2)
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen[:, None, None])
+        left, right = torch.nn.functional.gelu(mixed.transpose(1, 2).flatten(2), approximate="tanh").chunk(2, -1)
+        return left[:, None] * torch.nn.functional.gelu(right)[:, :, None]
+
+
+def _attending():
+    inputs = (graphs.Given("x", ("batch", "text", 24)), graphs.Given("seen", ("batch", "text"), "flag"))
+    return graphs.Graph("a/b", graphs.Call(_Attends(), torch.nn.Module.__call__), inputs, ("y",))
+
+
+def test_a_phones_program_has_no_operator_that_xnnpack_gets_wrong():
+    """Attention in products and GELU's tanh form in full, at every size, and the same as torch's."""
+    graph = _attending()
+    program = export.traced(graph, mobile.most(graph)).run_decompositions(mobile._PLAIN)
+    left = [node for node in program.graph.nodes if node.target in mobile._PLAIN]
+    assert [(node.target, node.kwargs) for node in left] == [(torch.ops.aten.gelu.default, {})]  # the form that it has
+    run = program.module()
+    for sizes in export.SIZES[1:]:
+        x, seen = graph.example(sizes)
+        seen[:, 0] = True  # nothing is wanted of a query that may see nothing
+        torch.testing.assert_close(run(x, seen), graph.module(x, seen))
+
+
+def test_sizes_of_phones_programs_are_limited_in_pixels(tiny):
+    """A row is 1 pixel of the upscaler, and 8 or 16 of others."""
+    pipe = tiny(EditPipeline)
+    sides = {}
+    for graph in graphs.graphs_of(pipe):
+        most = mobile.most(graph)
+        assert all(size <= most[name] for sizes in export.SIZES for name, size in sizes.items())
+        if "rows" in graph.varying:
+            sides[graph.name] = most["rows"] * graph.pixels
+    assert set(sides.values()) == {mobile.SIDE}
+    assert {"transformer/model", "vae/encoder", "vae/decoder"} <= set(sides)
+    pixels = {each.name: each for each in graphs.graphs_of(pipe)}["vae/encoder"]
+    assert pixels.inputs[0].sizes(mobile.most(pixels))[-2:] == [mobile.SIDE, mobile.SIDE]
+
+
+def test_a_folder_for_phones_says_so(monkeypatch, tmp_path, tiny):
+    """What the writer is given, and what becomes of the folder; without ExecuTorch."""
+    import sys
+
+    written = {}
+
+    def write(program, path):
+        written[f"{path.parent.name}/{path.name}"] = program
+        return lambda *given: [program.module()(*given)]
+
+    monkeypatch.setitem(sys.modules, "executorch", SimpleNamespace())
+    monkeypatch.setattr(mobile, "write", write)
+    layer = graphs.Call(torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d.__call__)
+    low = graphs.Given("low", ("batch", 3, "rows", "columns"))
+    monkeypatch.setattr(export, "graphs_of", lambda pipe: [graphs.Graph("a/b", layer, (low,), ("high",), 8)])
+    assert export.export(tiny(EditPipeline), "executorch", tmp_path / "out") < 1e-5
+    assert {int(each.upper) for each in written["a/b"].range_constraints.values()} == {4, mobile.SIDE // 8}
+    with pytest.raises(ValueError, match="was exported for ExecuTorch, which runs on phones; load what it was made of"):
+        EditPipeline.from_pretrained(tmp_path / "out")
+
+
+def test_a_missing_executorch_says_what_to_install(monkeypatch, tmp_path, tiny):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.raises(ImportError, match=r"pip install 'photofound\[executorch\]'"):
+        export.export(tiny(EditPipeline), "executorch", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_programs_for_phones_compute_what_torch_computes(tmp_path):
+    """Where ExecuTorch is installed; the suite's own environment has none."""
+    pytest.importorskip("executorch")
+    graph = _attending()
+    run = export._executorch(graph, tmp_path / "attends")
+    assert [path.name for path in tmp_path.iterdir()] == ["attends.pte"]
+    for sizes in export.SIZES:
+        x, seen = graph.example(sizes)
+        seen[:, 0] = True
+        torch.testing.assert_close(run(x, seen), [graph.module(x, seen)], atol=1e-5, rtol=1e-4)

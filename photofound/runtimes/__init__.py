@@ -7,5 +7,6 @@ Each file imports only files above it:
     session   one graph in ONNX Runtime or OpenVINO
     networks  networks that are graphs, in the place of torch's
     compact   an ONNX file with no more in it than it needs
+    mobile    graphs as ExecuTorch's programs for phones
     export    photofound export: graphs to files, and how near they are
 """

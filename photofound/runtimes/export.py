@@ -25,6 +25,7 @@ from torch import Tensor
 
 from photofound import __version__, files
 from photofound.errors import first_line
+from photofound.runtimes import mobile
 from photofound.runtimes.check import RUNTIME
 from photofound.runtimes.compact import compact, strip
 from photofound.runtimes.graphs import Graph, graphs_of
@@ -50,7 +51,6 @@ _ENGINE = {  # what a TensorRT engine is built for
     "usual": {"batch": 2, "rows": 16, "columns": 16, "text": 32, "reference": 64},
     "most": {"batch": 8, "rows": 128, "columns": 128, "text": 1024, "reference": 1024},
 }
-_PLANNED = {"batch": 4, "rows": 64, "columns": 64, "text": 1024, "reference": 1024}  # what ExecuTorch plans memory for
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,9 @@ def _writer(target: str) -> Writer:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            install = "executorch" if target == "executorch" else "'photofound[export]'"
-            raise ImportError(f"export needs a package that is missing ({error}); pip install {install}") from None
+            extra = "executorch" if target == "executorch" else "export"
+            reason = f"export needs a package that is missing ({error})"
+            raise ImportError(f"{reason}; pip install 'photofound[{extra}]'") from None
     if target != "executorch":
         require("openvino" if target == "openvino" else "onnx")
     return {"onnx": _onnx, "openvino": _openvino, "tensorrt": _tensorrt, "executorch": _executorch}[target]
@@ -275,19 +276,6 @@ def engine_command(graph: Graph, folder: Path) -> str:
 
 
 def _executorch(graph: Graph, path: Path) -> Callable[..., list[Tensor]]:
-    """For phones, through XNNPACK. Memory is planned for the largest sizes, so they have limits (``_PLANNED``)."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
-
     for parameter in graph.module.parameters():
-        parameter.data = parameter.data.contiguous()  # as the partitioner wants them
-    edge = to_edge_transform_and_lower(traced(graph, _PLANNED), partitioner=[XnnpackPartitioner()])
-    path = path.with_suffix(".pte")
-    path.write_bytes(edge.to_executorch().buffer)
-    method = Runtime.get().load_program(path).load_method("forward")
-
-    def run(*given: Tensor) -> list[Tensor]:
-        return [each.clone() for each in method.execute(given)]
-
-    return run
+        parameter.data = parameter.data.contiguous()  # as XNNPACK's partitioner wants them
+    return mobile.write(traced(graph, mobile.most(graph)), path)

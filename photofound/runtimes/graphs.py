@@ -59,12 +59,14 @@ class Graph:
         name: its file within a model folder, without a suffix.
         module: what it computes.
         inputs, outputs: in order.
+        pixels: of the picture, along its side, that are a row or a column.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[Given, ...]
     outputs: tuple[str, ...]
+    pixels: int = 1
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -132,11 +134,12 @@ def _embedded(encoder: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor
     return hidden
 
 
-def transformer_graphs(model: Any, guided: bool) -> Iterator[Graph]:
+def transformer_graphs(model: Any, guided: bool, factor: int) -> Iterator[Graph]:
     """The transformer, and what it makes of a text and of a reference once for all steps.
 
     Args:
         guided: whether the guidance scale is an input, as it is of few-step students.
+        factor: pixels along the side of a latent.
     """
     config = model.config
     patch, depth, heads = config.patch_size, config.depth, config.num_heads
@@ -158,23 +161,22 @@ def transformer_graphs(model: Any, guided: bool) -> Iterator[Graph]:
         answer: Tensor = model(latents, timestep, return_dict=False, **dict(zip(names, more, strict=True)))[0]
         return answer
 
-    yield Graph("transformer/model", Call(model, velocity), tuple(inputs), ("velocity",))
+    yield Graph("transformer/model", Call(model, velocity), tuple(inputs), ("velocity",), patch * factor)
     words = Given("text", ("batch", "text", config.context_in_dim))
     yield Graph("transformer/text", Call(model, EditTransformer.encode_text), (words,), ("text_kv",))
     if config.reference_embeds:
         latents = Given("reference", ("batch", config.in_channels, *area))
-        yield Graph(
-            "transformer/reference", Call(model, EditTransformer.encode_reference), (latents,), ("reference_kv",)
-        )
+        call = Call(model, EditTransformer.encode_reference)
+        yield Graph("transformer/reference", call, (latents,), ("reference_kv",), patch * factor)
 
 
 def autoencoder_graphs(vae: Any) -> Iterator[Graph]:
     """Its two halves."""
     f, channels = autoencoder.factor(vae), autoencoder.channels(vae)
     pixels = Given("pixels", ("batch", int(vae.config.get("in_channels", 3)), (f, "rows"), (f, "columns")))
-    yield Graph("vae/encoder", Call(vae, _encoded), (pixels,), ("latents",))
+    yield Graph("vae/encoder", Call(vae, _encoded), (pixels,), ("latents",), f)
     latents = Given("latents", ("batch", channels, "rows", "columns"))
-    yield Graph("vae/decoder", Call(vae, _decoded), (latents,), ("pixels",))
+    yield Graph("vae/decoder", Call(vae, _decoded), (latents,), ("pixels",), f)
 
 
 def text_graphs(encoder: Any) -> Iterator[Graph]:
@@ -188,7 +190,7 @@ def detail_graphs(network: Any) -> Iterator[Graph]:
     """The network's own part: canvas, guess and hole in, residual and gate out (``DetailNetwork.paint``)."""
     m = network.multiple
     inputs = Given("inputs", ("batch", network.INPUTS, (m, "rows"), (m, "columns")))
-    yield Graph("detail/model", Call(network, DetailNetwork.paint), (inputs,), ("painted",))
+    yield Graph("detail/model", Call(network, DetailNetwork.paint), (inputs,), ("painted",), m)
 
 
 def upscaler_graphs(network: Any) -> Iterator[Graph]:
@@ -204,7 +206,7 @@ def upscaler_graphs(network: Any) -> Iterator[Graph]:
 
 def graphs_of(pipe: Any) -> list[Graph]:
     """All graphs of a pipeline (``photofound.pipeline.EditPipeline``)."""
-    found = list(transformer_graphs(pipe.transformer, guided=bool(pipe.config.distilled)))
+    found = list(transformer_graphs(pipe.transformer, bool(pipe.config.distilled), autoencoder.factor(pipe.vae)))
     for part, make in (
         (pipe.vae, autoencoder_graphs),
         (pipe.text_encoder, text_graphs),
