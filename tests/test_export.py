@@ -188,6 +188,17 @@ def test_sizes_of_phones_programs_are_limited_in_pixels(tiny):
     assert pixels.inputs[0].sizes(mobile.most(pixels))[-2:] == [mobile.SIDE, mobile.SIDE]
 
 
+def test_an_engine_takes_pictures_of_a_thousand_pixels_whatever_a_networks_unit_is(tiny, tmp_path):
+    for graph in graphs.graphs_of(tiny(EditPipeline)):
+        limits = [word.split("=", 1)[1] for word in export.engine_command(graph, tmp_path).split() if "Shapes=" in word]
+        assert len(limits) == 3 and all(each.count(":") == len(graph.inputs) for each in limits)
+        if "rows" in graph.varying:
+            least, usual, most = (sizes["rows"] * graph.pixels for sizes in export.engine_sizes(graph))
+            assert (usual, most) == (256, 1024) and least <= 64
+        if graph.name == "vae/encoder":
+            assert limits[2] == "pixels:8x3x1024x1024"
+
+
 def test_a_folder_for_phones_says_so(monkeypatch, tmp_path, tiny):
     """What the writer is given, and what becomes of the folder; without ExecuTorch."""
     import sys

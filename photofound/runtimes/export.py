@@ -46,11 +46,6 @@ SIZES = (  # that parity is measured at; the last one is that of an edit's tile
     {"batch": 3, "rows": 9, "columns": 5, "text": 37, "reference": 12},
     {"batch": 2, "rows": 16, "columns": 16, "text": 32, "reference": 64},
 )
-_ENGINE = {  # what a TensorRT engine is built for
-    "least": {"batch": 1, "rows": 4, "columns": 4, "text": 1, "reference": 1},
-    "usual": {"batch": 2, "rows": 16, "columns": 16, "text": 32, "reference": 64},
-    "most": {"batch": 8, "rows": 128, "columns": 128, "text": 1024, "reference": 1024},
-}
 
 
 @dataclass(frozen=True)
@@ -258,21 +253,31 @@ def _tensorrt(graph: Graph, path: Path) -> Callable[..., list[Tensor]]:
             raise ValueError(str(parser.get_error(0)))
         settings, profile = builder.create_builder_config(), builder.create_optimization_profile()
         for each in graph.inputs:
-            profile.set_shape(each.name, *(each.sizes(_ENGINE[name]) for name in ("least", "usual", "most")))
+            profile.set_shape(each.name, *map(each.sizes, engine_sizes(graph)))
         settings.add_optimization_profile(profile)
         path.with_suffix(".engine").write_bytes(builder.build_serialized_network(network, settings))
     return run
 
 
+def engine_sizes(graph: Graph) -> list[dict[str, int]]:
+    """The least, the usual and the largest sizes that a TensorRT engine is built for: a tile of 256 pixels is usual,
+    and pictures may have up to 1,024 pixels a side."""
+
+    def sizes(batch: int, pixels: int, text: int, reference: int) -> dict[str, int]:
+        side = max(4, pixels // graph.pixels)
+        return {"batch": batch, "rows": side, "columns": side, "text": text, "reference": reference}
+
+    return [sizes(1, 0, 1, 1), sizes(2, 256, 32, 64), sizes(8, 1024, 1024, 1024)]
+
+
 def engine_command(graph: Graph, folder: Path) -> str:
     """The line that builds a graph's engine where TensorRT is."""
     path = folder / graph.name
-
-    def shapes(which: str) -> str:
-        return ",".join(f"{each.name}:{'x'.join(map(str, each.sizes(_ENGINE[which])))}" for each in graph.inputs)
-
-    limits = f"--minShapes={shapes('least')} --optShapes={shapes('usual')} --maxShapes={shapes('most')}"
-    return f"trtexec --onnx={path.with_suffix('.onnx')} --saveEngine={path.with_suffix('.engine')} {limits}"
+    limits = []
+    for name, sizes in zip(("min", "opt", "max"), engine_sizes(graph), strict=True):
+        shapes = (f"{each.name}:{'x'.join(map(str, each.sizes(sizes)))}" for each in graph.inputs)
+        limits.append(f"--{name}Shapes={','.join(shapes)}")
+    return f"trtexec --onnx={path.with_suffix('.onnx')} --saveEngine={path.with_suffix('.engine')} {' '.join(limits)}"
 
 
 def _executorch(graph: Graph, path: Path) -> Callable[..., list[Tensor]]:
