@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 from torch.nn.attention.varlen import varlen_attn
 
-from photofound.model.fused import NORM_EPS, in_place, traced
+from photofound.model.fused import NORM_EPS, in_place
 
 # ------------------------------------------------------------------------------------------------- rotary positions
 
@@ -109,9 +109,9 @@ def key_mask(attention_mask: Tensor, image_tokens: int) -> Tensor:
 
 def without_padding(text: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Text (B, L, D) and its mask (B, L) up to the last token that any sample sees; None for a mask that hides nothing
-    of it. Eager code on a CPU alone: elsewhere the number of tokens would have to be waited for, or be traced, and a
-    plan of a run has shapes only."""
-    if attention_mask is None or text.device.type != "cpu" or traced() or is_fake(attention_mask):
+    of it. Only in eager code on a CPU that wants no gradient: elsewhere the number of tokens would have to be waited
+    for, or be traced, a plan of a run has shapes only, and a training step is to round as where it is compiled."""
+    if attention_mask is None or not in_place(text) or is_fake(attention_mask):
         return text, attention_mask
     seen = attention_mask.bool()
     length = max(1, int((seen.any(0) * torch.arange(1, seen.shape[1] + 1)).max()))

@@ -13,12 +13,8 @@ NORM_EPS = 1e-6  # PRX's value, in every norm
 def in_place(x: Tensor) -> bool:
     """Whether a result may take the place of what it was made from: where eager code on a CPU wants no gradient. A
     fresh buffer of a large model's activations costs more there than the product that fills it."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
-
-
-def traced() -> bool:
-    """Whether the code runs to be compiled or exported, and not for its result."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not traced
 
 
 def fuses(x: Tensor, *layers: nn.Module) -> bool:
