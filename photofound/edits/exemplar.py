@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from photofound.edits.composite import harmonic, resize, resize_given, shrink
+from photofound.edits.masks import summed_areas, window_sums
 
 _SMALLEST_PATCH = 2
 _MAX_PIXELS = 256 * 256  # of a picture that is filled at its own size; larger ones are filled smaller
@@ -257,8 +258,7 @@ def _match_blocks(small: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     if min(height, width) < side or not hole.any():
         return None
     windows = small.unfold(1, side, 1).unfold(2, side, 1)  # (3, rows, columns, side, side), a view
-    sums = F.pad(hole.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # a summed-area table (Crow 1984)
-    missing = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    missing = window_sums(summed_areas(hole), side)
     is_given = missing == 0  # (rows, columns): whether all of a window is given
     places = is_given.nonzero()
     if not len(places):

@@ -112,6 +112,18 @@ def patches(batch: int, size: Size, generator: torch.Generator, patch: int = 16)
     return F.interpolate(hidden.float(), size=_shape(size), mode="nearest")
 
 
+def summed_areas(mask: Tensor) -> Tensor:
+    """The summed-area table of masks (Crow 1984): (..., H, W) -> (..., H + 1, W + 1) float64."""
+    return F.pad(mask.double().cumsum(-2).cumsum(-1), (1, 0, 1, 0))
+
+
+def window_sums(table: Tensor, side: int) -> Tensor:
+    """The sum in each square window of a ``summed_areas`` table, by its upper left corner: (..., H - side + 1,
+    W - side + 1)."""
+    below, above = table[..., side:, :], table[..., :-side, :]
+    return below[..., side:] - above[..., side:] - below[..., :-side] + above[..., :-side]
+
+
 def grow(mask: Tensor, radius: int) -> Tensor:
     """Dilate (B, 1, H, W) by ``radius`` pixels (a square brush), or erode it by a negative radius."""
     if radius == 0:

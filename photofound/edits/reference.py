@@ -14,7 +14,7 @@ from torch import Tensor
 
 from photofound import image
 from photofound.edits import composite
-from photofound.edits.masks import grow, uniform
+from photofound.edits.masks import grow, summed_areas, uniform, window_sums
 from photofound.edits.task import Condition, Sample
 from photofound.image import Picture
 
@@ -72,15 +72,13 @@ def free_squares(taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         (B, 3): the middle's row and column and the side, in pixels; and (B,) bool, False if no square fits.
     """
     batch, _, height, width = taken.shape
-    sums = F.pad(taken[:, 0].double().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (B, H + 1, W + 1), a summed-area table
+    table = summed_areas(taken[:, 0])
     boxes = taken.new_zeros(batch, 3)
     chosen = torch.zeros(batch, dtype=torch.long, device=taken.device)  # squares that fit, of the sizes tried so far
     second = uniform((batch,), 0, 1, generator).to(taken.device) < 0.4  # these take the second largest
     for share in SIDES:
         side = max(4, round(share * min(height, width)))
-        inside = (
-            sums[:, side:, side:] - sums[:, :-side, side:] - sums[:, side:, :-side] + sums[:, :-side, :-side]
-        )  # (B, H - side + 1, W - side + 1)
+        inside = window_sums(table, side)
         free = (inside < 0.5).flatten(1)
         fits = free.any(1)
         place = (uniform(tuple(free.shape), 0, 1, generator).to(taken.device) * free).argmax(1)
